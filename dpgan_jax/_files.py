@@ -1,0 +1,71 @@
+"""Files that are either whole or absent.
+
+A reader never sees half a file under its final name: everything is written beside its place, flushed
+to the disk, and renamed. `os.replace` is atomic on POSIX file systems.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+
+def fsync_directory(path: str | os.PathLike[str]) -> None:
+  """Makes the names inside a directory durable (a rename is only safe once its directory is synced)."""
+  handle = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(handle)
+  finally:
+    os.close(handle)
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = 'w') -> Iterator[IO[Any]]:
+  """Opens a temporary file that takes the name `path` when the block ends without an exception.
+
+  Args:
+    path: the final name; an existing file is replaced, its directory is created where missing.
+    mode: 'w' (text, UTF-8) or 'wb'.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
+  try:
+    with os.fdopen(handle, mode, encoding=None if 'b' in mode else 'utf-8') as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+    fsync_directory(path.parent)
+  except BaseException:
+    with contextlib.suppress(FileNotFoundError):
+      os.unlink(temporary)
+    raise
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Yields a temporary directory that takes the name `path` when the block ends without an exception.
+
+  Raises:
+    FileExistsError: `path` exists already; nothing is ever merged into it or deleted.
+  """
+  path = pathlib.Path(path)
+  if path.exists():
+    raise FileExistsError(f'{path} exists already')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp'))
+  try:
+    yield temporary
+    os.chmod(temporary, 0o755)
+    os.rename(temporary, path)
+    fsync_directory(path.parent)
+  except BaseException:
+    shutil.rmtree(temporary, ignore_errors=True)
+    raise

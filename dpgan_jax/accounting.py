@@ -1,0 +1,215 @@
+"""ε of a DpEvent, and the noise or the number of steps that a target ε allows.
+
+All arithmetic is dp-accounting's, by privacy loss distributions (PLD): tight, and the only accountant
+that knows truncated Poisson sampling. What this module adds is the search around it, and one rule: a
+calibrated answer never exceeds its target.
+
+>>> event = dp_accounting.GaussianDpEvent(noise_multiplier=3.0)
+>>> round(epsilon(event, delta=1e-5), 2)
+1.2
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+
+import dp_accounting
+import numpy as np
+from dp_accounting import pld
+
+from dpgan_jax import _validate
+
+RELATIONS = {
+  'add_or_remove_one': dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
+  'replace_one': dp_accounting.NeighboringRelation.REPLACE_ONE,
+  'replace_special': dp_accounting.NeighboringRelation.REPLACE_SPECIAL,
+}
+"""Neighbouring relations by name; one is carried through sampler, clipping, noise and accountant."""
+
+_FINE_GRID = 1e-4  # dp-accounting's default spacing of the discretised privacy loss
+_COARSE_GRID = 1e-3  # ten times faster, and still an upper bound
+_FINE_UP_TO = 20.0  # beyond this ε the coarse grid's few per cent do not matter, and its speed does
+
+
+@functools.lru_cache(maxsize=64)
+def _step_pld(
+  event: dp_accounting.TruncatedSubsampledGaussianDpEvent, relation: str, grid: float
+) -> pld.privacy_loss_distribution.PrivacyLossDistribution:
+  """The distribution of one step, which `PLDAccountant` would compute anew for every count."""
+  return pld.privacy_loss_distribution.from_truncated_subsampled_gaussian_mechanism(
+    dataset_size=event.dataset_size,
+    sampling_probability=event.sampling_probability,
+    truncated_batch_size=event.truncated_batch_size,
+    noise_multiplier=event.noise_multiplier,
+    value_discretization_interval=grid,
+    neighboring_relation=RELATIONS[relation],
+  )
+
+
+@functools.lru_cache(maxsize=1024)
+def _epsilon(event: dp_accounting.DpEvent, delta: float, relation: str, grid: float) -> float:
+  if isinstance(event, dp_accounting.SelfComposedDpEvent) and isinstance(
+    event.event, dp_accounting.TruncatedSubsampledGaussianDpEvent
+  ):
+    total = _step_pld(event.event, relation, grid).self_compose(event.count)
+    return float(total.get_epsilon_for_delta(delta))
+  accountant = pld.PLDAccountant(RELATIONS[relation], value_discretization_interval=grid)
+  return float(accountant.compose(event).get_epsilon(delta))
+
+
+def epsilon(
+  event: dp_accounting.DpEvent,
+  *,
+  delta: float,
+  neighboring_relation: str = 'add_or_remove_one',
+) -> float:
+  """The smallest ε (an upper bound on it) for which `event` is (ε, δ)-DP; `inf` if there is none.
+
+  Args:
+    event: what was done, e.g. `DPMechanism.event(steps)`.
+    delta: δ in (0, 1).
+    neighboring_relation: a key of `RELATIONS`.
+
+  The privacy loss is discretised at 1e-4, or at 1e-3 where ε > 20; both round against the user.
+  """
+  _validate.fraction('delta', delta)
+  _validate.one_of('neighboring_relation', neighboring_relation, RELATIONS)
+  coarse = _epsilon(event, delta, neighboring_relation, _COARSE_GRID)
+  if coarse > _FINE_UP_TO:
+    return coarse
+  return _epsilon(event, delta, neighboring_relation, _FINE_GRID)
+
+
+def epsilon_curve(
+  event: dp_accounting.DpEvent,
+  deltas: Iterable[float],
+  *,
+  neighboring_relation: str = 'add_or_remove_one',
+) -> list[float]:
+  """ε at each δ of `deltas`: one mechanism satisfies all of these at once."""
+  return [epsilon(event, delta=d, neighboring_relation=neighboring_relation) for d in deltas]
+
+
+def calibrate_noise_multiplier(
+  make_event: Callable[[float], dp_accounting.DpEvent],
+  *,
+  target_epsilon: float,
+  delta: float,
+  neighboring_relation: str = 'add_or_remove_one',
+  relative_tolerance: float = 2e-3,
+  maximum: float = 1e4,
+) -> float:
+  """A noise multiplier σ whose ε does not exceed the target and comes within a tolerance of it.
+
+  Args:
+    make_event: σ ↦ what a run with that σ does.
+    target_epsilon: ε > 0.
+    delta: δ in (0, 1).
+    neighboring_relation: a key of `RELATIONS`.
+    relative_tolerance: ε(σ) is at least (1 - tolerance)·target, unless σ reached its lower end.
+    maximum: the largest σ tried.
+
+  Returns:
+    σ with ε(σ) ≤ `target_epsilon`.
+
+  Raises:
+    InputError: even `maximum` noise does not reach the target.
+  """
+  _validate.positive('target_epsilon', target_epsilon)
+  minimum = 0.05  # less noise than this is no protection worth the name
+
+  def spent(sigma: float, *, coarse: bool = False) -> float:
+    if coarse:
+      return _epsilon(make_event(sigma), delta, neighboring_relation, _COARSE_GRID)
+    return epsilon(make_event(sigma), delta=delta, neighboring_relation=neighboring_relation)
+
+  # A coarse search brackets the answer (coarse evaluations are ten times cheaper) ...
+  too_little, enough = minimum, 1.0
+  while spent(enough, coarse=True) > target_epsilon:
+    too_little, enough = enough, enough * 2
+    if enough > maximum:
+      raise _validate.InputError(
+        f'target_epsilon={target_epsilon} at delta={delta} is out of reach: even '
+        f'noise_multiplier={maximum:g} spends more; take fewer steps, a smaller batch_size or a '
+        'larger target_epsilon'
+      )
+  if too_little == minimum:  # start near 1 and walk down: tiny σ are slow to account for
+    while enough > minimum and spent(enough / 1.5, coarse=True) <= target_epsilon:
+      enough /= 1.5
+    too_little = enough / 1.5
+  while enough / too_little > 1.01:
+    middle = math.sqrt(too_little * enough)
+    if spent(middle, coarse=True) > target_epsilon:
+      too_little = middle
+    else:
+      enough = middle
+
+  # ... and the secant method on log ε(log σ), nearly a straight line, closes in on the fine grid.
+  sigma, best = enough, enough
+  logs = math.log(spent(too_little, coarse=True) / spent(enough, coarse=True))
+  slope = -logs / math.log(enough / too_little)
+  aim = math.log(target_epsilon * (1 - relative_tolerance / 2))
+  for _ in range(8):
+    reached = spent(sigma)
+    if reached <= target_epsilon:
+      best = min(best, sigma)
+      if reached >= target_epsilon * (1 - relative_tolerance):
+        break
+    sigma *= math.exp((aim - math.log(reached)) / slope)
+  return _round_up(best, digits=5, safe=lambda s: spent(s) <= target_epsilon)
+
+
+def _round_up(value: float, *, digits: int, safe: Callable[[float], bool]) -> float:
+  """`value` rounded up to a number people can read, if ε stays within the target there too."""
+  scale = 10 ** (digits - 1 - math.floor(math.log10(value)))
+  rounded = math.ceil(value * scale) / scale
+  return rounded if safe(rounded) else value
+
+
+def calibrate_steps(
+  make_event: Callable[[int], dp_accounting.DpEvent],
+  *,
+  target_epsilon: float,
+  delta: float,
+  neighboring_relation: str = 'add_or_remove_one',
+  maximum: int = 10_000_000,
+) -> int:
+  """The largest number of steps T whose ε does not exceed the target.
+
+  Args:
+    make_event: T ↦ what T steps do.
+    target_epsilon: ε > 0.
+    delta: δ in (0, 1).
+    neighboring_relation: a key of `RELATIONS`.
+    maximum: the largest T tried; the answer if even that many steps stay within the target.
+
+  Raises:
+    InputError: a single step already exceeds the target.
+  """
+  _validate.positive('target_epsilon', target_epsilon)
+
+  def within(steps: int) -> bool:
+    spent = epsilon(make_event(steps), delta=delta, neighboring_relation=neighboring_relation)
+    return spent <= target_epsilon
+
+  if not within(1):
+    raise _validate.InputError(
+      f'target_epsilon={target_epsilon} at delta={delta} is out of reach: a single step spends '
+      'more; raise noise_multiplier or lower batch_size'
+    )
+  low, high = 1, 2
+  while high <= maximum and within(high):
+    low, high = high, high * 2
+  high = min(high, maximum + 1)
+  while high - low > 1:
+    middle = (low + high) // 2
+    low, high = (middle, high) if within(middle) else (low, middle)
+  return low
+
+
+def log_spaced_deltas(delta: float, count: int = 13) -> list[float]:
+  """δ values for an ε(δ) curve: three decades either side of `delta`, within (0, 1)."""
+  exponents = np.linspace(-3, 3, count) + math.log10(delta)
+  return [float(10**e) for e in exponents if e < -0.5]

@@ -1,0 +1,135 @@
+"""The whole package as one object, for notebooks and scripts.
+
+    model = DPGAN(target_epsilon=2.0, epochs=20, batch_size=64, delta=1e-4)
+    model.fit(images, labels, run_dir='runs/mine')     # uint8 [N, H, W] or [N, H, W, C]; int [N]
+    model.epsilon                                      # what it cost
+    x, y = model.sample(10_000)                        # as many as you like, for free
+    model.save('generator.safetensors')                # nothing private in it
+    DPGAN.load('generator.safetensors').sample(100)
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from dpgan_jax import _validate, data, model_file, trainer
+from dpgan_jax.config import TrainConfig
+from dpgan_jax.mechanism import DPMechanism
+
+
+class DPGAN:
+  """A GAN trained with differential privacy: fit, sample, save, load.
+
+  Args:
+    config: all settings at once; or
+    **settings: fields of `TrainConfig`, e.g. `target_epsilon=2.0, epochs=20`.
+
+  Raises:
+    InputError: settings that contradict each other or are out of range.
+  """
+
+  def __init__(self, config: TrainConfig | None = None, **settings: Any) -> None:
+    if config is not None and settings:
+      raise _validate.InputError('expected a TrainConfig or settings by name, not both')
+    unknown = sorted(set(settings) - set(TrainConfig.__dataclass_fields__))
+    if unknown:
+      raise _validate.InputError(f'unknown settings: {", ".join(unknown)}')
+    settings.setdefault('dataset', 'arrays')
+    self.config = TrainConfig(**settings) if config is None else config
+    self._model: model_file.Model | None = None
+
+  def fit(
+    self,
+    images: np.ndarray | data.ImageDataset,
+    labels: np.ndarray | None = None,
+    *,
+    run_dir: str | os.PathLike[str],
+    num_classes: int | None = None,
+    progress: bool = True,
+  ) -> DPGAN:
+    """Trains on private images; the same call after an interruption continues.
+
+    Args:
+      images: uint8 [N, H, W] or [N, H, W, C], C = 1 or 3; or an `ImageDataset`.
+      labels: whole numbers [N] from 0; None puts all images in one class.
+      run_dir: directory of the run: ledger, checkpoints, samples, figures. It is private as a whole.
+      num_classes: K, a public number; default: the largest label + 1.
+      progress: show a progress bar.
+
+    Returns:
+      Itself.
+
+    Raises:
+      InputError: arrays that are not images and labels, or a directory of another run.
+    """
+    if not isinstance(images, data.ImageDataset):
+      images = _dataset(images, labels, num_classes)
+    self._model = trainer.train(self.config, images, run_dir, progress=progress).model
+    return self
+
+  def sample(
+    self, num: int, *, labels: np.ndarray | None = None, seed: int | None = None
+  ) -> tuple[np.ndarray, np.ndarray | None]:
+    """`num` synthetic examples: images uint8 [num, H, W, C] and labels int64 [num].
+
+    Args:
+      num: how many.
+      labels: int [num], the class of each; default: all classes equally often.
+      seed: for the same samples again; default: from the operating system.
+    """
+    return self._fitted.sample(num, labels=labels, key=trainer.root_key(seed))
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes the generator (safetensors). The file holds nothing private and may be published."""
+    self._fitted.save(path)
+
+  @classmethod
+  def load(cls, path: str | os.PathLike[str]) -> DPGAN:
+    """Reads what `save` wrote; loading runs no code.
+
+    Raises:
+      InputError: not such a file.
+    """
+    model = model_file.load(path)
+    result = cls(model.gan.config)
+    result._model = model
+    return result
+
+  @property
+  def epsilon(self) -> float:
+    """ε at the mechanism's δ of everything drawn from this generator."""
+    return self._fitted.epsilon()
+
+  @property
+  def mechanism(self) -> DPMechanism:
+    """The mechanism it was trained with."""
+    return self._fitted.gan.mechanism
+
+  @property
+  def _fitted(self) -> model_file.Model:
+    if self._model is None:
+      raise _validate.InputError('expected a trained model: call fit or load first')
+    return self._model
+
+
+def _dataset(
+  images: np.ndarray, labels: np.ndarray | None, num_classes: int | None
+) -> data.ImageDataset:
+  images = np.asarray(images)
+  if images.ndim == 3:
+    images = images[..., None]
+  labels = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels)
+  if labels.dtype.kind not in 'iu':
+    raise _validate.InputError(f'expected labels to be whole numbers, got {labels.dtype}')
+  if num_classes is None:
+    num_classes = int(labels.max(initial=0)) + 1
+  return data.ImageDataset(
+    images=np.ascontiguousarray(images),
+    labels=labels.astype(np.int32),
+    num_classes=num_classes,
+    name='arrays',
+    class_names=tuple(str(i) for i in range(num_classes)),
+  )

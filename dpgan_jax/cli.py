@@ -1,0 +1,103 @@
+"""What every command shares: flags parsed kindly, one line for a mistake, signals that end cleanly.
+
+Exit status: 0 done; 2 bad input (one line says what is wrong and what would be right); 1 the file system
+failed (disk full, no permission); 130 or 143 interrupted. Any other failure is a bug and keeps its
+traceback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+from absl import app, flags
+
+from dpgan_jax import _validate
+
+
+class Terminated(BaseException):
+  """SIGTERM arrived."""
+
+
+def fail(message: str, status: int = 2) -> NoReturn:
+  """Ends the process with one line on stderr."""
+  print(f'error: {message}', file=sys.stderr, flush=True)
+  sys.exit(status)
+
+
+def run(main: Callable[[], None], *, interrupted: str = '') -> None:
+  """Parses the flags and runs a command's `main`; does not return.
+
+  Args:
+    main: the command; its flags are parsed when it is called.
+    interrupted: what to tell a user who pressed Ctrl-C, e.g. how to continue.
+  """
+
+  def parse(argv: list[str]) -> list[str]:
+    try:
+      rest = flags.FLAGS(argv)
+    except flags.Error as error:
+      fail(str(error).replace('\n', ' ').removeprefix('FATAL Flags parsing error: '))
+    if rest[1:]:
+      fail(f'expected flags only (--name=value), got {rest[1]!r}')
+    return rest
+
+  def terminate(signum: int, frame: types.FrameType | None) -> NoReturn:
+    del signum, frame
+    raise Terminated
+
+  def guarded(argv: list[str]) -> None:
+    del argv
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+      main()
+    except _validate.InputError as error:
+      fail(str(error))
+    except OSError as error:
+      fail(str(error), status=1)
+    except KeyboardInterrupt:
+      fail(f'interrupted. {interrupted}'.strip(), status=130)
+    except Terminated:
+      fail(f'terminated. {interrupted}'.strip(), status=143)
+
+  app.run(guarded, flags_parser=parse)
+
+
+def define_flags(config_class: Any, *, skip: Iterable[str] = ()) -> None:
+  """Defines one flag per field of a configuration dataclass, typed and documented by it."""
+  hints = typing.get_type_hints(config_class)
+  for field in dataclasses.fields(config_class):
+    if field.name in skip:
+      continue
+    (kind,) = {t for t in typing.get_args(hints[field.name]) or (hints[field.name],)} - {
+      type(None)
+    }
+    define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}[kind]
+    define(field.name, field.default, field.metadata['help'])
+
+
+def config_from_flags(config_class: Any) -> Any:
+  """The configuration that the parsed flags describe.
+
+  Raises:
+    InputError: values that do not validate.
+  """
+  names = [field.name for field in dataclasses.fields(config_class)]
+  return config_class(**{name: getattr(flags.FLAGS, name) for name in names})
+
+
+def duration(seconds: float) -> str:
+  """`95.0` → '1 min 35 s'."""
+  if not math.isfinite(seconds):
+    return 'unknown'
+  minutes, rest = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f'{hours} h {minutes} min'
+  return f'{minutes} min {rest} s' if minutes else f'{rest} s'

@@ -1,0 +1,192 @@
+"""Per-example gradients → a clipped sum whose sensitivity is known.
+
+`clipped_sum` takes gradients that carry a leading example axis; `clipped_grad` makes them first, with
+`vmap(grad)`, in microbatches where memory is short. Adding or removing one example changes the sum by
+at most `l2_clip_norm` in the L2 norm over all parameters together, whatever that example holds:
+
+* an example whose gradient norm exceeds C is scaled down to norm C, the others are left as they are;
+* an example with a NaN or infinite entry, or a norm beyond float32, contributes exactly zero, whole;
+* an example outside the mask contributes exactly zero;
+* norms, scaling and the sum are in float32 (or wider), whatever the dtype of the gradients.
+
+>>> import jax.numpy as jnp
+>>> grads = {'w': jnp.array([[3.0, 4.0], [0.3, 0.4], [jnp.nan, 0.0]])}
+>>> clipped_sum(grads, l2_clip_norm=1.0).sum['w']
+Array([0.9, 1.2], dtype=float32)
+
+Source: Abadi et al. 2016 (arXiv 1607.00133), algorithm 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dpgan_jax import _validate
+
+PyTree = Any
+
+
+class ClippedSum(NamedTuple):
+  """What `clipped_sum` returns.
+
+  Attributes:
+    sum: pytree of parameters' shapes, the sum of the clipped gradients. Only this is bounded; it still
+      needs noise before it may leave.
+    norms: float32[n], the norm of each example's gradient before clipping. Private, unbounded.
+  """
+
+  sum: PyTree
+  norms: jax.Array
+
+
+class ClippedGrad(NamedTuple):
+  """What a function made by `clipped_grad` returns: a `ClippedSum` and the private losses float32[n]."""
+
+  sum: PyTree
+  norms: jax.Array
+  losses: jax.Array
+
+
+def accumulation_dtype(dtype: Any) -> Any:
+  """float32 for narrower floats, the dtype itself for wider ones."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def num_examples(per_example: PyTree, mask: jax.Array | None = None) -> int:
+  """Returns the length of the leading example axis that all leaves share.
+
+  Raises:
+    InputError: there is no leaf, a leaf has no example axis, or the lengths differ.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(per_example)
+  if not leaves:
+    raise _validate.InputError('expected per-example gradients, got a pytree without arrays')
+  lengths = {}
+  for path, leaf in leaves:
+    name = jax.tree_util.keystr(path) or 'gradient'
+    if jnp.ndim(leaf) < 1:
+      raise _validate.InputError(
+        f'expected a leading example axis on every leaf, but {name} is a scalar: '
+        'pass per-example gradients, jax.vmap(jax.grad(loss), (None, 0))'
+      )
+    lengths[name] = leaf.shape[0]
+  if mask is not None:
+    if mask.dtype != jnp.bool_:
+      raise _validate.InputError(
+        f'expected mask of dtype bool (weights would change the sensitivity), got {mask.dtype}'
+      )
+    if mask.ndim != 1:
+      raise _validate.InputError(f'expected mask of shape [examples], got shape {mask.shape}')
+    lengths['mask'] = mask.shape[0]
+  if len(set(lengths.values())) > 1:
+    raise _validate.InputError(f'expected one number of examples, got {lengths}')
+  return next(iter(lengths.values()))
+
+
+def per_example_norms(per_example_grads: PyTree) -> jax.Array:
+  """The L2 norm of each example's gradient over all leaves together, float32[n] (or wider)."""
+
+  def squares(leaf: jax.Array) -> jax.Array:
+    wide = leaf.astype(accumulation_dtype(leaf.dtype))
+    return jnp.sum(wide * wide, axis=tuple(range(1, wide.ndim)))
+
+  return jnp.sqrt(sum(squares(leaf) for leaf in jax.tree.leaves(per_example_grads)))
+
+
+def clip_factors(norms: jax.Array, l2_clip_norm: float, mask: jax.Array | None = None) -> jax.Array:
+  """The factor in [0, 1] for each example: min(1, C/‖g‖), and 0 if masked out or not finite."""
+  safe = jnp.where(norms > 0, norms, 1.0)  # a zero gradient keeps the factor 1
+  factors = jnp.minimum(1.0, l2_clip_norm / safe)
+  usable = jnp.isfinite(norms) if mask is None else jnp.isfinite(norms) & mask
+  return jnp.where(usable, factors, 0.0)
+
+
+def clipped_sum(
+  per_example_grads: PyTree, *, l2_clip_norm: float, mask: jax.Array | None = None
+) -> ClippedSum:
+  """Clips each example's gradient to L2 norm C over all leaves, and sums over examples.
+
+  Args:
+    per_example_grads: pytree whose leaves are [n, *parameter shape]; n may be 0.
+    l2_clip_norm: C > 0; `inf` clips nothing (no guarantee, but NaN examples still drop out).
+    mask: bool[n]; False excludes an example.
+
+  Returns:
+    A `ClippedSum`. L2 sensitivity to adding or removing one example: C; to replacing one: 2C.
+
+  Raises:
+    InputError: C ≤ 0, a mask that is not bool[n], leaves whose example axes differ.
+  """
+  _validate.positive('l2_clip_norm', l2_clip_norm, allow_inf=True)
+  num_examples(per_example_grads, mask)
+  norms = per_example_norms(per_example_grads)
+  factors = clip_factors(norms, l2_clip_norm, mask)
+
+  def reduce(leaf: jax.Array) -> jax.Array:
+    wide = leaf.astype(accumulation_dtype(leaf.dtype))
+    factor = factors.astype(wide.dtype).reshape((-1,) + (1,) * (leaf.ndim - 1))
+    # Not a plain product: 0·NaN is NaN, and one bad example would take the whole step with it.
+    return jnp.sum(jnp.where(factor > 0, factor * wide, 0.0), axis=0)
+
+  return ClippedSum(jax.tree.map(reduce, per_example_grads), norms)
+
+
+def clipped_grad(
+  loss_fn: Callable[..., jax.Array], *, l2_clip_norm: float, microbatch_size: int | None = None
+) -> Callable[..., ClippedGrad]:
+  """Turns a loss on one example into the clipped gradient sum over a batch.
+
+  Args:
+    loss_fn: `loss_fn(params, *example) -> scalar`, where `example` has no batch axis.
+    l2_clip_norm: C > 0, as in `clipped_sum`.
+    microbatch_size: how many per-example gradients exist at once; None for all of them. It changes
+      memory only: the result is the same up to the order of float32 additions.
+
+  Returns:
+    `fn(params, *batch, mask=None) -> ClippedGrad`, where each array of `batch` is [n, ...].
+
+  >>> import jax.numpy as jnp
+  >>> loss = lambda w, x: jnp.sum(w * x)
+  >>> clipped_grad(loss, l2_clip_norm=1.0)(jnp.ones(2), jnp.array([[3.0, 4.0], [0.0, 0.5]])).sum
+  Array([0.6, 1.3], dtype=float32)
+  """
+  _validate.positive('l2_clip_norm', l2_clip_norm, allow_inf=True)
+  if microbatch_size is not None:
+    _validate.integer('microbatch_size', microbatch_size, minimum=1)
+
+  def one_pass(params: PyTree, batch: tuple[PyTree, ...], mask: jax.Array) -> ClippedGrad:
+    in_axes = (None,) + (0,) * len(batch)
+    losses, grads = jax.vmap(jax.value_and_grad(loss_fn), in_axes)(params, *batch)
+    total, norms = clipped_sum(grads, l2_clip_norm=l2_clip_norm, mask=mask)
+    return ClippedGrad(total, norms, losses.astype(jnp.float32))
+
+  def fn(params: PyTree, *batch: PyTree, mask: jax.Array | None = None) -> ClippedGrad:
+    count = num_examples(batch, mask)
+    mask = jnp.ones(count, bool) if mask is None else mask
+    if microbatch_size is None or microbatch_size >= count:
+      return one_pass(params, batch, mask)
+
+    passes = math.ceil(count / microbatch_size)
+    padding = passes * microbatch_size - count
+
+    def split(x: jax.Array) -> jax.Array:
+      # Padding repeats example 0 rather than inventing an input; its mask is False.
+      padded = jnp.concatenate([x, jnp.repeat(x[:1], padding, axis=0)]) if padding else x
+      return padded.reshape((passes, microbatch_size) + x.shape[1:])
+
+    mask_parts = split(mask) & (jnp.arange(passes * microbatch_size) < count).reshape(passes, -1)
+
+    def accumulate(total: PyTree, part: tuple[Any, jax.Array]) -> tuple[PyTree, tuple[Any, Any]]:
+      result = one_pass(params, *part)
+      return jax.tree.map(jnp.add, total, result.sum), (result.norms, result.losses)
+
+    zero = jax.tree.map(lambda p: jnp.zeros(p.shape, accumulation_dtype(p.dtype)), params)
+    total, (norms, losses) = jax.lax.scan(accumulate, zero, (jax.tree.map(split, batch), mask_parts))
+    return ClippedGrad(total, norms.reshape(-1)[:count], losses.reshape(-1)[:count])
+
+  return fn

@@ -1,0 +1,210 @@
+"""The settings of a run: one frozen object, to and from JSON and command-line flags.
+
+Every field is public: it may be printed and released. The private things (the data, the keys) are
+arguments of the functions that need them, never settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from dpgan_jax import _validate, models
+
+LOSSES = ('bce',)
+OPTIMIZERS = ('adam', 'sgd')
+SCHEDULES = ('constant', 'linear', 'exponential', 'cosine')
+FAKE_GRADIENTS = ('clipped', 'plain')
+
+
+def _field(default: Any, text: str) -> Any:
+  return dataclasses.field(default=default, metadata={'help': text})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+  """Everything that determines a run, given the data and the key."""
+
+  dataset: str = _field(
+    'digits',
+    'Data set by name (digits, mnist, fashion_mnist, kmnist, emnist) or kind of file (idx, npz, png).',
+  )
+
+  # Privacy: two of target_epsilon, noise_multiplier and steps (or epochs) determine the third.
+  target_epsilon: float | None = _field(None, 'Privacy budget ε; inf trains without privacy.')
+  noise_multiplier: float | None = _field(
+    None, 'σ, noise relative to the clip norm; 0 trains without privacy.'
+  )
+  steps: int | None = _field(None, 'Discriminator steps T; each draws and charges a fresh batch.')
+  epochs: float | None = _field(None, 'Instead of steps: steps = epochs·N/batch_size.')
+  delta: float = _field(1e-5, 'δ at which ε is stated; well below 1/N.')
+  l2_clip_norm: float = _field(1.0, "C, bound on each real example's gradient norm.")
+  batch_size: int = _field(128, 'Expected number of real examples in a step (Poisson sampling).')
+  truncated_batch_size: int | None = _field(
+    None, 'Cap on a batch; default: far enough above batch_size to cost nothing.'
+  )
+  neighboring_relation: str = _field(
+    'add_or_remove_one', 'add_or_remove_one, replace_one or replace_special.'
+  )
+
+  # Models.
+  generator: str = _field('compact', 'Generator by name: ' + ', '.join(models.GENERATORS) + '.')
+  discriminator: str = _field(
+    'compact', 'Discriminator by name: ' + ', '.join(models.DISCRIMINATORS) + '.'
+  )
+  latent_dim: int = _field(64, "Length of the generator's noise vector z.")
+
+  # Training.
+  loss: str = _field('bce', 'GAN loss: bce.')
+  d_steps_per_g_step: int = _field(10, 'n_D: discriminator steps per generator step.')
+  fake_batch_size: int | None = _field(
+    None, 'Fakes per discriminator step; default: batch_size. Constant by design.'
+  )
+  g_batch_size: int | None = _field(None, 'Fakes per generator step; default: batch_size.')
+  fake_gradient: str = _field(
+    'clipped',
+    "Balance of the fake half of D's gradient: clipped (each fake's gradient to the same norm as a real one's) or plain.",
+  )
+  d_optimizer: str = _field('adam', 'adam or sgd.')
+  g_optimizer: str = _field('adam', 'adam or sgd.')
+  d_learning_rate: float = _field(5e-4, "D's learning rate at the start.")
+  g_learning_rate: float = _field(5e-4, "G's learning rate at the start.")
+  d_learning_rate_end: float | None = _field(
+    None, "D's learning rate at the end, where the schedule is not constant."
+  )
+  g_learning_rate_end: float | None = _field(
+    None, "G's learning rate at the end, where the schedule is not constant."
+  )
+  learning_rate_schedule: str = _field(
+    'constant', 'constant, linear, exponential or cosine, from start to end.'
+  )
+  adam_b1: float = _field(0.5, "Adam's decay of the first moment.")
+  adam_b2: float = _field(0.999, "Adam's decay of the second moment.")
+  g_ema_decay: float = _field(
+    0.995, "Decay of the average of G's parameters that samples are drawn from; 0 for none."
+  )
+  microbatch_size: int | None = _field(
+    None, 'Per-example gradients held at once; changes memory only.'
+  )
+
+  # Records.
+  steps_per_report: int | None = _field(
+    None, 'Steps between metric lines; default: an epoch, or a thirtieth of the run if shorter.'
+  )
+  reports_per_checkpoint: int = _field(1, 'Metric lines between checkpoints.')
+  reports_per_grid: int = _field(1, 'Metric lines between sample grids.')
+  num_samples: int = _field(10_000, 'Samples left in samples.npz at the end of a run.')
+  seed: int | None = _field(
+    None,
+    'Fixed seed. Reproducible, and not private against those who know it; default: 64 bits from the operating system.',
+  )
+
+  def __post_init__(self) -> None:
+    for name in (
+      'steps',
+      'truncated_batch_size',
+      'fake_batch_size',
+      'g_batch_size',
+      'microbatch_size',
+      'steps_per_report',
+    ):
+      if getattr(self, name) is not None:
+        _validate.integer(name, getattr(self, name), minimum=1)
+    for name in (
+      'batch_size',
+      'latent_dim',
+      'd_steps_per_g_step',
+      'reports_per_checkpoint',
+      'reports_per_grid',
+      'num_samples',
+    ):
+      _validate.integer(name, getattr(self, name), minimum=1)
+    for name in ('d_learning_rate', 'g_learning_rate'):
+      _validate.positive(name, getattr(self, name))
+    for name in ('d_learning_rate_end', 'g_learning_rate_end', 'epochs'):
+      if getattr(self, name) is not None:
+        _validate.positive(name, getattr(self, name))
+    if self.target_epsilon is not None:
+      _validate.positive('target_epsilon', self.target_epsilon, allow_inf=True)
+    if self.noise_multiplier is not None:
+      _validate.non_negative('noise_multiplier', self.noise_multiplier)
+    _validate.positive('l2_clip_norm', self.l2_clip_norm, allow_inf=True)
+    _validate.fraction('delta', self.delta)
+    for name in ('adam_b1', 'adam_b2', 'g_ema_decay'):
+      _validate.fraction(name, getattr(self, name), open_left=False)
+    if self.seed is not None:
+      _validate.integer('seed', self.seed, minimum=0, maximum=2**32 - 1)
+    _validate.one_of('loss', self.loss, LOSSES)
+    _validate.one_of('d_optimizer', self.d_optimizer, OPTIMIZERS)
+    _validate.one_of('g_optimizer', self.g_optimizer, OPTIMIZERS)
+    _validate.one_of('learning_rate_schedule', self.learning_rate_schedule, SCHEDULES)
+    _validate.one_of('fake_gradient', self.fake_gradient, FAKE_GRADIENTS)
+    _validate.one_of('generator', self.generator, models.GENERATORS)
+    _validate.one_of('discriminator', self.discriminator, models.DISCRIMINATORS)
+    self._check_budget()
+    self._check_schedule()
+    if (self.generator in models.UNCONDITIONAL) != (self.discriminator in models.UNCONDITIONAL):
+      raise _validate.InputError(
+        f'expected generator and discriminator to be both class-conditional or both not, got '
+        f'generator={self.generator} with discriminator={self.discriminator}'
+      )
+
+  def _check_budget(self) -> None:
+    if self.steps is not None and self.epochs is not None:
+      raise _validate.InputError(
+        f'expected steps or epochs, not both: got steps={self.steps} and epochs={self.epochs}'
+      )
+    length = self.steps is not None or self.epochs is not None
+    epsilon, sigma = self.target_epsilon is not None, self.noise_multiplier is not None
+    if not epsilon and not sigma:
+      raise _validate.InputError(
+        'expected target_epsilon or noise_multiplier (target_epsilon=inf trains without privacy)'
+      )
+    if epsilon and sigma and length:
+      raise _validate.InputError(
+        'target_epsilon, noise_multiplier and steps were all given, but two of them determine the '
+        'third: leave one out'
+      )
+    unbounded = self.target_epsilon == math.inf or self.noise_multiplier == 0
+    if not length and (unbounded or not (epsilon and sigma)):
+      raise _validate.InputError(
+        'expected steps (or epochs), or both target_epsilon and noise_multiplier > 0'
+      )
+
+  def _check_schedule(self) -> None:
+    for name in ('d_learning_rate_end', 'g_learning_rate_end'):
+      given = getattr(self, name) is not None
+      if given and self.learning_rate_schedule == 'constant':
+        raise _validate.InputError(
+          f'{name} was given but learning_rate_schedule is constant: choose linear, exponential or cosine'
+        )
+    if (
+      self.learning_rate_schedule != 'constant'
+      and self.d_learning_rate_end is None
+      and self.g_learning_rate_end is None
+    ):
+      raise _validate.InputError(
+        f'learning_rate_schedule={self.learning_rate_schedule} needs d_learning_rate_end or g_learning_rate_end'
+      )
+
+  def replace(self, **changes: Any) -> TrainConfig:
+    """A copy with some fields changed, validated anew."""
+    return dataclasses.replace(self, **changes)
+
+  def to_dict(self) -> dict[str, Any]:
+    """Every field, JSON-ready (`inf` as the string 'inf')."""
+    return {k: 'inf' if v == math.inf else v for k, v in dataclasses.asdict(self).items()}
+
+  @classmethod
+  def from_dict(cls, fields: Mapping[str, Any]) -> TrainConfig:
+    """The inverse of `to_dict`.
+
+    Raises:
+      InputError: unknown fields, or values that do not validate.
+    """
+    unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(cls)})
+    if unknown:
+      raise _validate.InputError(f'unknown settings: {", ".join(unknown)}')
+    return cls(**{k: math.inf if v == 'inf' else v for k, v in fields.items()})

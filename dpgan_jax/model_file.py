@@ -1,0 +1,169 @@
+"""A trained generator on its own: draw samples, save, load. Nothing private is in it.
+
+The file is safetensors: the generator's arrays, and in its metadata the settings, the mechanism and the
+number of steps taken, from which anyone can compute ε again. It holds no discriminator, optimizer state,
+key, or anything computed from real data, and loading it runs no code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.flax
+
+from dpgan_jax import _files, _validate, data, models
+from dpgan_jax.config import TrainConfig
+from dpgan_jax.gan import GAN, GeneratorState
+from dpgan_jax.mechanism import DPMechanism
+
+_FORMAT = 'dpgan_jax generator 1'
+_SAMPLES_AT_ONCE = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A generator with the record of how it was trained.
+
+  Attributes:
+    gan: settings, mechanism, image shape, number of classes.
+    generator: its arrays.
+    steps: discriminator steps it was trained with.
+    class_names: one for each class.
+    dataset: name of the data set.
+  """
+
+  gan: GAN
+  generator: GeneratorState
+  steps: int
+  class_names: tuple[str, ...]
+  dataset: str
+
+  @property
+  def is_conditional(self) -> bool:
+    """Whether samples have a class."""
+    return self.gan.config.generator not in models.UNCONDITIONAL
+
+  def epsilon(self, delta: float | None = None) -> float:
+    """ε of everything computed from this generator, at `delta` (default: the mechanism's)."""
+    return self.gan.mechanism.epsilon(self.steps, delta)
+
+  def sample(
+    self, num: int, *, labels: np.ndarray | None = None, key: jax.Array
+  ) -> tuple[np.ndarray, np.ndarray | None]:
+    """Draws synthetic examples: post-processing, as many as wanted at no privacy cost.
+
+    Args:
+      num: how many, ≥ 1.
+      labels: whole numbers [num] in [0, K); default: uniform, in random order, as balanced as possible.
+      key: a typed key. The noise key of the training is not involved.
+
+    Returns:
+      (images uint8 [num, H, W, C], labels int64 [num], or None from an unconditional model).
+    """
+    _validate.integer('num', num, minimum=1)
+    classes = self.gan.num_classes
+    label_key, key = jax.random.split(key)
+    if labels is None:
+      labels = np.asarray(jax.random.permutation(label_key, jnp.arange(num) % classes))
+    elif not self.is_conditional:
+      raise _validate.InputError(
+        f'expected no labels: generator {self.gan.config.generator} is not class-conditional'
+      )
+    labels = np.asarray(labels)
+    if labels.shape != (num,) or labels.dtype.kind not in 'iu':
+      raise _validate.InputError(
+        f'expected labels to be {num} whole numbers, got {labels.dtype} {labels.shape}'
+      )
+    if labels.min() < 0 or labels.max() >= classes:
+      outside = labels[(labels < 0) | (labels >= classes)][0]
+      raise _validate.InputError(f'expected labels in [0, {classes - 1}], got {outside}')
+
+    generate = jax.jit(self.gan.generate)
+    parts = []
+    for i, start in enumerate(range(0, num, _SAMPLES_AT_ONCE)):
+      part = np.zeros(_SAMPLES_AT_ONCE, np.int32)  # one shape, one compilation
+      wanted = labels[start : start + _SAMPLES_AT_ONCE]
+      part[: len(wanted)] = wanted
+      images = generate(self.generator, jax.random.fold_in(key, i), jnp.asarray(part))
+      parts.append(data.to_uint8(np.asarray(images))[: len(wanted)])
+    return np.concatenate(parts), labels.astype(np.int64) if self.is_conditional else None
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes the generator to `path` (safetensors), whole or not at all. The file may be published."""
+    record = {
+      'format': _FORMAT,
+      'config': _public_config(self.gan.config).to_dict(),
+      'mechanism': self.gan.mechanism.to_dict(),
+      'image_shape': list(self.gan.image_shape),
+      'num_classes': self.gan.num_classes,
+      'class_names': list(self.class_names),
+      'dataset': self.dataset,
+      'steps': self.steps,
+    }
+    tensors = {_name(path): leaf for path, leaf in _leaves(self.generator)}
+    with _files.atomic_write(path, 'wb') as file:
+      file.write(safetensors.flax.save(tensors, {'dpgan_jax': json.dumps(record, sort_keys=True)}))
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+  """Reads what `Model.save` wrote.
+
+  Raises:
+    InputError: no such file, not a generator of this package, or a damaged one.
+  """
+  try:
+    with safetensors.safe_open(path, 'flax') as file:
+      record = json.loads((file.metadata() or {}).get('dpgan_jax', '{}'))
+      tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+  except FileNotFoundError:
+    raise _validate.InputError(f'expected a generator at {os.fspath(path)}, found none') from None
+  except (safetensors.SafetensorError, ValueError) as error:
+    raise _validate.InputError(
+      f'expected {os.fspath(path)} to be a safetensors file, got: {error}'
+    ) from None
+  if not isinstance(record, dict) or record.get('format') != _FORMAT:
+    raise _validate.InputError(f'{os.fspath(path)} is not a dpgan_jax generator of this version')
+  try:
+    gan = GAN(
+      TrainConfig.from_dict(record['config']),
+      DPMechanism.from_dict(record['mechanism']),
+      tuple(record['image_shape']),
+      record['num_classes'],
+    )
+    abstract = jax.eval_shape(gan.init, jax.random.key(0)).g_average
+    generator = jax.tree_util.tree_map_with_path(
+      lambda p, leaf: _checked(tensors[_name(p)], leaf, _name(p)), abstract
+    )
+    names = tuple(record['class_names'])
+    return Model(gan, generator, record['steps'], names, record['dataset'])
+  except (KeyError, TypeError) as error:
+    raise _validate.InputError(f'{os.fspath(path)} lacks {error} or is damaged') from None
+
+
+def _public_config(config: TrainConfig) -> TrainConfig:
+  """Settings without the seed: whoever knows it can draw the noise again."""
+  return config.replace(seed=None)
+
+
+def _leaves(generator: GeneratorState) -> list[tuple[Any, jax.Array]]:
+  return jax.tree_util.tree_leaves_with_path(generator)
+
+
+def _name(path: Any) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def _checked(array: jax.Array, expected: jax.ShapeDtypeStruct, name: str) -> jax.Array:
+  if array.shape != expected.shape or array.dtype != expected.dtype:
+    raise _validate.InputError(
+      f'expected {name} to be {expected.dtype}{list(expected.shape)}, got '
+      f'{array.dtype}{list(array.shape)}'
+    )
+  return array

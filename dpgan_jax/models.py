@@ -1,0 +1,204 @@
+"""Generators and discriminators, by name.
+
+| name                 | generator                                      | discriminator                          |
+| -------------------- | ---------------------------------------------- | -------------------------------------- |
+| `report`             | the report's final one (chapter 5)             | the report's final one (26 k parameters) |
+| `report_conditional` | the same, told the class                       | the same, told the class               |
+| `compact`            | class-conditional, dense, cheap                | class-conditional, two strided convolutions |
+
+A generator maps (z [n, latent], labels int32[n]) to images [n, H, W, C] in [-1, 1]; a discriminator maps
+(images, labels) to logits [n], high for real. Unconditional models ignore the labels. Any image size
+and channel count works: generators start from a rounded-up fraction of the size, upsample, and crop.
+
+No discriminator may mix the examples of a batch: `require_per_example` refuses those that do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dpgan_jax import _validate
+from dpgan_jax.layers import Conv, UpsampleConv, max_pool
+
+ImageShape = tuple[int, int, int]
+
+
+def _one_hot(labels: jax.Array, num_classes: int) -> jax.Array:
+  return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+
+
+class ReportGenerator(nn.Module):
+  """Two dense layers with batch norm and ReLU, then twice upsampling and a convolution; tanh.
+
+  The report gives the layers, not their widths; these are ours. Batch norm is allowed here: the
+  generator only ever sees its own noise.
+  """
+
+  image_shape: ImageShape
+  num_classes: int
+  conditional: bool = False
+  widths: tuple[int, int, int] = (256, 64, 32)
+
+  @nn.compact
+  def __call__(self, z: jax.Array, labels: jax.Array, train: bool = False) -> jax.Array:
+    height, width, channels = self.image_shape
+    base = (math.ceil(height / 4), math.ceil(width / 4), self.widths[1])
+    x = jnp.concatenate([z, _one_hot(labels, self.num_classes)], -1) if self.conditional else z
+    for features in (self.widths[0], math.prod(base)):
+      x = nn.relu(self._norm(train)(nn.Dense(features, use_bias=False)(x)))
+    x = UpsampleConv(self.widths[2], use_bias=False)(x.reshape(-1, *base))
+    x = nn.relu(self._norm(train)(x))
+    x = jnp.tanh(UpsampleConv(channels)(x))
+    return x[:, :height, :width]
+
+  def _norm(self, train: bool) -> nn.BatchNorm:
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9)
+
+
+class ReportDiscriminator(nn.Module):
+  """Two convolutions, each with max pooling, a dense layer of 32 units and one of 1 unit.
+
+  The convolutions are those of the TF-Privacy MNIST tutorial, from which the report's own classifier
+  and hyperparameters come: 16 of 8×8 and 32 of 4×4, both stride 2. Told the class, the dense layer
+  receives it as a one-hot vector beside the features.
+  """
+
+  image_shape: ImageShape
+  num_classes: int
+  conditional: bool = False
+
+  @nn.compact
+  def __call__(self, images: jax.Array, labels: jax.Array) -> jax.Array:
+    x = max_pool(nn.relu(Conv(16, (8, 8), stride=2)(images)), window=2, stride=1)
+    # The tutorial's padding; images too small for it keep their border.
+    padding = 'VALID' if min(x.shape[1:3]) >= 6 else 'SAME'
+    x = max_pool(nn.relu(Conv(32, (4, 4), stride=2, padding=padding)(x)), window=2, stride=1)
+    x = x.reshape(x.shape[0], -1)
+    if self.conditional:
+      x = jnp.concatenate([x, _one_hot(labels, self.num_classes)], -1)
+    return nn.Dense(1)(nn.relu(nn.Dense(32)(x)))[:, 0]
+
+
+class CompactGenerator(nn.Module):
+  """Two dense layers and one upsampled convolution: 1 M multiply-adds for a 28×28 image.
+
+  Nearly all of it is large matrix products: the discriminator takes several steps for each one of the
+  generator, every one of them on fresh fakes, so that fakes have to be cheap.
+  """
+
+  image_shape: ImageShape
+  num_classes: int
+  widths: tuple[int, int] = (256, 16)
+
+  @nn.compact
+  def __call__(self, z: jax.Array, labels: jax.Array, train: bool = False) -> jax.Array:
+    del train  # nothing here depends on the batch
+    height, width, channels = self.image_shape
+    half = (math.ceil(height / 2), math.ceil(width / 2), self.widths[1])
+    x = jnp.concatenate([z, _one_hot(labels, self.num_classes)], -1)
+    x = nn.leaky_relu(nn.Dense(self.widths[0])(x), 0.2)
+    x = nn.leaky_relu(nn.Dense(math.prod(half))(x), 0.2)
+    x = jnp.tanh(UpsampleConv(channels)(x.reshape(-1, *half)))
+    return x[:, :height, :width]
+
+
+class CompactDiscriminator(nn.Module):
+  """Two 4×4 stride-2 convolutions and a linear layer, told the class at every level.
+
+  Small on purpose: the noise of DP-SGD grows with the square root of the number of parameters. The
+  class enters as a per-channel bias of both convolutions and as a projection of the features
+  (Miyato & Koyama 2018, arXiv 1802.05637).
+  """
+
+  image_shape: ImageShape
+  num_classes: int
+  widths: tuple[int, int] = (16, 32)
+
+  @nn.compact
+  def __call__(self, images: jax.Array, labels: jax.Array) -> jax.Array:
+    one_hot = _one_hot(labels, self.num_classes)
+    x = images
+    for i, features in enumerate(self.widths):
+      bias = nn.Dense(features, use_bias=False, name=f'label_bias_{i}')(one_hot)
+      x = Conv(features, (4, 4), stride=2)(x) + bias[:, None, None, :]
+      x = nn.leaky_relu(x, 0.2)
+    x = x.reshape(x.shape[0], -1)
+    per_class = nn.Dense(self.num_classes, use_bias=False, name='projection')(x)
+    scale = 1 / math.sqrt(self.num_classes)
+    return nn.Dense(1)(x)[:, 0] + scale * jnp.sum(per_class * one_hot, axis=-1)
+
+
+GENERATORS: Mapping[str, Callable[[ImageShape, int], nn.Module]] = {
+  'report': lambda shape, classes: ReportGenerator(shape, classes),
+  'report_conditional': lambda shape, classes: ReportGenerator(shape, classes, conditional=True),
+  'compact': lambda shape, classes: CompactGenerator(shape, classes),
+}
+DISCRIMINATORS: Mapping[str, Callable[[ImageShape, int], nn.Module]] = {
+  'report': lambda shape, classes: ReportDiscriminator(shape, classes),
+  'report_conditional': lambda shape, classes: ReportDiscriminator(
+    shape, classes, conditional=True
+  ),
+  'compact': lambda shape, classes: CompactDiscriminator(shape, classes),
+}
+UNCONDITIONAL = frozenset({'report'})
+"""Names whose generator ignores the label: their samples have none."""
+
+
+def make_generator(name: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
+  """The generator `name` for images of `image_shape` (H, W, C)."""
+  return GENERATORS[_validate.one_of('generator', name, GENERATORS)](image_shape, num_classes)
+
+
+def make_discriminator(name: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
+  """The discriminator `name` for images of `image_shape` (H, W, C)."""
+  return DISCRIMINATORS[_validate.one_of('discriminator', name, DISCRIMINATORS)](
+    image_shape, num_classes
+  )
+
+
+_MIXING_LAYERS = (nn.BatchNorm, nn.SpectralNorm)
+
+
+def require_per_example(discriminator: nn.Module, *inputs: Any) -> None:
+  """Refuses a module whose output for one example can depend on other examples.
+
+  Clipping bounds what one example does through its own gradient. A layer that mixes examples (batch
+  norm), or keeps state fed by data (running statistics, spectral norm), lets it act through the others'
+  gradients or through the state, and the guarantee is void.
+
+  Args:
+    discriminator: the module.
+    *inputs: a batch of inputs, arrays or `jax.ShapeDtypeStruct`s.
+
+  Raises:
+    InputError: naming the layer.
+  """
+  found: list[str] = []
+
+  def look(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    if isinstance(context.module, _MIXING_LAYERS):
+      path = '/'.join(context.module.path) or 'itself'
+      found.append(f'{type(context.module).__name__} ({path})')
+    return next_fun(*args, **kwargs)
+
+  with nn.intercept_methods(look):
+    variables = jax.eval_shape(discriminator.init, jax.random.key(0), *inputs)
+  stateful = sorted(set(variables) - {'params'})
+  if stateful and not found:
+    found = [f'state {name!r} of {sorted(variables[name])}' for name in stateful]
+  if found:
+    raise _validate.InputError(
+      f'a private discriminator must treat each example alone, but it holds {", ".join(dict.fromkeys(found))}: '
+      'use group norm or layer norm, or no normalisation'
+    )
+
+
+def count_parameters(params: Any) -> int:
+  """How many numbers a pytree of parameters (or of their shapes) holds."""
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,199 @@
+"""One directory per run: its file names, its configuration, and the lock against a second run.
+
+>>> import pathlib, tempfile
+>>> with tempfile.TemporaryDirectory() as parent:
+...   run = RunDir.open(pathlib.Path(parent) / 'eps2', create=True)
+...   with run.lock():
+...     run.save_config({'batch_size': 128})
+...   run.load_config()
+{'batch_size': 128}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from dpgan_jax import _files, _validate
+
+_CONFIG = 'config.json'
+_LOCK = '.lock'
+# What the system says about a path that will not do; any other OSError (disk full, ...) propagates.
+_UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDir:
+  """The places of everything a run leaves behind; make it with `RunDir.open`."""
+
+  path: pathlib.Path
+
+  @classmethod
+  def open(cls, path: str | os.PathLike[str], *, create: bool) -> RunDir:
+    """Returns the run directory at `path`, having checked that it is one.
+
+    Args:
+      path: the directory.
+      create: whether the caller is going to run in it: it is made where missing, and has to be
+        writable. Otherwise it has to hold a run already.
+
+    Raises:
+      InputError: `path` is a file, holds something else than a run, is missing (`create` False), or
+        cannot be made or written (`create` True).
+    """
+    path = pathlib.Path(path)
+    wanted = 'expected run_dir to be the directory of a run' + (' or a new one' if create else '')
+    try:
+      if path.exists() and not path.is_dir():
+        raise _validate.InputError(f'{wanted}, got the file {path}')
+      if not create and not path.is_dir():
+        raise _validate.InputError(f'{wanted}, got {path}, which does not exist')
+      path.mkdir(parents=True, exist_ok=True)
+      has_config = (path / _CONFIG).is_file()
+      if not has_config and not (create and _is_unused(path)):
+        which = 'which is not empty and has' if create else 'which has'
+        raise _validate.InputError(f'{wanted}, got {path}, {which} no {_CONFIG}')
+    except OSError as error:
+      if error.errno not in _UNUSABLE:
+        raise
+      raise _validate.InputError(f'{wanted}, got {path}: {error.strerror}') from None
+    if create and not os.access(path, os.W_OK | os.X_OK):
+      raise _validate.InputError(f'{wanted} that can be written, got {path}, which cannot')
+    return cls(path)
+
+  @property
+  def config(self) -> pathlib.Path:
+    return self.path / _CONFIG
+
+  @property
+  def ledger(self) -> pathlib.Path:
+    return self.path / 'ledger.jsonl'
+
+  @property
+  def metrics(self) -> pathlib.Path:
+    return self.path / 'metrics.jsonl'
+
+  @property
+  def report_json(self) -> pathlib.Path:
+    return self.path / 'report.json'
+
+  @property
+  def report_markdown(self) -> pathlib.Path:
+    return self.path / 'report.md'
+
+  @property
+  def samples_png(self) -> pathlib.Path:
+    return self.path / 'samples.png'
+
+  @property
+  def samples_npz(self) -> pathlib.Path:
+    return self.path / 'samples.npz'
+
+  @property
+  def losses_png(self) -> pathlib.Path:
+    return self.path / 'losses.png'
+
+  @property
+  def grids(self) -> pathlib.Path:
+    """Directory of the sample grids, one per epoch."""
+    return self.path / 'grids'
+
+  @property
+  def checkpoints(self) -> pathlib.Path:
+    return self.path / 'checkpoints'
+
+  @property
+  def tensorboard(self) -> pathlib.Path:
+    return self.path / 'tensorboard'
+
+  @contextlib.contextmanager
+  def lock(self) -> Iterator[None]:
+    """Holds the directory for this process; the lock ends with the process, however that ends.
+
+    Raises:
+      InputError: another process holds it (the message has its process id).
+    """
+    # The file stays: removing it would let two processes hold locks on two files of one name.
+    handle = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+      try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        holder = os.read(handle, 32).decode(errors='replace').strip() or 'unknown'
+        raise _validate.InputError(
+          f'run directory {self.path} is in use by the process with id {holder}; wait for it or'
+          ' use another --run_dir'
+        ) from None
+      os.ftruncate(handle, 0)
+      os.write(handle, f'{os.getpid()}\n'.encode())
+      yield
+    finally:
+      os.close(handle)
+
+  def save_config(self, config: Mapping[str, Any]) -> None:
+    """Writes config.json as a whole or not at all; numbers have to be finite (strict JSON)."""
+    text = json.dumps(dict(config), indent=2, sort_keys=True, allow_nan=False)
+    with _files.atomic_write(self.config) as file:
+      file.write(text + '\n')
+
+  def load_config(self) -> dict[str, Any]:
+    """Returns what `save_config` wrote.
+
+    Raises:
+      InputError: there is no config.json, or it is not a JSON object.
+    """
+    try:
+      config = json.loads(self.config.read_bytes())
+    except FileNotFoundError:
+      raise _validate.InputError(f'expected a run in {self.path}, found no {_CONFIG}') from None
+    except ValueError as error:
+      raise _validate.InputError(f'expected {self.config} to be JSON, got: {error}') from None
+    if not isinstance(config, dict):
+      raise _validate.InputError(
+        f'expected {self.config} to be a JSON object, got {type(config).__name__}'
+      )
+    return config
+
+  def check_same_config(
+    self, saved: Mapping[str, Any], now: Mapping[str, Any], ignore: Collection[str] = ()
+  ) -> None:
+    """Refuses to continue a run under another configuration.
+
+    Args:
+      saved: what `load_config` returned.
+      now: the configuration of the command being run.
+      ignore: names of fields that may differ.
+
+    Raises:
+      InputError: names every field that differs, with both values.
+    """
+    now = json.loads(json.dumps(dict(now)))  # a tuple is a list once it has been saved
+    differing = [
+      f'{name} is {_show(saved, name)} there and {_show(now, name)} now'
+      for name in sorted({*saved, *now} - set(ignore))
+      if name not in saved or name not in now or saved[name] != now[name]
+    ]
+    if differing:
+      raise _validate.InputError(
+        f'run directory {self.path} belongs to another run: {", ".join(differing)};'
+        ' use another --run_dir or the same flags'
+      )
+
+
+def _show(config: Mapping[str, Any], name: str) -> str:
+  return json.dumps(config[name]) if name in config else 'absent'
+
+
+def _is_unused(path: pathlib.Path) -> bool:
+  """Whether there is nothing but what a process killed at the very start of a run leaves behind."""
+  return all(
+    entry.name == _LOCK or (entry.name.startswith(f'.{_CONFIG}.') and entry.name.endswith('.tmp'))
+    for entry in path.iterdir()
+  )

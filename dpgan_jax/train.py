@@ -1,0 +1,92 @@
+"""Trains a GAN with differential privacy: `python -m dpgan_jax.train --flagfile=experiments/eps2.flags`.
+
+Running the same command again continues an interrupted run. `--dry_run` shows the plan and trains nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+import warnings
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from dpgan_jax import _validate, cli, data, models, report, trainer
+from dpgan_jax.config import TrainConfig
+from dpgan_jax.gan import GAN
+from dpgan_jax.loop import make_chunk
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+  cli.define_flags(TrainConfig)
+  flags.DEFINE_string('data_dir', None, 'Folder (or .npz file) of the data; default: download by name.')
+  flags.DEFINE_string('run_dir', None, 'Directory of the run: checkpoints, ledger, samples, report.')
+  flags.DEFINE_bool('dry_run', False, 'Show mechanism, models, devices and expected time; train nothing.')
+
+
+def main() -> None:
+  config = cli.config_from_flags(TrainConfig)
+  if FLAGS.run_dir is None and not FLAGS.dry_run:
+    raise _validate.InputError('expected --run_dir=DIRECTORY, where checkpoints, samples and report go')
+  dataset = data.load_dataset(config.dataset, data_dir=FLAGS.data_dir)
+  if FLAGS.dry_run:
+    show_plan(config, dataset)
+    return
+  print(f'{dataset.name}: {len(dataset)} images {dataset.image_shape}, {dataset.num_classes} classes')
+  trained = trainer.train(config, dataset, FLAGS.run_dir)
+  statement = report.write(trained.run)
+  print(statement.summary())
+  print(f'Samples, figures and report: {trained.run.path}/')
+
+
+def show_plan(config: TrainConfig, dataset: data.ImageDataset) -> None:
+  """Prints what a run would do, and how long it would take; no step is taken on the data."""
+  mechanism = trainer.make_mechanism(config, len(dataset))
+  gan = GAN(config, mechanism, dataset.image_shape, dataset.num_classes)
+  state = jax.eval_shape(gan.init, jax.random.key(0))
+  seconds = measure_step(gan)
+  epsilon = mechanism.epsilon()
+  rows = {
+    'data': f'{dataset.name}, N = {len(dataset)}, {dataset.image_shape}, {dataset.num_classes} classes',
+    'mechanism': 'Gaussian noise on per-example clipped gradients of truncated Poisson batches'
+    if mechanism.is_private
+    else 'none (no privacy)',
+    'epsilon': f'{epsilon:.4g} at delta {mechanism.delta:g} ({mechanism.neighboring_relation})',
+    'noise multiplier': f'{mechanism.noise_multiplier:g}',
+    'clip norm': f'{mechanism.l2_clip_norm:g}',
+    'batch': f'{mechanism.batch_size} expected, q = {mechanism.sampling_probability:.6g}, '
+    f'cap {mechanism.truncated_batch_size}',
+    'steps': f'{mechanism.steps} of D, {mechanism.steps // config.d_steps_per_g_step} of G '
+    f'({mechanism.steps * mechanism.batch_size / len(dataset):.1f} epochs)',
+    'generator': f'{config.generator}, {models.count_parameters(state.g.params):,} parameters',
+    'discriminator': f'{config.discriminator}, {models.count_parameters(state.d_params):,} parameters',
+    'device': f'{trainer.device_name()} x {jax.device_count()}',
+    'expected time': f'{cli.duration(seconds * mechanism.steps)} ({seconds * 1e3:.1f} ms a step)',
+  }
+  for name, value in rows.items():
+    print(f'{name:>17}: {value}')
+  if mechanism.is_private and math.isinf(epsilon):
+    warnings.warn('epsilon is infinite: this much noise gives no guarantee at this delta', stacklevel=1)
+
+
+def measure_step(gan: GAN) -> float:
+  """Seconds per step on this machine, compilation excluded, measured on blank images."""
+  mechanism = gan.mechanism
+  images = jnp.zeros((mechanism.num_examples, *gan.image_shape), jnp.uint8)
+  labels = jnp.zeros((mechanism.num_examples,), jnp.int32)
+  chunk = make_chunk(gan, 2 * gan.config.d_steps_per_g_step)
+  state, _ = jax.block_until_ready(chunk(gan.init(jax.random.key(0)), images, labels))
+  started = time.monotonic()
+  jax.block_until_ready(chunk(state, images, labels))
+  return (time.monotonic() - started) / (2 * gan.config.d_steps_per_g_step)
+
+
+if __name__ == '__main__':
+  warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
+  define_flags()
+  cli.run(main, interrupted='Run the same command again to continue.')

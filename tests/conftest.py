@@ -1,0 +1,40 @@
+"""What every test runs under: eight CPU devices, and a JAX that refuses usual mistakes."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Iterator
+
+# JAX reads these once, when its backend starts. Processes that a test starts inherit them.
+os.environ['JAX_PLATFORMS'] = os.environ.get('DPGAN_JAX_TEST_PLATFORM', 'cpu')
+os.environ.setdefault('JAX_NUM_CPU_DEVICES', '8')
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_debug_key_reuse', True)
+
+# A slow machine is no failure; in CI the same examples are drawn every time.
+hypothesis.settings.register_profile(
+  'dpgan_jax', deadline=None, max_examples=50, derandomize=bool(os.environ.get('CI'))
+)
+hypothesis.settings.load_profile('dpgan_jax')
+
+
+@pytest.fixture
+def strict_dtypes() -> Iterator[None]:
+  """Makes implicit dtype promotion an error. Not the default: optax.adam (0.2.8) promotes."""
+  with jax.numpy_dtype_promotion('strict'):
+    yield
+
+
+@pytest.fixture(scope='session')
+def mnist_dir() -> pathlib.Path:
+  """The directory of the four MNIST IDX files, beside the repository; skips where it is absent."""
+  directory = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'mnist'
+  if not (directory / 'train-images-idx3-ubyte.gz').is_file():
+    pytest.skip('real MNIST is absent (../shared/data/mnist)')
+  return directory
