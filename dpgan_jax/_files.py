@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -24,6 +24,11 @@ def fsync_directory(path: str | os.PathLike[str]) -> None:
     os.close(handle)
 
 
+def _beside(path: pathlib.Path) -> pathlib.Path:
+  # Not `tempfile`: a mode of its own (or a chmod after it) would override the user's umask.
+  return path.parent / f'.{path.name}.{secrets.token_hex(8)}.tmp'
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = 'w') -> Iterator[IO[Any]]:
   """Opens a temporary file that takes the name `path` when the block ends without an exception.
@@ -34,13 +39,12 @@ def atomic_write(path: str | os.PathLike[str], mode: str = 'w') -> Iterator[IO[A
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
+  temporary = _beside(path)
   try:
-    with os.fdopen(handle, mode, encoding=None if 'b' in mode else 'utf-8') as file:
+    with open(temporary, mode.replace('w', 'x'), encoding=None if 'b' in mode else 'utf-8') as file:
       yield file
       file.flush()
       os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
     os.replace(temporary, path)
     fsync_directory(path.parent)
   except BaseException:
@@ -60,10 +64,10 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   if path.exists():
     raise FileExistsError(f'{path} exists already')
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp'))
+  temporary = _beside(path)
+  temporary.mkdir()
   try:
     yield temporary
-    os.chmod(temporary, 0o755)
     os.rename(temporary, path)
     fsync_directory(path.parent)
   except BaseException:

@@ -59,6 +59,15 @@ def _epsilon(event: dp_accounting.DpEvent, delta: float, relation: str, grid: fl
   return float(accountant.compose(event).get_epsilon(delta))
 
 
+def _hashable(event: dp_accounting.DpEvent) -> dp_accounting.DpEvent:
+  """The same event as a key of the caches: `ComposedDpEvent` is usually built with a list."""
+  if isinstance(event, dp_accounting.ComposedDpEvent):
+    return dp_accounting.ComposedDpEvent(tuple(map(_hashable, event.events)))
+  if isinstance(event, dp_accounting.SelfComposedDpEvent):
+    return dp_accounting.SelfComposedDpEvent(_hashable(event.event), event.count)
+  return event
+
+
 def epsilon(
   event: dp_accounting.DpEvent,
   *,
@@ -76,6 +85,7 @@ def epsilon(
   """
   _validate.fraction('delta', delta)
   _validate.one_of('neighboring_relation', neighboring_relation, RELATIONS)
+  event = _hashable(event)
   coarse = _epsilon(event, delta, neighboring_relation, _COARSE_GRID)
   if coarse > _FINE_UP_TO:
     return coarse
@@ -122,7 +132,7 @@ def calibrate_noise_multiplier(
 
   def spent(sigma: float, *, coarse: bool = False) -> float:
     if coarse:
-      return _epsilon(make_event(sigma), delta, neighboring_relation, _COARSE_GRID)
+      return _epsilon(_hashable(make_event(sigma)), delta, neighboring_relation, _COARSE_GRID)
     return epsilon(make_event(sigma), delta=delta, neighboring_relation=neighboring_relation)
 
   # A coarse search brackets the answer (coarse evaluations are ten times cheaper) ...
@@ -135,6 +145,8 @@ def calibrate_noise_multiplier(
         f'noise_multiplier={maximum:g} spends more; take fewer steps, a smaller batch_size or a '
         'larger target_epsilon'
       )
+  if spent(enough, coarse=True) == 0:  # δ alone covers it: there is no ε to follow to the target
+    return enough
   if too_little == minimum:  # start near 1 and walk down: tiny σ are slow to account for
     while enough > minimum and spent(enough / 1.5, coarse=True) <= target_epsilon:
       enough /= 1.5
@@ -157,6 +169,8 @@ def calibrate_noise_multiplier(
       best = min(best, sigma)
       if reached >= target_epsilon * (1 - relative_tolerance):
         break
+    if reached == 0:
+      break
     sigma *= math.exp((aim - math.log(reached)) / slope)
   return _round_up(best, digits=5, safe=lambda s: spent(s) <= target_epsilon)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dpgan_jax import _validate, data, model_file, trainer
+from dpgan_jax import _validate, data, model_file, readers, trainer
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.mechanism import DPMechanism
 
@@ -67,6 +67,8 @@ class DPGAN:
     """
     if not isinstance(images, data.ImageDataset):
       images = _dataset(images, labels, num_classes)
+    elif labels is not None or num_classes is not None:
+      raise _validate.InputError('expected no labels or num_classes beside an ImageDataset')
     self._model = trainer.train(self.config, images, run_dir, progress=progress).model
     return self
 
@@ -80,6 +82,8 @@ class DPGAN:
       labels: int [num], the class of each; default: all classes equally often.
       seed: for the same samples again; default: from the operating system.
     """
+    if seed is not None:
+      _validate.integer('seed', seed, minimum=0, maximum=2**32 - 1)
     return self._fitted.sample(num, labels=labels, key=trainer.root_key(seed))
 
   def save(self, path: str | os.PathLike[str]) -> None:
@@ -121,14 +125,16 @@ def _dataset(
   images = np.asarray(images)
   if images.ndim == 3:
     images = images[..., None]
-  labels = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels)
-  if labels.dtype.kind not in 'iu':
-    raise _validate.InputError(f'expected labels to be whole numbers, got {labels.dtype}')
+  if labels is None:
+    labels = np.zeros(len(images) if images.ndim else 0, np.int32)
+  labels = readers.int32_labels('arrays', np.asarray(labels))
   if num_classes is None:
     num_classes = int(labels.max(initial=0)) + 1
+  # A class of which there is no image is refused, so that more classes than images need no names.
+  _validate.integer('num_classes', num_classes, minimum=1, maximum=max(1, len(labels)))
   return data.ImageDataset(
     images=np.ascontiguousarray(images),
-    labels=labels.astype(np.int32),
+    labels=labels,
     num_classes=num_classes,
     name='arrays',
     class_names=tuple(str(i) for i in range(num_classes)),

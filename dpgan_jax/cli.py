@@ -13,12 +13,14 @@ import signal
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from absl import app, flags
 
 from dpgan_jax import _validate
+
+flags.disclaim_key_flags()  # `define_flags` acts for its caller, whose --help lists the flags
 
 
 class Terminated(BaseException):
@@ -43,7 +45,7 @@ def run(main: Callable[[], None], *, interrupted: str = '') -> None:
     try:
       rest = flags.FLAGS(argv)
     except flags.Error as error:
-      fail(str(error).replace('\n', ' ').removeprefix('FATAL Flags parsing error: '))
+      fail(str(error).replace('\n', ' ').removeprefix('ERROR:: '))
     if rest[1:]:
       fail(f'expected flags only (--name=value), got {rest[1]!r}')
     return rest
@@ -69,12 +71,10 @@ def run(main: Callable[[], None], *, interrupted: str = '') -> None:
   app.run(guarded, flags_parser=parse)
 
 
-def define_flags(config_class: Any, *, skip: Iterable[str] = ()) -> None:
+def define_flags(config_class: Any) -> None:
   """Defines one flag per field of a configuration dataclass, typed and documented by it."""
   hints = typing.get_type_hints(config_class)
   for field in dataclasses.fields(config_class):
-    if field.name in skip:
-      continue
     (kind,) = {t for t in typing.get_args(hints[field.name]) or (hints[field.name],)} - {
       type(None)
     }

@@ -10,9 +10,9 @@ at most `l2_clip_norm` in the L2 norm over all parameters together, whatever tha
 * norms, scaling and the sum are in float32 (or wider), whatever the dtype of the gradients.
 
 >>> import jax.numpy as jnp
->>> grads = {'w': jnp.array([[3.0, 4.0], [0.3, 0.4], [jnp.nan, 0.0]])}
->>> clipped_sum(grads, l2_clip_norm=1.0).sum['w']
-Array([0.9, 1.2], dtype=float32)
+>>> grads = {'w': jnp.array([[6.0, 8.0], [0.5, 0.25], [jnp.nan, 0.0]])}
+>>> clipped_sum(grads, l2_clip_norm=5.0).sum['w']
+Array([3.5 , 4.25], dtype=float32)
 
 Source: Abadi et al. 2016 (arXiv 1607.00133), algorithm 1.
 """
@@ -54,7 +54,8 @@ class ClippedGrad(NamedTuple):
 
 def accumulation_dtype(dtype: Any) -> Any:
   """float32 for narrower floats, the dtype itself for wider ones."""
-  return jnp.promote_types(dtype, jnp.float32)
+  with jax.numpy_dtype_promotion('standard'):  # a widening that is meant, also under 'strict'
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def num_examples(per_example: PyTree, mask: jax.Array | None = None) -> int:
@@ -76,9 +77,10 @@ def num_examples(per_example: PyTree, mask: jax.Array | None = None) -> int:
       )
     lengths[name] = leaf.shape[0]
   if mask is not None:
-    if mask.dtype != jnp.bool_:
+    dtype = getattr(mask, 'dtype', type(mask).__name__)
+    if dtype != jnp.bool_:
       raise _validate.InputError(
-        f'expected mask of dtype bool (weights would change the sensitivity), got {mask.dtype}'
+        f'expected mask of dtype bool (weights would change the sensitivity), got {dtype}'
       )
     if mask.ndim != 1:
       raise _validate.InputError(f'expected mask of shape [examples], got shape {mask.shape}')

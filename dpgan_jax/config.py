@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from dpgan_jax import _validate, models
+from dpgan_jax import _validate, accounting, models
 
 LOSSES = ('bce',)
 OPTIMIZERS = ('adam', 'sgd')
@@ -110,8 +110,7 @@ class TrainConfig:
       'microbatch_size',
       'steps_per_report',
     ):
-      if getattr(self, name) is not None:
-        _validate.integer(name, getattr(self, name), minimum=1)
+      self._check(name, _validate.integer, minimum=1)
     for name in (
       'batch_size',
       'latent_dim',
@@ -120,22 +119,19 @@ class TrainConfig:
       'reports_per_grid',
       'num_samples',
     ):
-      _validate.integer(name, getattr(self, name), minimum=1)
+      self._check(name, _validate.integer, required=True, minimum=1)
     for name in ('d_learning_rate', 'g_learning_rate'):
-      _validate.positive(name, getattr(self, name))
+      self._check(name, _validate.positive, required=True)
     for name in ('d_learning_rate_end', 'g_learning_rate_end', 'epochs'):
-      if getattr(self, name) is not None:
-        _validate.positive(name, getattr(self, name))
-    if self.target_epsilon is not None:
-      _validate.positive('target_epsilon', self.target_epsilon, allow_inf=True)
-    if self.noise_multiplier is not None:
-      _validate.non_negative('noise_multiplier', self.noise_multiplier)
-    _validate.positive('l2_clip_norm', self.l2_clip_norm, allow_inf=True)
-    _validate.fraction('delta', self.delta)
+      self._check(name, _validate.positive)
+    self._check('target_epsilon', _validate.positive, allow_inf=True)
+    self._check('noise_multiplier', _validate.non_negative)
+    self._check('l2_clip_norm', _validate.positive, required=True, allow_inf=True)
+    self._check('delta', _validate.fraction, required=True)
     for name in ('adam_b1', 'adam_b2', 'g_ema_decay'):
-      _validate.fraction(name, getattr(self, name), open_left=False)
-    if self.seed is not None:
-      _validate.integer('seed', self.seed, minimum=0, maximum=2**32 - 1)
+      self._check(name, _validate.fraction, required=True, open_left=False)
+    self._check('seed', _validate.integer, minimum=0, maximum=2**32 - 1)
+    _validate.one_of('neighboring_relation', self.neighboring_relation, accounting.RELATIONS)
     _validate.one_of('loss', self.loss, LOSSES)
     _validate.one_of('d_optimizer', self.d_optimizer, OPTIMIZERS)
     _validate.one_of('g_optimizer', self.g_optimizer, OPTIMIZERS)
@@ -150,6 +146,14 @@ class TrainConfig:
         f'expected generator and discriminator to be both class-conditional or both not, got '
         f'generator={self.generator} with discriminator={self.discriminator}'
       )
+
+  def _check(
+    self, name: str, check: Callable[..., Any], *, required: bool = False, **bounds: Any
+  ) -> None:
+    value = getattr(self, name)
+    if required or value is not None:
+      # What the check returns, a Python number: NumPy's own cannot be written as JSON.
+      object.__setattr__(self, name, check(name, value, **bounds))
 
   def _check_budget(self) -> None:
     if self.steps is not None and self.epochs is not None:

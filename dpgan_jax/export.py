@@ -36,12 +36,14 @@ FORMATS = ('npz', 'png', 'idx', 'parquet')
 # A stray label among the rest must not turn into billions of class names.
 _MAX_CLASSES = 2**16
 _ROWS_PER_GROUP = 1000
+_UNLABELLED = 'unlabelled'
+_CLASS_FOLDER = f'(?:[0-9]+|{_UNLABELLED})'
 
 
 def export(
   path: str | os.PathLike[str],
   images: np.ndarray,
-  labels: np.ndarray,
+  labels: np.ndarray | None,
   *,
   format: str,
   split: str = 'train',
@@ -61,16 +63,20 @@ def export(
     `label` (int64), and the schema metadata by which Hugging Face datasets knows an image and its
     classes.
 
+  Without labels (an unconditional generator's images have none) there is no `y`, no file of labels
+  and no column `label`, and PNGs are named `path/<split>/unlabelled/<n>.png`.
+
   Folders ('png' and 'idx') may hold the other split already.
 
   Args:
     path: a file for 'npz' and 'parquet', a folder for 'png' and 'idx'.
     images: uint8 [N, H, W] or [N, H, W, C], N ≥ 1; C is 1 or 3 for 'png' and 'parquet'.
-    labels: whole numbers [N] in [0, num_classes), at most 255 for 'idx'.
+    labels: whole numbers [N] in [0, num_classes), at most 255 for 'idx'; or None.
     format: one of `FORMATS`.
     split: 'train' or 'test', which names the files in a folder; a single file holds one split, and
       its name is yours.
-    num_classes: the number of classes; one more than the largest label if not given.
+    num_classes: the number of classes; one more than the largest label if not given. Without
+      labels there are none to count: leave it out.
     overwrite: replace what is there. A PNG folder is replaced only if it holds nothing but images
       named as above.
 
@@ -85,16 +91,21 @@ def export(
   one_of('format', format, FORMATS)
   one_of('split', split, SPLITS)
   images = _checked_images(images, format)
-  labels, num_classes = _checked_labels(labels, len(images), num_classes, format)
+  if labels is not None:
+    labels, num_classes = _checked_labels(labels, len(images), num_classes, format)
+  elif num_classes is not None:
+    raise InputError(f'expected no num_classes without labels, got {num_classes!r}')
   if format in ('npz', 'parquet'):
     if path.is_dir():
       raise InputError(f'{path} is a folder; expected the name of a file for format {format}')
     _refuse_existing([path], overwrite)
     with atomic_write(path, 'wb') as file:
-      if format == 'npz':
-        np.savez_compressed(file, x=images, y=labels)
-      else:
+      if format == 'parquet':
         _write_parquet(file, images, labels, num_classes)
+      elif labels is None:
+        np.savez_compressed(file, x=images)
+      else:
+        np.savez_compressed(file, x=images, y=labels)
     return path
   if os.path.lexists(path) and not path.is_dir():
     raise InputError(f'{path} is not a folder; expected the name of a folder for format {format}')
@@ -192,18 +203,22 @@ def _flush_everything() -> None:
 
 
 def _write_idx(
-  folder: pathlib.Path, images: np.ndarray, labels: np.ndarray, split: str, overwrite: bool
+  folder: pathlib.Path,
+  images: np.ndarray,
+  labels: np.ndarray | None,
+  split: str,
+  overwrite: bool,
 ) -> None:
   stem = 'train' if split == 'train' else 't10k'
   names = [f'{stem}-{kind}-ubyte' for kind in ('images-idx3', 'images-idx4', 'labels-idx1')]
   # Readers take whichever of the names they find first: none may stay behind beside the new ones.
   existing = [folder / f'{name}{packed}' for name in names for packed in ('', '.gz')]
   existing = _refuse_existing(existing, overwrite)
+  arrays = {f'{stem}-images-idx{images.ndim}-ubyte.gz': images}
+  if labels is not None:
+    arrays[f'{stem}-labels-idx1-ubyte.gz'] = labels.astype(np.uint8)
   with _staged(folder, existing) as staging:
-    for name, array in (
-      (f'{stem}-images-idx{images.ndim}-ubyte.gz', images),
-      (f'{stem}-labels-idx1-ubyte.gz', labels.astype(np.uint8)),
-    ):
+    for name, array in arrays.items():
       # Without mtime=0 the bytes would change with the clock.
       (staging / name).write_bytes(gzip.compress(idx_bytes(array), mtime=0))
 
@@ -211,20 +226,26 @@ def _write_idx(
 def _write_png_folder(
   path: pathlib.Path,
   images: np.ndarray,
-  labels: np.ndarray,
-  num_classes: int,
+  labels: np.ndarray | None,
+  num_classes: int | None,
   split: str,
   overwrite: bool,
 ) -> None:
   existing = _refuse_existing([path / split], overwrite)
   for folder in existing:
     _refuse_foreign_files(folder)
-  class_width, index_width = len(str(num_classes - 1)), len(str(len(images) - 1))
+  members = {_UNLABELLED: np.arange(len(images))}
+  if labels is not None and num_classes is not None:
+    class_width = len(str(num_classes - 1))
+    members = {
+      f'{label:0{class_width}}': np.flatnonzero(labels == label) for label in np.unique(labels)
+    }
+  index_width = len(str(len(images) - 1))
   with _staged(path, existing) as staging:
-    for label in np.unique(labels):
-      folder = staging / split / f'{label:0{class_width}}'
+    for name, indices in members.items():
+      folder = staging / split / name
       folder.mkdir(parents=True)
-      for n in np.flatnonzero(labels == label):
+      for n in indices:
         (folder / f'{n:0{index_width}}.png').write_bytes(_png_bytes(images[n]))
 
 
@@ -234,8 +255,8 @@ def _refuse_foreign_files(folder: pathlib.Path) -> None:
     raise InputError(f'{folder} is not a folder; expected one written by export to overwrite')
   for entry in folder.rglob('*'):
     name = entry.relative_to(folder).as_posix()
-    is_class = re.fullmatch(r'[0-9]+', name) and entry.is_dir()
-    if not is_class and not re.fullmatch(r'[0-9]+/[0-9]+\.png', name):
+    is_class = re.fullmatch(_CLASS_FOLDER, name) and entry.is_dir()
+    if not is_class and not re.fullmatch(rf'{_CLASS_FOLDER}/[0-9]+\.png', name):
       raise InputError(
         f'{entry} was not written by export; expected only <class>/<n>.png to overwrite'
       )
@@ -250,29 +271,27 @@ def _png_bytes(image: np.ndarray) -> bytes:
 
 
 def _write_parquet(
-  file: Any, images: np.ndarray, labels: np.ndarray, num_classes: int
+  file: Any, images: np.ndarray, labels: np.ndarray | None, num_classes: int | None
 ) -> None:
   import pyarrow as pa  # here, as importing it takes longer than writing any other format
   from pyarrow import parquet
 
   # https://huggingface.co/docs/datasets/image_dataset and the files of the hub's own ylecun/mnist.
-  features = {
-    'image': {'_type': 'Image'},
-    'label': {'names': [str(label) for label in range(num_classes)], '_type': 'ClassLabel'},
-  }
-  schema = pa.schema(
-    [
-      ('image', pa.struct([('bytes', pa.binary()), ('path', pa.string())])),
-      ('label', pa.int64()),
-    ],
-    metadata={'huggingface': json.dumps({'info': {'features': features}})},
-  )
+  columns = [('image', pa.struct([('bytes', pa.binary()), ('path', pa.string())]))]
+  features: dict[str, Any] = {'image': {'_type': 'Image'}}
+  if labels is not None and num_classes is not None:
+    columns.append(('label', pa.int64()))
+    names = [str(label) for label in range(num_classes)]
+    features['label'] = {'names': names, '_type': 'ClassLabel'}
+  metadata = {'huggingface': json.dumps({'info': {'features': features}})}
+  schema = pa.schema(columns, metadata=metadata)
   width = len(str(len(images) - 1))
   with parquet.ParquetWriter(file, schema) as writer:
     for start in range(0, len(images), _ROWS_PER_GROUP):
       chunk = range(start, min(start + _ROWS_PER_GROUP, len(images)))
-      rows = {
-        'image': [{'bytes': _png_bytes(images[n]), 'path': f'{n:0{width}}.png'} for n in chunk],
-        'label': labels[chunk.start : chunk.stop],
+      rows: dict[str, Any] = {
+        'image': [{'bytes': _png_bytes(images[n]), 'path': f'{n:0{width}}.png'} for n in chunk]
       }
+      if labels is not None:
+        rows['label'] = labels[chunk.start : chunk.stop]
       writer.write_table(pa.table(rows, schema=schema), row_group_size=_ROWS_PER_GROUP)

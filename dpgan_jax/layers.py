@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpgan_jax import _validate
+
 Padding = Literal['SAME', 'VALID']
 
 
@@ -123,7 +125,12 @@ def upsample_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
   The taps that would read copies of the same pixel are added up first, which leaves four small
   kernels, one for each pixel of a 2×2 block. A 5×5 convolution then takes 9 instead of 25 products per
   output pixel, and a quarter of the positions need patches.
+
+  Raises:
+    InputError: the kernel is not square or not odd, where another padding would apply.
   """
+  if kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
+    raise _validate.InputError(f'expected an odd square kernel, got {kernel.shape[:2]}')
   fold = _fold_matrix(kernel.shape[0])
   small = jnp.einsum('aud,bve,decf->uvcabf', fold, fold, kernel)
   small = small.reshape(*small.shape[:3], -1)

@@ -85,15 +85,16 @@ class Ledger:
     for number, line in enumerate(lines, start=1):
       try:
         record = json.loads(line)
-        sealed = record.pop('hash')
-      except (ValueError, KeyError, AttributeError, UnicodeDecodeError):
-        sealed = None
-      if sealed is None or _seal(record, self._hash)[1] != sealed:
+        del record['hash']
+        intact, new_hash = _seal(record, self._hash)
+      except (ValueError, KeyError, TypeError):
+        intact, new_hash = '', ''
+      if line + b'\n' != intact.encode():
         raise _validate.InputError(
           f'{self._path} is damaged at line {number}: what has been spent is no longer certain; '
           'restore the file from a backup, or start anew in another run directory'
         )
-      self._hash = sealed
+      self._hash = new_hash
       if number == 1:
         _check_header(self._path, record, expected_header)
       else:
@@ -120,13 +121,15 @@ class Ledger:
     if up_to_step <= self._charged[stage]:
       return
     line, new_hash = _seal({'stage': stage, 'up_to_step': up_to_step}, self._hash)
-    with open(self._path, 'ab') as file:
+    # Unbuffered: what a failed write leaves in a buffer would be tried again by truncate and close.
+    with open(self._path, 'ab', buffering=0) as file:
       start = file.tell()
       try:
-        file.write(line.encode())
-        file.flush()
+        rest = line.encode()
+        while rest:
+          rest = rest[file.write(rest) :]
         os.fsync(file.fileno())
-      except OSError:  # disk full: leave the ledger as it was, and let the steps not be taken
+      except BaseException:  # disk full: leave the ledger as it was; the steps are not taken
         file.truncate(start)
         raise
     self._hash = new_hash
@@ -179,8 +182,8 @@ def _check_header(
   if saved.get('format') != now['format']:
     differences.append(f'format is {saved.get("format")} there and {now["format"]} now')
   there, here = saved.get('stages', {}), now['stages']
-  if list(there) != list(here):
-    differences.append(f'stages are {list(there)} there and {list(here)} now')
+  if there.keys() != here.keys():
+    differences.append(f'stages are {sorted(there)} there and {sorted(here)} now')
   for stage in here.keys() & there.keys():
     for field, value in here[stage].items():
       if there[stage].get(field) != value:

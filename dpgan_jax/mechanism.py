@@ -94,7 +94,7 @@ class DPMechanism:
       raise _validate.InputError(
         'expected a finite l2_clip_norm with noise_multiplier > 0, got inf: no finite noise covers it'
       )
-    _validate.integer('steps', self.steps, minimum=1)
+    _validate.integer('steps', self.steps, minimum=1, maximum=2**31 - 1)  # numbers are int32
     _validate.fraction('delta', self.delta)
     _validate.one_of('neighboring_relation', self.neighboring_relation, accounting.RELATIONS)
 

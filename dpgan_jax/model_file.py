@@ -8,8 +8,10 @@ key, or anything computed from real data, and loading it runs no code.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -85,15 +87,18 @@ class Model:
       outside = labels[(labels < 0) | (labels >= classes)][0]
       raise _validate.InputError(f'expected labels in [0, {classes - 1}], got {outside}')
 
-    generate = jax.jit(self.gan.generate)
     parts = []
     for i, start in enumerate(range(0, num, _SAMPLES_AT_ONCE)):
       part = np.zeros(_SAMPLES_AT_ONCE, np.int32)  # one shape, one compilation
       wanted = labels[start : start + _SAMPLES_AT_ONCE]
       part[: len(wanted)] = wanted
-      images = generate(self.generator, jax.random.fold_in(key, i), jnp.asarray(part))
+      images = self._generate(self.generator, jax.random.fold_in(key, i), jnp.asarray(part))
       parts.append(data.to_uint8(np.asarray(images))[: len(wanted)])
     return np.concatenate(parts), labels.astype(np.int64) if self.is_conditional else None
+
+  @functools.cached_property
+  def _generate(self) -> Callable[..., jax.Array]:
+    return jax.jit(self.gan.generate)  # kept, so that the next call of `sample` need not compile
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes the generator to `path` (safetensors), whole or not at all. The file may be published."""
@@ -118,33 +123,46 @@ def load(path: str | os.PathLike[str]) -> Model:
   Raises:
     InputError: no such file, not a generator of this package, or a damaged one.
   """
+  path = os.fspath(path)
+  if not os.path.isfile(path):
+    raise _validate.InputError(f'expected a generator at {path}, found none')
   try:
     with safetensors.safe_open(path, 'flax') as file:
       record = json.loads((file.metadata() or {}).get('dpgan_jax', '{}'))
       tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-  except FileNotFoundError:
-    raise _validate.InputError(f'expected a generator at {os.fspath(path)}, found none') from None
-  except (safetensors.SafetensorError, ValueError) as error:
-    raise _validate.InputError(
-      f'expected {os.fspath(path)} to be a safetensors file, got: {error}'
-    ) from None
+  except (safetensors.SafetensorError, ValueError, RecursionError) as error:
+    raise _validate.InputError(f'expected {path} to be a safetensors file, got: {error}') from None
   if not isinstance(record, dict) or record.get('format') != _FORMAT:
-    raise _validate.InputError(f'{os.fspath(path)} is not a dpgan_jax generator of this version')
+    raise _validate.InputError(f'{path} is not a dpgan_jax generator of this version')
   try:
-    gan = GAN(
-      TrainConfig.from_dict(record['config']),
-      DPMechanism.from_dict(record['mechanism']),
-      tuple(record['image_shape']),
-      record['num_classes'],
-    )
-    abstract = jax.eval_shape(gan.init, jax.random.key(0)).g_average
-    generator = jax.tree_util.tree_map_with_path(
-      lambda p, leaf: _checked(tensors[_name(p)], leaf, _name(p)), abstract
-    )
-    names = tuple(record['class_names'])
-    return Model(gan, generator, record['steps'], names, record['dataset'])
-  except (KeyError, TypeError) as error:
-    raise _validate.InputError(f'{os.fspath(path)} lacks {error} or is damaged') from None
+    model = _without_arrays(record)
+  except KeyError as error:
+    raise _validate.InputError(f'{path} is damaged: it lacks {error}') from None
+  except (AttributeError, TypeError, ValueError) as error:  # whatever a wrong type leads to
+    raise _validate.InputError(f'{path} is damaged: {" ".join(str(error).split())}') from None
+  abstract = jax.eval_shape(model.gan.init, jax.random.key(0)).g_average
+  generator = jax.tree_util.tree_map_with_path(
+    lambda p, leaf: _checked(path, tensors.get(_name(p)), leaf, _name(p)), abstract
+  )
+  return dataclasses.replace(model, generator=generator)
+
+
+def _without_arrays(record: dict[str, Any]) -> Model:
+  """The model that a file's metadata describe."""
+  height, width, channels = (
+    _validate.integer('image_shape', size, minimum=1) for size in record['image_shape']
+  )
+  gan = GAN(
+    TrainConfig.from_dict(record['config']),
+    DPMechanism.from_dict(record['mechanism']),
+    (height, width, channels),
+    _validate.integer('num_classes', record['num_classes'], minimum=1),
+  )
+  steps = _validate.integer('steps', record['steps'], minimum=0, maximum=gan.mechanism.steps)
+  names = tuple(str(name) for name in record['class_names'])
+  if len(names) != gan.num_classes:
+    raise _validate.InputError(f'expected {gan.num_classes} class_names, got {len(names)}')
+  return Model(gan, GeneratorState({}, {}), steps, names, str(record['dataset']))
 
 
 def _public_config(config: TrainConfig) -> TrainConfig:
@@ -160,10 +178,14 @@ def _name(path: Any) -> str:
   return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
-def _checked(array: jax.Array, expected: jax.ShapeDtypeStruct, name: str) -> jax.Array:
+def _checked(
+  path: str, array: jax.Array | None, expected: jax.ShapeDtypeStruct, name: str
+) -> jax.Array:
+  if array is None:
+    raise _validate.InputError(f'{path} is damaged: it lacks {name}')
   if array.shape != expected.shape or array.dtype != expected.dtype:
     raise _validate.InputError(
-      f'expected {name} to be {expected.dtype}{list(expected.shape)}, got '
+      f'{path} is damaged: expected {name} to be {expected.dtype}{list(expected.shape)}, got '
       f'{array.dtype}{list(array.shape)}'
     )
   return array

@@ -75,14 +75,18 @@ class ReportDiscriminator(nn.Module):
 
   @nn.compact
   def __call__(self, images: jax.Array, labels: jax.Array) -> jax.Array:
-    x = max_pool(nn.relu(Conv(16, (8, 8), stride=2)(images)), window=2, stride=1)
+    x = self._pool(nn.relu(Conv(16, (8, 8), stride=2)(images)))
     # The tutorial's padding; images too small for it keep their border.
     padding = 'VALID' if min(x.shape[1:3]) >= 6 else 'SAME'
-    x = max_pool(nn.relu(Conv(32, (4, 4), stride=2, padding=padding)(x)), window=2, stride=1)
+    x = self._pool(nn.relu(Conv(32, (4, 4), stride=2, padding=padding)(x)))
     x = x.reshape(x.shape[0], -1)
     if self.conditional:
       x = jnp.concatenate([x, _one_hot(labels, self.num_classes)], -1)
     return nn.Dense(1)(nn.relu(nn.Dense(32)(x)))[:, 0]
+
+  def _pool(self, x: jax.Array) -> jax.Array:
+    # Of an image smaller than 7 pixels nothing would be left.
+    return max_pool(x, window=2, stride=1) if min(x.shape[1:3]) > 1 else x
 
 
 class CompactGenerator(nn.Module):

@@ -80,7 +80,7 @@ def measure_step(gan: GAN) -> float:
   images = jnp.zeros((mechanism.num_examples, *gan.image_shape), jnp.uint8)
   labels = jnp.zeros((mechanism.num_examples,), jnp.int32)
   chunk = make_chunk(gan, 2 * gan.config.d_steps_per_g_step)
-  state, _ = jax.block_until_ready(chunk(gan.init(jax.random.key(0)), images, labels))
+  state, _ = jax.block_until_ready(chunk(jax.jit(gan.init)(jax.random.key(0)), images, labels))
   started = time.monotonic()
   jax.block_until_ready(chunk(state, images, labels))
   return (time.monotonic() - started) / (2 * gan.config.d_steps_per_g_step)

@@ -196,7 +196,7 @@ def _start_or_resume(gan: GAN, ledger: Ledger, checkpoints: Checkpoints) -> GANS
       'from: a new start would be a second release; use another run directory, which spends a '
       'budget of its own'
     )
-  state = gan.init(key)
+  state = jax.jit(gan.init)(key)
   checkpoints.save(0, state, {})
   checkpoints.wait()  # the keys must be on the disk before anything is charged
   return state
@@ -268,8 +268,9 @@ class _GridMaker:
     classes = min(gan.num_classes, 10)
     self._labels = np.repeat(np.arange(classes, dtype=np.int32), 10)
     self._conditional = gan.config.generator not in models.UNCONDITIONAL
-    key = jax.random.key(_GRID_KEY)
-    self._generate = jax.jit(lambda g: gan.generate(g, key, jnp.asarray(self._labels)))
+    self._generate = jax.jit(
+      lambda g: gan.generate(g, jax.random.key(_GRID_KEY), jnp.asarray(self._labels))
+    )
 
   def draw(self, g: GeneratorState, step: int, epsilon: float) -> None:
     spent = f'epsilon {epsilon:.3g}' if np.isfinite(epsilon) else 'no privacy'

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import resource
 import struct
 import subprocess
@@ -197,6 +198,47 @@ def test_parquet_is_laid_out_as_hugging_face_datasets_expects(tmp_path):
   np.testing.assert_array_equal(y, labels)
 
 
+def test_images_without_labels(tmp_path):
+  images, _ = make(12, channels=3)
+  paths = {f: export(target(tmp_path / f, f), images, None, format=f) for f in FORMATS}
+  with np.load(paths['npz'], allow_pickle=False) as archive:
+    assert archive.files == ['x']
+    np.testing.assert_array_equal(archive['x'], images, strict=True)
+  names = [p.relative_to(paths['png']).as_posix() for p in sorted(paths['png'].rglob('*.png'))]
+  assert names == [f'train/unlabelled/{n:02}.png' for n in range(12)]
+  for n, name in enumerate(names):
+    with Image.open(paths['png'] / name) as image:
+      np.testing.assert_array_equal(np.asarray(image), images[n])
+  assert sorted(tree(paths['idx'])) == ['train-images-idx4-ubyte.gz']
+  raw = gzip.decompress((paths['idx'] / 'train-images-idx4-ubyte.gz').read_bytes())
+  assert raw[20:] == images.tobytes()
+  table = pq.read_table(paths['parquet'])
+  assert table.column_names == ['image']
+  for n, row in enumerate(table.column('image').to_pylist()):
+    with Image.open(io.BytesIO(row['bytes'])) as image:
+      np.testing.assert_array_equal(np.asarray(image), images[n])
+  metadata = json.loads(table.schema.metadata[b'huggingface'])
+  assert metadata == {'info': {'features': {'image': {'_type': 'Image'}}}}
+
+
+@pytest.mark.parametrize('format', FORMATS)
+def test_images_without_labels_replace_labelled_ones_whole_and_the_other_way_round(
+  tmp_path, format
+):
+  images, labels = make(12)
+  path = target(tmp_path, format)
+  export(path, images, labels, format=format)
+  labelled = tree(tmp_path)
+  with pytest.raises(InputError, match='exists already'):
+    export(path, images, None, format=format)
+  export(path, images, None, format=format, overwrite=True)
+  bare = tree(tmp_path)
+  assert bare != labelled
+  assert not [n for n in bare if 'labels' in n or re.search('train/[0-9]', n)]
+  export(path, images, labels, format=format, overwrite=True)
+  assert tree(tmp_path) == labelled
+
+
 # --- what is there already ------------------------------------------------------------------------
 
 
@@ -347,6 +389,7 @@ IMAGES, LABELS = make(4)
     ({'labels': np.array([0, 5, 2, 1]), 'num_classes': 5}, r'labels in \[0, 5\), got 5 at index 1'),
     ({'labels': np.array([0, 1, 2, 256]), 'format': 'idx'}, r'labels in \[0, 256\), got 256'),
     ({'num_classes': 0}, 'num_classes'),
+    ({'labels': None, 'num_classes': 10}, 'no num_classes without labels, got 10'),
     ({'format': 'jpeg'}, 'format to be one of npz, png, idx, parquet; got'),
     ({'split': '../x'}, 'split to be one of train, test'),
     ({'images': np.zeros((4, 6, 5, 4), np.uint8), 'format': 'png'}, '1 .* or 3 .* got 4'),

@@ -1,0 +1,212 @@
+"""What a user sees when a command, a process of its own, goes wrong: one line and a status."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from absl import flags
+
+from dpgan_jax import cli
+from dpgan_jax.config import TrainConfig
+
+COMMAND = """
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from absl import flags
+
+from dpgan_jax import _validate, cli
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  count: int = dataclasses.field(default=3, metadata={{'help': 'How many.'}})
+  cap: int | None = dataclasses.field(default=None, metadata={{'help': 'At most.'}})
+  rate: float = dataclasses.field(default=0.5, metadata={{'help': 'How fast.'}})
+  end: float | None = dataclasses.field(default=None, metadata={{'help': 'How fast at last.'}})
+  name: str = dataclasses.field(default='x', metadata={{'help': 'What it is called.'}})
+
+
+def main():
+{body}
+
+
+cli.define_flags(Settings)
+cli.run(main, interrupted='Run it again.')
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+  """Writes a command whose `main` is the body given, and returns how to start it."""
+
+  def write(body: str) -> list[str]:
+    path = tmp_path / 'command.py'
+    path.write_text(COMMAND.format(body=textwrap.indent(body, '  ')), encoding='utf-8')
+    return [sys.executable, str(path)]
+
+  return write
+
+
+@pytest.fixture(autouse=True)
+def package_on_the_path(monkeypatch, request):
+  monkeypatch.setenv('PYTHONPATH', str(request.config.rootpath))
+
+
+def outcome(command: list[str], *arguments: str) -> tuple[int, str, str]:
+  done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+  return done.returncode, done.stdout, done.stderr
+
+
+SHOW = 'print(cli.config_from_flags(Settings))'
+
+
+def test_flags_become_settings(script, tmp_path):
+  """With their types; a flag file may have comments, and later flags win."""
+  flagfile = tmp_path / 'f.flags'
+  flagfile.write_text('# what it is for\n--count=9\n\n--name=y\n--rate=2\n')
+  status, out, err = outcome(script(SHOW), f'--flagfile={flagfile}', '--end=inf', '--name=5')
+  assert (status, err) == (0, '')
+  assert out == "Settings(count=9, cap=None, rate=2.0, end=inf, name='5')\n"
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--cuont=3'], "error: Unknown command line flag 'cuont'. Did you mean: count ?"),
+    (['--count=1.5'], "error: flag --count=1.5: invalid literal for int()"),
+    (['--rate=fast'], 'error: flag --rate=fast: could not convert string to float'),
+    (['--flagfile=nowhere.flags'], 'error: Unable to open flagfile: '),
+    (['count=3'], "error: expected flags only (--name=value), got 'count=3'"),
+  ],
+  ids=str,
+)
+def test_wrong_flags_are_one_line_and_status_2(script, arguments, message):
+  status, out, err = outcome(script(SHOW), *arguments)
+  assert (status, out) == (2, '')
+  assert err.startswith(message)
+  assert err.count('\n') == 1
+
+
+def test_help_lists_the_settings(script):
+  _, out, err = outcome(script(SHOW), '--help')
+  assert '--count: How many.' in out
+  assert '--end: How fast at last.' in out
+  assert err == ''
+
+
+@pytest.mark.parametrize(
+  ('body', 'status', 'message'),
+  [
+    (
+      "_validate.positive('rate', -1.0)",
+      2,
+      'error: expected rate > 0, got -1.0\n',
+    ),
+    (
+      "open('missing/file', 'w')",
+      1,
+      "error: [Errno 2] No such file or directory: 'missing/file'\n",
+    ),
+    ('raise KeyboardInterrupt', 130, 'error: interrupted. Run it again.\n'),
+  ],
+  ids=['bad input', 'file system', 'Ctrl-C'],
+)
+def test_expected_failures_are_one_line(script, body, status, message):
+  assert outcome(script(body)) == (status, '', message)
+
+
+def test_a_bug_keeps_its_traceback(script):
+  status, _, err = outcome(script('[][0]'))
+  assert status == 1
+  assert 'Traceback (most recent call last)' in err
+  assert 'IndexError: list index out of range' in err
+
+
+@pytest.mark.parametrize(
+  ('number', 'status', 'message'),
+  [
+    (signal.SIGTERM, 143, 'error: terminated. Run it again.\n'),
+    (signal.SIGINT, 130, 'error: interrupted. Run it again.\n'),
+  ],
+)
+def test_signals_end_cleanly_with_a_hint(script, number, status, message):
+  """The `finally` blocks of `main` run: a checkpoint being written is completed or removed."""
+  body = """\
+try:
+  print('ready', flush=True)
+  time.sleep(60)
+finally:
+  print('cleaned up', flush=True)
+"""
+  process = subprocess.Popen(
+    script(body), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  )
+  assert process.stdout is not None
+  assert process.stdout.readline() == 'ready\n'
+  process.send_signal(number)
+  out, err = process.communicate(timeout=60)
+  assert (process.returncode, out, err) == (status, 'cleaned up\n', message)
+
+
+@pytest.fixture
+def fresh_flags(monkeypatch):
+  """Absl's flags are global; a test defines its own and leaves the others alone."""
+  values = flags.FlagValues()
+  for kind in ('integer', 'float', 'string'):
+    define = getattr(flags, f'DEFINE_{kind}')
+    monkeypatch.setattr(
+      flags,
+      f'DEFINE_{kind}',
+      lambda name, default, text, define=define: define(name, default, text, flag_values=values),
+    )
+  monkeypatch.setattr(flags, 'FLAGS', values)
+  return values
+
+
+def test_every_field_of_a_run_has_a_flag_of_its_type_and_help(fresh_flags):
+  cli.define_flags(TrainConfig)
+  given = {
+    field.name: {int: '3', float: '0.5', str: 'x'}[
+      {'int': int, 'float': float, 'str': str}[str(field.type).removesuffix(' | None')]
+    ]
+    for field in dataclasses.fields(TrainConfig)
+  }
+  fresh_flags(['command', *(f'--{name}={value}' for name, value in given.items())])
+  for field in dataclasses.fields(TrainConfig):
+    flag = fresh_flags[field.name]
+    assert (flag.default, flag.help) == (field.default, field.metadata['help'])
+    assert str(flag.value) == given[field.name]
+    assert type(flag.value).__name__ == str(field.type).removesuffix(' | None')
+
+
+def test_flags_of_a_run_become_its_settings(fresh_flags):
+  cli.define_flags(TrainConfig)
+  fresh_flags(['train', '--target_epsilon=inf', '--epochs=3', '--generator=report_conditional'])
+  assert cli.config_from_flags(TrainConfig) == TrainConfig(
+    target_epsilon=math.inf, epochs=3.0, generator='report_conditional'
+  )
+
+
+@pytest.mark.parametrize(
+  ('seconds', 'text'),
+  [
+    (0.4, '0 s'),
+    (59.6, '1 min 0 s'),
+    (95.0, '1 min 35 s'),
+    (3600.0, '1 h 0 min'),
+    (7384.0, '2 h 3 min'),
+    (math.inf, 'unknown'),
+    (math.nan, 'unknown'),
+  ],
+)
+def test_duration(seconds, text):
+  assert cli.duration(seconds) == text

@@ -1,0 +1,172 @@
+"""The sampling command, as a process of its own, on a tiny run and on a saved generator."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from dpgan_jax import _validate, readers, sample
+from dpgan_jax.config import TrainConfig
+from dpgan_jax.data import ImageDataset
+from dpgan_jax.gan import GAN
+from dpgan_jax.mechanism import DPMechanism
+from dpgan_jax.model_file import Model
+from dpgan_jax.trainer import root_key, train
+
+CLASSES = 8
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """A run of two steps without noise: its ε is infinite, which spares the accounting its time."""
+  rng = np.random.default_rng(0)
+  dataset = ImageDataset(
+    images=rng.integers(0, 256, (32, 8, 8, 1)).astype(np.uint8),
+    labels=(np.arange(32) % CLASSES).astype(np.int32),
+    num_classes=CLASSES,
+    name='noise',
+    class_names=tuple('abcdefgh'),
+  )
+  config = TrainConfig(
+    noise_multiplier=0.0,
+    steps=2,
+    batch_size=8,
+    delta=1e-3,
+    d_steps_per_g_step=1,
+    latent_dim=4,
+    num_samples=10,
+    steps_per_report=2,
+  )
+  return train(config, dataset, tmp_path_factory.mktemp('runs') / 'run', progress=False)
+
+
+@pytest.fixture(scope='module')
+def unconditional(tmp_path_factory):
+  """A saved generator without classes, as initialised; the file is that of a private run."""
+  config = TrainConfig(
+    noise_multiplier=10.0, steps=4, latent_dim=4, generator='report', discriminator='report'
+  )
+  mechanism = DPMechanism.create(
+    num_examples=64, batch_size=8, l2_clip_norm=1.0, noise_multiplier=10.0, steps=4, delta=1e-3
+  )
+  gan = GAN(config, mechanism, (8, 8, 1), 1)
+  path = tmp_path_factory.mktemp('models') / 'report.safetensors'
+  Model(gan, jax.jit(gan.init)(root_key(0)).g_average, 4, ('0',), 'x').save(path)
+  return path, mechanism.epsilon()
+
+
+@pytest.fixture
+def command(request):
+  """Runs the command; returns (exit status, stdout, stderr)."""
+
+  def run(*arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+      [sys.executable, '-m', 'dpgan_jax.sample', *arguments],
+      cwd=request.config.rootpath,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+  return run
+
+
+def test_npz_into_the_run_directory_and_never_over_it(trained, command):
+  run_dir = trained.run.path
+  arguments = (f'--run_dir={run_dir}', '--num=20', '--seed=5')
+  status, out, err = command(*arguments)
+  path = run_dir / 'synthetic_npz.npz'
+  assert (status, err) == (0, '')
+  assert out == f'20 synthetic examples (no privacy, step 2): {path}\n'
+  before = path.read_bytes()
+  with np.load(path) as file:
+    expected = trained.model.sample(20, key=root_key(5))
+    np.testing.assert_array_equal(file['x'], expected[0][..., 0])
+    np.testing.assert_array_equal(file['y'], expected[1])
+
+  status, out, err = command(*arguments)
+  assert (status, out) == (2, '')
+  assert err == f'error: {path} exists already; expected a new path, or overwrite\n'
+  assert path.read_bytes() == before
+
+  status, _, err = command(f'--run_dir={run_dir}', '--num=3', '--overwrite')
+  assert (status, err) == (0, '')
+  with np.load(path) as file:
+    assert len(file['x']) == len(file['y']) == 3
+
+
+def test_png_folder_of_chosen_classes_from_a_saved_generator(trained, command, tmp_path):
+  trained.model.save(tmp_path / 'g.safetensors')
+  status, out, err = command(
+    f'--model={tmp_path}/g.safetensors', '--format=png', '--num=7', '--labels=0,1,7'
+  )
+  assert (status, err) == (0, '')
+  folder = tmp_path / 'synthetic_png'  # beside the model
+  assert out.endswith(f': {folder}\n')
+  names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*.png'))
+  of_class = {'0': (0, 3, 6), '1': (1, 4), '7': (2, 5)}  # the classes in turn
+  assert names == [f'train/{k}/{n}.png' for k, numbers in of_class.items() for n in numbers]
+  assert Image.open(folder / names[0]).size == (8, 8)
+
+
+def test_idx(trained, command, tmp_path):
+  status, _, err = command(
+    f'--run_dir={trained.run.path}', '--format=idx', '--num=16', f'--out={tmp_path}/idx'
+  )
+  assert (status, err) == (0, '')
+  images = readers.read_idx(tmp_path / 'idx' / 'train-images-idx3-ubyte.gz')
+  labels = gzip.decompress((tmp_path / 'idx' / 'train-labels-idx1-ubyte.gz').read_bytes())[8:]
+  assert images.shape == (16, 8, 8)
+  assert sorted(labels) == sorted([*range(CLASSES)] * 2)
+
+
+def test_unconditional_generator_to_parquet_without_labels(unconditional, command, tmp_path):
+  path, epsilon = unconditional
+  status, out, err = command(
+    f'--model={path}', '--format=parquet', '--num=3', f'--out={tmp_path}/p'
+  )
+  assert (status, err) == (0, '')
+  assert out == f'3 synthetic examples (epsilon {epsilon:.4g}, delta 0.001, step 4): {tmp_path}/p\n'
+  table = parquet.read_table(tmp_path / 'p').to_pylist()
+  assert [set(row) for row in table] == [{'image'}] * 3
+  assert Image.open(io.BytesIO(table[0]['image']['bytes'])).size == (8, 8)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ([], 'expected --run_dir=DIRECTORY or --model=FILE, one of them'),
+    (['--run_dir=nowhere'], 'got nowhere, which does not exist'),
+    (['--run_dir=x', '--format=jpg'], "one of npz, png, idx, parquet; got 'jpg'"),
+  ],
+  ids=str,
+)
+def test_wrong_commands_are_one_line_and_status_2(command, arguments, message):
+  status, out, err = command(*arguments)
+  assert (status, out) == (2, '')
+  assert err.startswith('error: expected ')
+  assert err.endswith(f'{message}\n')
+  assert err.count('\n') == 1
+
+
+def test_labels_are_dealt_in_turn():
+  assert sample.parse_labels(None, 5, 10) is None
+  assert list(sample.parse_labels('0,1,7', 5, 10)) == [0, 1, 7, 0, 1]
+  assert list(sample.parse_labels('3', 2, 10)) == [3, 3]
+  assert list(sample.parse_labels('5, 4', 1, 10)) == [5]
+  assert sample.parse_labels('1', 1, 10).dtype == np.int64
+
+
+@pytest.mark.parametrize('text', ['', 'x', '1,', '1;2', '1.5', '10', '-1', '0,12'])
+def test_labels_that_are_no_classes_are_refused(text):
+  with pytest.raises(_validate.InputError, match='expected labels '):
+    sample.parse_labels(text, 5, 10)
