@@ -1,8 +1,8 @@
 """Synthetic data with a privacy guarantee: GANs trained by DP-SGD, in JAX.
 
-The privacy core (`DPMechanism`, `clip_and_noise`, `noise_sum`, `clipped_grad`, `clipped_sum`) needs jax, numpy, optax and
-dp-accounting only, and is meant to be imported into other projects. `DPGAN` and what it is made of
-are loaded on first use, so that importing the core stays light.
+The privacy core (`DPMechanism`, `clip_and_noise`, `noise_sum`, `clipped_grad`, `clipped_sum`) needs
+jax, numpy, optax and dp-accounting only, and is meant to be imported into other projects. `DPGAN`
+and what it is made of are loaded on first use, so that importing the core stays light.
 """
 
 from __future__ import annotations

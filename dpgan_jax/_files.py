@@ -1,7 +1,7 @@
 """Files that are either whole or absent.
 
-A reader never sees half a file under its final name: everything is written beside its place, flushed
-to the disk, and renamed. `os.replace` is atomic on POSIX file systems.
+A reader never sees half a file under its final name: everything is written beside its place,
+flushed to the disk, and renamed. `os.replace` is atomic on POSIX file systems.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import IO, Any
 
 
 def fsync_directory(path: str | os.PathLike[str]) -> None:
-  """Makes the names inside a directory durable (a rename is only safe once its directory is synced)."""
+  """Makes the names inside a directory durable (a rename is only safe once its directory is
+  synced).
+  """
   handle = os.open(path, os.O_RDONLY)
   try:
     os.fsync(handle)
@@ -40,8 +42,9 @@ def atomic_write(path: str | os.PathLike[str], mode: str = 'w') -> Iterator[IO[A
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = _beside(path)
+  handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
   try:
-    with open(temporary, mode.replace('w', 'x'), encoding=None if 'b' in mode else 'utf-8') as file:
+    with os.fdopen(handle, mode, encoding=None if 'b' in mode else 'utf-8') as file:
       yield file
       file.flush()
       os.fsync(file.fileno())
@@ -55,7 +58,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = 'w') -> Iterator[IO[A
 
 @contextlib.contextmanager
 def atomic_directory(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-  """Yields a temporary directory that takes the name `path` when the block ends without an exception.
+  """Yields a temporary directory that takes the name `path` when the block ends without an
+  exception.
 
   Raises:
     FileExistsError: `path` exists already; nothing is ever merged into it or deleted.

@@ -1,8 +1,8 @@
 """ε of a DpEvent, and the noise or the number of steps that a target ε allows.
 
-All arithmetic is dp-accounting's, by privacy loss distributions (PLD): tight, and the only accountant
-that knows truncated Poisson sampling. What this module adds is the search around it, and one rule: a
-calibrated answer never exceeds its target.
+All arithmetic is dp-accounting's, by privacy loss distributions (PLD): tight, and the only
+accountant that knows truncated Poisson sampling. What this module adds is the search around it, and
+one rule: a calibrated answer never exceeds its target.
 
 >>> event = dp_accounting.GaussianDpEvent(noise_multiplier=3.0)
 >>> round(epsilon(event, delta=1e-5), 2)
@@ -26,7 +26,8 @@ RELATIONS = {
   'replace_one': dp_accounting.NeighboringRelation.REPLACE_ONE,
   'replace_special': dp_accounting.NeighboringRelation.REPLACE_SPECIAL,
 }
-"""Neighbouring relations by name; one is carried through sampler, clipping, noise and accountant."""
+"""Neighbouring relations by name; one is carried through sampler, clipping, noise and accountant.
+"""
 
 _FINE_GRID = 1e-4  # dp-accounting's default spacing of the discretised privacy loss
 _COARSE_GRID = 1e-3  # ten times faster, and still an upper bound

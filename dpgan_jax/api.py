@@ -1,11 +1,11 @@
 """The whole package as one object, for notebooks and scripts.
 
-    model = DPGAN(target_epsilon=2.0, epochs=20, batch_size=64, delta=1e-4)
-    model.fit(images, labels, run_dir='runs/mine')     # uint8 [N, H, W] or [N, H, W, C]; int [N]
-    model.epsilon                                      # what it cost
-    x, y = model.sample(10_000)                        # as many as you like, for free
-    model.save('generator.safetensors')                # nothing private in it
-    DPGAN.load('generator.safetensors').sample(100)
+model = DPGAN(target_epsilon=2.0, epochs=20, batch_size=64, delta=1e-4)
+model.fit(images, labels, run_dir='runs/mine')     # uint8 [N, H, W] or [N, H, W, C]; int [N]
+model.epsilon                                      # what it cost
+x, y = model.sample(10_000)                        # as many as you like, for free
+model.save('generator.safetensors')                # nothing private in it
+DPGAN.load('generator.safetensors').sample(100)
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class DPGAN:
     Args:
       images: uint8 [N, H, W] or [N, H, W, C], C = 1 or 3; or an `ImageDataset`.
       labels: whole numbers [N] from 0; None puts all images in one class.
-      run_dir: directory of the run: ledger, checkpoints, samples, figures. It is private as a whole.
+      run_dir: directory of the run: ledger, checkpoints, samples, figures. It is private as a
+        whole.
       num_classes: K, a public number; default: the largest label + 1.
       progress: show a progress bar.
 

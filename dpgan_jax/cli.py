@@ -1,8 +1,8 @@
 """What every command shares: flags parsed kindly, one line for a mistake, signals that end cleanly.
 
-Exit status: 0 done; 2 bad input (one line says what is wrong and what would be right); 1 the file system
-failed (disk full, no permission); 130 or 143 interrupted. Any other failure is a bug and keeps its
-traceback.
+Exit status: 0 done; 2 bad input (one line says what is wrong and what would be right); 1 the file
+system failed (disk full, no permission); 130 or 143 interrupted. Any other failure is a bug and
+keeps its traceback.
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ def define_flags(config_class: Any) -> None:
   """Defines one flag per field of a configuration dataclass, typed and documented by it."""
   hints = typing.get_type_hints(config_class)
   for field in dataclasses.fields(config_class):
-    (kind,) = {t for t in typing.get_args(hints[field.name]) or (hints[field.name],)} - {
-      type(None)
-    }
+    (kind,) = {t for t in typing.get_args(hints[field.name]) or (hints[field.name],)} - {type(None)}
     define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}[kind]
     define(field.name, field.default, field.metadata['help'])
 

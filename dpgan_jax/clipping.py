@@ -1,11 +1,14 @@
 """Per-example gradients → a clipped sum whose sensitivity is known.
 
-`clipped_sum` takes gradients that carry a leading example axis; `clipped_grad` makes them first, with
-`vmap(grad)`, in microbatches where memory is short. Adding or removing one example changes the sum by
-at most `l2_clip_norm` in the L2 norm over all parameters together, whatever that example holds:
+`clipped_sum` takes gradients that carry a leading example axis; `clipped_grad` makes them first,
+with `vmap(grad)`, in microbatches where memory is short. Adding or removing one example changes the
+sum by at most `l2_clip_norm` in the L2 norm over all parameters together, whatever that example
+holds:
 
-* an example whose gradient norm exceeds C is scaled down to norm C, the others are left as they are;
-* an example with a NaN or infinite entry, or a norm beyond float32, contributes exactly zero, whole;
+* an example whose gradient norm exceeds C is scaled down to norm C, the others are left as they
+  are;
+* an example with a NaN or infinite entry, or a norm beyond float32, contributes exactly zero,
+  whole;
 * an example outside the mask contributes exactly zero;
 * norms, scaling and the sum are in float32 (or wider), whatever the dtype of the gradients.
 
@@ -35,8 +38,8 @@ class ClippedSum(NamedTuple):
   """What `clipped_sum` returns.
 
   Attributes:
-    sum: pytree of parameters' shapes, the sum of the clipped gradients. Only this is bounded; it still
-      needs noise before it may leave.
+    sum: pytree of parameters' shapes, the sum of the clipped gradients. Only this is bounded; it
+      still needs noise before it may leave.
     norms: float32[n], the norm of each example's gradient before clipping. Private, unbounded.
   """
 
@@ -45,7 +48,9 @@ class ClippedSum(NamedTuple):
 
 
 class ClippedGrad(NamedTuple):
-  """What a function made by `clipped_grad` returns: a `ClippedSum` and the private losses float32[n]."""
+  """What a function made by `clipped_grad` returns: a `ClippedSum` and the private losses
+  float32[n].
+  """
 
   sum: PyTree
   norms: jax.Array
@@ -179,7 +184,7 @@ def clipped_grad(
     def split(x: jax.Array) -> jax.Array:
       # Padding repeats example 0 rather than inventing an input; its mask is False.
       padded = jnp.concatenate([x, jnp.repeat(x[:1], padding, axis=0)]) if padding else x
-      return padded.reshape((passes, microbatch_size) + x.shape[1:])
+      return padded.reshape((passes, microbatch_size, *x.shape[1:]))
 
     mask_parts = split(mask) & (jnp.arange(passes * microbatch_size) < count).reshape(passes, -1)
 
@@ -188,7 +193,9 @@ def clipped_grad(
       return jax.tree.map(jnp.add, total, result.sum), (result.norms, result.losses)
 
     zero = jax.tree.map(lambda p: jnp.zeros(p.shape, accumulation_dtype(p.dtype)), params)
-    total, (norms, losses) = jax.lax.scan(accumulate, zero, (jax.tree.map(split, batch), mask_parts))
+    total, (norms, losses) = jax.lax.scan(
+      accumulate, zero, (jax.tree.map(split, batch), mask_parts)
+    )
     return ClippedGrad(total, norms.reshape(-1)[:count], losses.reshape(-1)[:count])
 
   return fn

@@ -29,7 +29,7 @@ class TrainConfig:
 
   dataset: str = _field(
     'digits',
-    'Data set by name (digits, mnist, fashion_mnist, kmnist, emnist) or kind of file (idx, npz, png).',
+    'Data set (digits, mnist, fashion_mnist, kmnist, emnist) or kind of file (idx, npz, png).',
   )
 
   # Privacy: two of target_epsilon, noise_multiplier and steps (or epochs) determine the third.
@@ -65,7 +65,7 @@ class TrainConfig:
   g_batch_size: int | None = _field(None, 'Fakes per generator step; default: batch_size.')
   fake_gradient: str = _field(
     'clipped',
-    "Balance of the fake half of D's gradient: clipped (each fake's gradient to the same norm as a real one's) or plain.",
+    "Fake half of D's gradient: clipped (each fake's to the norm of a real one's) or plain.",
   )
   d_optimizer: str = _field('adam', 'adam or sgd.')
   g_optimizer: str = _field('adam', 'adam or sgd.')
@@ -98,7 +98,7 @@ class TrainConfig:
   num_samples: int = _field(10_000, 'Samples left in samples.npz at the end of a run.')
   seed: int | None = _field(
     None,
-    'Fixed seed. Reproducible, and not private against those who know it; default: 64 bits from the operating system.',
+    'Fixed seed: reproducible, not private against those who know it. Default: 64 random bits.',
   )
 
   def __post_init__(self) -> None:
@@ -182,7 +182,8 @@ class TrainConfig:
       given = getattr(self, name) is not None
       if given and self.learning_rate_schedule == 'constant':
         raise _validate.InputError(
-          f'{name} was given but learning_rate_schedule is constant: choose linear, exponential or cosine'
+          f'{name} was given but learning_rate_schedule is constant: choose linear, exponential '
+          'or cosine'
         )
     if (
       self.learning_rate_schedule != 'constant'
@@ -190,7 +191,8 @@ class TrainConfig:
       and self.g_learning_rate_end is None
     ):
       raise _validate.InputError(
-        f'learning_rate_schedule={self.learning_rate_schedule} needs d_learning_rate_end or g_learning_rate_end'
+        f'learning_rate_schedule={self.learning_rate_schedule} needs d_learning_rate_end or '
+        'g_learning_rate_end'
       )
 
   def replace(self, **changes: Any) -> TrainConfig:
@@ -211,4 +213,5 @@ class TrainConfig:
     unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(cls)})
     if unknown:
       raise _validate.InputError(f'unknown settings: {", ".join(unknown)}')
-    return cls(**{k: math.inf if v == 'inf' else v for k, v in fields.items()})
+    values: dict[str, Any] = {k: math.inf if v == 'inf' else v for k, v in fields.items()}
+    return cls(**values)

@@ -111,9 +111,7 @@ def sample_grid(
   return pathlib.Path(path)
 
 
-def _rows(
-  count: int, columns: int, labels: np.ndarray | None
-) -> list[tuple[str, np.ndarray]]:
+def _rows(count: int, columns: int, labels: np.ndarray | None) -> list[tuple[str, np.ndarray]]:
   """Returns for each row what stands before it ('' if nothing) and the indices of its images."""
   if labels is None:
     groups = [('', np.arange(count))]

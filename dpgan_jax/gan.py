@@ -1,18 +1,18 @@
 """The GAN: its state, a private discriminator step, a free generator step.
 
-A discriminator step takes a Poisson batch of real examples (fresh, and charged, every time), clips each
-one's gradient, adds noise to the sum, divides by the expected batch size, and adds the gradient of a
-constant number of fakes, which are public. The generator only ever sees the discriminator, so what it
-learns is post-processing.
+A discriminator step takes a Poisson batch of real examples (fresh, and charged, every time), clips
+each one's gradient, adds noise to the sum, divides by the expected batch size, and adds the
+gradient of a constant number of fakes, which are public. The generator only ever sees the
+discriminator, so what it learns is post-processing.
 
-Balance of the two halves (`fake_gradient`). Clipping bounds the real half by C. If the fake half stayed
-whole, the real side would starve: with C = 1 and plain fakes the raw norms of real gradients drift to
-over 100 within 5,000 steps, of which clipping leaves 1, and the discriminator calls everything fake. By
-default the fakes' gradients are therefore clipped to the same norm per example ('clipped'; no noise, no
-privacy cost). 'plain' keeps the fake half whole, as the report did.
+Balance of the two halves (`fake_gradient`). Clipping bounds the real half by C. If the fake half
+stayed whole, the real side would starve: with C = 1 and plain fakes the raw norms of real gradients
+drift to over 100 within 5,000 steps, of which clipping leaves 1, and the discriminator calls
+everything fake. By default the fakes' gradients are therefore clipped to the same norm per example
+('clipped'; no noise, no privacy cost). 'plain' keeps the fake half whole, as the report did.
 
-Key schedule: every random draw of step t comes from `fold_in(purpose key, t)`, so a resumed run draws
-what the interrupted one would have drawn. Real batches, fakes, and noise have separate keys.
+Key schedule: every random draw of step t comes from `fold_in(purpose key, t)`, so a resumed run
+draws what the interrupted one would have drawn. Real batches, fakes, and noise have separate keys.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dpgan_jax import _validate, clipping, models
+from dpgan_jax import clipping, models
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.data import to_model_range
 from dpgan_jax.mechanism import DPMechanism
@@ -203,8 +203,8 @@ class GAN:
       images: uint8 [N, H, W, C], the private data set, on the device.
       labels: int32 [N].
 
-    Guarantee: the state after depends on `images` and `labels` only through the mechanism's noisy sum (and the
-      keys); metrics marked private do not.
+    Guarantee: the state after depends on `images` and `labels` only through the mechanism's noisy
+      sum (and the keys); metrics marked private do not.
     """
     state, d_metrics = self._d_step(state, images, labels)
     due = state.step % self.config.d_steps_per_g_step == 0
@@ -290,12 +290,18 @@ class GAN:
   def _fakes(
     self, g: GeneratorState, key: jax.Array, count: int
   ) -> tuple[jax.Array, jax.Array, PyTree]:
-    """`count` fakes with uniform labels (the real class counts are private), and batch-norm averages."""
+    """`count` fakes with uniform labels (the real class counts are private), and batch-norm
+    averages.
+    """
     z_key, label_key = jax.random.split(key)
     z = jax.random.normal(z_key, (count, self.config.latent_dim))
     labels = jax.random.randint(label_key, (count,), 0, self.num_classes)
     fakes, updated = self.generator.apply(
-      {'params': g.params, 'batch_stats': g.batch_stats}, z, labels, train=True, mutable=['batch_stats']
+      {'params': g.params, 'batch_stats': g.batch_stats},
+      z,
+      labels,
+      train=True,
+      mutable=['batch_stats'],
     )
     return fakes, labels, updated.get('batch_stats', g.batch_stats)
 

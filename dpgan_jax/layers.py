@@ -1,12 +1,14 @@
 """Layers whose arithmetic suits the backend; parameters and results are those of Flax's own layers.
 
-On XLA:CPU a convolution inside a compiled loop runs 5 to 15 times slower than the same sums written as
-patches × matrix, and compiles far longer. `Conv` therefore has two implementations behind one set of
-parameters (`kernel` [h, w, in, out] and `bias` [out], as `flax.linen.Conv`), chosen when it is traced.
+On XLA:CPU a convolution inside a compiled loop runs 5 to 15 times slower than the same sums written
+as patches × matrix, and compiles far longer. `Conv` therefore has two implementations behind one
+set of parameters (`kernel` [h, w, in, out] and `bias` [out], as `flax.linen.Conv`), chosen when it
+is traced.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -59,7 +61,8 @@ def conv2d(
     return jax.lax.conv_general_dilated(
       x, kernel, (stride, stride), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
     )
-  return patches(x, kernel.shape[:2], stride, padding) @ kernel.reshape(-1, kernel.shape[-1])
+  window = (kernel.shape[0], kernel.shape[1])
+  return patches(x, window, stride, padding) @ kernel.reshape(-1, kernel.shape[-1])
 
 
 class Conv(nn.Module):
@@ -90,14 +93,13 @@ def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
   """
   height = (x.shape[1] - window) // stride + 1
   width = (x.shape[2] - window) // stride + 1
-  result = None
+  parts = []
   for i in range(window):
     for j in range(window):
       rows = slice(i, i + (height - 1) * stride + 1, stride)
       columns = slice(j, j + (width - 1) * stride + 1, stride)
-      part = x[:, rows, columns]
-      result = part if result is None else jnp.maximum(result, part)
-  return result
+      parts.append(x[:, rows, columns])
+  return functools.reduce(jnp.maximum, parts)
 
 
 def upsample(x: jax.Array) -> jax.Array:
@@ -106,9 +108,11 @@ def upsample(x: jax.Array) -> jax.Array:
 
 
 def _fold_matrix(size: int) -> np.ndarray:
-  """[phase, coarse offset, tap]: which coarse pixel a tap of a kernel reads after upsampling by two.
+  """[phase, coarse offset, tap]: which coarse pixel a tap of a kernel reads after upsampling by
+  two.
 
-  Output pixel 2i + a reads fine pixels 2i + a + d, which are copies of coarse pixel i + ⌊(a + d)/2⌋.
+  Output pixel 2i + a reads fine pixels 2i + a + d, which are copies of coarse pixel i + ⌊(a +
+  d)/2⌋.
   """
   half = size // 2
   reach = (half + 1) // 2
@@ -123,8 +127,8 @@ def upsample_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """`conv2d(upsample(x), kernel)` for an odd square kernel, without the large image.
 
   The taps that would read copies of the same pixel are added up first, which leaves four small
-  kernels, one for each pixel of a 2×2 block. A 5×5 convolution then takes 9 instead of 25 products per
-  output pixel, and a quarter of the positions need patches.
+  kernels, one for each pixel of a 2×2 block. A 5×5 convolution then takes 9 instead of 25 products
+  per output pixel, and a quarter of the positions need patches.
 
   Raises:
     InputError: the kernel is not square or not odd, where another padding would apply.

@@ -1,12 +1,12 @@
 """The privacy ledger: what has been spent, on disk before it is spent.
 
-One line of JSON per event. The first says what the run is (each stage's mechanism, the data it runs on);
-every later one charges a stage up to a step. A charge is flushed to the disk before the steps it
-pays for are taken, so a crash at any moment can only over-count. Re-taking charged steps after a crash
-costs nothing: they draw the same batches and the same noise from (key, step), so they are the same
-release. Every line carries a hash of itself and its predecessor, so that an edited or damaged ledger is
-noticed; only an incomplete last line, what a crash in mid-write leaves, is dropped, since the steps it
-would have paid for were not taken.
+One line of JSON per event. The first says what the run is (each stage's mechanism, the data it runs
+on); every later one charges a stage up to a step. A charge is flushed to the disk before the steps
+it pays for are taken, so a crash at any moment can only over-count. Re-taking charged steps after a
+crash costs nothing: they draw the same batches and the same noise from (key, step), so they are the
+same release. Every line carries a hash of itself and its predecessor, so that an edited or damaged
+ledger is noticed; only an incomplete last line, what a crash in mid-write leaves, is dropped, since
+the steps it would have paid for were not taken.
 
 The ledger belongs to the private run directory: it holds a fingerprint of the data.
 """
@@ -175,9 +175,7 @@ def _check_stages(stages: Mapping[str, DPMechanism]) -> None:
       raise _validate.InputError(f'expected one {field} for all stages, got {values}')
 
 
-def _check_header(
-  path: pathlib.Path, saved: Mapping[str, Any], now: Mapping[str, Any]
-) -> None:
+def _check_header(path: pathlib.Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
   differences = []
   if saved.get('format') != now['format']:
     differences.append(f'format is {saved.get("format")} there and {now["format"]} now')
@@ -192,8 +190,8 @@ def _check_header(
     differences.append('the data set has the same size but other contents')
   if differences:
     raise _validate.InputError(
-      f'{path} records another mechanism: {"; ".join(differences)}. Use the same settings, or another '
-      'run directory (which spends a budget of its own)'
+      f'{path} records another mechanism: {"; ".join(differences)}. Use the same settings, or '
+      'another run directory (which spends a budget of its own)'
     )
 
 

@@ -1,7 +1,7 @@
 """One frozen object from which sampler, clipping, noise and accountant are all derived.
 
-`DPMechanism` holds every number the guarantee depends on, once. Its parts cannot disagree, because none
-of them is told these numbers by anybody else:
+`DPMechanism` holds every number the guarantee depends on, once. Its parts cannot disagree, because
+none of them is told these numbers by anybody else:
 
     sampler  ← N, q, cap          `mechanism.sampler`
     clipping ← C                  `mechanism.clipped_grad(loss)`
@@ -37,12 +37,14 @@ class BudgetError(_validate.InputError):
 class DPMechanism:
   """T steps of DP-SGD: truncated Poisson batches, per-example clipping, Gaussian noise on the sum.
 
-  Build it with `create` (σ and T given), `for_epsilon` (ε and T given) or `for_epsilon_and_noise` (ε and σ given).
+  Build it with `create` (σ and T given), `for_epsilon` (ε and T given) or `for_epsilon_and_noise`
+  (ε and σ given).
 
   Attributes:
     num_examples: N. Public: it enters q, and the accounting of the cut.
     batch_size: B, the expected number of examples per step and the public divisor of the noisy sum.
-    sampling_probability: q = B/N, rounded down to a multiple of 2⁻³⁰ (what the sampler really does).
+    sampling_probability: q = B/N, rounded down to a multiple of 2⁻³⁰ (what the sampler really
+      does).
     truncated_batch_size: the cap on a batch, its static shape.
     l2_clip_norm: C, the bound on one example's gradient. `inf` only without noise.
     noise_multiplier: σ relative to C. 0 means no privacy, and ε = ∞.
@@ -50,17 +52,17 @@ class DPMechanism:
     delta: δ at which ε is stated.
     neighboring_relation: 'add_or_remove_one' (default), 'replace_one' or 'replace_special'.
 
-  Guarantee: the sequence of all noisy gradients of `steps` steps, and everything computed from it and from
-  public data alone, is (ε, δ)-DP with ε = `epsilon()`, for data sets of `num_examples` records and
-  their neighbours under `neighboring_relation`. What it does not cover: floating-point and PRNG
-  imperfections, and anything else computed from the data (losses, scores, tuning).
+  Guarantee: the sequence of all noisy gradients of `steps` steps, and everything computed from it
+  and from public data alone, is (ε, δ)-DP with ε = `epsilon()`, for data sets of `num_examples`
+  records and their neighbours under `neighboring_relation`. What it does not cover: floating-point
+  and PRNG imperfections, and anything else computed from the data (losses, scores, tuning).
 
-  About the cut: when more than `truncated_batch_size` examples join, one example's presence can push
-  another one out, so that branch has sensitivity 2C; `TruncatedSubsampledGaussianDpEvent` charges
-  it (arXiv 2508.15089). The argument holds for 'add_or_remove_one' as well: given that at least cap
-  other examples joined, the batch with the example is a random cap-subset of the others in which
-  the example has replaced at most one, and whether cap others joined does not depend on the example. Under
-  'add_or_remove_one' the event's data set is the larger neighbour, N + 1.
+  About the cut: when more than `truncated_batch_size` examples join, one example's presence can
+  push another one out, so that branch has sensitivity 2C; `TruncatedSubsampledGaussianDpEvent`
+  charges it (arXiv 2508.15089). The argument holds for 'add_or_remove_one' as well: given that at
+  least cap other examples joined, the batch with the example is a random cap-subset of the others
+  in which the example has replaced at most one, and whether cap others joined does not depend on
+  the example. Under 'add_or_remove_one' the event's data set is the larger neighbour, N + 1.
   """
 
   num_examples: int
@@ -85,14 +87,16 @@ class DPMechanism:
         f'expected sampling_probability = batch_size/num_examples = '
         f'{_probability(self.num_examples, self.batch_size)!r}, got {self.sampling_probability!r}'
       )
+    # One more than N is allowed: at q = 1 the larger neighbour, N + 1, must not be cut either.
     _validate.integer(
-      'truncated_batch_size', self.truncated_batch_size, minimum=1, maximum=self.num_examples
+      'truncated_batch_size', self.truncated_batch_size, minimum=1, maximum=self.num_examples + 1
     )
     _validate.positive('l2_clip_norm', self.l2_clip_norm, allow_inf=True)
     _validate.non_negative('noise_multiplier', self.noise_multiplier)
     if self.noise_multiplier > 0 and math.isinf(self.l2_clip_norm):
       raise _validate.InputError(
-        'expected a finite l2_clip_norm with noise_multiplier > 0, got inf: no finite noise covers it'
+        'expected a finite l2_clip_norm with noise_multiplier > 0, got inf: no finite noise '
+        'covers it'
       )
     _validate.integer('steps', self.steps, minimum=1, maximum=2**31 - 1)  # numbers are int32
     _validate.fraction('delta', self.delta)
@@ -179,7 +183,7 @@ class DPMechanism:
     return sampling.TruncatedPoissonSampler(
       num_examples=self.num_examples,
       sampling_probability=self.sampling_probability,
-      truncated_batch_size=self.truncated_batch_size,
+      truncated_batch_size=min(self.truncated_batch_size, self.num_examples),
     )
 
   def clipped_grad(
@@ -192,9 +196,7 @@ class DPMechanism:
 
   def clip_and_noise(self, key: jax.Array) -> optax.GradientTransformationExtraArgs:
     """`privatizer.clip_and_noise` of this mechanism: from per-example gradients."""
-    return privatizer.clip_and_noise(
-      self.l2_clip_norm, self.noise_multiplier, self.batch_size, key
-    )
+    return privatizer.clip_and_noise(self.l2_clip_norm, self.noise_multiplier, self.batch_size, key)
 
   def noise_sum(self, key: jax.Array) -> optax.GradientTransformationExtraArgs:
     """`privatizer.noise_sum` of this mechanism: from the sum that `clipped_grad` returns."""

@@ -1,8 +1,8 @@
 """A trained generator on its own: draw samples, save, load. Nothing private is in it.
 
-The file is safetensors: the generator's arrays, and in its metadata the settings, the mechanism and the
-number of steps taken, from which anyone can compute ε again. It holds no discriminator, optimizer state,
-key, or anything computed from real data, and loading it runs no code.
+The file is safetensors: the generator's arrays, and in its metadata the settings, the mechanism and
+the number of steps taken, from which anyone can compute ε again. It holds no discriminator,
+optimizer state, key, or anything computed from real data, and loading it runs no code.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Model:
 
     Args:
       num: how many, ≥ 1.
-      labels: whole numbers [num] in [0, K); default: uniform, in random order, as balanced as possible.
+      labels: whole numbers [num] in [0, K); default: uniform, in random order, as balanced as
+        possible.
       key: a typed key. The noise key of the training is not involved.
 
     Returns:

@@ -1,14 +1,15 @@
 """Generators and discriminators, by name.
 
-| name                 | generator                                      | discriminator                          |
-| -------------------- | ---------------------------------------------- | -------------------------------------- |
-| `report`             | the report's final one (chapter 5)             | the report's final one (26 k parameters) |
-| `report_conditional` | the same, told the class                       | the same, told the class               |
-| `compact`            | class-conditional, dense, cheap                | class-conditional, two strided convolutions |
+| name                 | generator                          | discriminator                        |
+| -------------------- | ---------------------------------- | ------------------------------------ |
+| `report`             | the report's final one (chapter 5) | the report's final one (26 k params) |
+| `report_conditional` | the same, told the class           | the same, told the class             |
+| `compact`            | told the class, dense, cheap       | told the class, two convolutions     |
 
-A generator maps (z [n, latent], labels int32[n]) to images [n, H, W, C] in [-1, 1]; a discriminator maps
-(images, labels) to logits [n], high for real. Unconditional models ignore the labels. Any image size
-and channel count works: generators start from a rounded-up fraction of the size, upsample, and crop.
+A generator maps (z [n, latent], labels int32[n]) to images [n, H, W, C] in [-1, 1]; a discriminator
+maps (images, labels) to logits [n], high for real. Unconditional models ignore the labels. Any
+image size and channel count works: generators start from a rounded-up fraction of the size,
+upsample, and crop.
 
 No discriminator may mix the examples of a batch: `require_per_example` refuses those that do.
 """
@@ -64,9 +65,9 @@ class ReportGenerator(nn.Module):
 class ReportDiscriminator(nn.Module):
   """Two convolutions, each with max pooling, a dense layer of 32 units and one of 1 unit.
 
-  The convolutions are those of the TF-Privacy MNIST tutorial, from which the report's own classifier
-  and hyperparameters come: 16 of 8×8 and 32 of 4×4, both stride 2. Told the class, the dense layer
-  receives it as a one-hot vector beside the features.
+  The convolutions are those of the TF-Privacy MNIST tutorial, from which the report's own
+  classifier and hyperparameters come: 16 of 8×8 and 32 of 4×4, both stride 2. Told the class, the
+  dense layer receives it as a one-hot vector beside the features.
   """
 
   image_shape: ImageShape
@@ -92,8 +93,8 @@ class ReportDiscriminator(nn.Module):
 class CompactGenerator(nn.Module):
   """Two dense layers and one upsampled convolution: 1 M multiply-adds for a 28×28 image.
 
-  Nearly all of it is large matrix products: the discriminator takes several steps for each one of the
-  generator, every one of them on fresh fakes, so that fakes have to be cheap.
+  Nearly all of it is large matrix products: the discriminator takes several steps for each one of
+  the generator, every one of them on fresh fakes, so that fakes have to be cheap.
   """
 
   image_shape: ImageShape
@@ -173,8 +174,8 @@ def require_per_example(discriminator: nn.Module, *inputs: Any) -> None:
   """Refuses a module whose output for one example can depend on other examples.
 
   Clipping bounds what one example does through its own gradient. A layer that mixes examples (batch
-  norm), or keeps state fed by data (running statistics, spectral norm), lets it act through the others'
-  gradients or through the state, and the guarantee is void.
+  norm), or keeps state fed by data (running statistics, spectral norm), lets it act through the
+  others' gradients or through the state, and the guarantee is void.
 
   Args:
     discriminator: the module.
@@ -198,8 +199,8 @@ def require_per_example(discriminator: nn.Module, *inputs: Any) -> None:
     found = [f'state {name!r} of {sorted(variables[name])}' for name in stateful]
   if found:
     raise _validate.InputError(
-      f'a private discriminator must treat each example alone, but it holds {", ".join(dict.fromkeys(found))}: '
-      'use group norm or layer norm, or no normalisation'
+      'a private discriminator must treat each example alone, but it holds '
+      f'{", ".join(dict.fromkeys(found))}: use group norm or layer norm, or no normalisation'
     )
 
 

@@ -1,8 +1,8 @@
 """The optax transforms that make a gradient private.
 
-`clip_and_noise` is the whole Gaussian mechanism as one `optax.GradientTransformationExtraArgs`: it takes
-per-example gradients, so it stands in a chain where `optax.contrib.differentially_private_aggregate`
-stands today:
+`clip_and_noise` is the whole Gaussian mechanism as one `optax.GradientTransformationExtraArgs`: it
+takes per-example gradients, so it stands in a chain where
+`optax.contrib.differentially_private_aggregate` stands today:
 
 >>> import jax, jax.numpy as jnp, optax
 >>> optimizer = optax.chain(
@@ -18,12 +18,13 @@ stands today:
 >>> updates['w'].shape
 (3,)
 
-`noise_sum` is its second half, for callers who hold a clipped sum already (`clipping.clipped_grad`).
+`noise_sum` is its second half, for callers who hold a clipped sum already
+(`clipping.clipped_grad`).
 
-What differs from optax's own transform, each for a reason that has bitten somebody: the sum is divided
-by the public expected batch size, not by the realised one; padding is masked; one NaN example does not
-become a NaN step; an empty batch still takes its noisy step; there is no default key; gradients of
-public data (a GAN's fakes) have a place of their own, after the noise.
+What differs from optax's own transform, each for a reason that has bitten somebody: the sum is
+divided by the public expected batch size, not by the realised one; padding is masked; one NaN
+example does not become a NaN step; an empty batch still takes its noisy step; there is no default
+key; gradients of public data (a GAN's fakes) have a place of their own, after the noise.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def _own_key(key: jax.Array) -> jax.Array:
 def gaussian_like(key: jax.Array, tree: PyTree, standard_deviation: float) -> PyTree:
   """Independent N(0, standard_deviation²) noise for every entry of `tree`, float32 or wider.
 
-  One draw of `normal(key, [all entries])` is dealt out to the leaves in order: no two entries of a step
-  share noise, and a compiled step holds one generator instead of one for each leaf.
+  One draw of `normal(key, [all entries])` is dealt out to the leaves in order: no two entries of a
+  step share noise, and a compiled step holds one generator instead of one for each leaf.
   """
   leaves, structure = jax.tree.flatten(tree)
   dtype = functools.reduce(jnp.promote_types, (leaf.dtype for leaf in leaves), jnp.float32)
@@ -84,20 +85,22 @@ def gaussian_like(key: jax.Array, tree: PyTree, standard_deviation: float) -> Py
 def noise_sum(
   l2_sensitivity: float, noise_multiplier: float, expected_batch_size: float, key: jax.Array
 ) -> optax.GradientTransformationExtraArgs:
-  """Adds Gaussian noise to a clipped sum, divides by the expected batch size, adds public gradients.
+  """Adds Gaussian noise to a clipped sum, divides by the expected batch size, adds public
+  gradients.
 
   `update(clipped_sum, state, params=None, *, public_grads=None)` returns
   (clipped_sum + σ·Δ·z) / B + public_grads, z standard normal.
 
   Args:
-    l2_sensitivity: Δ, the L2 sensitivity of the sum to adding or removing one example; the clip norm
-      of the clipping that made it. Take it from there (`DPMechanism` does), do not type it twice.
+    l2_sensitivity: Δ, the L2 sensitivity of the sum to adding or removing one example; the clip
+      norm of the clipping that made it. Take it from there (`DPMechanism` does), do not type it
+      twice.
     noise_multiplier: σ ≥ 0, relative to Δ.
     expected_batch_size: B > 0, a public constant; never the number of examples that came.
     key: a typed PRNG key that nothing else uses. Step t uses `fold_in(key, t)`.
 
-  Guarantee: each update is a Gaussian mechanism of noise multiplier σ with respect to the sum. `public_grads`
-  is added after the noise and is not protected: it must not depend on private data.
+  Guarantee: each update is a Gaussian mechanism of noise multiplier σ with respect to the sum.
+  `public_grads` is added after the noise and is not protected: it must not depend on private data.
 
   Raises:
     InputError: an argument out of range, an untyped key, Δ = ∞ with σ > 0.
@@ -150,8 +153,9 @@ def clip_and_noise(
     expected_batch_size: B > 0, public: q·N under Poisson sampling.
     key: a typed PRNG key that nothing else uses.
 
-  In `update`, every leaf of `per_example_grads` is [n, *parameter shape], n may be 0; `mask` is bool[n] (False:
-  padding); `public_grads` has the parameters' shapes and must not depend on private data.
+  In `update`, every leaf of `per_example_grads` is [n, *parameter shape], n may be 0; `mask` is
+  bool[n] (False: padding); `public_grads` has the parameters' shapes and must not depend on private
+  data.
 
   Guarantee: with batches that are Poisson samples of rate q, T updates are (ε, δ)-DP as
   `DPMechanism.epsilon` computes, under adding or removing one example.

@@ -50,9 +50,7 @@ _IDX_DTYPES: dict[int, np.dtype] = {
 _IDX_CODES = {dtype.newbyteorder('='): code for code, dtype in _IDX_DTYPES.items()}
 
 
-def read_idx(
-  path: PathLike, kind: Literal['images', 'labels'] | None = None
-) -> np.ndarray:
+def read_idx(path: PathLike, kind: Literal['images', 'labels'] | None = None) -> np.ndarray:
   """Reads an IDX file, gzip-compressed or not (told by its first bytes, not by its name).
 
   Args:
@@ -130,9 +128,7 @@ def _parse_idx(
   return data.view(dtype).reshape(shape).astype(dtype.newbyteorder('='), copy=False)
 
 
-def _check_idx_kind(
-  path: pathlib.Path, kind: str | None, code: int, ndim: int, magic: int
-) -> None:
+def _check_idx_kind(path: pathlib.Path, kind: str | None, code: int, ndim: int, magic: int) -> None:
   if kind == 'images':
     if ndim == 1:
       raise InputError(

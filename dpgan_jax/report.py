@@ -69,7 +69,7 @@ _SAMPLING = (
   'kept. The cut is accounted for.'
 )
 _NOISE = (
-  'Every real example\'s gradient is clipped to norm C as a whole. Gaussian noise of standard '
+  "Every real example's gradient is clipped to norm C as a whole. Gaussian noise of standard "
   'deviation σ·C is added to each coordinate of the sum, once per step, and the noisy sum is '
   'divided by B, never by the number of examples that came. Gradients of fakes are added after '
   'the noise.'
@@ -91,7 +91,7 @@ _COVERED = (
   'The generator, as trained and as averaged, at the end and at every checkpoint.',
   'Everything drawn from it, in any number: samples.npz, samples.png, grids/, and what '
   'dpgan_jax.sample writes.',
-  'The discriminator\'s weights, and every other network weight derived from the noisy gradients.',
+  "The discriminator's weights, and every other network weight derived from the noisy gradients.",
   f'Numbers computed on fakes only ({", ".join(_COVERED_METRICS)}), and ε itself.',
 )
 _NOT_COVERED = (
@@ -247,7 +247,7 @@ class Statement:
       f'{public} Under another relation the same run has another ε; compare like with like.',
       f'Public constants besides: the set of classes, their number ({self.num_classes}) and the '
       f'image size ({"×".join(map(str, self.image_shape))}). Pixels are scaled by constants, not '
-      f'by the data\'s own statistics. {labels}',
+      f"by the data's own statistics. {labels}",
       'The noise is floating-point (float32). It is not hardened against attacks on the bits of '
       'floating-point noise (Mironov 2012), which the ideal Gaussian of the accounting does not '
       'have.',
@@ -336,7 +336,7 @@ class Statement:
       'B, expected batch, and divisor of the noisy sum': m.batch_size,
       'q = B/N, rounded down to a multiple of 2⁻³⁰': m.sampling_probability,
       'cap on a batch': m.truncated_batch_size,
-      'C, clip norm of one record\'s gradient': _infinity(m.l2_clip_norm),
+      "C, clip norm of one record's gradient": _infinity(m.l2_clip_norm),
       'σ, noise relative to C': m.noise_multiplier,
       'T, steps in the budget': m.steps,
       'steps charged / taken': f'{self.steps_charged} / {self.steps_taken}',

@@ -1,4 +1,5 @@
-"""Draws a synthetic data set: `python -m dpgan_jax.sample --run_dir=runs/eps2 --num=60000 --format=png --out=synthetic`.
+"""Draws a synthetic data set: `python -m dpgan_jax.sample --run_dir=runs/eps2 --num=60000
+--format=png --out=synthetic`.
 
 Sampling costs no privacy, however many examples are drawn.
 """
@@ -18,11 +19,19 @@ _SUFFIX = {'npz': '.npz', 'parquet': '.parquet', 'png': '', 'idx': ''}
 
 def define_flags() -> None:
   flags.DEFINE_string('run_dir', None, 'Directory of a run; its latest checkpoint is used.')
-  flags.DEFINE_string('model', None, 'Instead of run_dir: a generator saved with DPGAN.save (.safetensors).')
+  flags.DEFINE_string(
+    'model', None, 'Instead of run_dir: a generator saved with DPGAN.save (.safetensors).'
+  )
   flags.DEFINE_integer('num', 10_000, 'How many examples.')
-  flags.DEFINE_string('format', 'npz', 'npz, png (train/<class>/<n>.png), idx (as MNIST) or parquet.')
-  flags.DEFINE_string('labels', None, 'Classes to draw, e.g. 3 or 0,1,7; default: all, equally often.')
-  flags.DEFINE_string('out', None, 'File (npz, parquet) or folder (png, idx); default: inside run_dir.')
+  flags.DEFINE_string(
+    'format', 'npz', 'npz, png (train/<class>/<n>.png), idx (as MNIST) or parquet.'
+  )
+  flags.DEFINE_string(
+    'labels', None, 'Classes to draw, e.g. 3 or 0,1,7; default: all, equally often.'
+  )
+  flags.DEFINE_string(
+    'out', None, 'File (npz, parquet) or folder (png, idx); default: inside run_dir.'
+  )
   flags.DEFINE_integer('seed', None, 'Seed of the samples; default: from the operating system.')
   flags.DEFINE_bool('overwrite', False, 'Replace what is there.')
 
@@ -46,7 +55,11 @@ def main() -> None:
     overwrite=FLAGS.overwrite,
   )
   epsilon = model.epsilon()
-  spent = 'no privacy' if np.isinf(epsilon) else f'epsilon {epsilon:.4g}, delta {model.gan.mechanism.delta:g}'
+  spent = (
+    'no privacy'
+    if np.isinf(epsilon)
+    else f'epsilon {epsilon:.4g}, delta {model.gan.mechanism.delta:g}'
+  )
   print(f'{FLAGS.num} synthetic examples ({spent}, step {model.steps}): {written}')
 
 

@@ -6,8 +6,8 @@ them; the rest of the fixed shape is padding that the mask excludes. The account
 cut (`DPMechanism.event`), so sampling as run is sampling as accounted.
 
 The draw is exact in integers: every example receives a 30-bit number and joins if that number is
-below q·2³⁰, with q itself a multiple of 2⁻³⁰ (`exact_probability`) that the accountant also uses. The
-numbers, read as ordered floats, are then sorted just far enough to find the smallest
+below q·2³⁰, with q itself a multiple of 2⁻³⁰ (`exact_probability`) that the accountant also uses.
+The numbers, read as ordered floats, are then sorted just far enough to find the smallest
 `truncated_batch_size` of them: these are all the examples that joined or, if there were too many, a
 random subset of them. (Two equal numbers at the very edge of a cut, a 2⁻³⁰ matter inside a branch
 of probability ~10⁻⁷, are ordered by index.)
@@ -21,8 +21,8 @@ of probability ~10⁻⁷, are ordered by index.)
 >>> int(batch.mask.sum()) == int(sampler.inclusion_mask(jax.random.key(0), step=3).sum())
 True
 
-Source: Poisson sampling in DP-SGD, Abadi et al. 2016 (arXiv 1607.00133), section 3.1; truncated Poisson
-sampling and its accounting, arXiv 2508.15089.
+Source: Poisson sampling in DP-SGD, Abadi et al. 2016 (arXiv 1607.00133), section 3.1; truncated
+Poisson sampling and its accounting, arXiv 2508.15089.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def exact_probability(probability: float) -> float:
   threshold = math.floor(probability * 2**_BITS)
   if threshold == 0:
     raise _validate.InputError(
-      f'expected sampling_probability >= 2**-{_BITS}, got {probability!r}: no example would be drawn'
+      f'expected sampling_probability >= 2**-{_BITS}, got {probability!r}: no example '
+      'would be drawn'
     )
   return threshold / 2**_BITS
 
@@ -64,12 +65,14 @@ def exact_probability(probability: float) -> float:
 def default_truncation(num_examples: int, probability: float) -> int:
   """Returns a batch cap that costs next to nothing in ε: mean + 5.5·√mean, rounded up to 8.
 
-  Measured in PLD accounting (σ = 1, T = 2,000, N = 60,000): ε grows by less than 0.02 % for expected
-  batches of 32 to 512; at 4.5·√mean it grows by 0.5 %.
+  Measured in PLD accounting (σ = 1, T = 2,000, N = 60,000): ε grows by less than 0.02 % for
+  expected batches of 32 to 512; at 4.5·√mean it grows by 0.5 %. At most N + 1, the size of the
+  larger
+  neighbour: nothing is ever cut then.
   """
   mean = num_examples * probability
   cap = math.ceil((mean + 5.5 * math.sqrt(mean) + 1) / 8) * 8
-  return min(cap, num_examples)
+  return min(cap, num_examples + 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,8 @@
-"""Trains a GAN with differential privacy: `python -m dpgan_jax.train --flagfile=experiments/eps2.flags`.
+"""Trains a GAN with differential privacy: `python -m dpgan_jax.train
+--flagfile=experiments/eps2.flags`.
 
-Running the same command again continues an interrupted run. `--dry_run` shows the plan and trains nothing.
+Running the same command again continues an interrupted run. `--dry_run` shows the plan and trains
+nothing.
 """
 
 from __future__ import annotations
@@ -24,20 +26,30 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
   cli.define_flags(TrainConfig)
-  flags.DEFINE_string('data_dir', None, 'Folder (or .npz file) of the data; default: download by name.')
-  flags.DEFINE_string('run_dir', None, 'Directory of the run: checkpoints, ledger, samples, report.')
-  flags.DEFINE_bool('dry_run', False, 'Show mechanism, models, devices and expected time; train nothing.')
+  flags.DEFINE_string(
+    'data_dir', None, 'Folder (or .npz file) of the data; default: download by name.'
+  )
+  flags.DEFINE_string(
+    'run_dir', None, 'Directory of the run: checkpoints, ledger, samples, report.'
+  )
+  flags.DEFINE_bool(
+    'dry_run', False, 'Show mechanism, models, devices and expected time; train nothing.'
+  )
 
 
 def main() -> None:
   config = cli.config_from_flags(TrainConfig)
   if FLAGS.run_dir is None and not FLAGS.dry_run:
-    raise _validate.InputError('expected --run_dir=DIRECTORY, where checkpoints, samples and report go')
+    raise _validate.InputError(
+      'expected --run_dir=DIRECTORY, where checkpoints, samples and report go'
+    )
   dataset = data.load_dataset(config.dataset, data_dir=FLAGS.data_dir)
   if FLAGS.dry_run:
     show_plan(config, dataset)
     return
-  print(f'{dataset.name}: {len(dataset)} images {dataset.image_shape}, {dataset.num_classes} classes')
+  print(
+    f'{dataset.name}: {len(dataset)} images {dataset.image_shape}, {dataset.num_classes} classes'
+  )
   trained = trainer.train(config, dataset, FLAGS.run_dir)
   statement = report.write(trained.run)
   print(statement.summary())
@@ -52,7 +64,8 @@ def show_plan(config: TrainConfig, dataset: data.ImageDataset) -> None:
   seconds = measure_step(gan)
   epsilon = mechanism.epsilon()
   rows = {
-    'data': f'{dataset.name}, N = {len(dataset)}, {dataset.image_shape}, {dataset.num_classes} classes',
+    'data': f'{dataset.name}, N = {len(dataset)}, {dataset.image_shape}, '
+    f'{dataset.num_classes} classes',
     'mechanism': 'Gaussian noise on per-example clipped gradients of truncated Poisson batches'
     if mechanism.is_private
     else 'none (no privacy)',
@@ -64,14 +77,17 @@ def show_plan(config: TrainConfig, dataset: data.ImageDataset) -> None:
     'steps': f'{mechanism.steps} of D, {mechanism.steps // config.d_steps_per_g_step} of G '
     f'({mechanism.steps * mechanism.batch_size / len(dataset):.1f} epochs)',
     'generator': f'{config.generator}, {models.count_parameters(state.g.params):,} parameters',
-    'discriminator': f'{config.discriminator}, {models.count_parameters(state.d_params):,} parameters',
+    'discriminator': f'{config.discriminator}, '
+    f'{models.count_parameters(state.d_params):,} parameters',
     'device': f'{trainer.device_name()} x {jax.device_count()}',
     'expected time': f'{cli.duration(seconds * mechanism.steps)} ({seconds * 1e3:.1f} ms a step)',
   }
   for name, value in rows.items():
     print(f'{name:>17}: {value}')
   if mechanism.is_private and math.isinf(epsilon):
-    warnings.warn('epsilon is infinite: this much noise gives no guarantee at this delta', stacklevel=1)
+    warnings.warn(
+      'epsilon is infinite: this much noise gives no guarantee at this delta', stacklevel=1
+    )
 
 
 def measure_step(gan: GAN) -> float:

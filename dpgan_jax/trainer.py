@@ -7,9 +7,9 @@ The order of events is what makes a crash harmless:
 3. The chunk runs.
 4. Its metrics are written, then a checkpoint.
 
-A run killed anywhere in between continues at its last checkpoint and takes the same steps again, with
-the same batches and the same noise. They were charged before; nothing is charged twice, and nothing
-is ever taken uncharged.
+A run killed anywhere in between continues at its last checkpoint and takes the same steps again,
+with the same batches and the same noise. They were charged before; nothing is charged twice, and
+nothing is ever taken uncharged.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def make_mechanism(config: TrainConfig, num_examples: int) -> DPMechanism:
   """
   if config.delta >= 1 / num_examples:
     warnings.warn(
-      f'delta={config.delta:g} is not below 1/N = {1 / num_examples:.3g}: a mechanism that publishes '
-      'one record at random would satisfy it; choose a smaller delta',
+      f'delta={config.delta:g} is not below 1/N = {1 / num_examples:.3g}: a mechanism that '
+      'publishes one record at random would satisfy it; choose a smaller delta',
       stacklevel=2,
     )
   settings: dict[str, Any] = {
@@ -80,8 +80,8 @@ def make_mechanism(config: TrainConfig, num_examples: int) -> DPMechanism:
 def root_key(seed: int | None) -> jax.Array:
   """The key of a run: from `seed`, or with every bit from the operating system.
 
-  A threefry key has 64 bits. `jax.random.key(seed)` of a small seed could be found by trying seeds, and
-  the noise with it; that is for reproducing experiments, not for releases.
+  A threefry key has 64 bits. `jax.random.key(seed)` of a small seed could be found by trying seeds,
+  and the noise with it; that is for reproducing experiments, not for releases.
   """
   if seed is not None:
     return jax.random.key(seed)
@@ -90,7 +90,8 @@ def root_key(seed: int | None) -> jax.Array:
 
 
 def steps_per_report(config: TrainConfig, mechanism: DPMechanism) -> int:
-  """Steps between metric lines: as set, else an epoch, or a thirtieth of the run if that is shorter.
+  """Steps between metric lines: as set, else an epoch, or a thirtieth of the run if that is
+  shorter.
 
   A number near it that divides the run is preferred: the compiled loop then has one length only.
   """
@@ -289,7 +290,9 @@ def _leave_samples(model: model_file.Model, run: RunDir, state: GANState) -> Non
   export.export(run.samples_npz, images, labels, format='npz', overwrite=True)
   classes = min(model.gan.num_classes, 10)
   shown = np.repeat(np.arange(classes, dtype=np.int32), 10)
-  images, labels = model.sample(len(shown), labels=shown, key=jax.random.fold_in(key, 1))
+  images, labels = model.sample(
+    len(shown), labels=shown if model.is_conditional else None, key=jax.random.fold_in(key, 1)
+  )
   figures.sample_grid(images, run.samples_png, labels=labels)
   figures.loss_curves(metrics.read_metrics(run.metrics), run.losses_png)
 

@@ -1,4 +1,6 @@
-"""The GAN's step: what of it is private, what is public, and that it is what the mechanism accounts for."""
+"""The GAN's step: what of it is private, what is public, and that it is what the mechanism accounts
+for.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ N, SHAPE, CLASSES = 60, (8, 8, 1), 3
 
 
 def make_gan(*, sigma=1.0, clip=1.0, batch=12, cap=None, **settings) -> GAN:
-  settings = {'d_steps_per_g_step': 2, 'generator': 'compact', 'discriminator': 'compact'} | settings
+  settings = {
+    'd_steps_per_g_step': 2,
+    'generator': 'compact',
+    'discriminator': 'compact',
+  } | settings
   config = TrainConfig(
     noise_multiplier=sigma, steps=40, batch_size=batch, l2_clip_norm=clip, delta=1e-3, **settings
   )
@@ -76,7 +82,9 @@ def max_difference(a, b) -> float:
 
 
 def test_d_step_is_the_formula(dataset):
-  """D's parameters move by lr·[(Σ clip(real) + σC·z)/B + mean clip(fake)], z from the documented key."""
+  """D's parameters move by lr·[(Σ clip(real) + σC·z)/B + mean clip(fake)], z from the documented
+  key.
+  """
   gan = make_gan(sigma=0.7, clip=0.5, d_optimizer='sgd', d_learning_rate=1.0, d_steps_per_g_step=9)
   state = init(gan, jax.random.key(3))
   images, labels = dataset
@@ -105,9 +113,7 @@ def test_d_step_is_the_formula(dataset):
   noise_key = jax.random.fold_in(state.d_opt_state[0].key, 0)
   flat, unravel = jax.flatten_util.ravel_pytree(total)
   noisy = unravel((flat + 0.7 * 0.5 * jax.random.normal(noise_key, flat.shape)) / 12)
-  expected = jax.tree.map(
-    lambda p, u, f: p - (u + f), state.d_params, noisy, public
-  )
+  expected = jax.tree.map(lambda p, u, f: p - (u + f), state.d_params, noisy, public)
   after, _ = take_step(gan, state, images, labels)
   assert max_difference(after.d_params, expected) < 1e-5
 
@@ -133,15 +139,15 @@ def test_fake_batch_is_constant(dataset):
   """Checklist 11: the number of fakes does not follow the realised Poisson batch."""
   gan = make_gan(fake_batch_size=7)
   state = init(gan, jax.random.key(0))
-  sizes = {
-    int(gan.mechanism.sampler(state.batch_key, t).mask.sum()) for t in range(10)
-  }
+  sizes = {int(gan.mechanism.sampler(state.batch_key, t).mask.sum()) for t in range(10)}
   assert len(sizes) > 1  # the real half does vary
   assert gan._fakes(state.g, gan._fake_key(state, 0), gan.fake_batch_size)[0].shape[0] == 7
 
 
 def test_fake_labels_are_uniform_whatever_the_data(dataset):
-  """Checklist 14: χ² over 3,000 labels; false alarm 1e-4 (seed fixed); finds shares off by 15 % with power > 0.99."""
+  """Checklist 14: χ² over 3,000 labels; false alarm 1e-4 (seed fixed); finds shares off by 15 %
+  with power > 0.99.
+  """
   from scipy import stats
 
   gan = make_gan()
@@ -216,7 +222,9 @@ def test_microbatches_change_nothing_but_memory(dataset):
 
 
 def test_empty_batch_takes_a_noisy_step(dataset):
-  """Checklist 5. q is so small that the batch of this step is empty; D still moves, by noise and fakes."""
+  """Checklist 5. q is so small that the batch of this step is empty; D still moves, by noise and
+  fakes.
+  """
   gan = make_gan(batch=1, d_steps_per_g_step=9)
   state = init(gan, jax.random.key(0))
   step = next(
@@ -287,7 +295,8 @@ def test_generator_may_use_batch_norm(dataset):
   [('linear', 0.101), ('exponential', math.sqrt(0.15 * 0.052)), ('cosine', 0.101)],
 )
 def test_learning_rate_schedules(schedule, middle):
-  """The report's 0.15 → 0.052 over 101 updates: right at the start, in the middle and at the end."""
+  """The report's 0.15 → 0.052 over 101 updates: right at the start, in the middle and at the end.
+  """
   config = TrainConfig(
     noise_multiplier=1.0,
     steps=101,
@@ -335,7 +344,8 @@ def test_clip_norm_of_the_step_is_the_mechanisms(dataset):
 
 
 def test_nan_example_changes_nothing(dataset, monkeypatch):
-  """Checklist 5: an example whose loss is NaN contributes zero; the step equals the one without it."""
+  """Checklist 5: an example whose loss is NaN contributes zero; the step equals the one without it.
+  """
   gan = make_gan(sigma=0.0, d_optimizer='sgd')
   state = init(gan, jax.random.key(0))
   images, labels = dataset

@@ -14,8 +14,11 @@ import pytest
 
 from dpgan_jax import _validate, layers
 
-# Every example has shapes of its own, and so is compiled anew: few examples, one compilation each.
-EXAMPLES = hypothesis.settings(max_examples=12)
+# Every example has shapes of its own, and so is compiled anew: few of them, and no search for a
+# smaller one after a failure (they are small).
+EXAMPLES = hypothesis.settings(
+  max_examples=12, phases=set(hypothesis.Phase) - {hypothesis.Phase.shrink}
+)
 
 
 def normal(seed: int, *shape: int) -> jax.Array:

@@ -48,7 +48,7 @@ def noise(shapes: dict[str, tuple[int, ...]], steps: int, *, clip=3.0, sigma=0.5
 
 class TestFormula:
   def test_is_the_documented_one_in_float64(self):
-    """(Σᵢ maskᵢ·clip(gᵢ, C) + σ·C·z) / B + public_grads, z one draw of fold_in(key, t) dealt out to the leaves."""
+    """(Σᵢ maskᵢ·clip(gᵢ, C) + σ·C·z) / B + public_grads, z one draw for all leaves in order."""
     clip, sigma, batch, key = 0.7, 1.3, 4.0, jax.random.key(5)
     transform = make(clip, sigma, batch, key=key)
     state = transform.init(PARAMS)

@@ -80,28 +80,22 @@ def command(request):
   return run
 
 
-def test_npz_into_the_run_directory_and_never_over_it(trained, command):
-  run_dir = trained.run.path
-  arguments = (f'--run_dir={run_dir}', '--num=20', '--seed=5')
+def test_npz_into_the_run_directory_never_over_another_unasked(trained, command):
+  path = trained.run.path / 'synthetic_npz.npz'
+  path.write_bytes(b'somebody needs this')
+  arguments = (f'--run_dir={trained.run.path}', '--num=20', '--seed=5')
   status, out, err = command(*arguments)
-  path = run_dir / 'synthetic_npz.npz'
+  assert (status, out) == (2, '')
+  assert err == f'error: {path} exists already; expected a new path, or overwrite\n'
+  assert path.read_bytes() == b'somebody needs this'
+
+  status, out, err = command(*arguments, '--overwrite')
   assert (status, err) == (0, '')
   assert out == f'20 synthetic examples (no privacy, step 2): {path}\n'
-  before = path.read_bytes()
   with np.load(path) as file:
     expected = trained.model.sample(20, key=root_key(5))
     np.testing.assert_array_equal(file['x'], expected[0][..., 0])
     np.testing.assert_array_equal(file['y'], expected[1])
-
-  status, out, err = command(*arguments)
-  assert (status, out) == (2, '')
-  assert err == f'error: {path} exists already; expected a new path, or overwrite\n'
-  assert path.read_bytes() == before
-
-  status, _, err = command(f'--run_dir={run_dir}', '--num=3', '--overwrite')
-  assert (status, err) == (0, '')
-  with np.load(path) as file:
-    assert len(file['x']) == len(file['y']) == 3
 
 
 def test_png_folder_of_chosen_classes_from_a_saved_generator(trained, command, tmp_path):

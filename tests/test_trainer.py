@@ -1,4 +1,6 @@
-"""A run in its directory: charged before it is taken, resumed bit for bit, refused when it is another's."""
+"""A run in its directory: charged before it is taken, resumed bit for bit, refused when it is
+another's.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,7 @@ CONFIG = TrainConfig(
   num_samples=20,
   seed=7,
 )
-FLAGS = [
-  f'--{name}={value}' for name, value in CONFIG.to_dict().items() if value is not None
-]
+FLAGS = [f'--{name}={value}' for name, value in CONFIG.to_dict().items() if value is not None]
 
 
 @pytest.fixture(scope='module')
@@ -119,7 +119,8 @@ def lines_of(path: pathlib.Path) -> int:
 
 
 def test_kill_9_and_resume_in_another_process_is_bit_identical(finished, tmp_path, digits):
-  """Killed after the first charge, after the second metric line and after the third; then finished."""
+  """Killed after the first charge, after the second metric line and after the third; then finished.
+  """
   path = tmp_path / 'killed'
   for ledger_lines, metric_lines in ((2, 0), (3, 2), (4, 3)):
     process = start(path)
@@ -257,7 +258,9 @@ def test_directory_in_use_is_refused(copy, digits):
 
 
 def test_os_keys_differ_and_use_all_bits():
-  """Checklist 20: 64 bits from the operating system; the high word is not zero as with a small seed."""
+  """Checklist 20: 64 bits from the operating system; the high word is not zero as with a small
+  seed.
+  """
   words = np.stack([np.asarray(jax.random.key_data(trainer.root_key(None))) for _ in range(32)])
   assert len(np.unique(words, axis=0)) == 32
   assert (words[:, 0] != 0).any()
@@ -281,7 +284,9 @@ def test_two_of_three_give_the_third():
   assert trainer.make_mechanism(by_both, 400).steps >= 30
   by_epochs = TrainConfig(noise_multiplier=1.0, epochs=2.5, batch_size=20, delta=1e-3)
   assert trainer.make_mechanism(by_epochs, 400).steps == 50
-  free = trainer.make_mechanism(TrainConfig(target_epsilon=float('inf'), steps=5, batch_size=2), 400)
+  free = trainer.make_mechanism(
+    TrainConfig(target_epsilon=float('inf'), steps=5, batch_size=2), 400
+  )
   assert (free.noise_multiplier, free.l2_clip_norm, free.epsilon()) == (0, np.inf, np.inf)
 
 
