@@ -52,7 +52,7 @@ def non_negative(name: str, value: Any) -> float:
 
 
 def fraction(name: str, value: Any, *, open_right: bool = True, open_left: bool = True) -> float:
-  """Returns `value` as a float if it lies in the unit interval, with the ends named open or closed."""
+  """Returns `value` as a float if it lies between 0 and 1, the ends open or closed as named."""
   left, right = '(' if open_left else '[', ')' if open_right else ']'
   number = _finite(name, value, f'in {left}0, 1{right}')
   below = number <= 0 if open_left else number < 0

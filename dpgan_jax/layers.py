@@ -22,7 +22,7 @@ Padding = Literal['SAME', 'VALID']
 
 
 def patches(x: jax.Array, window: tuple[int, int], stride: int, padding: Padding) -> jax.Array:
-  """All windows of an image: [n, h, w, c] → [n, h', w', window·c], in the order of a conv kernel."""
+  """All windows of an image: [n, h, w, c] → [n, h', w', window·c], ordered as a conv kernel."""
   if padding == 'SAME':
     pads = jax.lax.padtype_to_pads(x.shape[1:3], window, (stride, stride), 'SAME')
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
@@ -142,7 +142,7 @@ def upsample_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class UpsampleConv(nn.Module):
-  """Nearest-neighbour upsampling by two, then `Conv` with the same parameters, in one cheaper go."""
+  """Nearest-neighbour upsampling by two, then `Conv` of the same parameters, in one cheaper go."""
 
   features: int
   kernel_size: int = 5

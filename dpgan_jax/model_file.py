@@ -102,7 +102,7 @@ class Model:
     return jax.jit(self.gan.generate)  # kept, so that the next call of `sample` need not compile
 
   def save(self, path: str | os.PathLike[str]) -> None:
-    """Writes the generator to `path` (safetensors), whole or not at all. The file may be published."""
+    """Writes the generator to `path` (safetensors), whole or not at all. It may be published."""
     record = {
       'format': _FORMAT,
       'config': _public_config(self.gan.config).to_dict(),

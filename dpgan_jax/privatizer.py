@@ -53,7 +53,7 @@ class PrivatizerState(NamedTuple):
 
 
 def _own_key(key: jax.Array) -> jax.Array:
-  """A copy of a typed key, so that donating the optimizer's state cannot delete the caller's key."""
+  """A copy of a typed key, so that donating the optimizer's state cannot delete the caller's."""
   dtype = getattr(key, 'dtype', None)
   if dtype is None or not jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) or key.shape:
     raise _validate.InputError(

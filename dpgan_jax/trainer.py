@@ -15,8 +15,10 @@ nothing is ever taken uncharged.
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import os
 import pathlib
+import platform
 import time
 import warnings
 from collections.abc import Mapping
@@ -26,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import dpgan_jax
 from dpgan_jax import _validate, data, export, figures, metrics, model_file, models
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.config import TrainConfig
@@ -36,6 +39,7 @@ from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.run_dir import RunDir
 
 STAGE = 'dp_sgd'
+PACKAGES = ('dp-accounting', 'flax', 'jax', 'jaxlib', 'numpy', 'optax', 'scipy')
 _GRID_KEY = 0  # sample grids use one public key, so that successive grids show the same z
 
 
@@ -298,10 +302,13 @@ def _leave_samples(model: model_file.Model, run: RunDir, state: GANState) -> Non
 
 
 def environment() -> Mapping[str, Any]:
-  """Software and hardware a run started on; results are bit-identical on the same only."""
+  """Software and hardware at hand; results are bit-identical on the same only."""
   devices = jax.devices()
+  versions = {name.replace('-', '_'): importlib.metadata.version(name) for name in PACKAGES}
   return {
-    'jax': jax.__version__,
+    'dpgan_jax': dpgan_jax.__version__,
+    'python': platform.python_version(),
+    **versions,
     'backend': devices[0].platform,
     'device': devices[0].device_kind,
     'devices': len(devices),

@@ -33,6 +33,7 @@ from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import StepMetrics
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.run_dir import RunDir
+from dpgan_jax.statement import show_epsilon
 
 SEED = 987654321
 CONFIG = TrainConfig(
@@ -209,7 +210,7 @@ def test_a_finished_run(finished, tmp_path, monkeypatch):
   assert facts['guarantee']['condition'] is None
   assert facts['randomness']['seed_fixed'] is False
 
-  said = report.show_epsilon(epsilon)
+  said = show_epsilon(epsilon)
   sentence = f'with ε = {said} and δ = 0.0001 for the 6 steps charged'
   assert sentence in facts['statement']
   assert 'one record: one labelled image' in facts['statement']
@@ -217,7 +218,7 @@ def test_a_finished_run(finished, tmp_path, monkeypatch):
   markdown = run.report_markdown.read_text('utf-8')
   assert markdown.startswith('# Privacy statement\n\n' + facts['statement'])
   wanted = ['0.022222221828997135', '2110.03620', 'Mironov', 'threefry', 'Not stated', 'N + 1']
-  wanted += ['k records', 'uniform', 'epsilon_delta.png', *map(report.show_epsilon, curve.values())]
+  wanted += ['k records', 'uniform', 'epsilon_delta.png', *map(show_epsilon, curve.values())]
   for words in wanted:
     assert words in markdown, words
   lines = statement.summary().split('\n')
@@ -398,7 +399,7 @@ def test_epsilon_is_of_the_relation_that_is_named(tmp_path, relation, larger):
 
 @given(st.floats(1e-9, 1e9))
 def test_epsilon_is_shown_rounded_up(epsilon):
-  shown = float(report.show_epsilon(epsilon))
+  shown = float(show_epsilon(epsilon))
   assert epsilon <= shown <= epsilon * 1.001
 
 

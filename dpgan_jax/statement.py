@@ -1,0 +1,440 @@
+"""What can be said of a run: the guarantee, what it covers, and what it does not.
+
+A `Statement` is facts, and the sentences that follow from them. It holds no path, no time, nothing
+computed from private data, no fingerprint of them and no seed, so that it may be published itself.
+`report.build` makes one from a run directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import decimal
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dpgan_jax import accounting, metrics, models, trainer
+from dpgan_jax.config import TrainConfig
+from dpgan_jax.gan import StepMetrics
+from dpgan_jax.mechanism import DPMechanism
+
+PICTURE = 'epsilon_delta.png'
+_FORMAT = 1
+_YES, _NO, _IF_SECRET = 'yes', 'no', 'only if the seed stays secret'
+# What may leave of the environment. A name that is not here stays inside, whatever it may hold.
+ENVIRONMENT = (
+  'dpgan_jax', 'python', *(name.replace('-', '_') for name in trainer.PACKAGES),
+  'backend', 'device', 'devices',
+)  # fmt: skip
+
+_PUBLISH_LINE = {
+  _YES: 'May be published: ',
+  _IF_SECRET: 'May be published only if the seed stays secret: ',
+  _NO: 'Keep private: ',
+}
+_NEIGHBOURS = {
+  'add_or_remove_one': 'two data sets of which one has one record more than the other',
+  'replace_one': 'two data sets of the same size that differ in one record',
+  'replace_special': (
+    'two data sets of the same size, one of which has a blank that contributes nothing in place '
+    'of one record'
+  ),
+}
+_SEED = 'reproducible, not private against those who know the seed'
+_UNIT = 'one record: one labelled image'
+_GROUP = (
+  'A person with k records is protected by the group-privacy bound only: (k·ε, k·e^((k-1)·ε)·δ).'
+)
+_SAMPLING = (
+  'Truncated Poisson: in every step each record joins with probability q, independently of all '
+  'other records and steps; of more than the cap, a random subset of the size of the cap is '
+  'kept. The cut is accounted for.'
+)
+_NOISE = (
+  "Every real example's gradient is clipped to norm C as a whole. Gaussian noise of standard "
+  'deviation σ·C is added to each coordinate of the sum, once per step, and the noisy sum is '
+  'divided by B, never by the number of examples that came. Gradients of fakes are added after '
+  'the noise.'
+)
+_TUNING = (
+  'ε covers one training run with settings chosen without looking at the private data. If '
+  'settings, the best of several runs, a checkpoint or the moment to stop were chosen by '
+  'results on the private data, that choice costs privacy which is not counted in ε; Papernot '
+  'and Steinke (2022, arXiv 2110.03620) show how to count it.'
+)
+_DEFAULTS = 'The defaults of dpgan_jax were chosen on MNIST, which is public.'
+_NOT_STATED = 'Not stated: the data owner has not said how the settings were chosen.'
+
+_COVERED_METRICS = sorted(set(StepMetrics._fields) - metrics.REAL_DATA_METRICS)
+_UNCOVERED_METRICS = sorted(set(StepMetrics._fields) & metrics.REAL_DATA_METRICS)
+
+_NOTHING_COVERED = 'Everything that was computed from the private data.'
+_COVERED = (
+  'The generator, as trained and as averaged, at the end and at every checkpoint.',
+  'Everything drawn from it, in any number: samples.npz, samples.png, grids/, and what '
+  'dpgan_jax.sample writes.',
+  "The discriminator's weights, and every other network weight derived from the noisy gradients.",
+  f'Numbers computed on fakes only ({", ".join(_COVERED_METRICS)}), and ε itself.',
+)
+_NOT_COVERED = (
+  f'Numbers computed on private examples without noise: {", ".join(_UNCOVERED_METRICS)}. They '
+  'are in metrics.jsonl, in TensorBoard, and drawn in losses.png.',
+  'Checkpoints as files: beside the weights they hold the keys of the noise and of the batches. '
+  'Whoever has these can remove the noise.',
+  'The ledger: it holds a fingerprint of the data, which confirms a right guess at them.',
+  'Seeds, keys and any other state of the random number generator.',
+  'The choice of settings, runs, checkpoints or stopping times by results on private data (see '
+  'Tuning).',
+  'Other runs on the same data: each has an ε of its own, and these add up.',
+  'What was done to the data before training: selecting, cropping, labelling.',
+  'What one can observe of the machine during training: memory, timing.',
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Statement:
+  """What can be said of a run; make it with `build`.
+
+  Attributes:
+    config: the settings, without the seed.
+    mechanism: the mechanism as run.
+    image_shape: (H, W, C).
+    num_classes: K.
+    seed_fixed: whether the keys came from a seed that somebody knows.
+    steps_taken: steps of the latest checkpoint.
+    steps_charged: steps paid for in the ledger, ≥ `steps_taken`. ε is for these.
+    curve: pairs (δ, ε) that hold for the steps charged.
+    epsilon: ε of the steps charged at the mechanism's δ; `inf` without a guarantee.
+    epsilon_budgeted: ε once all T steps are charged.
+    environment_at_start: software and hardware that the run started on.
+    environment_now: software and hardware that this statement was made with.
+    tuning_note: what the data owner says about how settings were chosen; None: nothing.
+  """
+
+  config: TrainConfig
+  mechanism: DPMechanism
+  image_shape: tuple[int, ...]
+  num_classes: int
+  seed_fixed: bool
+  steps_taken: int
+  steps_charged: int
+  curve: tuple[tuple[float, float], ...]
+  epsilon: float
+  epsilon_budgeted: float
+  environment_at_start: Mapping[str, Any]
+  environment_now: Mapping[str, Any]
+  tuning_note: str | None
+
+  @property
+  def holds(self) -> bool:
+    """Whether there is a guarantee at all: a finite ε."""
+    return math.isfinite(self.epsilon)
+
+  @property
+  def finished(self) -> bool:
+    """Whether all T steps have been taken."""
+    return self.steps_taken == self.mechanism.steps
+
+  # --- sentences ---------------------------------------------------------------------------------
+
+  def guarantee(self) -> str:
+    """The guarantee, or its absence, in one sentence."""
+    m = self.mechanism
+    if not m.is_private:
+      return (
+        'NO PRIVACY GUARANTEE: this run was trained without noise (σ = 0), so ε is infinite and '
+        'nothing computed from it is protected.'
+      )
+    if not self.holds:
+      return (
+        f'NO PRIVACY GUARANTEE: noise of σ = {m.noise_multiplier!r} gives no finite ε at δ = '
+        f'{m.delta!r} over {self.steps_charged} steps, so nothing computed from this run is '
+        'protected.'
+      )
+    condition = (
+      '; the seed was fixed by the user, so this holds only against those who neither know nor '
+      f'can guess it ({_SEED})'
+      if self.seed_fixed
+      else ''
+    )
+    return (
+      'The generator of this run, and everything computed from it without using the private '
+      f'data again, is (ε, δ)-differentially private with ε = {show_epsilon(self.epsilon)} and δ '
+      f'= {m.delta!r} for the {self.steps_charged} steps charged in the ledger, for any '
+      f'{_NEIGHBOURS[m.neighboring_relation]} ({m.neighboring_relation}; {_UNIT}){condition}.'
+    )
+
+  def progress(self) -> str:
+    """How far the run is, and what it has spent and may spend."""
+    total = self.mechanism.steps
+    if self.finished:
+      return f'The run is finished: {self.steps_taken} of T = {total} steps taken, as many charged.'
+    return (
+      f'The run is not finished: its latest checkpoint has taken {self.steps_taken} of T = '
+      f'{total} steps. {self.steps_charged} are charged, since steps are paid for before they '
+      f'are taken: ε so far is {show_epsilon(self.epsilon)}. With all T steps it will be '
+      f'{show_epsilon(self.epsilon_budgeted)}.'
+    )
+
+  def randomness(self) -> str:
+    """Where the keys came from."""
+    if self.seed_fixed:
+      return (
+        f'A seed fixed by the user: {_SEED}. Seeds have at most 32 bits, few enough to try them '
+        'all. For a release, train without a seed.'
+      )
+    return 'A key of 64 bits from the operating system, which only the checkpoints hold.'
+
+  def files(self) -> list[dict[str, str]]:
+    """For every file that a run leaves: whether it may be published, and why."""
+    if not self.holds:
+      public, ground = _NO, 'Not covered by any guarantee: drawn'
+    else:
+      public, ground = (_IF_SECRET if self.seed_fixed else _YES), 'Drawn'
+    rows = (
+      ('report.json, report.md', _YES, 'This statement: settings and public constants.'),
+      (PICTURE, _YES, 'Drawn from the mechanism alone.'),
+      ('samples.npz, samples.png', public, f'{ground} from the generator.'),
+      ('grids/', public, f'{ground} from the generator of that step.'),
+      ('synthetic_*', public, f'{ground} from the generator by dpgan_jax.sample.'),
+      ('*.safetensors', public, 'The generator alone, as DPGAN.save writes it.'),
+      ('config.json', _NO, 'Holds the seed, from which the noise follows.')
+      if self.seed_fixed
+      else ('config.json', _YES, 'Settings, N and class names, all treated as public.'),
+      ('checkpoints/', _NO, 'Hold the keys of the noise and of the batches.'),
+      ('ledger.jsonl', _NO, 'Holds a fingerprint of the data.'),
+      ('metrics.jsonl', _NO, f'Computed on private data: {", ".join(_UNCOVERED_METRICS)}.'),
+      ('losses.png', _NO, 'Shows d_loss_real, which is computed on private data without noise.'),
+      ('tensorboard/', _NO, 'As metrics.jsonl; its file names hold the name of the machine.'),
+      ('.lock', _NO, 'Holds a process id; of no use to others.'),
+      ('anything else', _NO, 'Not written by a run: nothing is known about it.'),
+    )
+    return [dict(zip(('file', 'publish', 'why'), row, strict=True)) for row in rows]
+
+  def caveats(self) -> list[str]:
+    """What a reader has to take on trust, or take into account."""
+    m = self.mechanism
+    if m.neighboring_relation == 'add_or_remove_one':
+      public = (
+        'N is treated as public, and q = B/N with it, although neighbouring data sets differ in '
+        'size. The accounting uses the larger neighbour, N + 1.'
+      )
+    else:
+      public = 'N is public: neighbouring data sets have the same size, and so the same q = B/N.'
+    if self.config.generator in models.UNCONDITIONAL:
+      labels = 'The generator is not class-conditional: samples have no labels.'
+    else:
+      labels = 'Labels of generated data are uniform over the classes, not the real class counts.'
+    lines = [
+      f'{public} Under another relation the same run has another ε; compare like with like.',
+      f'Public constants besides: the set of classes, their number ({self.num_classes}) and the '
+      f'image size ({"×".join(map(str, self.image_shape))}). Pixels are scaled by constants, not '
+      f"by the data's own statistics. {labels}",
+      'The noise is floating-point (float32). It is not hardened against attacks on the bits of '
+      'floating-point noise (Mironov 2012), which the ideal Gaussian of the accounting does not '
+      'have.',
+      'Noise and batches come from the counter-based generator threefry2x32 of JAX, taken to be '
+      'indistinguishable from random; ε is no claim about it as a cryptographic mechanism, and '
+      '64 bits of key bound what it can promise.',
+      'Steps taken again after an interruption repeat the same batches and the same noise, and '
+      'cost nothing, on the same software and hardware. Under other software or hardware they '
+      'may come out otherwise and would then be a second release that the ledger does not '
+      'charge. Only the environment of the start is recorded.',
+    ]
+    if m.delta >= 1 / m.num_examples:
+      lines.append(
+        f'δ = {m.delta!r} is not below 1/N: publishing one record at random would satisfy it. '
+        'Such a guarantee says little.'
+      )
+    return lines
+
+  # --- as a whole --------------------------------------------------------------------------------
+
+  def to_json(self) -> dict[str, Any]:
+    """Everything, for machines: strict JSON, an infinite number is the string 'inf'."""
+    m = self.mechanism
+    settings = self.config.to_dict()
+    return _json_ready(
+      {
+        'format': _FORMAT,
+        'statement': self.guarantee(),
+        'guarantee': {
+          'holds': self.holds,
+          'epsilon': self.epsilon,
+          'delta': m.delta,
+          'neighboring_relation': m.neighboring_relation,
+          'neighbours': _NEIGHBOURS[m.neighboring_relation],
+          'unit_of_privacy': _UNIT,
+          'group_privacy': _GROUP,
+          'condition': self.randomness() if self.holds and self.seed_fixed else None,
+          'curve': [{'delta': delta, 'epsilon': epsilon} for delta, epsilon in self.curve],
+        },
+        'progress': {
+          'finished': self.finished,
+          'steps_taken': self.steps_taken,
+          'steps_charged': self.steps_charged,
+          'steps_budgeted': m.steps,
+          'epsilon_budgeted': self.epsilon_budgeted,
+        },
+        'mechanism': {
+          **m.to_dict(),
+          'divisor': m.batch_size,
+          'sampling': _SAMPLING,
+          'noise': _NOISE if m.is_private else 'none',
+          'num_examples_is_public': True,
+        },
+        'accounting': self._accounting(),
+        'randomness': {
+          'seed_fixed': self.seed_fixed,
+          'generator': 'threefry2x32',
+          'key': self.randomness(),
+        },
+        'data': {
+          'name': self.config.dataset,
+          'image_shape': list(self.image_shape),
+          'num_classes': self.num_classes,
+        },
+        'settings': {k: v for k, v in settings.items() if k != 'seed' and k not in m.to_dict()},
+        'covered': list(_COVERED) if self.holds else [],
+        'not_covered': list(_NOT_COVERED) if self.holds else [_NOTHING_COVERED],
+        'files': self.files(),
+        'tuning': {
+          'stated': self.tuning_note is not None,
+          'note': self.tuning_note,
+          'disclosure': _TUNING,
+          'defaults': _DEFAULTS,
+        },
+        'caveats': self.caveats(),
+        'environment': {'at_start': self.environment_at_start, 'now': self.environment_now},
+      }
+    )
+
+  def to_markdown(self) -> str:
+    """Everything, for people, on a page or two."""
+    m = self.mechanism
+    facts, how = self.to_json(), self._accounting()
+    numbers = {
+      'N, number of records (public here)': m.num_examples,
+      'B, expected batch, and divisor of the noisy sum': m.batch_size,
+      'q = B/N, rounded down to a multiple of 2⁻³⁰': m.sampling_probability,
+      'cap on a batch': m.truncated_batch_size,
+      "C, clip norm of one record's gradient": _infinity(m.l2_clip_norm),
+      'σ, noise relative to C': m.noise_multiplier,
+      'T, steps in the budget': m.steps,
+      'steps charged / taken': f'{self.steps_charged} / {self.steps_taken}',
+      'δ': repr(m.delta),
+      'ε of the steps charged': show_epsilon(self.epsilon),
+      'ε of all T steps': show_epsilon(self.epsilon_budgeted),
+      'neighbouring relation': m.neighboring_relation,
+    }
+    names = [n for n in ENVIRONMENT if n in self.environment_at_start or n in self.environment_now]
+    title = 'Privacy statement' if self.holds else 'NO PRIVACY GUARANTEE'
+    note = f'The data owner states:\n\n> {self.tuning_note}' if self.tuning_note else _NOT_STATED
+    sections = (
+      f'# {title}',
+      self.guarantee(),
+      f'{_GROUP} {self.progress()}' if self.holds else self.progress(),
+      '## Mechanism as run',
+      _table(('', ''), numbers.items()),
+      f'{_SAMPLING} {_NOISE if m.is_private else "No noise is added."}',
+      f'Accounting: {how["library"]} {how["version"]}, {how["accountant"]}, '
+      f'{how["discretisation"]}.',
+      f'Keys: {self.randomness()}',
+      '## ε at other δ',
+      'The same run satisfies all of these at once. Those with δ ≥ 1/N say little.',
+      f'![ε over δ]({PICTURE})',
+      _table(('δ', 'ε'), ((repr(d), show_epsilon(e)) for d, e in self.curve)),
+      '## Covered by the guarantee',
+      _bullets(facts['covered']) or 'Nothing.',
+      '## Not covered',
+      _bullets(facts['not_covered']),
+      '## What may be published',
+      _table(('file', 'may be published', 'why'), (row.values() for row in self.files())),
+      '## Tuning',
+      f'{_TUNING} {_DEFAULTS}',
+      note,
+      '## Caveats',
+      _bullets(self.caveats()),
+      '## Environment',
+      _table(
+        ('', 'at the start of the run', 'of this statement'),
+        (
+          (n, self.environment_at_start.get(n, 'not recorded'), self.environment_now.get(n, ''))
+          for n in names
+        ),
+      ),
+    )
+    return '\n\n'.join(sections) + '\n'
+
+  def summary(self) -> str:
+    """A few lines for the terminal."""
+    m = self.mechanism
+    if self.holds:
+      first = (
+        f'Privacy: ε = {show_epsilon(self.epsilon)} at δ = {m.delta!r} '
+        f'({m.neighboring_relation}, one record = one labelled image)'
+      )
+    else:
+      first = self.guarantee()
+    lines = [
+      first,
+      f'Steps: {self.steps_taken} of T = {m.steps} taken, {self.steps_charged} charged',
+    ]
+    if self.seed_fixed and self.holds:
+      lines.append(f'Seed fixed: {_SEED}')
+    publish: dict[str, list[str]] = {}
+    for row in self.files():
+      publish.setdefault(row['publish'], []).append(row['file'])
+    lines += [_PUBLISH_LINE[k] + ', '.join(v) for k, v in publish.items()]
+    if not self.tuning_note:
+      lines.append('How settings were chosen is not stated: add it with --tuning_note')
+    return '\n'.join(lines)
+
+  def _accounting(self) -> dict[str, Any]:
+    return {
+      'library': 'dp-accounting',
+      'version': self.environment_now['dp_accounting'],
+      'accountant': 'privacy loss distributions (PLD)',
+      'discretisation': (
+        f'privacy loss discretised at {accounting._FINE_GRID:g}, or {accounting._COARSE_GRID:g} '
+        f'where ε > {accounting._FINE_UP_TO:g}, rounded against the user'
+      ),
+    }
+
+
+def show_epsilon(epsilon: float) -> str:
+  """ε in four digits, rounded up: what is said is never less than what was spent.
+
+  >>> show_epsilon(1.23401), show_epsilon(2.0), show_epsilon(math.inf)
+  ('1.235', '2', '∞')
+  """
+  return _infinity(rounded_up(epsilon), '.4g')
+
+
+def rounded_up(value: float) -> float:
+  return float(decimal.Context(4, decimal.ROUND_CEILING).create_decimal(repr(value)))
+
+
+def _infinity(value: float, form: str = '') -> str:
+  return '∞' if value == math.inf else format(value, form)
+
+
+# --- Markdown and JSON ---------------------------------------------------------------------------
+
+
+def _json_ready(value: Any) -> Any:
+  if isinstance(value, Mapping):
+    return {k: _json_ready(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [_json_ready(v) for v in value]
+  return 'inf' if value == math.inf else value
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+  header = tuple(header)
+  lines = [header, ['---'] * len(header), *rows]
+  return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)
+
+
+def _bullets(lines: Iterable[str]) -> str:
+  return '\n'.join(f'- {line}' for line in lines)
