@@ -50,7 +50,9 @@ class TrainConfig:
   )
 
   # Models.
-  generator: str = _field('compact', 'Generator by name: ' + ', '.join(models.GENERATORS) + '.')
+  generator: str = _field(
+    'report_conditional', 'Generator by name: ' + ', '.join(models.GENERATORS) + '.'
+  )
   discriminator: str = _field(
     'compact', 'Discriminator by name: ' + ', '.join(models.DISCRIMINATORS) + '.'
   )
@@ -69,7 +71,7 @@ class TrainConfig:
   )
   d_optimizer: str = _field('adam', 'adam or sgd.')
   g_optimizer: str = _field('adam', 'adam or sgd.')
-  d_learning_rate: float = _field(5e-4, "D's learning rate at the start.")
+  d_learning_rate: float = _field(4e-4, "D's learning rate at the start.")
   g_learning_rate: float = _field(5e-4, "G's learning rate at the start.")
   d_learning_rate_end: float | None = _field(
     None, "D's learning rate at the end, where the schedule is not constant."

@@ -17,6 +17,7 @@ SETTINGS = {
   'd_steps_per_g_step': 2,
   'latent_dim': 4,
   'num_samples': 20,
+  'generator': 'compact',
   'steps_per_report': 4,
 }
 

@@ -181,7 +181,9 @@ def metadata(file: bytes) -> dict:
 
 
 def test_infinite_epsilon_survives_the_file(model, tmp_path):
-  config = TrainConfig(target_epsilon=math.inf, steps=4, batch_size=8, latent_dim=4)
+  config = TrainConfig(
+    target_epsilon=math.inf, steps=4, batch_size=8, latent_dim=4, generator='compact'
+  )
   mechanism = DPMechanism.for_epsilon(
     math.inf, num_examples=64, batch_size=8, l2_clip_norm=1.0, steps=4, delta=1e-3
   )

@@ -37,7 +37,8 @@ from dpgan_jax.statement import show_epsilon
 
 SEED = 987654321
 CONFIG = TrainConfig(
-  dataset='digits', noise_multiplier=1.0, steps=6, batch_size=32, steps_per_report=3,
+  dataset='digits',
+  generator='compact', noise_multiplier=1.0, steps=6, batch_size=32, steps_per_report=3,
   d_steps_per_g_step=2, num_samples=20, delta=1e-4,
 )  # fmt: skip
 ROOT = pathlib.Path(__file__).parents[1]

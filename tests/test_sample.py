@@ -36,6 +36,7 @@ def trained(tmp_path_factory):
     class_names=tuple('abcdefgh'),
   )
   config = TrainConfig(
+    generator='compact',
     noise_multiplier=0.0,
     steps=2,
     batch_size=8,

@@ -25,6 +25,7 @@ from dpgan_jax.ledger import Ledger
 
 CONFIG = TrainConfig(
   dataset='digits',
+  generator='compact',
   noise_multiplier=1.0,
   steps=12,
   batch_size=24,
