@@ -19,7 +19,7 @@ def test_every_public_name_is_there():
 
 
 def test_importing_the_core_loads_nothing_heavy():
-  """Other projects import the core: no flax, orbax, plotting, data libraries, and no flags defined."""
+  """Other projects import the core: no flax, orbax, plotting or data libraries come with it."""
   code = (
     'import sys, dpgan_jax; dpgan_jax.DPMechanism; '
     'heavy = {"flax", "orbax", "matplotlib", "sklearn", "PIL", "pyarrow", "tensorboardX"}; '
