@@ -8,6 +8,7 @@ keeps its traceback.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import signal
 import sys
@@ -57,6 +58,8 @@ def run(main: Callable[[], None], *, interrupted: str = '') -> None:
   def guarded(argv: list[str]) -> None:
     del argv
     signal.signal(signal.SIGTERM, terminate)
+    # JAX tells at length which accelerators it did not find; the commands name the one they use.
+    logging.getLogger('jax').setLevel(logging.WARNING)
     try:
       main()
     except _validate.InputError as error:

@@ -214,7 +214,7 @@ class Progress:
   def _spent(self, epsilon: float) -> str:
     if math.isinf(epsilon):
       return 'no privacy'
-    return f'ε={epsilon:.3f}' + ('' if math.isinf(self._budget) else f' / {self._budget:g}')
+    return f'ε={epsilon:.3f}' + ('' if math.isinf(self._budget) else f' / {self._budget:.4g}')
 
   def _print_line(self) -> None:
     now = time.monotonic()

@@ -19,6 +19,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import shutil
 import time
 import warnings
 from collections.abc import Mapping
@@ -142,9 +143,15 @@ def train(
     InputError: the directory belongs to another run (naming what differs), is in use, or is
       damaged; settings that do not fit the data.
   """
+  existed = os.path.lexists(run_dir)
   run = RunDir.open(run_dir, create=True)
   with run.lock():
-    gan = _plan(config, dataset, run)
+    try:
+      gan = _plan(config, dataset, run)
+    except BaseException:
+      if not existed:  # settings that do not fit leave nothing behind, not even an empty directory
+        shutil.rmtree(run.path, ignore_errors=True)
+      raise
     ledger = Ledger.open(
       run.ledger, stages={STAGE: gan.mechanism}, data_fingerprint=dataset.fingerprint()
     )

@@ -64,14 +64,15 @@ def test_bad_input_gets_one_line_and_status_2(case, tmp_path):
   assert len(lines) == 1, result.stderr
   assert lines[0].startswith('error: ')
   assert wanted in lines[0]
-  assert not run_dir.exists() or not any(run_dir.iterdir())
+  assert not run_dir.exists()
 
 
 def test_unreachable_epsilon(tmp_path):
-  flags = ['--dataset=digits', '--target_epsilon=1e-7', '--steps=4', '--batch_size=20']
+  flags = ['--dataset=digits', '--target_epsilon=1e-7', '--steps=400', '--batch_size=720']
   result = train(*flags, f'--run_dir={tmp_path / "run"}')
   assert result.returncode == 2
   assert 'out of reach' in result.stderr.splitlines()[-1]
+  assert not (tmp_path / 'run').exists()
 
 
 def test_nan_pixels_and_empty_classes_are_named(tmp_path):

@@ -120,8 +120,7 @@ def lines_of(path: pathlib.Path) -> int:
 
 
 def test_kill_9_and_resume_in_another_process_is_bit_identical(finished, tmp_path, digits):
-  """Killed after the first charge, after the second metric line and after the third; then finished.
-  """
+  """Killed after the first charge, after the second metric line and after the third; then finished."""
   path = tmp_path / 'killed'
   for ledger_lines, metric_lines in ((2, 0), (3, 2), (4, 3)):
     process = start(path)
@@ -293,9 +292,9 @@ def test_two_of_three_give_the_third():
 
 def test_restored_model_is_the_trained_one(finished, digits):
   model = trainer.restore_model(finished).model
-  key = jax.random.key(1)
   again = trainer.restore_model(finished).model
-  np.testing.assert_array_equal(model.sample(5, key=key)[0], again.sample(5, key=key)[0])
+  one, two = (m.sample(5, key=jax.random.key(1))[0] for m in (model, again))
+  np.testing.assert_array_equal(one, two)
   assert model.steps == 12
   assert model.epsilon() == trainer.make_mechanism(CONFIG, len(digits)).epsilon()
 
