@@ -120,7 +120,7 @@ def lines_of(path: pathlib.Path) -> int:
 
 
 def test_kill_9_and_resume_in_another_process_is_bit_identical(finished, tmp_path, digits):
-  """Killed after the first charge, after the second metric line and after the third; then finished."""
+  """Killed after the first charge, the second and the third metric line; then finished."""
   path = tmp_path / 'killed'
   for ledger_lines, metric_lines in ((2, 0), (3, 2), (4, 3)):
     process = start(path)
