@@ -67,9 +67,10 @@ def integer(name: str, value: Any, *, minimum: int, maximum: int | None = None) 
   wanted = f'>= {minimum}' if maximum is None else f'in [{minimum}, {maximum}]'
   if isinstance(value, bool) or not isinstance(value, numbers.Integral):
     raise InputError(f'expected {name} to be a whole number {wanted}, got {value!r}')
-  if value < minimum or (maximum is not None and value > maximum):
+  number = int(value)
+  if number < minimum or (maximum is not None and number > maximum):
     raise InputError(f'expected {name} {wanted}, got {value!r}')
-  return int(value)
+  return number
 
 
 def one_of(name: str, value: Any, choices: Collection[Any]) -> Any:

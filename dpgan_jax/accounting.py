@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import dp_accounting
 import numpy as np
@@ -63,7 +64,8 @@ def _epsilon(event: dp_accounting.DpEvent, delta: float, relation: str, grid: fl
 def _hashable(event: dp_accounting.DpEvent) -> dp_accounting.DpEvent:
   """The same event as a key of the caches: `ComposedDpEvent` is usually built with a list."""
   if isinstance(event, dp_accounting.ComposedDpEvent):
-    return dp_accounting.ComposedDpEvent(tuple(map(_hashable, event.events)))
+    events: Any = tuple(map(_hashable, event.events))
+    return dp_accounting.ComposedDpEvent(events)
   if isinstance(event, dp_accounting.SelfComposedDpEvent):
     return dp_accounting.SelfComposedDpEvent(_hashable(event.event), event.count)
   return event

@@ -269,7 +269,7 @@ class GAN:
     def mean_loss(params: PyTree) -> tuple[jax.Array, PyTree]:
       g = GeneratorState(params, state.g.batch_stats)
       fakes, fake_labels, batch_stats = self._fakes(g, key, self.g_batch_size)
-      logits = self.discriminator.apply({'params': state.d_params}, fakes, fake_labels)
+      logits: Any = self.discriminator.apply({'params': state.d_params}, fakes, fake_labels)
       return jnp.mean(LOSSES[self.config.loss].g(logits)), batch_stats
 
     (value, batch_stats), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.g.params)
@@ -309,4 +309,5 @@ class GAN:
     """Images [n, H, W, C] in [-1, 1] of the given classes: post-processing, no privacy cost."""
     z = jax.random.normal(key, (labels.shape[0], self.config.latent_dim))
     variables = {'params': g.params, 'batch_stats': g.batch_stats}
-    return self.generator.apply(variables, z, labels, train=False)
+    images: Any = self.generator.apply(variables, z, labels, train=False)
+    return images

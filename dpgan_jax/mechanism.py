@@ -246,7 +246,8 @@ class DPMechanism:
     known = {f.name for f in dataclasses.fields(cls)}
     if set(fields) - known:
       raise _validate.InputError(f'unknown mechanism fields: {sorted(set(fields) - known)}')
-    return cls(**{k: math.inf if v == 'inf' else v for k, v in fields.items()})
+    values: dict[str, Any] = {k: math.inf if v == 'inf' else v for k, v in fields.items()}
+    return cls(**values)
 
 
 def _probability(num_examples: int, batch_size: int) -> float:

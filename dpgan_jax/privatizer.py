@@ -55,7 +55,7 @@ class PrivatizerState(NamedTuple):
 def _own_key(key: jax.Array) -> jax.Array:
   """A copy of a typed key, so that donating the optimizer's state cannot delete the caller's."""
   dtype = getattr(key, 'dtype', None)
-  if dtype is None or not jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) or key.shape:
+  if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or key.shape:
     raise _validate.InputError(
       f'expected key to be one typed key, jax.random.key(seed), got {type(key).__name__} of dtype '
       f'{dtype}'
@@ -121,12 +121,12 @@ def noise_sum(
 
   def update(
     updates: PyTree,
-    state: PrivatizerState,
+    state: Any,  # PrivatizerState; optax types every state alike
     params: PyTree | None = None,
     *,
     public_grads: PyTree | None = None,
     **extra: Any,
-  ) -> tuple[PyTree, PrivatizerState]:
+  ) -> tuple[PyTree, Any]:
     del params, extra
     if standard_deviation > 0:
       noise = gaussian_like(jax.random.fold_in(state.key, state.count), updates, standard_deviation)
@@ -134,7 +134,7 @@ def noise_sum(
     updates = jax.tree.map(lambda u: u / expected_batch_size, updates)
     if public_grads is not None:
       updates = jax.tree.map(lambda u, p: u + p.astype(u.dtype), updates, public_grads)
-    return updates, PrivatizerState(state.key, optax.safe_increment(state.count))
+    return updates, PrivatizerState(state.key, jnp.asarray(optax.safe_increment(state.count)))
 
   return optax.GradientTransformationExtraArgs(init, update)
 
@@ -171,13 +171,13 @@ def clip_and_noise(
 
   def update(
     updates: PyTree,
-    state: PrivatizerState,
+    state: Any,  # PrivatizerState; optax types every state alike
     params: PyTree | None = None,
     *,
     mask: jax.Array | None = None,
     public_grads: PyTree | None = None,
     **extra: Any,
-  ) -> tuple[PyTree, PrivatizerState]:
+  ) -> tuple[PyTree, Any]:
     if params is not None:
       _check_example_axis(updates, params)
     total = clipping.clipped_sum(updates, l2_clip_norm=l2_clip_norm, mask=mask).sum

@@ -39,7 +39,8 @@ def define_flags() -> None:
 
 def main() -> None:
   config = cli.config_from_flags(TrainConfig)
-  if FLAGS.run_dir is None and not FLAGS.dry_run:
+  run_dir: str = FLAGS.run_dir or ''
+  if not run_dir and not FLAGS.dry_run:
     raise _validate.InputError(
       'expected --run_dir=DIRECTORY, where checkpoints, samples and report go'
     )
@@ -50,7 +51,7 @@ def main() -> None:
   print(
     f'{dataset.name}: {len(dataset)} images {dataset.image_shape}, {dataset.num_classes} classes'
   )
-  trained = trainer.train(config, dataset, FLAGS.run_dir)
+  trained = trainer.train(config, dataset, run_dir)
   statement = report.write(trained.run)
   print(statement.summary())
   print(f'Samples, figures and report: {trained.run.path}/')

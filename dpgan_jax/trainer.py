@@ -72,7 +72,9 @@ def make_mechanism(config: TrainConfig, num_examples: int) -> DPMechanism:
   if config.epochs is not None:
     steps = max(1, round(config.epochs * num_examples / config.batch_size))
   if steps is None:
-    assert config.target_epsilon is not None  # TrainConfig has checked the combination
+    # TrainConfig has checked that two of the three are given.
+    assert config.target_epsilon is not None
+    assert config.noise_multiplier is not None
     return DPMechanism.for_epsilon_and_noise(
       config.target_epsilon, noise_multiplier=config.noise_multiplier, **settings
     )
@@ -277,6 +279,7 @@ class _GridMaker:
 
   def __init__(self, gan: GAN, run: RunDir) -> None:
     self._run = run
+    self._image_shape = gan.image_shape
     classes = min(gan.num_classes, 10)
     self._labels = np.repeat(np.arange(classes, dtype=np.int32), 10)
     self._conditional = gan.config.generator not in models.UNCONDITIONAL
@@ -290,8 +293,14 @@ class _GridMaker:
       data.to_uint8(np.asarray(self._generate(g))),
       self._run.grids / f'step_{step:08d}.png',
       labels=self._labels if self._conditional else None,
+      scale=_picture_scale(self._image_shape),
       title=f'step {step}, {spent}',
     )
+
+
+def _picture_scale(image_shape: tuple[int, ...]) -> int:
+  """Screen pixels per pixel: small images are shown about as large as those of MNIST."""
+  return max(1, round(56 / image_shape[0]))
 
 
 def _leave_samples(model: model_file.Model, run: RunDir, state: GANState) -> None:
@@ -304,7 +313,8 @@ def _leave_samples(model: model_file.Model, run: RunDir, state: GANState) -> Non
   images, labels = model.sample(
     len(shown), labels=shown if model.is_conditional else None, key=jax.random.fold_in(key, 1)
   )
-  figures.sample_grid(images, run.samples_png, labels=labels)
+  scale = _picture_scale(model.gan.image_shape)
+  figures.sample_grid(images, run.samples_png, labels=labels, scale=scale)
   figures.loss_curves(metrics.read_metrics(run.metrics), run.losses_png)
 
 

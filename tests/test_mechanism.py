@@ -226,7 +226,7 @@ class TestRecords:
     ({'l2_clip_norm': math.inf}, ('finite l2_clip_norm', 'inf')),
     ({'steps': 0}, ('steps', 'got 0')),
     ({'steps': 2**31}, ('steps', 'got 2147483648')),
-    ({'truncated_batch_size': 501}, ('truncated_batch_size', '[1, 500]', '501')),
+    ({'truncated_batch_size': 502}, ('truncated_batch_size', '[1, 501]', '502')),
     ({'neighboring_relation': 'swap'}, ('neighboring_relation', "'swap'")),
   ],
 )
