@@ -227,57 +227,6 @@ def epsilon_delta_curve(
   return _save(figure, path)
 
 
-def epsilon_over_steps(
-  steps: Sequence[float],
-  epsilons: Sequence[float],
-  path: PathLike,
-  *,
-  delta: float,
-  target_epsilon: float | None = None,
-) -> pathlib.Path:
-  """Draws the ε spent after each number of steps, and the budget as a dashed line.
-
-  Args:
-    steps: [n] discriminator steps taken.
-    epsilons: [n], ε at `delta` after them; infinite or NaN values are left out.
-    path: the PNG file; replaced where it exists.
-    delta: the δ that ε is stated at.
-    target_epsilon: the budget, if there is one.
-
-  Raises:
-    InputError: lists of differing lengths.
-  """
-  step, epsilon = np.asarray(steps, np.float64), np.asarray(epsilons, np.float64)
-  if step.shape != epsilon.shape or step.ndim != 1:
-    raise InputError(f'expected one epsilon per step, got {step.shape} and {epsilon.shape}')
-  order = np.argsort(step, kind='stable')
-  order = order[np.isfinite(epsilon[order])]
-  figure, axes = _figure()
-  axes.plot(
-    step[order],
-    epsilon[order],
-    color=_BLUE,
-    linewidth=1.8,
-    marker='o' if len(order) <= 25 else '',
-    markersize=4,
-  )
-  if target_epsilon is not None and math.isfinite(target_epsilon):
-    axes.axhline(target_epsilon, color=_ORANGE, linewidth=1.2, linestyle='--')
-    axes.annotate(
-      f'budget: ε = {target_epsilon:.4g}',
-      (0, target_epsilon),
-      xycoords=('axes fraction', 'data'),
-      xytext=(6, 4),
-      textcoords='offset points',
-      color=_INK,
-    )
-  _step_axis(axes, step[order])
-  axes.set_ylabel(f'ε at δ = {_short(delta)}')
-  axes.margins(x=0.02, y=0.12)
-  axes.set_ylim(bottom=0)
-  return _save(figure, path)
-
-
 def _column(metrics: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
   values = (line.get(name) for line in metrics)
   column = np.array([np.nan if value is None else float(value) for value in values], np.float64)

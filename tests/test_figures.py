@@ -204,19 +204,6 @@ def test_the_stated_pair_is_marked_on_the_epsilon_delta_curve(tmp_path, drawn):
   assert [t.get_text() for t in drawn().axes[0].texts] == ['no finite ε: not private']
 
 
-def test_epsilon_over_steps_shows_the_budget(tmp_path, drawn):
-  path = tmp_path / 'steps.png'
-  steps, epsilons = [30, 10, 20, 40], [1.5, 0.5, 1.0, NAN]
-  figures.epsilon_over_steps(steps, epsilons, path, delta=1e-5, target_epsilon=2.0)
-  (axes,) = drawn().axes
-  assert axes.lines[0].get_xydata().tolist() == [[10, 0.5], [20, 1.0], [30, 1.5]]
-  assert axes.lines[1].get_ydata() == [2.0, 2.0]
-  assert axes.get_ylabel() == 'ε at δ = 1e-5'
-  for few in ([], [10]):
-    figures.epsilon_over_steps(few, [1.0] * len(few), path, delta=1e-5)
-    assert pixels(path).std() > 0
-
-
 def test_curves_that_make_no_sense_are_refused(tmp_path):
   path = tmp_path / 'x.png'
   with pytest.raises(InputError, match=r'delta in \(0, 1\), got 0.0'):
@@ -225,8 +212,6 @@ def test_curves_that_make_no_sense_are_refused(tmp_path):
     figures.epsilon_delta_curve([0.1], [1.0], path, at_delta=1.5, at_epsilon=1.0)
   with pytest.raises(InputError, match='one epsilon per delta'):
     figures.epsilon_delta_curve([0.1, 0.2], [1.0], path, at_delta=1e-5, at_epsilon=1.0)
-  with pytest.raises(InputError, match='one epsilon per step'):
-    figures.epsilon_over_steps([1, 2], [1.0], path, delta=1e-5)
   assert not any(tmp_path.iterdir())
 
 
@@ -240,7 +225,6 @@ DRAW = {
   'delta': lambda path: figures.epsilon_delta_curve(
     [1e-6, 1e-5], [2.0, 1.0], path, at_delta=1e-5, at_epsilon=1.0
   ),
-  'steps': lambda path: figures.epsilon_over_steps([1, 2], [0.1, 0.2], path, delta=1e-5),
 }
 
 
