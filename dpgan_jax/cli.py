@@ -24,6 +24,9 @@ from dpgan_jax import _validate
 flags.disclaim_key_flags()  # `define_flags` acts for its caller, whose --help lists the flags
 
 
+_SECONDS_TO_END = 2.0  # a checkpoint that is being written has this long before it is cut off
+
+
 class Terminated(BaseException):
   """SIGTERM arrived."""
 
@@ -51,13 +54,10 @@ def run(main: Callable[[], None], *, interrupted: str = '') -> None:
       fail(f'expected flags only (--name=value), got {rest[1]!r}')
     return rest
 
-  def terminate(signum: int, frame: types.FrameType | None) -> NoReturn:
-    del signum, frame
-    raise Terminated
-
   def guarded(argv: list[str]) -> None:
     del argv
-    signal.signal(signal.SIGTERM, terminate)
+    _raise_on(signal.SIGTERM, Terminated)
+    _raise_on(signal.SIGINT, KeyboardInterrupt)
     # JAX tells at length which accelerators it did not find; the commands name the one they use.
     logging.getLogger('jax').setLevel(logging.WARNING)
     try:
@@ -67,11 +67,34 @@ def run(main: Callable[[], None], *, interrupted: str = '') -> None:
     except OSError as error:
       fail(str(error), status=1)
     except KeyboardInterrupt:
+      _calm()
       fail(f'interrupted. {interrupted}'.strip(), status=130)
     except Terminated:
+      _calm()
       fail(f'terminated. {interrupted}'.strip(), status=143)
 
   app.run(guarded, flags_parser=parse)
+
+
+def _raise_on(number: int, exception: type[BaseException]) -> None:
+  """Makes a signal raise `exception` in the main thread, again and again until one gets through.
+
+  An exception that is raised while Python happens to run a callback (JAX has one in the garbage
+  collector) is reported and dropped, and the signal with it.
+  """
+
+  def handler(received: int, frame: types.FrameType | None) -> NoReturn:
+    del received, frame
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, _SECONDS_TO_END)
+    raise exception
+
+  signal.signal(number, handler)
+
+
+def _calm() -> None:
+  """The exception got through: nothing is raised any more."""
+  signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def define_flags(config_class: Any) -> None:

@@ -210,3 +210,27 @@ def test_flags_of_a_run_become_its_settings(fresh_flags):
 )
 def test_duration(seconds, text):
   assert cli.duration(seconds) == text
+
+
+SWALLOWED = """
+import gc
+def callback(phase, info):
+  if phase == 'start':
+    print('ready', flush=True)
+    time.sleep(60)  # the signal arrives here, where its exception is dropped
+gc.callbacks.append(callback)
+gc.collect()
+gc.callbacks.remove(callback)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(('number', 'status'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_whose_exception_is_dropped_still_ends_the_command(script, number, status):
+  pipe = subprocess.PIPE
+  process = subprocess.Popen(script(SWALLOWED), stdout=pipe, stderr=pipe, text=True)
+  assert process.stdout.readline() == 'ready\n'
+  process.send_signal(number)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == status
+  assert err.endswith('Run it again.\n')
