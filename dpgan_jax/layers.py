@@ -1,6 +1,6 @@
 """Layers whose arithmetic suits the backend; parameters and results are those of Flax's own layers.
 
-On XLA:CPU a convolution inside a compiled loop runs 5 to 15 times slower than the same sums written
+On XLA:CPU a convolution inside a compiled loop is several times slower than the same sums written
 as patches × matrix, and compiles far longer. `Conv` therefore has two implementations behind one
 set of parameters (`kernel` [h, w, in, out] and `bias` [out], as `flax.linen.Conv`), chosen when it
 is traced.

@@ -21,7 +21,7 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _cache
   os.environ['JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 
-# Compiling is most of what these tests do: three times less of it, at the price of slower programs.
+# Compiling is most of what these tests do: far less of it, at the price of slower programs.
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
 import hypothesis

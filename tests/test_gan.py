@@ -118,6 +118,21 @@ def test_d_step_is_the_formula(dataset):
   assert max_difference(after.d_params, expected) < 1e-5
 
 
+def test_g_step_is_the_formula():
+  """G's loss is the mean over its own fakes, drawn with its own key, against the current D."""
+  gan = make_gan(g_batch_size=9)
+  state = init(gan, jax.random.key(4))
+  _, loss = jax.jit(gan._g_step)(state)
+
+  def expected(purpose):
+    fakes, labels, _ = gan._fakes(state.g, gan._fake_key(state, purpose), 9)
+    logits = gan.discriminator.apply({'params': state.d_params}, fakes, labels)
+    return float(jnp.mean(nn.softplus(-logits)))
+
+  assert float(loss) == pytest.approx(expected(1), rel=1e-5)
+  assert expected(0) != pytest.approx(expected(1), rel=1e-5)  # D's fakes are others
+
+
 def test_private_data_reaches_the_state_only_through_the_noisy_sum(dataset):
   """Other data, same keys: after one step D differs by at most the sensitivity, G not at all."""
   gan = make_gan(d_optimizer='sgd', d_learning_rate=1.0, clip=0.1, d_steps_per_g_step=9)
