@@ -299,6 +299,25 @@ def test_restored_model_is_the_trained_one(finished, digits):
   assert model.epsilon() == trainer.make_mechanism(CONFIG, len(digits)).epsilon()
 
 
+def test_unconditional_run_leaves_samples_without_labels(digits, tmp_path):
+  """The report's own models, batch norm in G, SGD with its falling learning rate."""
+  config = CONFIG.replace(
+    generator='report',
+    discriminator='report',
+    d_optimizer='sgd',
+    d_learning_rate=0.15,
+    d_learning_rate_end=0.052,
+    learning_rate_schedule='exponential',
+    steps=4,
+    steps_per_report=2,
+  )
+  trained = trainer.train(config, digits, tmp_path / 'run', progress=False)
+  with np.load(tmp_path / 'run' / 'samples.npz') as samples:
+    assert samples.files == ['x']
+    assert samples['x'].shape == (20, 8, 8)
+  assert trained.model.sample(3, key=jax.random.key(0))[1] is None
+
+
 def test_steps_per_report_prefers_a_divisor():
   mechanism = trainer.make_mechanism(CONFIG.replace(steps=3000, steps_per_report=None), 1440)
   stride = trainer.steps_per_report(CONFIG.replace(steps=3000, steps_per_report=None), mechanism)
