@@ -1,9 +1,9 @@
 """Per-example gradients → a clipped sum whose sensitivity is known.
 
-`clipped_sum` takes gradients that carry a leading example axis; `clipped_grad` makes them first,
-with `vmap(grad)`, in microbatches where memory is short. Adding or removing one example changes the
-sum by at most `l2_clip_norm` in the L2 norm over all parameters together, whatever that example
-holds:
+`clipped_sum` takes gradients that carry a leading example axis; `clipped_grad` takes a loss, and
+finds norms and sum without forming the gradients of large layers (`ghost`). Adding or removing one
+example changes the sum by at most `l2_clip_norm` in the L2 norm over all parameters together,
+whatever that example holds:
 
 * an example whose gradient norm exceeds C is scaled down to norm C, the others are left as they
   are;
@@ -24,14 +24,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dpgan_jax import _validate
+from dpgan_jax import _validate, ghost
 
 PyTree = Any
+Strategy = Literal['auto', 'ghost', 'vmap']
+STRATEGIES: tuple[Strategy, ...] = ('auto', 'ghost', 'vmap')
 
 
 class ClippedSum(NamedTuple):
@@ -97,12 +99,7 @@ def num_examples(per_example: PyTree, mask: jax.Array | None = None) -> int:
 
 def per_example_norms(per_example_grads: PyTree) -> jax.Array:
   """The L2 norm of each example's gradient over all leaves together, float32[n] (or wider)."""
-
-  def squares(leaf: jax.Array) -> jax.Array:
-    wide = leaf.astype(accumulation_dtype(leaf.dtype))
-    return jnp.sum(wide * wide, axis=tuple(range(1, wide.ndim)))
-
-  return jnp.sqrt(sum(squares(leaf) for leaf in jax.tree.leaves(per_example_grads)))
+  return jnp.sqrt(sum(ghost.squares(leaf) for leaf in jax.tree.leaves(per_example_grads)))
 
 
 def clip_factors(norms: jax.Array, l2_clip_norm: float, mask: jax.Array | None = None) -> jax.Array:
@@ -130,32 +127,52 @@ def clipped_sum(
     InputError: C ≤ 0, a mask that is not bool[n], leaves whose example axes differ.
   """
   _validate.positive('l2_clip_norm', l2_clip_norm, allow_inf=True)
-  num_examples(per_example_grads, mask)
+  count = num_examples(per_example_grads, mask)
+  leaves, structure = jax.tree.flatten(per_example_grads)
   norms = per_example_norms(per_example_grads)
-  factors = clip_factors(norms, l2_clip_norm, mask)
+  found = ghost.Gradients(jnp.zeros(count), norms, {}, dict(enumerate(leaves)))
+  sums = _sum(found, clip_factors(norms, l2_clip_norm, mask))
+  return ClippedSum(jax.tree.unflatten(structure, sums), norms)
 
-  def reduce(leaf: jax.Array) -> jax.Array:
-    wide = leaf.astype(accumulation_dtype(leaf.dtype))
-    factor = factors.astype(wide.dtype).reshape((-1,) + (1,) * (leaf.ndim - 1))
-    # Not a plain product: 0·NaN is NaN, and one bad example would take the whole step with it.
-    return jnp.sum(jnp.where(factor > 0, factor * wide, 0.0), axis=0)
 
-  return ClippedSum(jax.tree.map(reduce, per_example_grads), norms)
+def _sum(found: ghost.Gradients, factors: jax.Array) -> list[jax.Array]:
+  """Σ factorᵢ·gradientᵢ of every leaf, leaving out the examples whose norm is not finite."""
+  finite = jnp.isfinite(found.norms)
+  # A factor of zero is not enough: 0·NaN is NaN, and one bad example would take the whole step with
+  # it. Blanking it out reads and writes every gradient once more, so it is done when there is one.
+  return jax.lax.cond(
+    jnp.all(finite),
+    lambda: found.weighted_sum(factors, None),
+    lambda: found.weighted_sum(factors, finite),
+  )
 
 
 def clipped_grad(
-  loss_fn: Callable[..., jax.Array], *, l2_clip_norm: float, microbatch_size: int | None = None
+  loss_fn: Callable[..., jax.Array],
+  *,
+  l2_clip_norm: float,
+  strategy: Strategy = 'auto',
+  microbatch_size: int | None = None,
 ) -> Callable[..., ClippedGrad]:
   """Turns a loss on one example into the clipped gradient sum over a batch.
 
   Args:
-    loss_fn: `loss_fn(params, *example) -> scalar`, where `example` has no batch axis.
+    loss_fn: `loss_fn(params, *example) -> scalar`, where `example` has no batch axis. Any JAX
+      function: Linen, NNX, Equinox or plain.
     l2_clip_norm: C > 0, as in `clipped_sum`.
-    microbatch_size: how many per-example gradients exist at once; None for all of them. It changes
-      memory only: the result is the same up to the order of float32 additions.
+    strategy: how per-example norms and the sum are found; all agree up to float32 rounding.
+      'vmap' forms every example's gradient. 'auto' and 'ghost' take one forward and one backward
+      pass, and form per-example gradients only of parameters that do not enter by a matrix product,
+      convolution or lookup, and of layers where that is cheaper: 'auto' means in time, 'ghost' in
+      memory (see `ghost_rules`).
+    microbatch_size: how many examples are looked at at once; None for all of them. It changes
+      memory and speed only: the result is the same up to the order of float32 additions.
 
   Returns:
     `fn(params, *batch, mask=None) -> ClippedGrad`, where each array of `batch` is [n, ...].
+
+  Raises:
+    InputError: an argument out of range.
 
   >>> import jax.numpy as jnp
   >>> loss = lambda w, x: jnp.sum(w * x)
@@ -163,33 +180,34 @@ def clipped_grad(
   Array([0.6, 1.3], dtype=float32)
   """
   _validate.positive('l2_clip_norm', l2_clip_norm, allow_inf=True)
+  _validate.one_of('strategy', strategy, STRATEGIES)
   if microbatch_size is not None:
     _validate.integer('microbatch_size', microbatch_size, minimum=1)
 
-  def one_pass(params: PyTree, batch: tuple[PyTree, ...], mask: jax.Array) -> ClippedGrad:
-    in_axes = (None,) + (0,) * len(batch)
-    losses, grads = jax.vmap(jax.value_and_grad(loss_fn), in_axes)(params, *batch)
-    total, norms = clipped_sum(grads, l2_clip_norm=l2_clip_norm, mask=mask)
-    return ClippedGrad(total, norms, losses.astype(jnp.float32))
+  def one_pass(
+    plan: ghost.Plan, params: PyTree, batch: tuple[PyTree, ...], mask: jax.Array
+  ) -> ClippedGrad:
+    found = ghost.backward(plan, params, batch, 'memory' if strategy == 'ghost' else 'time')
+    sums = _sum(found, clip_factors(found.norms, l2_clip_norm, mask))
+    total = jax.tree.unflatten(jax.tree.structure(params), sums)
+    return ClippedGrad(total, found.norms, found.losses.astype(jnp.float32))
 
-  def fn(params: PyTree, *batch: PyTree, mask: jax.Array | None = None) -> ClippedGrad:
-    count = num_examples(batch, mask)
-    mask = jnp.ones(count, bool) if mask is None else mask
-    if microbatch_size is None or microbatch_size >= count:
-      return one_pass(params, batch, mask)
-
-    passes = math.ceil(count / microbatch_size)
-    padding = passes * microbatch_size - count
+  def in_parts(
+    size: int, plan: ghost.Plan, params: PyTree, batch: tuple[PyTree, ...], mask: jax.Array
+  ) -> ClippedGrad:
+    count = mask.shape[0]
+    passes = math.ceil(count / size)
+    padding = passes * size - count
 
     def split(x: jax.Array) -> jax.Array:
       # Padding repeats example 0 rather than inventing an input; its mask is False.
       padded = jnp.concatenate([x, jnp.repeat(x[:1], padding, axis=0)]) if padding else x
-      return padded.reshape((passes, microbatch_size, *x.shape[1:]))
+      return padded.reshape((passes, size, *x.shape[1:]))
 
-    mask_parts = split(mask) & (jnp.arange(passes * microbatch_size) < count).reshape(passes, -1)
+    mask_parts = split(mask) & (jnp.arange(passes * size) < count).reshape(passes, -1)
 
     def accumulate(total: PyTree, part: tuple[Any, jax.Array]) -> tuple[PyTree, tuple[Any, Any]]:
-      result = one_pass(params, *part)
+      result = one_pass(plan, params, *part)
       return jax.tree.map(jnp.add, total, result.sum), (result.norms, result.losses)
 
     zero = jax.tree.map(lambda p: jnp.zeros(p.shape, accumulation_dtype(p.dtype)), params)
@@ -197,5 +215,21 @@ def clipped_grad(
       accumulate, zero, (jax.tree.map(split, batch), mask_parts)
     )
     return ClippedGrad(total, norms.reshape(-1)[:count], losses.reshape(-1)[:count])
+
+  def fn(params: PyTree, *batch: PyTree, mask: jax.Array | None = None) -> ClippedGrad:
+    count = num_examples(batch, mask)
+    mask = jnp.ones(count, bool) if mask is None else mask
+    plan = ghost.make_plan(loss_fn, params, batch, cover=strategy != 'vmap')
+    if microbatch_size is None or microbatch_size >= count:
+      result = one_pass(plan, params, batch, mask)
+    else:
+      result = in_parts(microbatch_size, plan, params, batch, mask)
+    if plan.entangled and count > 1:  # look at each example alone, so that NaN cannot spread
+      result = jax.lax.cond(
+        jnp.all(jnp.isfinite(result.norms)),
+        lambda: result,
+        lambda: in_parts(1, plan, params, batch, mask),
+      )
+    return result
 
   return fn
