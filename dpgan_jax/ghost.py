@@ -239,5 +239,5 @@ def backward(plan: Plan, params: PyTree, batch: tuple[Any, ...], prefer: Prefere
 
 def squares(per_example: jax.Array) -> jax.Array:
   """‖gᵢ‖² of gradients [n, ...], float32[n] or wider."""
-  flat = ghost_rules.wide(per_example).reshape(per_example.shape[0], -1)
-  return jnp.sum(flat * flat, axis=1)
+  wide = ghost_rules.wide(per_example)
+  return jnp.sum(wide * wide, axis=tuple(range(1, wide.ndim)))

@@ -35,7 +35,7 @@ import numpy as np
 
 Method = Literal['outer', 'gram', 'direct']
 Preference = Literal['time', 'memory']
-Step = tuple[Literal['reshape', 'transpose'], tuple[int, ...]]
+Step = tuple[Literal['reshape', 'transpose', 'flip'], tuple[int, ...]]
 
 _CANCELLATION = 2.0**-10  # (2⁻⁵)², on the square of the norm
 _TINY = float(np.finfo(np.float32).tiny)
@@ -44,9 +44,15 @@ _FLOPS_PER_FLOAT_MOVED = 16
 
 
 def apply_steps(steps: tuple[Step, ...], x: jax.Array) -> jax.Array:
-  """Runs reshapes and transpositions in order."""
+  """Runs reshapes, transpositions and flips in order."""
   for kind, how in steps:
-    x = x.reshape(how) if kind == 'reshape' else x.transpose(how)
+    match kind:
+      case 'reshape':
+        x = x.reshape(how)
+      case 'transpose':
+        x = x.transpose(how)
+      case 'flip':
+        x = jnp.flip(x, how)
   return x
 
 
@@ -60,6 +66,8 @@ def invert_view(eqn: Any) -> Step | None:
   match eqn.primitive.name:
     case 'transpose':
       return 'transpose', tuple(int(i) for i in np.argsort(eqn.params['permutation']))
+    case 'rev':
+      return 'flip', tuple(eqn.params['dimensions'])
     case 'reshape' if eqn.params.get('dimensions') is None:
       return 'reshape', before.shape
     case 'squeeze' | 'expand_dims' | 'copy' | 'copy_p':
