@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dpgan_jax import _validate, accounting, models
+from dpgan_jax import _validate, accounting, clipping, models
 
 LOSSES = ('bce',)
 OPTIMIZERS = ('adam', 'sgd')
@@ -87,8 +87,13 @@ class TrainConfig:
   g_ema_decay: float = _field(
     0.995, "Decay of the average of G's parameters that samples are drawn from; 0 for none."
   )
+  clipping_strategy: str = _field(
+    'auto',
+    'How per-example norms are found: auto (least time), ghost (least memory), vmap (every '
+    "example's gradient). The same results up to rounding.",
+  )
   microbatch_size: int | None = _field(
-    None, 'Per-example gradients held at once; changes memory only.'
+    None, 'Examples looked at at once; changes memory and speed only.'
   )
 
   # Records.
@@ -134,6 +139,7 @@ class TrainConfig:
       self._check(name, _validate.fraction, required=True, open_left=False)
     self._check('seed', _validate.integer, minimum=0, maximum=2**32 - 1)
     _validate.one_of('neighboring_relation', self.neighboring_relation, accounting.RELATIONS)
+    _validate.one_of('clipping_strategy', self.clipping_strategy, clipping.STRATEGIES)
     _validate.one_of('loss', self.loss, LOSSES)
     _validate.one_of('d_optimizer', self.d_optimizer, OPTIMIZERS)
     _validate.one_of('g_optimizer', self.g_optimizer, OPTIMIZERS)

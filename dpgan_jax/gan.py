@@ -227,15 +227,16 @@ class GAN:
       return loss.d_fake(logit(params, image, label))
 
     batch = mechanism.sampler(state.batch_key, state.step)
-    real = mechanism.clipped_grad(real_loss, microbatch_size=config.microbatch_size)(
+    how: Any = {'strategy': config.clipping_strategy, 'microbatch_size': config.microbatch_size}
+    real = mechanism.clipped_grad(real_loss, **how)(
       state.d_params, images[batch.indices], labels[batch.indices], mask=batch.mask
     )
 
     fakes, fake_labels = self._fakes(state.g, self._fake_key(state, 0), self.fake_batch_size)[:2]
     bound = mechanism.l2_clip_norm if config.fake_gradient == 'clipped' else math.inf
-    fake = clipping.clipped_grad(
-      fake_loss, l2_clip_norm=bound, microbatch_size=config.microbatch_size
-    )(state.d_params, fakes, fake_labels)
+    fake = clipping.clipped_grad(fake_loss, l2_clip_norm=bound, **how)(
+      state.d_params, fakes, fake_labels
+    )
     public_grads = jax.tree.map(lambda g: g / self.fake_batch_size, fake.sum)
 
     # The key passed here is never used: the one in the state, put there by init, is.

@@ -195,7 +195,7 @@ def backward(plan: Plan, params: PyTree, batch: tuple[Any, ...], prefer: Prefere
   """One forward and one backward pass over `batch`, whose arrays are [n, ...]."""
   leaves = jax.tree.leaves(params)
   others = {i: leaf for i, leaf in enumerate(leaves) if i not in plan.covered}
-  outputs = {index: plan.jaxpr.eqns[index].outvars[0].aval for index, _, _ in plan.uses}
+  outputs: dict[int, Any] = {i: plan.jaxpr.eqns[i].outvars[0].aval for i, _, _ in plan.uses}
   # Gradients by a zero added to a product's output are those by the output itself.
   zeros = {index: jnp.zeros(aval.shape, aval.dtype) for index, aval in outputs.items()}
   sites = {index: use.site for index, _, use in plan.uses}

@@ -187,11 +187,18 @@ class DPMechanism:
     )
 
   def clipped_grad(
-    self, loss_fn: Callable[..., jax.Array], *, microbatch_size: int | None = None
+    self,
+    loss_fn: Callable[..., jax.Array],
+    *,
+    strategy: clipping.Strategy = 'auto',
+    microbatch_size: int | None = None,
   ) -> Callable[..., clipping.ClippedGrad]:
     """`clipping.clipped_grad` at this mechanism's clip norm."""
     return clipping.clipped_grad(
-      loss_fn, l2_clip_norm=self.l2_clip_norm, microbatch_size=microbatch_size
+      loss_fn,
+      l2_clip_norm=self.l2_clip_norm,
+      strategy=strategy,
+      microbatch_size=microbatch_size,
     )
 
   def clip_and_noise(self, key: jax.Array) -> optax.GradientTransformationExtraArgs:

@@ -112,7 +112,7 @@ _POSITIVE = ['d_learning_rate', 'g_learning_rate', 'd_learning_rate_end', 'g_lea
 _FRACTIONS = ['adam_b1', 'adam_b2', 'g_ema_decay']
 _CHOICES = [
   'loss', 'd_optimizer', 'g_optimizer', 'learning_rate_schedule', 'fake_gradient', 'generator',
-  'discriminator', 'neighboring_relation',
+  'discriminator', 'neighboring_relation', 'clipping_strategy',
 ]  # fmt: skip
 _OUT_OF_RANGE = {
   **dict.fromkeys(_WHOLE, (0, -1, 1.5, '1', True)),

@@ -82,7 +82,9 @@ LAYERS = {
   'conv groups': (nn.Conv(6, (3, 3), feature_group_count=3), (5, 5, 6)),
   'conv depthwise circular': (nn.Conv(4, (3,), feature_group_count=4, padding='CIRCULAR'), (8, 4)),
   'conv 3-d': (nn.Conv(2, (2, 2, 2)), (3, 4, 3, 2)),
-  'conv input dilation': (nn.Conv(2, (3, 3), input_dilation=2, padding=((1, 2), (0, 1))), (4, 4, 2)),
+  'conv input dilation': (
+    nn.Conv(2, (3, 3), input_dilation=2, padding=((1, 2), (0, 1))), (4, 4, 2),
+  ),
   'conv transpose': (nn.ConvTranspose(3, (3, 3), strides=(2, 2)), (4, 3, 2)),
   'conv transpose valid kernel': (
     nn.ConvTranspose(3, (4, 4), strides=(2, 2), padding='VALID', transpose_kernel=True), (3, 3, 2),
@@ -129,7 +131,10 @@ def test_convolutions_of_any_shape(
 
 @hypothesis.given(
   spec=st.sampled_from(
-    ['ik,kj->ij', 'ki,jk->ij', 'bik,bkj->bij', 'bik,jkb->bij', 'iklm,lmj->ikj', 'k,kj->j', 'i,j->ij']
+    [
+      'ik,kj->ij', 'ki,jk->ij', 'bik,bkj->bij', 'bik,jkb->bij', 'iklm,lmj->ikj', 'k,kj->j',
+      'i,j->ij',
+    ]
   ),
   swap=st.booleans(), sizes=st.tuples(*[st.integers(1, 4)] * 6), n=st.integers(1, 4),
 )  # fmt: skip
