@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 
-from dpgan_jax import _validate
+from dpgan_jax import _validate, compile_cache
 
 flags.disclaim_key_flags()  # `define_flags` acts for its caller, whose --help lists the flags
 
@@ -60,6 +60,7 @@ def run(main: Callable[[], None], *, interrupted: str = '') -> None:
     _raise_on(signal.SIGINT, KeyboardInterrupt)
     # JAX tells at length which accelerators it did not find; the commands name the one they use.
     logging.getLogger('jax').setLevel(logging.WARNING)
+    compile_cache.enable()
     try:
       main()
     except _validate.InputError as error:
