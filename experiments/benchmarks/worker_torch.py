@@ -41,14 +41,14 @@ class Model(nn.Module):
   def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     x = images
     for index, layer in enumerate(self.net.layers):
-      x = self._apply(layer, x if layer.kernel else x.flatten(1))
+      x = self._layer(layer, x if layer.kernel else x.flatten(1))
       if index == 0 and self.net.label_layer:
         planes = functional.one_hot(labels, nets.CLASSES).to(x.dtype)[:, :, None, None]
         planes = planes.expand(-1, -1, *images.shape[2:])
-        x = torch.cat([x, self._apply(self.net.label_layer, planes)], 1)
+        x = torch.cat([x, self._layer(self.net.label_layer, planes)], 1)
     return x if self.net.loss == 'softmax' else x.flatten()
 
-  def _apply(self, layer: nets.Layer, x: torch.Tensor) -> torch.Tensor:
+  def _layer(self, layer: nets.Layer, x: torch.Tensor) -> torch.Tensor:
     x = getattr(self, layer.name)(x)
     if layer.activation:
       x = functional.relu(x) if layer.activation == 'relu' else functional.leaky_relu(x, 0.2)
