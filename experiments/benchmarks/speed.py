@@ -120,7 +120,6 @@ class Harness:
       'cpu': _cpu_name(), 'cores': cores(), 'memory_gib': round(_meminfo('MemTotal') / 2**30),
       'system': f'{platform.system()} {platform.machine()}', 'device': device,
       'environments': environments,
-      'environments': environments,
       'peak_gflops': max(peaks), 'rounds': self.arguments.rounds,
       'load_before': _load(), 'load_after': _load(),
       'command': 'python experiments/benchmarks/speed.py ' + ' '.join(self.arguments.given),
