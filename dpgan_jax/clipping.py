@@ -29,7 +29,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dpgan_jax import _validate, ghost
+from dpgan_jax import _validate, ghost, ghost_rules
 
 PyTree = Any
 Strategy = Literal['auto', 'ghost', 'vmap']
@@ -127,23 +127,29 @@ def clipped_sum(
     InputError: C ≤ 0, a mask that is not bool[n], leaves whose example axes differ.
   """
   _validate.positive('l2_clip_norm', l2_clip_norm, allow_inf=True)
-  count = num_examples(per_example_grads, mask)
-  leaves, structure = jax.tree.flatten(per_example_grads)
+  num_examples(per_example_grads, mask)
   norms = per_example_norms(per_example_grads)
-  found = ghost.Gradients(jnp.zeros(count), norms, {}, dict(enumerate(leaves)))
-  sums = _sum(found, clip_factors(norms, l2_clip_norm, mask))
-  return ClippedSum(jax.tree.unflatten(structure, sums), norms)
+
+  def weighted_sum(factors: jax.Array, usable: jax.Array | None) -> PyTree:
+    one = lambda leaf: ghost_rules.weighted_sum(leaf, factors, usable)  # noqa: E731
+    return jax.tree.map(one, per_example_grads)
+
+  return ClippedSum(_sum(weighted_sum, norms, clip_factors(norms, l2_clip_norm, mask)), norms)
 
 
-def _sum(found: ghost.Gradients, factors: jax.Array) -> list[jax.Array]:
-  """Σ factorᵢ·gradientᵢ of every leaf, leaving out the examples whose norm is not finite."""
-  finite = jnp.isfinite(found.norms)
+def _sum(
+  weighted_sum: Callable[[jax.Array, jax.Array | None], PyTree],
+  norms: jax.Array,
+  factors: jax.Array,
+) -> PyTree:
+  """Σ factorᵢ·gradientᵢ, leaving out the examples whose norm is not finite."""
+  finite = jnp.isfinite(norms)
   # A factor of zero is not enough: 0·NaN is NaN, and one bad example would take the whole step with
   # it. Blanking it out reads and writes every gradient once more, so it is done when there is one.
   return jax.lax.cond(
     jnp.all(finite),
-    lambda: found.weighted_sum(factors, None),
-    lambda: found.weighted_sum(factors, finite),
+    lambda: weighted_sum(factors, None),
+    lambda: weighted_sum(factors, finite),
   )
 
 
@@ -188,7 +194,8 @@ def clipped_grad(
     plan: ghost.Plan, params: PyTree, batch: tuple[PyTree, ...], mask: jax.Array
   ) -> ClippedGrad:
     found = ghost.backward(plan, params, batch, 'memory' if strategy == 'ghost' else 'time')
-    sums = _sum(found, clip_factors(found.norms, l2_clip_norm, mask))
+    factors = clip_factors(found.norms, l2_clip_norm, mask)
+    sums = _sum(found.weighted_sum, found.norms, factors)
     total = jax.tree.unflatten(jax.tree.structure(params), sums)
     return ClippedGrad(total, found.norms, found.losses.astype(jnp.float32))
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dpgan_jax import _validate, accounting, clipping, models
+from dpgan_jax import _records, _validate, accounting, clipping, models
 
 LOSSES = ('bce',)
 OPTIMIZERS = ('adam', 'sgd')
@@ -209,7 +209,7 @@ class TrainConfig:
 
   def to_dict(self) -> dict[str, Any]:
     """Every field, JSON-ready (`inf` as the string 'inf')."""
-    return {k: 'inf' if v == math.inf else v for k, v in dataclasses.asdict(self).items()}
+    return _records.to_dict(self)
 
   @classmethod
   def from_dict(cls, fields: Mapping[str, Any]) -> TrainConfig:
@@ -218,8 +218,4 @@ class TrainConfig:
     Raises:
       InputError: unknown fields, or values that do not validate.
     """
-    unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(cls)})
-    if unknown:
-      raise _validate.InputError(f'unknown settings: {", ".join(unknown)}')
-    values: dict[str, Any] = {k: math.inf if v == 'inf' else v for k, v in fields.items()}
-    return cls(**values)
+    return _records.from_dict(cls, fields, 'settings')

@@ -135,6 +135,11 @@ class Ledger:
     self._hash = new_hash
     self._charged[stage] = up_to_step
 
+  @property
+  def stages(self) -> tuple[str, ...]:
+    """The names of what is charged for."""
+    return tuple(self._stages)
+
   def charged_steps(self, stage: str = 'dp_sgd') -> int:
     """How many steps of a stage have been paid for."""
     return self._charged[stage]

@@ -26,7 +26,7 @@ import dp_accounting
 import jax
 import optax
 
-from dpgan_jax import _validate, accounting, clipping, privatizer, sampling
+from dpgan_jax import _records, _validate, accounting, clipping, privatizer, sampling
 
 
 class BudgetError(_validate.InputError):
@@ -244,17 +244,12 @@ class DPMechanism:
 
   def to_dict(self) -> dict[str, Any]:
     """Every field, JSON-ready (`inf` as the string 'inf')."""
-    fields = dataclasses.asdict(self)
-    return {k: 'inf' if v == math.inf else v for k, v in fields.items()}
+    return _records.to_dict(self)
 
   @classmethod
   def from_dict(cls, fields: Mapping[str, Any]) -> DPMechanism:
     """The inverse of `to_dict`."""
-    known = {f.name for f in dataclasses.fields(cls)}
-    if set(fields) - known:
-      raise _validate.InputError(f'unknown mechanism fields: {sorted(set(fields) - known)}')
-    values: dict[str, Any] = {k: math.inf if v == 'inf' else v for k, v in fields.items()}
-    return cls(**values)
+    return _records.from_dict(cls, fields, 'mechanism fields')
 
 
 def _probability(num_examples: int, batch_size: int) -> float:

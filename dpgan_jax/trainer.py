@@ -22,8 +22,8 @@ import platform
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,7 @@ from dpgan_jax.loop import make_chunk
 from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.run_dir import RunDir
 
+State = TypeVar('State')
 STAGE = 'dp_sgd'
 PACKAGES = ('dp-accounting', 'flax', 'jax', 'jaxlib', 'numpy', 'optax', 'scipy')
 _GRID_KEY = 0  # sample grids use one public key, so that successive grids show the same z
@@ -158,7 +159,8 @@ def train(
       run.ledger, stages={STAGE: gan.mechanism}, data_fingerprint=dataset.fingerprint()
     )
     with Checkpoints(run.checkpoints) as checkpoints:
-      state = _start_or_resume(gan, ledger, checkpoints)
+      state = start_or_resume(gan.init, config.seed, ledger, checkpoints)
+      ledger.require_covers(int(state.step))
       state = _take_steps(gan, dataset, run, ledger, checkpoints, state, progress)
     model = model_file.Model(
       gan=gan,
@@ -198,19 +200,28 @@ def _plan(config: TrainConfig, dataset: data.ImageDataset, run: RunDir) -> GAN:
   return gan
 
 
-def _start_or_resume(gan: GAN, ledger: Ledger, checkpoints: Checkpoints) -> GANState:
-  key = root_key(gan.config.seed)
-  restored = checkpoints.restore_latest(jax.eval_shape(gan.init, key))
+def start_or_resume(
+  init: Callable[[jax.Array], State],
+  seed: int | None,
+  ledger: Ledger,
+  checkpoints: Checkpoints,
+) -> State:
+  """The state of the latest checkpoint; without one, `init` of a new key, saved before use.
+
+  Raises:
+    InputError: steps are charged but there is no checkpoint to continue from.
+  """
+  key = root_key(seed)
+  restored = checkpoints.restore_latest(jax.eval_shape(init, key))
   if restored is not None:
-    ledger.require_covers(restored[0])
     return restored[1]
-  if ledger.charged_steps() > 0:
+  if charged := sum(ledger.charged_steps(stage) for stage in ledger.stages):
     raise _validate.InputError(
-      f'the ledger charges {ledger.charged_steps()} steps but there is no checkpoint to continue '
-      'from: a new start would be a second release; use another run directory, which spends a '
-      'budget of its own'
+      f'the ledger charges {charged} steps but there is no checkpoint to continue from: a new '
+      'start would be a second release; use another run directory, which spends a budget of its '
+      'own'
     )
-  state = jax.jit(gan.init)(key)
+  state = jax.jit(init)(key)
   checkpoints.save(0, state, {})
   checkpoints.wait()  # the keys must be on the disk before anything is charged
   return state

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import os
 import pathlib
 import shutil
 import tempfile
+import types
 from collections.abc import Iterator
 
 # JAX reads these once, when its backend starts. Processes that a test starts inherit them.
@@ -43,6 +45,17 @@ def strict_dtypes() -> Iterator[None]:
   """Makes implicit dtype promotion an error. Not the default: optax.adam (0.2.8) promotes."""
   with jax.numpy_dtype_promotion('strict'):
     yield
+
+
+def load_example(name: str) -> types.ModuleType:
+  """A program of experiments/, which is no package, as a module."""
+  path = pathlib.Path(__file__).resolve().parents[1] / 'experiments' / f'{name}.py'
+  spec = importlib.util.spec_from_file_location(name, path)
+  assert spec is not None
+  assert spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
 
 
 @pytest.fixture(scope='session')

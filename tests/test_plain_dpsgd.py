@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import pathlib
+
+from conftest import load_example
 
 EXAMPLE = pathlib.Path(__file__).resolve().parents[1] / 'experiments' / 'plain_dpsgd.py'
 
 
 def test_it_learns_digits_within_epsilon_2(capsys):
-  spec = importlib.util.spec_from_file_location('plain_dpsgd', EXAMPLE)
-  assert spec is not None
-  assert spec.loader is not None
-  example = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(example)
-  accuracy, epsilon = example.main()
+  accuracy, epsilon = load_example('plain_dpsgd').main()
   assert accuracy > 0.8
   assert 1.9 < epsilon <= 2.0
   printed = capsys.readouterr().out

@@ -1,0 +1,324 @@
+"""Trains a private classifier: `python -m dpgan_jax.classify
+--flagfile=experiments/classifier_eps1.flags`.
+
+Leaves `classifier.safetensors` (weights, and the public record of how they came about) and
+`classify.json` (accuracy, ε and what it covers) in the run directory. Running the same command
+again continues an interrupted run, bit for bit. The test set is scored once, at the end; settings
+are chosen with `--holdout=10000`, which scores a part of the training set and leaves the test set
+alone. `--seeds=3` repeats the run for the spread, `--results=FILE` collects what was measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import sys
+import time
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.flax
+from absl import flags
+
+from dpgan_jax import _files, _validate, cli, data, metrics, models, statement, trainer
+from dpgan_jax.checkpoint import Checkpoints
+from dpgan_jax.classifier import CENTRE, STAGE, Classifier, ClassifierState, training
+from dpgan_jax.classifier_config import ClassifierConfig
+from dpgan_jax.classifier_inputs import prepare
+from dpgan_jax.ledger import Ledger
+from dpgan_jax.mechanism import DPMechanism
+from dpgan_jax.run_dir import RunDir
+
+FLAGS = flags.FLAGS
+RESULT, WEIGHTS = 'classify.json', 'classifier.safetensors'
+_FORMAT = 'dpgan_jax classifier 1'
+_SPLIT_SEED = 2013  # of the held-out part; public, and the same for every run
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """Prepared inputs and labels of what is trained on and what is scored.
+
+  Attributes:
+    train: the private data set that the guarantee is about.
+    inputs: of `train`, prepared.
+    scored_inputs, scored_labels: what accuracy is computed on.
+    scored_on: what that is, in words.
+  """
+
+  train: data.ImageDataset
+  inputs: np.ndarray
+  scored_inputs: np.ndarray
+  scored_labels: np.ndarray
+  scored_on: str
+
+
+def load(config: ClassifierConfig, data_dir: str | None) -> Split:
+  """Reads and prepares the data; with `holdout`, the test set is not even read.
+
+  Raises:
+    InputError: data that are missing or damaged, or fewer examples than are to be held out.
+  """
+  whole = data.load_dataset(config.dataset, data_dir=data_dir)
+  inputs = prepare(config, whole.images)
+  if not config.holdout:
+    test = data.load_dataset(config.dataset, data_dir=data_dir, split='test')
+    if test.image_shape != whole.image_shape or test.num_classes != whole.num_classes:
+      raise _validate.InputError(
+        f'expected test images like those for training, {whole.image_shape} of '
+        f'{whole.num_classes} classes, got {test.image_shape} of {test.num_classes}'
+      )
+    where = f'{len(test)} test examples, looked at only here'
+    return Split(whole, inputs, prepare(config, test.images), test.labels, where)
+  if config.holdout >= len(whole):
+    raise _validate.InputError(
+      f'expected holdout < {len(whole)}, the number of training examples, got {config.holdout}'
+    )
+  order = np.random.default_rng(_SPLIT_SEED).permutation(len(whole))
+  aside, kept = order[: config.holdout], np.sort(order[config.holdout :])
+  train = dataclasses.replace(whole, images=whole.images[kept], labels=whole.labels[kept])
+  where = f'{config.holdout} held-out training examples'
+  return Split(train, inputs[kept], inputs[aside], whole.labels[aside], where)
+
+
+def run(
+  config: ClassifierConfig,
+  split: Split,
+  run_dir: str | os.PathLike[str],
+  *,
+  progress: bool = True,
+) -> dict[str, Any]:
+  """Trains in a run directory, or continues there; returns what `classify.json` then holds.
+
+  Order of events, as in `trainer`: keys on the disk, charge on the disk, steps, metrics,
+  checkpoint. A killed run takes again, from the same keys, what was charged already.
+
+  Args:
+    config: the settings; those of the earlier call when continuing.
+    split: the data.
+    run_dir: directory of the run; made where missing.
+    progress: show a progress bar on stderr.
+
+  Raises:
+    InputError: the directory belongs to another run (naming what differs), is in use, or is
+      damaged; settings that do not fit the data.
+  """
+  existed = os.path.lexists(run_dir)
+  directory = RunDir.open(run_dir, create=True)
+  with directory.lock():
+    try:
+      classifier = _plan(config, split.train, directory)
+    except BaseException:
+      if not existed:
+        shutil.rmtree(directory.path, ignore_errors=True)
+      raise
+    ledger = Ledger.open(
+      directory.ledger, stages=classifier.stages, data_fingerprint=split.train.fingerprint()
+    )
+    with Checkpoints(directory.checkpoints) as checkpoints:
+      state = trainer.start_or_resume(classifier.init, config.seed, ledger, checkpoints)
+      ledger.require_covers(int(state.step), STAGE)
+      if int(state.step) and CENTRE in classifier.stages:
+        ledger.require_covers(1, CENTRE)
+      state = _take_steps(classifier, split, directory, ledger, checkpoints, state, progress)
+    save_weights(directory.path / WEIGHTS, classifier, state, split.train)
+    result = _result(classifier, state, split)
+    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
+    with _files.atomic_write(directory.path / RESULT) as file:
+      file.write(f'{text}\n')
+  return result
+
+
+def _plan(config: ClassifierConfig, train: data.ImageDataset, run: RunDir) -> Classifier:
+  about = {
+    'num_examples': len(train),
+    'image_shape': list(train.image_shape),
+    'num_classes': train.num_classes,
+    'class_names': list(train.class_names),
+  }
+  if run.config.is_file():
+    saved = run.load_config()
+    run.check_same_config(saved.get('config', {}), config.to_dict())
+    run.check_same_config(saved.get('data', {}), about)
+    try:
+      stages = {name: DPMechanism.from_dict(m) for name, m in saved['stages'].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+      message = f'{run.config} is not the record of a classifier: {error!r}'
+      raise _validate.InputError(message) from None
+    return Classifier(config, stages, train.image_shape, train.num_classes)
+  if config.delta >= 1 / len(train):
+    warnings.warn(
+      f'delta={config.delta:g} is not below 1/N = {1 / len(train):.3g}: choose a smaller delta',
+      stacklevel=2,
+    )
+  classifier = Classifier.create(config, train.image_shape, train.num_classes, len(train))
+  run.save_config(
+    {
+      'config': config.to_dict(),
+      'stages': {name: m.to_dict() for name, m in classifier.stages.items()},
+      'data': about,
+      'environment': trainer.environment(),
+    }
+  )
+  return classifier
+
+
+def _take_steps(
+  classifier: Classifier,
+  split: Split,
+  run: RunDir,
+  ledger: Ledger,
+  checkpoints: Checkpoints,
+  state: ClassifierState,
+  progress: bool,
+) -> ClassifierState:
+  step, total = int(state.step), classifier.mechanism.steps
+  with metrics.MetricsWriter(run.path, resume_step=step if step else None) as writer:
+    if step == total:
+      return state
+    stride = classifier.config.steps_per_report or max(1, total // 20)
+    budget = classifier.epsilon()
+    bar = metrics.Progress(total, step, budget, trainer.device_name()) if progress else None
+    started = time.monotonic()
+    chunks = training(
+      classifier, state, split.inputs, split.train.labels, charge=ledger.charge, stride=stride
+    )
+    for state, history in chunks:
+      means = {name: float(jnp.nanmean(v)) for name, v in history._asdict().items()}
+      taken, step = int(state.step) - step, int(state.step)
+      spent = budget if step == total else classifier.epsilon(step)
+      speed = {'steps_per_second': taken / (time.monotonic() - started)}
+      writer.write(step, {'epsilon': spent, **means}, clock=speed)
+      if bar:
+        bar.update(step, spent, loss=means['loss'])
+      checkpoints.save(step, state, {})
+      started = time.monotonic()
+    checkpoints.wait()
+    if bar:
+      bar.close()
+  return state
+
+
+# --- what is left behind --------------------------------------------------------------------------
+
+
+def save_weights(
+  path: str | os.PathLike[str],
+  classifier: Classifier,
+  state: ClassifierState,
+  train: data.ImageDataset,
+) -> None:
+  """Writes weights and centre (safetensors) with their public record; no key, no seed."""
+  record = {
+    'format': _FORMAT,
+    'config': dataclasses.replace(classifier.config, seed=None).to_dict(),
+    'stages': {name: m.to_dict() for name, m in classifier.stages.items()},
+    'image_shape': list(train.image_shape),
+    'class_names': list(train.class_names),
+    'steps': int(state.step),
+  }
+  leaves = jax.tree_util.tree_leaves_with_path({'params': state.params, 'centre': state.centre})
+  tensors = {jax.tree_util.keystr(p, simple=True, separator='/'): leaf for p, leaf in leaves}
+  with _files.atomic_write(path, 'wb') as file:
+    file.write(safetensors.flax.save(tensors, {'dpgan_jax': json.dumps(record, sort_keys=True)}))
+
+
+def _result(classifier: Classifier, state: ClassifierState, split: Split) -> dict[str, Any]:
+  config, m = classifier.config, classifier.mechanism
+  correct = classifier.predict(state, split.scored_inputs) == split.scored_labels
+  epsilon = classifier.epsilon()
+  held_out = bool(config.holdout)
+  return {
+    'accuracy': round(100 * float(np.mean(correct)), 4),
+    'accuracy_computed_on': split.scored_on,
+    'accuracy_is_private': held_out,
+    'epsilon': statement.rounded_up(epsilon) if np.isfinite(epsilon) else 'inf',
+    'delta': m.delta,
+    'neighboring_relation': m.neighboring_relation,
+    'stages': {name: stage.to_dict() for name, stage in classifier.stages.items()},
+    'config': dataclasses.replace(config, seed=None).to_dict(),
+    'parameters': models.count_parameters(state.params),
+    'seed': 'fixed: reproducible, not private against those who know the seed'
+    if config.seed is not None
+    else 'secret: 64 bits from the operating system',
+    'covered': 'classifier.safetensors and predictions of it; epsilon is for one run',
+    'not_covered': 'metrics.jsonl, checkpoints, ledger.jsonl'
+    + (', this accuracy: keep private, or count the choice made by it' if held_out else ''),
+  }
+
+
+def record(path: pathlib.Path, results: list[dict[str, Any]]) -> None:
+  """Adds runs of one setting to a JSON list of such, or puts them in the place of older ones."""
+  first = results[0]
+  scores = [r['accuracy'] for r in results]
+  entry = {
+    **{k: v for k, v in first.items() if k not in ('accuracy', 'covered', 'not_covered')},
+    'accuracies': scores,
+    'accuracy_mean': round(statistics.mean(scores), 3),
+    'accuracy_standard_deviation': round(statistics.stdev(scores), 3) if scores[1:] else None,
+    'note': 'epsilon is for each run; the runs together spend more. Settings were chosen on '
+    'held-out training data of a public data set; a choice on private data has to be counted.',
+  }
+  try:
+    entries = json.loads(path.read_bytes()) if path.exists() else []
+    entries = [e for e in entries if e['config'] != entry['config']]
+  except (ValueError, TypeError, KeyError):
+    raise _validate.InputError(f'expected {path} to hold results of this command') from None
+  text = json.dumps([*entries, entry], indent=2, ensure_ascii=False, allow_nan=False)
+  with _files.atomic_write(path) as file:
+    file.write(f'{text}\n')
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def define_flags() -> None:
+  cli.define_flags(ClassifierConfig)
+  flags.DEFINE_string(
+    'data_dir', None, 'Folder (or .npz file) of the data; default: download by name.'
+  )
+  flags.DEFINE_string('run_dir', None, 'Directory of the run; of one per seed with --seeds.')
+  flags.DEFINE_integer(
+    'seeds', None, 'Train this many times, with the fixed seeds 0, 1, ..., in RUN_DIR/seed_<n>.'
+  )
+  flags.DEFINE_string('results', None, 'JSON list of measured settings to add these runs to.')
+
+
+def main() -> None:
+  config = cli.config_from_flags(ClassifierConfig)
+  if not FLAGS.run_dir:
+    raise _validate.InputError('expected --run_dir=DIRECTORY, where weights and accuracy go')
+  runs = {pathlib.Path(FLAGS.run_dir): config}
+  if FLAGS.seeds is not None:
+    _validate.integer('seeds', FLAGS.seeds, minimum=1)
+    if config.seed is not None:
+      raise _validate.InputError('expected --seed or --seeds, not both')
+    runs = {
+      pathlib.Path(FLAGS.run_dir) / f'seed_{n}': dataclasses.replace(config, seed=n)
+      for n in range(FLAGS.seeds)
+    }
+  split = load(config, FLAGS.data_dir)
+  print(f'{config.dataset}: {len(split.train)} images, inputs {split.inputs.shape[1:]}')
+  results = []
+  for path, each in runs.items():
+    results.append(run(each, split, path))
+    r = results[-1]
+    print(
+      f'{path}: accuracy {r["accuracy"]:.2f} % on {r["accuracy_computed_on"]}; '
+      f'epsilon {r["epsilon"]} at delta {r["delta"]:g}; seed {r["seed"].split(":")[0]}'
+    )
+  if FLAGS.results:
+    record(pathlib.Path(FLAGS.results), results)
+
+
+if __name__ == '__main__':
+  warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
+  define_flags()
+  cli.run(main, interrupted='Run the same command again to continue.')
