@@ -29,7 +29,7 @@ from absl import flags
 
 from dpgan_jax import _files, _validate, cli, data, metrics, models, statement, trainer
 from dpgan_jax.checkpoint import Checkpoints
-from dpgan_jax.classifier import CENTRE, STAGE, Classifier, ClassifierState, training
+from dpgan_jax.classifier import STAGE, Classifier, ClassifierState, training
 from dpgan_jax.classifier_config import ClassifierConfig
 from dpgan_jax.classifier_inputs import prepare
 from dpgan_jax.ledger import Ledger
@@ -124,9 +124,8 @@ def run(
     )
     with Checkpoints(directory.checkpoints) as checkpoints:
       state = trainer.start_or_resume(classifier.init, config.seed, ledger, checkpoints)
+      # The centre is charged first, and a ledger can lose its end only: this covers it too.
       ledger.require_covers(int(state.step), STAGE)
-      if int(state.step) and CENTRE in classifier.stages:
-        ledger.require_covers(1, CENTRE)
       state = _take_steps(classifier, split, directory, ledger, checkpoints, state, progress)
     save_weights(directory.path / WEIGHTS, classifier, state, split.train)
     result = _result(classifier, state, split)

@@ -18,8 +18,8 @@ Its three ways to the norm:
 
 Rounding. 'gram' and 'outer' infer a norm from factors, and must never infer too small a one. Rows
 that nearly cancel would make the gram sum mostly rounding error, so the norm is taken as at least
-2⁻⁵ of what it would be without any cancellation, Σₜ‖aₜ‖‖dₜ‖; a square that underflows is counted
-as the smallest normal number. Both only ever clip more.
+2⁻⁵ of what it would be without any cancellation, Σₜ‖aₜ‖‖dₜ‖; every product that may have
+underflowed is counted as the smallest normal number. Both only ever clip more.
 """
 
 from __future__ import annotations
@@ -251,9 +251,9 @@ def _einsum(spec: str, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _square(x: jax.Array) -> jax.Array:
-  """‖row‖² along the last axis; it may underflow, an upper bound must not."""
+  """‖row‖² along the last axis, or more: entries' squares may underflow, their bound must not."""
   x = wide(x)
-  return jnp.sum(x * x, axis=-1) + _TINY
+  return jnp.sum(x * x, axis=-1) + x.shape[-1] * _TINY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,8 +305,12 @@ class Form:
     else:
       a_gram = _einsum('ngtk,ngsk->ngts', self.a, self.a)
     gram = jnp.sum(a_gram * d_gram, axis=(-2, -1))
+    # Each entry of a gram matrix has lost up to K (or C) times the smallest normal number.
+    lost = self.d.shape[-1] * jnp.sum(jnp.sqrt(a_squares) * jnp.ones_like(d_squares), axis=-1) ** 2
+    if self.vocabulary is None:
+      lost = lost + self.a.shape[-1] * jnp.sum(jnp.sqrt(d_squares), axis=-1) ** 2
     # NaN must stay NaN (maximum does that): the example is then left out.
-    return jnp.sum(jnp.maximum(gram, _CANCELLATION * uncancelled), axis=-1)
+    return jnp.sum(jnp.maximum(gram, _CANCELLATION * uncancelled) + _TINY * lost, axis=-1)
 
   def weighted_sum(self, factors: jax.Array, usable: jax.Array | None) -> jax.Array:
     """Σᵢ factorᵢ·gradientᵢ, float32 [G, C, K].

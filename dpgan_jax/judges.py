@@ -376,6 +376,7 @@ def train_and_test(
   num_classes: int,
   epochs: int,
   seed: int = 0,
+  pace: dict[str, Any] | None = None,
   progress: Progress | None = None,
 ) -> Classified:
   """Trains a classifier on one set and tests it on another (TSTR, where the first is synthetic).
@@ -387,6 +388,7 @@ def train_and_test(
     train: images uint8 [n, h, w, c] and classes [n], n ≥ 10.
     test: the same.
     num_classes: of both.
+    pace: `batch_size` and `learning_rate` of `fit`; default: the classifier's own.
     epochs, seed, progress: as in `fit`.
   """
   _validate.one_of('classifier', classifier, CLASSIFIERS)
@@ -400,7 +402,7 @@ def train_and_test(
   fitted = fit(
     CLASSIFIERS[classifier](num_classes), images[used], labels[used],
     epochs=epochs, seed=seed, hold_out=(images[held], labels[held]), progress=progress,
-    **_PACE.get(classifier, {}),
+    **(_PACE[classifier] if pace is None else pace),
   )  # fmt: skip
   right = fitted.predict(test_images) == test_labels
   per_class = [right[test_labels == k] for k in range(num_classes)]

@@ -151,6 +151,24 @@ def test_both_stages_compose_within_the_budget():
   assert stages[CENTRE].sampling_probability == 1
 
 
+def test_a_step_is_the_formula_on_its_own_poisson_batch(digits, inputs):
+  """Checklist 1 and 3: the sum over the examples that were drawn, without padding, divided by B."""
+  config = change(noise_multiplier=0.0, momentum=0.0, centre_noise_multiplier=None)
+  model = make(config, digits)
+  state, bound = model.init(jax.random.key(3)), config.l2_clip_norm
+  batch = model.mechanism.sampler(state.batch_key, jnp.asarray(0))
+  drawn = np.asarray(batch.indices)[np.asarray(batch.mask)]
+  assert 100 < len(drawn) < len(batch.mask)
+  x, labels = inputs[drawn].reshape(len(drawn), -1).astype(np.float64), digits.labels[drawn]
+  errors = 0.1 - np.eye(10)[labels]  # the gradient by the logits of a model that is all zeros
+  norms = np.linalg.norm(errors, axis=1) * np.sqrt((x**2).sum(axis=1) + 1)  # 1: the bias
+  errors *= np.minimum(1, bound / norms)[:, None]
+  after, _ = jax.jit(model.step)(state, jnp.asarray(inputs), jnp.asarray(digits.labels))
+  wanted = -config.learning_rate / config.batch_size * x.T @ errors
+  np.testing.assert_allclose(after.params['Dense_0']['kernel'], wanted, rtol=1e-4, atol=1e-6)
+  assert int(after.step) == 1
+
+
 def test_the_ledger_refuses_more_and_stops_training(digits, inputs, tmp_path):
   """Checklist 23: the step beyond the budget is not taken."""
   model = make(CONFIG, digits)
@@ -166,11 +184,14 @@ def test_the_ledger_refuses_more_and_stops_training(digits, inputs, tmp_path):
     ledger.charge(13, STAGE)
 
   def refuse(step, stage):
-    raise BudgetError('no')
+    if stage == STAGE:
+      raise BudgetError('no')
 
   state = model.init(jax.random.key(0))
   with pytest.raises(BudgetError):
     next(training(model, state, inputs, digits.labels, charge=refuse, stride=5))
+  # A chunk that had been taken would have used up the memory of the state.
+  assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
 def test_tutorial_cnn_is_the_tutorials():

@@ -151,6 +151,11 @@ def test_other_data_and_lost_checkpoints_are_refused(copy, split):
   other = dataclasses.replace(split, train=dataclasses.replace(split.train, labels=labels))
   with pytest.raises(_validate.InputError, match='same size but other contents'):
     classify.run(CONFIG, other, copy, progress=False)
+  whole = (copy / 'ledger.jsonl').read_bytes()
+  (copy / 'ledger.jsonl').write_bytes(b''.join(whole.splitlines(keepends=True)[:-1]))
+  with pytest.raises(_validate.InputError, match='the ledger has lost entries'):
+    classify.run(CONFIG, split, copy, progress=False)
+  (copy / 'ledger.jsonl').write_bytes(whole)
   shutil.rmtree(copy / 'checkpoints')
   with pytest.raises(_validate.InputError, match='no checkpoint to continue from'):
     classify.run(CONFIG, split, copy, progress=False)

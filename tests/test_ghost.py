@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpgan_jax import clipping, ghost, layers
+from dpgan_jax import clipping, ghost, ghost_rules, layers
 from dpgan_jax._validate import InputError
 
 N = 5
@@ -181,7 +181,7 @@ def test_embeddings(tied):
 
 def test_ids_out_of_range_read_no_row():
   def loss(table: jax.Array, ids: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.nan_to_num(table.at[ids].get(mode='fill', fill_value=0.0)) ** 2)
+    return jnp.sum((table.at[ids].get(mode='fill', fill_value=0.0) + 1.0) ** 2)
 
   agree(loss, jnp.arange(1.0, 9.0).reshape(4, 2), (jnp.array([[0, 9, 1], [3, 3, 2]]),))
 
@@ -207,12 +207,13 @@ def test_a_parameter_used_in_ways_no_rule_knows_is_left_to_autodiff():
     h = jax.lax.scan(step, jnp.zeros(3), x)[0]
     h = h @ (p['normed'] / jnp.linalg.norm(p['normed']))
     h = h @ p['squared'] @ p['squared']
-    return jnp.sum(h @ p['plain']) + jnp.sum(p['decayed'] ** 2) + p['alone']
+    h = jnp.tanh(h @ p['penalised'])  # known to a rule here, but not in the sum of squares
+    return jnp.sum(h @ p['plain']) + jnp.sum(p['penalised'] ** 2) + p['alone']
 
   rng = np.random.default_rng(0)
   params = {
     name: jnp.asarray(rng.standard_normal((3, 3)), jnp.float32)
-    for name in ('recurrent', 'normed', 'squared', 'plain', 'decayed', 'unused')
+    for name in ('recurrent', 'normed', 'squared', 'plain', 'penalised', 'unused')
   }
   params['alone'] = jnp.asarray(1.5)
   x = jnp.asarray(rng.standard_normal((N, 4, 3)), jnp.float32)
@@ -275,7 +276,7 @@ def test_a_bad_example_contributes_exactly_zero_and_spoils_no_other(strategy, gr
 
 
 @hypothesis.given(
-  positions=st.integers(1, 6), exponent=st.integers(-22, 17), cancel=st.booleans(),
+  positions=st.integers(1, 6), exponent=st.integers(-21, 17), cancel=st.booleans(),
   gap=st.sampled_from([0.0, 1e-7, 1e-5, 1e-2]), seed=st.integers(0, 99),
 )  # fmt: skip
 @hypothesis.settings(max_examples=60)
@@ -286,7 +287,8 @@ def test_no_example_can_exceed_the_bound(positions, exponent, cancel, gap, seed)
   """
   rng = np.random.default_rng(seed)
   a = rng.standard_normal((positions, 40)) * 10.0**exponent
-  d = rng.standard_normal((positions, 50)) * 10.0 ** -min(exponent, 0)
+  # For exponents from -20 to -19 the squares of `a` underflow and those of `d` do not overflow.
+  d = rng.standard_normal((positions, 50)) * 10.0 ** (-min(exponent, 0) - 2 * (exponent < 0))
   if cancel:  # each second row takes back what the one before it gave, but for the gap
     a[1::2] = a[0::2][: len(a[1::2])] * (1 + gap)
     d[1::2] = -d[0::2][: len(d[1::2])]
@@ -297,6 +299,29 @@ def test_no_example_can_exceed_the_bound(positions, exponent, cancel, gap, seed)
     )
     total = np.asarray(fn(jnp.zeros((40, 50)), a, d).sum, np.float64)
     assert np.sqrt((total**2).sum()) <= 0.1 * 1.001
+
+
+@pytest.mark.parametrize('side', ['input', 'gradient'])
+@pytest.mark.parametrize('positions', [1, 3])
+def test_squares_that_underflow_do_not_hide_an_example(positions, side):
+  """Entries near 1e-19 have no square in float32, and may stand beside others near 1e18."""
+  assert (
+    ghost_rules.cheapest((1, positions, 40, 50), 'time') == ('outer', '', 'gram')[positions - 1]
+  )
+  rng = np.random.default_rng(0)
+  fn = jax.jit(clipping.clipped_grad(lambda w, a, d: jnp.sum((a @ w) * d), l2_clip_norm=0.1))
+  reached = 0
+  for exponent in np.arange(-20.5, -17.9, 0.1):
+    small, large = 10.0**exponent, 10.0**17.8
+    a = rng.standard_normal((positions, 40)) * (small if side == 'input' else large)
+    d = rng.standard_normal((positions, 50)) * (large if side == 'input' else small)
+    if positions > 1:  # a first row of ordinary size that adds nothing
+      (a if side == 'input' else d)[0] = 1.0
+      (d if side == 'input' else a)[0] = 0.0
+    total = fn(jnp.zeros((40, 50)), *(jnp.asarray(x, jnp.float32)[None] for x in (a, d))).sum
+    assert np.linalg.norm(np.asarray(total, np.float64)) <= 0.1 * 1.001
+    reached += np.linalg.norm(a.T @ d) > 0.1
+  assert reached > 10  # of the examples, so many had to be clipped
 
 
 def test_large_layers_are_not_formed_per_example():
