@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -220,3 +223,11 @@ def test_wrong_calls_are_refused(digits):
   few = train[0][:9], train[1][:9]
   with pytest.raises(InputError, match=r'at least 10 images, .* got 9'):
     judges.train_and_test('lr', few, test, num_classes=10, epochs=1)
+
+
+def test_the_pace_is_the_best_of_what_was_tried_on_held_out_training_images():
+  results = pathlib.Path(__file__).resolve().parents[1] / 'experiments' / 'results'
+  tried = json.loads((results / 'judge_pace.json').read_text(encoding='utf-8'))['tried']
+  for name, pace in judges._PACE.items():
+    best = max((t for t in tried if t['classifier'] == name), key=lambda t: t['accuracy'])
+    assert {key: best[key] for key in pace} == pace
