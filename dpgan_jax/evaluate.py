@@ -8,19 +8,22 @@ reads real images without noise: the output says which.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import sys
 import time
 import zipfile
+from typing import Any
 
 import numpy as np
 from absl import flags
 
 from dpgan_jax import _files, _validate, cli, data, evaluation, features, readers, scores, trainer
+from dpgan_jax.model_file import Model
 
 FLAGS = flags.FLAGS
-_KEPT = 'evaluation_scores'
+KEPT = 'evaluation_scores'
 
 
 def define_flags() -> None:
@@ -35,6 +38,15 @@ def define_flags() -> None:
     'data_dir', None, 'Folder (or .npz file) of the real data; default: download by name.'
   )
   flags.DEFINE_string('out', None, 'Folder of the results; default: beside the run or the samples.')
+  flags.DEFINE_string(
+    'scores_dir', None,
+    f'Where finished scores are kept; default: {KEPT}/ in out. Runs that share it share ceilings.',
+  )  # fmt: skip
+  define_amount_flags()
+
+
+def define_amount_flags() -> None:
+  """How much is evaluated: flags that this command shares with those that evaluate many runs."""
   flags.DEFINE_integer(
     'num',
     None,
@@ -46,77 +58,148 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'cnn_epochs', None, 'Epochs of the TSTR CNN; default: 4 to 50, so that it takes minutes.'
   )
-  flags.DEFINE_string(
-    'scores_dir', None,
-    f'Where finished scores are kept; default: {_KEPT}/ in out. Runs that share it share ceilings.',
-  )  # fmt: skip
 
 
 def main() -> None:
-  settings = _settings()
   if (FLAGS.run_dir is None) == (FLAGS.samples is None):
     raise _validate.InputError('expected --run_dir=DIRECTORY or --samples=FILE.npz, one of them')
-  if settings.inception:
-    features.require_inception()
+  if FLAGS.num is not None and FLAGS.run_dir is None:
+    raise _validate.InputError('expected num only with run_dir: all samples of a file are used')
+  amount = amount_from_flags()
   if FLAGS.samples is not None:
     if FLAGS.dataset is None:
       raise _validate.InputError('expected --dataset=NAME of the real data beside --samples')
-    dataset, source, beside = FLAGS.dataset, pathlib.Path(FLAGS.samples).name, FLAGS.samples
-    images, labels = read_samples(FLAGS.samples)
-    out = pathlib.Path(FLAGS.out or pathlib.Path(beside).parent)
-    train, test = _real(dataset)
+    samples = Samples(*read_samples(FLAGS.samples), source=pathlib.Path(FLAGS.samples).name)
+    out = pathlib.Path(FLAGS.out or pathlib.Path(FLAGS.samples).parent)
+    train, test = load_real(FLAGS.dataset, FLAGS.data_dir)
   else:
     trained = trainer.restore_model(FLAGS.run_dir)
-    dataset = FLAGS.dataset or trained.model.dataset
     out = pathlib.Path(FLAGS.out or trained.run.path)
-    train, test = _real(dataset)
-    num = FLAGS.num or (12_000 if FLAGS.quick else 70_000)
-    _validate.integer('num', num, minimum=evaluation.MIN_SAMPLES)
-    print(f'drawing {num:,} samples', file=sys.stderr, flush=True)
-    images, labels = trained.model.sample(num, key=trainer.root_key(settings.seed))
-    source = f'run at step {trained.model.steps:,}'
-  if out.exists() and not out.is_dir():
-    raise _validate.InputError(f'expected out to be a folder, got the file {out}')
-  about = {
-    'samples': f'{source}, {len(images):,} images {images.shape[1:]}, '
-    + ('unlabelled' if labels is None else 'labelled'),
-    'real_data': f'{dataset}, {len(train):,} for training and {len(test):,} for testing',
-    'features': features.NAME + _resized(train.image_shape),
-    'amount': 'quick: compares with no full evaluation' if FLAGS.quick else 'full',
-    'eval_seed': settings.seed,
-  }
-  show = Progress()
-  store = scores.Store(pathlib.Path(FLAGS.scores_dir or out / _KEPT))
-  result = evaluation.evaluate(
-    images, labels, train, test, settings, store=store, progress=show.update
-  )
-  show.close()
-  write(result, about, out)
+    train, test = load_real(FLAGS.dataset or trained.model.dataset, FLAGS.data_dir)
+    samples = draw(trained.model, amount)
+  result = score(samples, train, test, amount, out, scores_dir=FLAGS.scores_dir)
   for name in ('tstr_cnn', 'fid', 'secondary_accuracy'):
     if name in result:
-      score = result[name]
-      real = '' if score.reference is None else f' (real images: {score.reference:.4g})'
-      print(f'{name}: {score.value:.4g}{real}')
+      found = result[name]
+      real = '' if found.reference is None else f' (real images: {found.reference:.4g})'
+      print(f'{name}: {found.value:.4g}{real}')
   for name, reason in result.skipped.items():
     print(f'{name} left out: {reason}')
   print(f'Scores that read private data are marked: {out / "evaluation.md"}')
 
 
-def _settings() -> evaluation.Settings:
+@dataclasses.dataclass(frozen=True)
+class Amount:
+  """How much of an evaluation is done.
+
+  Attributes:
+    settings: of the scores.
+    num: samples that are drawn from a run.
+    quick: whether this is a first impression only.
+  """
+
+  settings: evaluation.Settings
+  num: int
+  quick: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+  """What is evaluated: images uint8 [n, h, w, c], classes [n] or None, and where they are from."""
+
+  images: np.ndarray
+  labels: np.ndarray | None
+  source: str
+
+
+def amount_from_flags() -> Amount:
+  """What the flags of `define_amount_flags` ask for.
+
+  Raises:
+    InputError: a value that will not do; torch-fidelity is asked for and not installed.
+  """
   _validate.integer('eval_seed', FLAGS.eval_seed, minimum=0, maximum=2**32 - 1)
   if FLAGS.cnn_epochs is not None:
     _validate.integer('cnn_epochs', FLAGS.cnn_epochs, minimum=1)
-  if FLAGS.num is not None and FLAGS.run_dir is None:
-    raise _validate.InputError('expected num only with run_dir: all samples of a file are used')
+  num = (12_000 if FLAGS.quick else 70_000) if FLAGS.num is None else FLAGS.num
+  _validate.integer('num', num, minimum=evaluation.MIN_SAMPLES)
+  if FLAGS.inception:
+    features.require_inception()
   make = evaluation.Settings.quick if FLAGS.quick else evaluation.Settings
-  return make(seed=FLAGS.eval_seed, inception=FLAGS.inception, cnn_epochs=FLAGS.cnn_epochs)
+  settings = make(seed=FLAGS.eval_seed, inception=FLAGS.inception, cnn_epochs=FLAGS.cnn_epochs)
+  return Amount(settings, num, FLAGS.quick)
 
 
-def _real(dataset: str) -> tuple[data.ImageDataset, data.ImageDataset]:
-  train, test = (
-    data.load_dataset(dataset, data_dir=FLAGS.data_dir, split=split) for split in data.SPLITS
-  )
+def draw(model: Model, amount: Amount) -> Samples:
+  """Samples of a generator; the same model and seed give the same ones."""
+  print(f'drawing {amount.num:,} samples', file=sys.stderr, flush=True)
+  key = trainer.root_key(amount.settings.seed)
+  return Samples(*model.sample(amount.num, key=key), source=source_of(model))
+
+
+def source_of(model: Model) -> str:
+  return f'run at step {model.steps:,}'
+
+
+def load_real(dataset: str, data_dir: str | None) -> tuple[data.ImageDataset, data.ImageDataset]:
+  """The training and the test images of a data set."""
+  train, test = (data.load_dataset(dataset, data_dir=data_dir, split=s) for s in data.SPLITS)
   return train, test
+
+
+def score(
+  samples: Samples,
+  train: data.ImageDataset,
+  test: data.ImageDataset,
+  amount: Amount,
+  out: pathlib.Path,
+  *,
+  scores_dir: str | pathlib.Path | None = None,
+) -> scores.Evaluation:
+  """Evaluates samples, showing progress, and writes evaluation.json, .md and .png into `out`.
+
+  Args:
+    samples: what is evaluated.
+    train, test: the real images.
+    amount: how much is done.
+    out: folder of the results; made where missing.
+    scores_dir: where finished scores are kept; default: `KEPT` in `out`.
+
+  Raises:
+    InputError: samples that cannot be scored, or `out` is a file.
+  """
+  if out.exists() and not out.is_dir():
+    raise _validate.InputError(f'expected out to be a folder, got the file {out}')
+  show = Progress()
+  store = scores.Store(pathlib.Path(scores_dir or out / KEPT))
+  result = evaluation.evaluate(
+    samples.images, samples.labels, train, test, amount.settings, store=store, progress=show.update
+  )
+  show.close()
+  count, shape = len(samples.images), samples.images.shape[1:]
+  labelled = samples.labels is not None
+  write(result, describe(samples.source, count, shape, labelled, train, test, amount), amount, out)
+  return result
+
+
+def describe(
+  source: str,
+  count: int,
+  shape: tuple[int, ...],
+  labelled: bool,
+  train: data.ImageDataset,
+  test: data.ImageDataset,
+  amount: Amount,
+) -> dict[str, Any]:
+  """What was evaluated and against what, for the head of the record."""
+  return {
+    'samples': f'{source}, {count:,} images {tuple(shape)}, '
+    + ('labelled' if labelled else 'unlabelled'),
+    'real_data': f'{train.name}, {len(train):,} for training and {len(test):,} for testing',
+    'features': features.NAME + _resized(train.image_shape),
+    'amount': 'quick: compares with no full evaluation' if amount.quick else 'full',
+    'eval_seed': amount.settings.seed,
+  }
 
 
 def _resized(image_shape: tuple[int, int, int]) -> str:
@@ -139,9 +222,12 @@ def read_samples(path: str) -> tuple[np.ndarray, np.ndarray | None]:
   return np.ascontiguousarray(images), rest[0] if rest else None
 
 
-def write(result: scores.Evaluation, about: dict[str, object], out: pathlib.Path) -> None:
-  """Writes the three files; each is whole or absent."""
-  text = json.dumps(result.to_json(about), indent=2, ensure_ascii=False, allow_nan=False)
+def write(
+  result: scores.Evaluation, about: dict[str, Any], amount: Amount, out: pathlib.Path
+) -> None:
+  """Writes the three files; each is whole or absent. The page leaves out the bare settings."""
+  record = result.to_json({**about, 'settings': dataclasses.asdict(amount.settings)})
+  text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
   with _files.atomic_write(out / 'evaluation.json') as file:
     file.write(f'{text}\n')
   result.figure(out / 'evaluation.png')
