@@ -5,8 +5,9 @@ on); every later one charges a stage up to a step. A charge is flushed to the di
 it pays for are taken, so a crash at any moment can only over-count. Re-taking charged steps after a
 crash costs nothing: they draw the same batches and the same noise from (key, step), so they are the
 same release. Every line carries a hash of itself and its predecessor, so that an edited or damaged
-ledger is noticed; only an incomplete last line, what a crash in mid-write leaves, is dropped, since
-the steps it would have paid for were not taken.
+ledger is noticed. Only the beginning of a last line, what a crash in mid-write leaves, is dropped,
+since the steps it would have paid for were not taken; a last line that lacks nothing but its end
+counts, and one that ends in another byte is damage.
 
 The ledger belongs to the private run directory: it holds a fingerprint of the data.
 """
@@ -40,6 +41,8 @@ class Ledger:
     self._stages = dict(stages)
     self._charged = dict.fromkeys(stages, 0)
     self._hash = ''
+    self._size = 0  # bytes of the file that count, as far as this object knows
+    self._writable = True
 
   @classmethod
   def open(
@@ -71,38 +74,81 @@ class Ledger:
     if not path.exists():
       line, ledger._hash = _seal(header, '')
       with _files.atomic_write(path) as file:
-        file.write(line)
+        ledger._size = file.write(line)  # ASCII: a byte each
       return ledger
     ledger._replay(header)
+    ledger._mend()
+    return ledger
+
+  @classmethod
+  def read(cls, path: str | os.PathLike[str], *, stages: Mapping[str, DPMechanism]) -> Ledger:
+    """What a ledger says, for a report or an audit; nothing on the disk is changed.
+
+    Its run may be training meanwhile: of a line that is being written nothing counts yet. The data
+    are not at hand, so that their fingerprint is not compared.
+
+    Args:
+      path: the ledger file.
+      stages: as in `open`.
+
+    Returns:
+      A ledger that cannot `charge`.
+
+    Raises:
+      InputError: there is no such file, or as `open`.
+    """
+    _check_stages(stages)
+    path = pathlib.Path(path)
+    if not path.exists():
+      raise _validate.InputError(f'expected a ledger at {path}, found none')
+    ledger = cls(path, stages)
+    ledger._writable = False
+    ledger._replay({'format': _FORMAT, 'stages': {name: m.to_dict() for name, m in stages.items()}})
     return ledger
 
   def _replay(self, expected_header: Mapping[str, Any]) -> None:
-    raw = self._path.read_bytes()
-    complete, _, torn = raw.rpartition(b'\n')
-    lines = complete.split(b'\n') if complete else []
+    *lines, tail = self._path.read_bytes().split(b'\n')
     if not lines:
       raise _validate.InputError(f'{self._path} is empty or damaged; restore it from a backup')
     for number, line in enumerate(lines, start=1):
-      try:
-        record = json.loads(line)
-        del record['hash']
-        intact, new_hash = _seal(record, self._hash)
-      except (ValueError, KeyError, TypeError):
-        intact, new_hash = '', ''
-      if line + b'\n' != intact.encode():
-        raise _validate.InputError(
-          f'{self._path} is damaged at line {number}: what has been spent is no longer certain; '
-          'restore the file from a backup, or start anew in another run directory'
-        )
-      self._hash = new_hash
+      unsealed = _unseal(line, self._hash)
+      if unsealed is None:
+        raise self._damaged(number)
+      record, self._hash = unsealed
       if number == 1:
         _check_header(self._path, record, expected_header)
       else:
-        self._charged[record['stage']] = max(self._charged[record['stage']], record['up_to_step'])
-    if torn:
-      with open(self._path, 'r+b') as file:
-        file.truncate(len(complete) + 1)
-        os.fsync(file.fileno())
+        self._count(record)
+      self._size += len(line) + 1
+    if (whole := _unseal(tail, self._hash)) is not None:
+      record, self._hash = whole
+      self._count(record)
+      self._size += len(tail) + 1
+    elif _unseal(tail[:-1], self._hash) is not None:
+      raise self._damaged(len(lines) + 1)
+
+  def _count(self, record: Mapping[str, Any]) -> None:
+    self._charged[record['stage']] = max(self._charged[record['stage']], record['up_to_step'])
+
+  def _damaged(self, number: int) -> _validate.InputError:
+    return _validate.InputError(
+      f'{self._path} is damaged at line {number}: what has been spent is no longer certain; '
+      'restore the file from a backup, or start anew in another run directory'
+    )
+
+  def _mend(self) -> None:
+    """Gives the last line its end, or drops it if it is only the beginning of one."""
+    size = self._path.stat().st_size
+    if size == self._size:
+      return
+    with open(self._path, 'r+b') as file:
+      if size < self._size:
+        file.seek(size)
+        file.write(b'\n')
+        file.flush()
+      else:
+        file.truncate(self._size)
+      os.fsync(file.fileno())
 
   def charge(self, up_to_step: int, stage: str = 'dp_sgd') -> None:
     """Pays for all steps of a stage up to and including number `up_to_step`, durably.
@@ -111,7 +157,11 @@ class Ledger:
 
     Raises:
       BudgetError: the stage's mechanism does not cover that many steps; nothing is charged.
+      InputError: something else has written to the file since it was opened.
+      OSError: the file cannot be written (disk full, ...); nothing is charged.
     """
+    if not self._writable:
+      raise ValueError('expected a ledger from Ledger.open; one from Ledger.read cannot charge')
     mechanism = self._stages[stage]
     if up_to_step > mechanism.steps:
       raise BudgetError(
@@ -122,8 +172,13 @@ class Ledger:
       return
     line, new_hash = _seal({'stage': stage, 'up_to_step': up_to_step}, self._hash)
     # Unbuffered: what a failed write leaves in a buffer would be tried again by truncate and close.
-    with open(self._path, 'ab', buffering=0) as file:
-      start = file.tell()
+    with open(self._path, 'r+b', buffering=0) as file:
+      start = file.seek(0, os.SEEK_END)
+      if start != self._size:
+        raise _validate.InputError(
+          f'{self._path} has {start} bytes where {self._size} were expected: another process has '
+          'written to it; nothing more is charged. Run the same command again'
+        )
       try:
         rest = line.encode()
         while rest:
@@ -133,6 +188,7 @@ class Ledger:
         file.truncate(start)
         raise
     self._hash = new_hash
+    self._size = start + len(line)
     self._charged[stage] = up_to_step
 
   @property
@@ -191,7 +247,8 @@ def _check_header(path: pathlib.Path, saved: Mapping[str, Any], now: Mapping[str
     for field, value in here[stage].items():
       if there[stage].get(field) != value:
         differences.append(f'{field} is {there[stage].get(field)} there and {value} now')
-  if not differences and saved.get('data_fingerprint') != now['data_fingerprint']:
+  fingerprint = saved.get('data_fingerprint')
+  if not differences and now.get('data_fingerprint', fingerprint) != fingerprint:
     differences.append('the data set has the same size but other contents')
   if differences:
     raise _validate.InputError(
@@ -205,3 +262,15 @@ def _seal(record: Mapping[str, Any], previous_hash: str) -> tuple[str, str]:
   body = json.dumps(record, sort_keys=True)
   digest = hashlib.sha256((previous_hash + body).encode()).hexdigest()[:32]
   return json.dumps({**record, 'hash': digest}, sort_keys=True) + '\n', digest
+
+
+def _unseal(line: bytes, previous_hash: str) -> tuple[dict[str, Any], str] | None:
+  """The record in a line that `_seal` made after `previous_hash`, and its hash; else None."""
+  try:
+    record = json.loads(line)
+    del record['hash']
+    intact, new_hash = _seal(record, previous_hash)
+  except (ValueError, KeyError, TypeError, RecursionError):
+    return None
+  # Byte for byte: the hash covers the values, and another spelling of them is damage nevertheless.
+  return (record, new_hash) if line + b'\n' == intact.encode() else None

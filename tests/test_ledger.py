@@ -145,6 +145,19 @@ class TestCharge:
     assert process.returncode == 0
     assert start(path).charged_steps() == 7
 
+  def test_what_another_process_wrote_stops_it(self, path):
+    ledger = start(path)
+    ledger.charge(3)
+    start(path).charge(6)  # no lock was held
+    before = path.read_bytes()
+    with pytest.raises(InputError, match='another process has written to it'):
+      ledger.charge(7)
+    assert (path.read_bytes(), ledger.charged_steps()) == (before, 3)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+      ledger.charge(7)
+    assert not path.exists()
+
   def test_survives_kill_9(self, path):
     code = """
       ledger = open_ledger(sys.argv[1])
@@ -181,13 +194,32 @@ class TestDamage:
   def test_a_torn_last_line_is_dropped(self, path):
     whole = charged(path, 4, 8)
     kept = whole[: whole.rindex(b'\n', 0, -1) + 1]
-    for cut in range(len(kept), len(whole)):
+    for cut in range(len(kept), len(whole) - 1):
       path.write_bytes(whole[:cut])
       ledger = start(path)
       assert ledger.charged_steps() == 4
       assert path.read_bytes() == kept
     ledger.charge(9)
     assert start(path).charged_steps() == 9
+
+  def test_a_last_line_without_its_end_counts_and_gets_it(self, path):
+    whole = charged(path, 4, 8)
+    path.write_bytes(whole[:-1])
+    ledger = start(path)
+    assert ledger.charged_steps() == 8
+    assert path.read_bytes() == whole
+    ledger.charge(9)
+    assert start(path).charged_steps() == 9
+
+  def test_a_last_line_that_ends_in_another_byte_is_refused(self, path):
+    # Dropped as torn, it would leave a ledger that charges less than was spent.
+    whole = charged(path, 4, 8)
+    for byte in range(256):
+      path.write_bytes(whole[:-1] + bytes([byte]))
+      if byte != ord('\n'):
+        self.refused(path, 'damaged at line 3')
+    path.write_bytes(whole)
+    assert start(path).charged_steps() == 8
 
   @hypothesis.given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
   @hypothesis.settings(max_examples=300)
@@ -261,6 +293,34 @@ class TestDamage:
     charged(path, 4)
     two = {'dp_sgd': MECHANISM, 'other': MECHANISM}
     self.refused(path, "['dp_sgd'] there and ['dp_sgd', 'other'] now", stages=two)
+
+
+class TestRead:
+  def test_says_what_open_says_without_the_data(self, path):
+    charged(path, 4, 8)
+    ledger = Ledger.read(path, stages=STAGES)
+    assert (ledger.charged_steps(), ledger.epsilon()) == (8, start(path).epsilon())
+    with pytest.raises(ValueError, match='cannot charge'):
+      ledger.charge(9)
+    assert start(path).charged_steps() == 8
+
+  def test_leaves_a_line_that_is_being_written(self, path):
+    whole = charged(path, 4, 8)
+    for cut in range(whole.rindex(b'\n', 0, -1) + 1, len(whole) + 1):
+      path.write_bytes(whole[:cut])
+      ledger = Ledger.read(path, stages=STAGES)
+      assert ledger.charged_steps() == (4 if cut < len(whole) - 1 else 8)
+      assert path.read_bytes() == whole[:cut]
+
+  def test_refuses_what_open_refuses(self, path):
+    with pytest.raises(InputError, match=r'expected a ledger at .*ledger\.jsonl, found none'):
+      Ledger.read(path, stages=STAGES)
+    whole = charged(path, 4, 8)
+    with pytest.raises(InputError, match=r'noise_multiplier is 6\.0 there and 5\.0 now'):
+      Ledger.read(path, stages={'dp_sgd': dataclasses.replace(MECHANISM, noise_multiplier=5.0)})
+    path.write_bytes(whole.replace(b'"up_to_step": 8', b'"up_to_step": 5'))
+    with pytest.raises(InputError, match='damaged at line 3'):
+      Ledger.read(path, stages=STAGES)
 
 
 class TestStages:
