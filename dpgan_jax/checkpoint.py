@@ -35,15 +35,13 @@ import pathlib
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from dpgan_jax import _files, _validate
+from dpgan_jax import _files, _validate, state_leaves
 
 PyTree = Any
 T = TypeVar('T')
@@ -67,68 +65,6 @@ logging.getLogger('absl').addFilter(_not_from_orbax)
 
 class _Damaged(Exception):
   """A checkpoint that cannot be read back as it was written."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Leaf:
-  """What identifies one leaf; `key_impl` names the generator of a typed key, else None."""
-
-  name: str
-  dtype: str
-  shape: tuple[int, ...]
-  key_impl: str | None = None
-
-  def __str__(self) -> str:
-    return f'{self.dtype}[{",".join(map(str, self.shape))}]'
-
-
-def _is_key(leaf: Any) -> bool:
-  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _named_leaves(state: PyTree) -> list[tuple[str, Any]]:
-  """Returns (name, leaf) in the order of `jax.tree.leaves`, e.g. ("state.params['dense']", ...)."""
-  leaves = []
-  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-    name = 'state' + jax.tree_util.keystr(path)
-    if not hasattr(leaf, 'dtype') or not hasattr(leaf, 'shape'):
-      raise TypeError(f'expected {name} to be an array, got {type(leaf).__name__}')
-    leaves.append((name, leaf))
-  if len({name for name, _ in leaves}) != len(leaves):
-    raise ValueError('expected the leaves of the state to have different paths')
-  return leaves
-
-
-def _describe(name: str, leaf: Any) -> _Leaf:
-  return _Leaf(name=name, dtype=str(leaf.dtype), shape=tuple(leaf.shape))
-
-
-def _to_host(state: PyTree) -> tuple[list[_Leaf], dict[str, np.ndarray]]:
-  """Copies every leaf to memory of its own on the host; a typed key as its uint32 words."""
-  leaves, arrays = [], {}
-  for name, leaf in _named_leaves(state):
-    described = _describe(name, leaf)
-    if leaf.size == 0:  # orbax cannot save it, and fails only after it has begun
-      raise ValueError(f'expected {name} to have elements, got {described}')
-    if _is_key(leaf):
-      described = dataclasses.replace(described, key_impl=str(jax.random.key_impl(leaf)))
-      leaf = jax.random.key_data(leaf)
-    leaves.append(described)
-    # np.array copies. On a CPU np.asarray would return a view of the device's own buffer, and a
-    # buffer that is viewed is refused for donation: the next step would need the memory twice.
-    arrays[name] = np.array(leaf)
-  return leaves, arrays
-
-
-def _digest(leaves: Iterable[_Leaf], arrays: dict[str, np.ndarray]) -> str:
-  """Returns the SHA-256 over path, dtype, shape and bytes of every leaf, as hexadecimal digits."""
-  digest = hashlib.sha256()
-  for leaf in leaves:
-    digest.update(json.dumps(dataclasses.astuple(leaf)).encode())
-    array = arrays[leaf.name]
-    digest.update(json.dumps([str(array.dtype), array.shape]).encode())
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-  return digest.hexdigest()
 
 
 def _fsync_tree(directory: pathlib.Path) -> None:
@@ -205,13 +141,13 @@ class Checkpoints:
     # cores: copy 10 ms, digest 17 ms, orbax's own preparation 25 ms; then 0.1 s in the background.
     # The 50 ms are not worth a thread: no step can run before the copy, and digest and preparation
     # are small against the steps between two checkpoints.
-    leaves, arrays = _to_host(state)
+    leaves, arrays = state_leaves.to_host(state)
     header = json.dumps(
       {
         'format': _FORMAT,
         'step': step,
         'leaves': [dataclasses.astuple(leaf) for leaf in leaves],
-        'sha256': _digest(leaves, arrays),
+        'sha256': state_leaves.digest(leaves, arrays),
         'metadata': metadata,
       }
     )
@@ -338,14 +274,18 @@ class Checkpoints:
   def _load(self, step: int, abstract_state: PyTree) -> tuple[int, PyTree, dict[str, Any]]:
     path = self._directory / str(step)
     header = _read_header(path, step)
-    saved = [_Leaf(name=n, dtype=d, shape=tuple(s), key_impl=k) for n, d, s, k in header['leaves']]
+    saved = [
+      state_leaves.Leaf(name=n, dtype=d, shape=tuple(s), key_impl=k)
+      for n, d, s, k in header['leaves']
+    ]
     _check_same_structure(path, saved, abstract_state)
     arrays = _read(lambda: ocp.load(str(path)))
-    digest = _read(lambda: _digest(saved, arrays))
+    digest = _read(lambda: state_leaves.digest(saved, arrays))
     if digest != header['sha256']:
       raise _Damaged('its content does not have the digest it was saved with')
     abstract, structure = jax.tree.flatten(abstract_state)
-    leaves = [_place(arrays[s.name], s, a) for s, a in zip(saved, abstract, strict=True)]
+    placed = zip(saved, abstract, strict=True)
+    leaves = [state_leaves.place(arrays[leaf.name], leaf, a) for leaf, a in placed]
     return step, jax.tree.unflatten(structure, leaves), header['metadata']
 
 
@@ -378,25 +318,15 @@ def _read_header(path: pathlib.Path, step: int) -> dict[str, Any]:
   return header
 
 
-def _check_same_structure(path: pathlib.Path, saved: list[_Leaf], abstract_state: PyTree) -> None:
+def _check_same_structure(
+  path: pathlib.Path, saved: list[state_leaves.Leaf], abstract_state: PyTree
+) -> None:
   there = {leaf.name: str(leaf) for leaf in saved}
-  here = {name: str(_describe(name, leaf)) for name, leaf in _named_leaves(abstract_state)}
+  leaves = state_leaves.named_leaves(abstract_state)
+  here = {name: str(state_leaves.describe(name, leaf)) for name, leaf in leaves}
   for name in [*here, *there]:
     if there.get(name) != here.get(name):
       raise _validate.InputError(
         f'checkpoint {path} is of another model: {name} is {there.get(name, "absent")} there and'
         f' {here.get(name, "absent")} here; use the same flags or another run directory'
       )
-
-
-def _place(array: np.ndarray, saved: _Leaf, abstract: Any) -> Any:
-  """Returns the leaf in the form of `abstract`, in memory that the caller may donate."""
-  if isinstance(abstract, np.ndarray | np.generic):
-    return array
-  leaf = jnp.array(array)
-  if saved.key_impl is not None:
-    leaf = jax.random.wrap_key_data(leaf, impl=saved.key_impl)
-  # An array that was never placed explicitly is not pinned to its device; neither is its successor.
-  if getattr(abstract, 'sharding', None) is None or not getattr(abstract, 'committed', True):
-    return leaf
-  return jax.device_put(leaf, abstract.sharding)
