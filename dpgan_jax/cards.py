@@ -1,0 +1,268 @@
+"""The Markdown of a published bundle: model card, data card, and a note on use.
+
+The model card has the sections of Mitchell et al. (2019, "Model Cards for Model Reporting",
+section 4), the data card those of Gebru et al. (2021, "Datasheets for Datasets", section 3), each
+below the YAML header that Hugging Face reads from the README.md of a repository. Everything follows
+from the run's `Statement` and from what `release` drew: no path, no time, no number computed on
+real data. What only the data owner can know is left to fill in, and says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dpgan_jax import statement
+from dpgan_jax.statement import Statement, show_epsilon
+
+_OWNER = '*To be filled in by the data owner.*'
+_SIZES = ((1e3, 'n<1K'), (1e4, '1K<n<10K'), (1e5, '10K<n<100K'), (1e6, '100K<n<1M'))
+_ALARM = (
+  '# ⚠ NO PRIVACY GUARANTEE ⚠\n\n'
+  '**THIS WAS TRAINED WITHOUT DIFFERENTIAL PRIVACY. MODEL AND SAMPLES MAY REVEAL THE TRAINING '
+  'DATA, UP TO COPIES OF WHOLE RECORDS.**'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+  """What the cards are made from.
+
+  Attributes:
+    statement: of the run.
+    class_names: one per class, public.
+    num: samples in the bundle.
+    class_counts: of these samples, per class; None where they have no classes.
+    parameters: of the generator.
+    licence: as named by the data owner, or None.
+  """
+
+  statement: Statement
+  class_names: tuple[str, ...]
+  num: int
+  class_counts: tuple[int, ...] | None
+  parameters: int
+  licence: str | None
+
+
+def model_card(about: About) -> str:
+  """The model card: MODEL_CARD.md, or the README.md of a model repository."""
+  s, config = about.statement, about.statement.config
+  height, width, channels = s.image_shape
+  conditional = about.class_counts is not None
+  facts = s.to_json()
+  header = {
+    'license': about.licence or 'unknown',
+    'library_name': 'dpgan_jax',
+    'pipeline_tag': 'unconditional-image-generation',
+    'tags': _tags(s),
+  }
+  details = {
+    'kind': f'generator of a GAN, {"class-conditional" if conditional else "unconditional"}',
+    'architecture': f'`{config.generator}`, {about.parameters:,} parameters',
+    'input': f'z, standard normal, {config.latent_dim} numbers'
+    + (' and a class' if conditional else ''),
+    'output': f'images, {height}×{width}, {_channels(channels)}',
+    'trained with': f'dpgan_jax {s.environment_at_start.get("dpgan_jax", "(not recorded)")}',
+    'discriminator steps': s.steps_taken,
+    'licence': about.licence or 'none was named',
+  }
+  sections = (
+    _title(s, f'Model card: synthetic {_text(config.dataset)} images'),
+    _guarantee(s),
+    '## Model details',
+    _table(details),
+    'Load it with `dpgan_jax.DPGAN.load("generator.safetensors")`, then `.sample(1000)`. The file '
+    'is safetensors: loading it runs no code. It holds the generator and public settings; no '
+    'discriminator, optimizer state or key.',
+    '## Intended use',
+    'Drawing synthetic images, in any number, in place of the private ones: for teaching, for '
+    'building and testing software, for method development. Sampling costs no privacy.',
+    'Not for: learning about any one person; decisions about people without a check on real data '
+    'of what was concluded from synthetic; estimating how common a class is, as '
+    + (
+      'classes are drawn equally often.'
+      if conditional
+      else 'the noise of training distorts frequencies.'
+    ),
+    '## Factors',
+    'Noise hides what few records have in common before it hides what many have: rare classes, '
+    'rare styles and small groups come out worst, or not at all. Whoever depends on a group should '
+    'compare it with real data, inside the data owner\'s walls.',
+    '## Metrics',
+    'None are published here. Scores of samples against real images (FID, the accuracy of a '
+    'classifier trained on samples) read real images without noise, so that ε does not cover them; '
+    'the data owner can compute them with `dpgan_jax.evaluate`.',
+    '## Training data',
+    _training_data(about),
+    '## Evaluation data',
+    'None: see Metrics.',
+    '## Quantitative analyses: privacy',
+    _table(
+      {
+        'ε': show_epsilon(s.epsilon),
+        'δ': repr(s.mechanism.delta),
+        'neighbouring relation': s.mechanism.neighboring_relation,
+        'accountant': f'{facts["accounting"]["accountant"]}, {facts["accounting"]["library"]} '
+        f'{facts["accounting"]["version"]}',
+        'keys': s.randomness(),
+      }
+    ),
+    f'The whole statement is in `report.md`. {s.progress()}',
+    '## Ethical considerations',
+    _coverage(s),
+    '## Caveats and recommendations',
+    _bullets(s.caveats()),
+  )
+  return _yaml(header) + '\n\n'.join(sections) + '\n'
+
+
+def data_card(about: About) -> str:
+  """The data card: DATA_CARD.md, or the README.md of a dataset repository."""
+  s = about.statement
+  height, width, channels = s.image_shape
+  labelled = about.class_counts is not None
+  size = next((name for limit, name in _SIZES if about.num < limit), 'n>1M')
+  header = {
+    'license': about.licence or 'unknown',
+    'pretty_name': f'Synthetic {s.config.dataset}',
+    'size_categories': [size],
+    'task_categories': ['image-classification'] if labelled else ['unconditional-image-generation'],
+    'tags': _tags(s),
+  }
+  arrays = f'`x`, uint8 [{about.num}, {height}, {width}{f", {channels}" if channels > 1 else ""}]'
+  if labelled:
+    arrays += f', and `y`, int64 [{about.num}]'
+  sections = (
+    _title(s, f'Data card: synthetic {_text(s.config.dataset)} images'),
+    _guarantee(s),
+    '## Motivation',
+    f'To share the use of a private set of images without sharing the images. {_OWNER}',
+    '## Composition',
+    f'{about.num:,} images, {height}×{width}, {_channels(channels)}, in `samples.npz`: {arrays}. '
+    'Read it with `numpy.load`, which needs no pickle for it. Each image was drawn from noise by '
+    'the generator in `generator.safetensors`; none was taken from the private data.',
+    _classes(about),
+    'There are no splits, no missing values, no links to other data. Samples are not filtered or '
+    'chosen. An image may be of doubtful class, or of none.',
+    '## Collection process',
+    'Drawn by the generator with a key from the operating system, which was not kept. '
+    + _training_data(about),
+    '## Preprocessing, cleaning, labelling',
+    'Pixels are mapped from [-1, 1] to 0–255 and rounded; nothing else is done. '
+    + ('Labels are what the generator was asked for, not what somebody saw.' if labelled else '')
+    + f' What was done to the private data before training: {_OWNER}',
+    '## Uses',
+    'As for the model: see `MODEL_CARD.md`. '
+    'Results on these images are no results on the private ones.',
+    '## Distribution',
+    f'Licence: {_text(about.licence) if about.licence else "none was named by the data owner"}. '
+    'Every file of this bundle is listed in `SHA256SUMS`.',
+    '## Maintenance',
+    _OWNER + ' A second release trained on the same private data has an ε of its own, and the two '
+    'add up.',
+    '## Privacy',
+    _coverage(s),
+  )
+  return _yaml(header) + '\n\n'.join(sections) + '\n'
+
+
+def usage(about: About) -> str:
+  """What a receiver may do and has to know, on half a page."""
+  s = about.statement
+  granted = (
+    f'The data owner names this licence for weights and samples: {_text(about.licence)}.'
+    if about.licence
+    else 'The data owner has named no licence for weights and samples: ask before you use them '
+    'beyond what the law allows anyway.'
+  )
+  sections = (
+    _title(s, 'Use of this bundle'),
+    _guarantee(s),
+    f'{granted} The code of dpgan_jax, by which they were made, is under Apache 2.0 and claims no '
+    'right in what it makes.',
+    'No use and no computation on these files can weaken the guarantee above, whatever else is '
+    'known; it is about the training data only.'
+    if s.holds
+    else 'Do not pass these files on without this warning.',
+    'Nobody promises that samples are true, fair or fit for your purpose.',
+    'Check the files with `sha256sum -c SHA256SUMS`, and files, formats and ε with '
+    '`python -m dpgan_jax.release --verify=.`. Nothing here needs pickle: refuse a copy that does.',
+  )
+  return '\n\n'.join(sections) + '\n'
+
+
+# --- what the cards have in common ---------------------------------------------------------------
+
+
+def _title(s: Statement, text: str) -> str:
+  return f'# {text}' if s.holds else f'{_ALARM}\n\n# {text}'
+
+
+def _guarantee(s: Statement) -> str:
+  return f'**{s.guarantee()}**' if not s.holds else f'{s.guarantee()} {statement._GROUP}'
+
+
+def _training_data(about: About) -> str:
+  s = about.statement
+  return (
+    f'The private data set {_text(s.config.dataset)}, of N = {s.mechanism.num_examples:,} '
+    f'labelled images (N is treated as public) in {s.num_classes} classes. It is not part of this '
+    f'bundle. Where it comes from, and with whose consent: {_OWNER}'
+  )
+
+
+def _coverage(s: Statement) -> str:
+  tuning = (
+    f'How settings were chosen, in the words of the data owner: {_text(s.tuning_note)}'
+    if s.tuning_note
+    else 'How settings were chosen is not stated.'
+  )
+  if not s.holds:
+    return f'Nothing is protected. {tuning}'
+  covered = 'Everything in this bundle is covered by the guarantee above, and by nothing more:'
+  return '\n\n'.join((covered, _bullets(s.to_json()['not_covered']), tuning))
+
+
+def _classes(about: About) -> str:
+  if about.class_counts is None:
+    return 'The images have no labels.'
+  rows = {
+    f'{i}: {_text(name)}': count
+    for i, (name, count) in enumerate(zip(about.class_names, about.class_counts, strict=True))
+  }
+  return 'Classes are drawn equally often, whatever the real counts:\n\n' + _table(
+    rows, ('class', 'samples')
+  )
+
+
+def _channels(channels: int) -> str:
+  return 'grey' if channels == 1 else 'RGB'
+
+
+def _tags(s: Statement) -> list[str]:
+  private = 'differential-privacy' if s.holds else 'no-privacy-guarantee'
+  return ['synthetic', 'gan', 'image-generation', private]
+
+
+def _yaml(fields: Mapping[str, Any]) -> str:
+  """A header; JSON's scalars and lists are YAML's too, whatever characters a name holds."""
+  lines = [f'{name}: {json.dumps(value, ensure_ascii=True)}' for name, value in fields.items()]
+  return '\n'.join(['---', *lines, '---', '', ''])
+
+
+def _text(value: str | None) -> str:
+  """A name that somebody chose, as one line that cannot end a table's cell or open a tag."""
+  line = ' '.join(str(value).split())
+  return ''.join(f'\\{c}' if c in '\\`|<>[]*_#' else c for c in line if c.isprintable())
+
+
+def _table(rows: Mapping[str, Any], header: tuple[str, str] = ('', '')) -> str:
+  lines: Iterable[tuple[Any, Any]] = [header, ('---', '---'), *rows.items()]
+  return '\n'.join(f'| {a} | {b} |' for a, b in lines)
+
+
+def _bullets(lines: Iterable[str]) -> str:
+  return '\n'.join(f'- {line}' for line in lines)
