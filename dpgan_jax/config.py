@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dpgan_jax import _records, _validate, accounting, clipping, models
+from dpgan_jax import _records, _validate, accounting, clipping, models, pace
+from dpgan_jax.losses import LOSSES
 
-LOSSES = ('bce',)
 OPTIMIZERS = ('adam', 'sgd')
 SCHEDULES = ('constant', 'linear', 'exponential', 'cosine')
 FAKE_GRADIENTS = ('clipped', 'plain')
@@ -59,8 +59,24 @@ class TrainConfig:
   latent_dim: int = _field(64, "Length of the generator's noise vector z.")
 
   # Training.
-  loss: str = _field('bce', 'GAN loss: bce.')
-  d_steps_per_g_step: int = _field(10, 'n_D: discriminator steps per generator step.')
+  loss: str = _field('bce', 'GAN loss: ' + ', '.join(LOSSES) + '.')
+  gradient_penalty: float | None = _field(
+    None,
+    "Weight of the gradient penalty inside each real example's clipped loss; for wasserstein (10).",
+  )
+  d_weight_clip: float | None = _field(
+    None, "Bound on each of D's weights after every step; for wasserstein (0.01)."
+  )
+  d_steps_per_g_step: int = _field(
+    10, 'n_D: discriminator steps per generator step; where it starts if n_d_threshold is given.'
+  )
+  n_d_threshold: float | None = _field(
+    None,
+    'Adaptive n_D: raised ('
+    + ', '.join(map(str, pace.LADDER))
+    + ') when D recognises no more than this share of fakes; looks at fakes only.',
+  )
+  n_d_patience: int = _field(200, 'Adaptive n_D: generator steps that an n_D lasts at least.')
   fake_batch_size: int | None = _field(
     None, 'Fakes per discriminator step; default: batch_size. Constant by design.'
   )
@@ -102,6 +118,9 @@ class TrainConfig:
   )
   reports_per_checkpoint: int = _field(1, 'Metric lines between checkpoints.')
   reports_per_grid: int = _field(1, 'Metric lines between sample grids.')
+  reports_per_snapshot: int | None = _field(
+    None, 'Metric lines between generators kept in snapshots/ (publishable); default: none are.'
+  )
   num_samples: int = _field(10_000, 'Samples left in samples.npz at the end of a run.')
   seed: int | None = _field(
     None,
@@ -116,12 +135,14 @@ class TrainConfig:
       'g_batch_size',
       'microbatch_size',
       'steps_per_report',
+      'reports_per_snapshot',
     ):
       self._check(name, _validate.integer, minimum=1)
     for name in (
       'batch_size',
       'latent_dim',
       'd_steps_per_g_step',
+      'n_d_patience',
       'reports_per_checkpoint',
       'reports_per_grid',
       'num_samples',
@@ -129,8 +150,15 @@ class TrainConfig:
       self._check(name, _validate.integer, required=True, minimum=1)
     for name in ('d_learning_rate', 'g_learning_rate'):
       self._check(name, _validate.positive, required=True)
-    for name in ('d_learning_rate_end', 'g_learning_rate_end', 'epochs'):
+    for name in (
+      'd_learning_rate_end',
+      'g_learning_rate_end',
+      'epochs',
+      'gradient_penalty',
+      'd_weight_clip',
+    ):
       self._check(name, _validate.positive)
+    self._check('n_d_threshold', _validate.fraction)
     self._check('target_epsilon', _validate.positive, allow_inf=True)
     self._check('noise_multiplier', _validate.non_negative)
     self._check('l2_clip_norm', _validate.positive, required=True, allow_inf=True)
@@ -186,6 +214,11 @@ class TrainConfig:
       )
 
   def _check_schedule(self) -> None:
+    if self.n_d_threshold is not None and self.g_learning_rate_end is not None:
+      raise _validate.InputError(
+        "expected no g_learning_rate_end with n_d_threshold: the number of G's steps is not known "
+        'beforehand'
+      )
     for name in ('d_learning_rate_end', 'g_learning_rate_end'):
       given = getattr(self, name) is not None
       if given and self.learning_rate_schedule == 'constant':

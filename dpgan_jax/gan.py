@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -27,10 +26,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dpgan_jax import clipping, models
+from dpgan_jax import clipping, losses, models, pace
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.data import to_model_range
+from dpgan_jax.losses import LOSSES
 from dpgan_jax.mechanism import DPMechanism
+from dpgan_jax.pace import Pace
 
 PyTree = Any
 
@@ -55,6 +56,7 @@ class GANState(NamedTuple):
     g: generator as trained.
     g_opt_state: its optimizer's state.
     g_average: exponential moving average of `g`, what samples are drawn from.
+    pace: when the next generator step is due.
     batch_key: key of the Poisson batches; private.
     fake_key: key of z and the fakes' labels; public.
   """
@@ -65,6 +67,7 @@ class GANState(NamedTuple):
   g: GeneratorState
   g_opt_state: PyTree
   g_average: GeneratorState
+  pace: Pace
   batch_key: jax.Array
   fake_key: jax.Array
 
@@ -75,28 +78,11 @@ class StepMetrics(NamedTuple):
   d_loss_real: jax.Array  # private
   d_loss_fake: jax.Array
   g_loss: jax.Array  # nan on steps without a generator step
-  d_real_accuracy: jax.Array  # private
+  d_real_accuracy: jax.Array  # private; nan with a gradient penalty, which is part of the loss
   d_fake_accuracy: jax.Array
   clipped_fraction: jax.Array  # private
   realised_batch: jax.Array  # private
-
-
-class Losses(NamedTuple):
-  """Loss terms on logits: D on a real example, D on a fake, G on a fake."""
-
-  d_real: Callable[[jax.Array], jax.Array]
-  d_fake: Callable[[jax.Array], jax.Array]
-  g: Callable[[jax.Array], jax.Array]
-
-
-LOSSES = {
-  # Binary cross-entropy; G maximises log D (the non-saturating form, Goodfellow et al. 2014).
-  'bce': Losses(
-    d_real=lambda logit: jax.nn.softplus(-logit),
-    d_fake=jax.nn.softplus,
-    g=lambda logit: jax.nn.softplus(-logit),
-  ),
-}
+  n_d: jax.Array  # discriminator steps that a generator step waits for
 
 
 def learning_rate(config: TrainConfig, which: str, updates: int) -> optax.Schedule | float:
@@ -163,7 +149,7 @@ class GAN:
 
   @property
   def g_optimizer(self) -> optax.GradientTransformation:
-    updates = self.mechanism.steps // self.config.d_steps_per_g_step
+    updates = self.mechanism.steps // self.config.d_steps_per_g_step  # if n_D is fixed
     return _optimizer(self.config, 'g', updates)
 
   def d_optimizer(self, noise_key: jax.Array) -> optax.GradientTransformationExtraArgs:
@@ -187,6 +173,7 @@ class GAN:
       g=g,
       g_opt_state=self.g_optimizer.init(g.params),
       g_average=jax.tree.map(jnp.copy, g),  # a copy: donated state must not hold a buffer twice
+      pace=pace.start(self.config.d_steps_per_g_step),
       batch_key=batch_key,
       fake_key=fake_key,
     )
@@ -196,7 +183,7 @@ class GAN:
   def step(
     self, state: GANState, images: jax.Array, labels: jax.Array
   ) -> tuple[GANState, StepMetrics]:
-    """One discriminator step and, on every n_D-th, a generator step after it.
+    """One discriminator step and, when n_D of them have been taken, a generator step.
 
     Args:
       state: the state before.
@@ -207,9 +194,8 @@ class GAN:
       sum (and the keys); metrics marked private do not.
     """
     state, d_metrics = self._d_step(state, images, labels)
-    due = state.step % self.config.d_steps_per_g_step == 0
     skip = lambda s: (s, jnp.full((), jnp.nan))  # noqa: E731
-    state, g_loss = jax.lax.cond(due, self._g_step, skip, state)
+    state, g_loss = jax.lax.cond(pace.is_due(state.pace), self._g_step, skip, state)
     return state, d_metrics._replace(g_loss=g_loss)
 
   def _d_step(
@@ -220,19 +206,30 @@ class GAN:
     def logit(params: PyTree, image: jax.Array, label: jax.Array) -> jax.Array:
       return self.discriminator.apply({'params': params}, image[None], label[None])[0]
 
-    def real_loss(params: PyTree, image: jax.Array, label: jax.Array) -> jax.Array:
-      return loss.d_real(logit(params, to_model_range(image), label))
+    def real_loss(
+      params: PyTree, image: jax.Array, label: jax.Array, *partner: jax.Array
+    ) -> jax.Array:
+      image = to_model_range(image)
+      value = loss.d_real(logit(params, image, label))
+      if partner:  # inside the loss that is clipped and noised: it looks at a private image
+        penalty = losses.gradient_penalty(lambda x: logit(params, x, label), image, *partner)
+        value += config.gradient_penalty * penalty
+      return value
 
     def fake_loss(params: PyTree, image: jax.Array, label: jax.Array) -> jax.Array:
       return loss.d_fake(logit(params, image, label))
 
+    fakes, fake_labels = self._fakes(state.g, self._fake_key(state, 0), self.fake_batch_size)[:2]
     batch = mechanism.sampler(state.batch_key, state.step)
+    partners: tuple[jax.Array, ...] = ()
+    if config.gradient_penalty is not None:
+      pairs = losses.partners(self._fake_key(state, 2), batch.indices, self.fake_batch_size)
+      partners = (fakes[pairs.fake], pairs.share)
     how: Any = {'strategy': config.clipping_strategy, 'microbatch_size': config.microbatch_size}
     real = mechanism.clipped_grad(real_loss, **how)(
-      state.d_params, images[batch.indices], labels[batch.indices], mask=batch.mask
+      state.d_params, images[batch.indices], labels[batch.indices], *partners, mask=batch.mask
     )
 
-    fakes, fake_labels = self._fakes(state.g, self._fake_key(state, 0), self.fake_batch_size)[:2]
     bound = mechanism.l2_clip_norm if config.fake_gradient == 'clipped' else math.inf
     fake = clipping.clipped_grad(fake_loss, l2_clip_norm=bound, **how)(
       state.d_params, fakes, fake_labels
@@ -245,6 +242,8 @@ class GAN:
       real.sum, state.d_opt_state, state.d_params, public_grads=public_grads
     )
     d_params = optax.apply_updates(state.d_params, updates)
+    if (bound := config.d_weight_clip) is not None:
+      d_params = jax.tree.map(lambda p: jnp.clip(p, -bound, bound), d_params)
 
     realised = jnp.sum(batch.mask).astype(jnp.float32)
 
@@ -253,39 +252,57 @@ class GAN:
       return total / jnp.maximum(realised, 1.0)
 
     undecided = loss.d_real(jnp.zeros(()))
+    real_accuracy = real_mean((real.losses < undecided).astype(jnp.float32))
+    if partners:
+      real_accuracy = jnp.full((), jnp.nan)
     metrics = StepMetrics(
       d_loss_real=real_mean(real.losses),
       d_loss_fake=jnp.mean(fake.losses),
       g_loss=jnp.full((), jnp.nan),
-      d_real_accuracy=real_mean((real.losses < undecided).astype(jnp.float32)),
+      d_real_accuracy=real_accuracy,
       d_fake_accuracy=jnp.mean((fake.losses < undecided).astype(jnp.float32)),
       clipped_fraction=real_mean((real.norms > mechanism.l2_clip_norm).astype(jnp.float32)),
       realised_batch=realised,
+      n_d=state.pace.n_d.astype(jnp.float32),
     )
-    return state._replace(step=state.step + 1, d_params=d_params, d_opt_state=d_opt_state), metrics
+    state = state._replace(
+      step=state.step + 1,
+      d_params=d_params,
+      d_opt_state=d_opt_state,
+      pace=pace.after_d_step(state.pace),
+    )
+    return state, metrics
 
   def _g_step(self, state: GANState) -> tuple[GANState, jax.Array]:
     key = self._fake_key(state, 1)
 
-    def mean_loss(params: PyTree) -> tuple[jax.Array, PyTree]:
+    def mean_loss(params: PyTree) -> tuple[jax.Array, tuple[PyTree, jax.Array]]:
       g = GeneratorState(params, state.g.batch_stats)
       fakes, fake_labels, batch_stats = self._fakes(g, key, self.g_batch_size)
       logits: Any = self.discriminator.apply({'params': state.d_params}, fakes, fake_labels)
-      return jnp.mean(LOSSES[self.config.loss].g(logits)), batch_stats
+      recognised = jnp.mean((logits < 0).astype(jnp.float32))
+      return jnp.mean(LOSSES[self.config.loss].g(logits)), (batch_stats, recognised)
 
-    (value, batch_stats), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.g.params)
+    loss_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
+    (value, (batch_stats, recognised)), grads = loss_and_grad(state.g.params)
     updates, g_opt_state = self.g_optimizer.update(grads, state.g_opt_state, state.g.params)
     g = GeneratorState(optax.apply_updates(state.g.params, updates), batch_stats)
     # The average starts from the first generators, so its decay grows from 0 to its final value.
-    taken = (state.step // self.config.d_steps_per_g_step).astype(jnp.float32)
-    decay = jnp.minimum(self.config.g_ema_decay, (taken - 1) / (taken + 9))
+    before = state.pace.g_steps.astype(jnp.float32)
+    decay = jnp.minimum(self.config.g_ema_decay, before / (before + 10))
     average = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.g_average, g)
-    return state._replace(g=g, g_opt_state=g_opt_state, g_average=average), value
+    now = pace.after_g_step(
+      state.pace,
+      recognised,
+      threshold=self.config.n_d_threshold,
+      patience=self.config.n_d_patience,
+    )
+    return state._replace(g=g, g_opt_state=g_opt_state, g_average=average, pace=now), value
 
   # --- fakes -------------------------------------------------------------------------------------
 
   def _fake_key(self, state: GANState, purpose: int) -> jax.Array:
-    """The key of D's (0) or G's (1) fakes at a step."""
+    """The key of D's (0) or G's (1) fakes, or of the pairs of real and fake (2), at a step."""
     return jax.random.fold_in(jax.random.fold_in(state.fake_key, state.step), purpose)
 
   def _fakes(

@@ -5,6 +5,8 @@
 | `report`             | the report's final one (chapter 5) | the report's final one (26 k params) |
 | `report_conditional` | the same, told the class           | the same, told the class             |
 | `compact`            | told the class, dense, cheap       | told the class, two convolutions     |
+| `dcgan`              | the report's starting point        | two 5×5 convolutions, no pooling     |
+| `dense`              |                                    | the report's two dense layers        |
 
 A generator maps (z [n, latent], labels int32[n]) to images [n, H, W, C] in [-1, 1]; a discriminator
 maps (images, labels) to logits [n], high for real. Unconditional models ignore the labels. Any
@@ -25,7 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from dpgan_jax import _validate
-from dpgan_jax.layers import Conv, UpsampleConv, max_pool
+from dpgan_jax.layers import Conv, UpsampleConv, depth_to_space, max_pool
 
 ImageShape = tuple[int, int, int]
 
@@ -90,6 +92,71 @@ class ReportDiscriminator(nn.Module):
     return max_pool(x, window=2, stride=1) if min(x.shape[1:3]) > 1 else x
 
 
+class DCGANGenerator(nn.Module):
+  """One dense layer, a convolution and two that double the size, with batch norm; tanh.
+
+  The shape of the TensorFlow DCGAN tutorial that the report started from, at half its widths. Its
+  transposed convolutions are sub-pixel convolutions here: a 3×3 convolution to four times the
+  channels reaches every pixel that a 5×5 stride-2 transposed one does (Shi et al. 2016, arXiv
+  1609.07009).
+  """
+
+  image_shape: ImageShape
+  num_classes: int
+  widths: tuple[int, int, int] = (128, 64, 32)
+
+  @nn.compact
+  def __call__(self, z: jax.Array, labels: jax.Array, train: bool = False) -> jax.Array:
+    del labels
+    height, width, channels = self.image_shape
+    base = (math.ceil(height / 4), math.ceil(width / 4), self.widths[0])
+    x = self._act(nn.Dense(math.prod(base), use_bias=False)(z), train).reshape(-1, *base)
+    x = self._act(Conv(self.widths[1], (5, 5), use_bias=False)(x), train)
+    x = depth_to_space(Conv(4 * self.widths[2], (3, 3), use_bias=False)(x))
+    x = depth_to_space(Conv(4 * channels, (3, 3))(self._act(x, train)))
+    return jnp.tanh(x)[:, :height, :width]
+
+  def _act(self, x: jax.Array, train: bool) -> jax.Array:
+    return nn.leaky_relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x), 0.3)
+
+
+class DCGANDiscriminator(nn.Module):
+  """Two 5×5 stride-2 convolutions and a linear layer: the DCGAN tutorial's, without dropout.
+
+  Dropout would need a key for every example of a step.
+  """
+
+  image_shape: ImageShape
+  num_classes: int
+  widths: tuple[int, int] = (64, 128)
+
+  @nn.compact
+  def __call__(self, images: jax.Array, labels: jax.Array) -> jax.Array:
+    del labels
+    x = images
+    for features in self.widths:
+      x = nn.leaky_relu(Conv(features, (5, 5), stride=2)(x), 0.3)
+    return nn.Dense(1)(x.reshape(x.shape[0], -1))[:, 0]
+
+
+class DenseDiscriminator(nn.Module):
+  """Two dense layers instead of convolutions, and an output: cheap, and weak (the report,
+  chapter 5, which names no widths).
+  """
+
+  image_shape: ImageShape
+  num_classes: int
+  widths: tuple[int, int] = (128, 64)
+
+  @nn.compact
+  def __call__(self, images: jax.Array, labels: jax.Array) -> jax.Array:
+    del labels
+    x = images.reshape(images.shape[0], -1)
+    for features in self.widths:
+      x = nn.leaky_relu(nn.Dense(features)(x), 0.3)
+    return nn.Dense(1)(x)[:, 0]
+
+
 class CompactGenerator(nn.Module):
   """Two dense layers and one upsampled convolution: 1 M multiply-adds for a 28×28 image.
 
@@ -143,6 +210,7 @@ GENERATORS: Mapping[str, Callable[[ImageShape, int], nn.Module]] = {
   'report': lambda shape, classes: ReportGenerator(shape, classes),
   'report_conditional': lambda shape, classes: ReportGenerator(shape, classes, conditional=True),
   'compact': lambda shape, classes: CompactGenerator(shape, classes),
+  'dcgan': lambda shape, classes: DCGANGenerator(shape, classes),
 }
 DISCRIMINATORS: Mapping[str, Callable[[ImageShape, int], nn.Module]] = {
   'report': lambda shape, classes: ReportDiscriminator(shape, classes),
@@ -150,9 +218,11 @@ DISCRIMINATORS: Mapping[str, Callable[[ImageShape, int], nn.Module]] = {
     shape, classes, conditional=True
   ),
   'compact': lambda shape, classes: CompactDiscriminator(shape, classes),
+  'dcgan': lambda shape, classes: DCGANDiscriminator(shape, classes),
+  'dense': lambda shape, classes: DenseDiscriminator(shape, classes),
 }
-UNCONDITIONAL = frozenset({'report'})
-"""Names whose generator ignores the label: their samples have none."""
+UNCONDITIONAL = frozenset({'report', 'dcgan', 'dense'})
+"""Names of models that ignore the label: samples of such a generator have none."""
 
 
 def make_generator(name: str, image_shape: ImageShape, num_classes: int) -> nn.Module:

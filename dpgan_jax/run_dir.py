@@ -106,6 +106,11 @@ class RunDir:
     return self.path / 'grids'
 
   @property
+  def snapshots(self) -> pathlib.Path:
+    """Directory of publishable generators kept along the way: the average, and as trained."""
+    return self.path / 'snapshots'
+
+  @property
   def checkpoints(self) -> pathlib.Path:
     return self.path / 'checkpoints'
 

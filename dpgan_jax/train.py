@@ -64,6 +64,9 @@ def show_plan(config: TrainConfig, dataset: data.ImageDataset) -> None:
   state = jax.eval_shape(gan.init, jax.random.key(0))
   seconds = measure_step(gan)
   epsilon = mechanism.epsilon()
+  g_steps = str(mechanism.steps // config.d_steps_per_g_step)
+  if config.n_d_threshold is not None:
+    g_steps = f'at most {g_steps} (adaptive n_D)'
   rows = {
     'data': f'{dataset.name}, N = {len(dataset)}, {dataset.image_shape}, '
     f'{dataset.num_classes} classes',
@@ -75,7 +78,7 @@ def show_plan(config: TrainConfig, dataset: data.ImageDataset) -> None:
     'clip norm': f'{mechanism.l2_clip_norm:g}',
     'batch': f'{mechanism.batch_size} expected, q = {mechanism.sampling_probability:.6g}, '
     f'cap {mechanism.truncated_batch_size}',
-    'steps': f'{mechanism.steps} of D, {mechanism.steps // config.d_steps_per_g_step} of G '
+    'steps': f'{mechanism.steps} of D, {g_steps} of G '
     f'({mechanism.steps * mechanism.batch_size / len(dataset):.1f} epochs)',
     'generator': f'{config.generator}, {models.count_parameters(state.g.params):,} parameters',
     'discriminator': f'{config.discriminator}, '

@@ -162,15 +162,22 @@ def train(
       state = start_or_resume(gan.init, config.seed, ledger, checkpoints)
       ledger.require_covers(int(state.step))
       state = _take_steps(gan, dataset, run, ledger, checkpoints, state, progress)
-    model = model_file.Model(
-      gan=gan,
-      generator=state.g_average,
-      steps=int(state.step),
-      class_names=dataset.class_names,
-      dataset=dataset.name,
-    )
+    model = _model(gan, state.g_average, int(state.step), dataset)
     _leave_samples(model, run, state)
   return Trained(model, run)
+
+
+def _model(
+  gan: GAN, generator: GeneratorState, step: int, dataset: data.ImageDataset
+) -> model_file.Model:
+  """What may be published of a run."""
+  return model_file.Model(
+    gan=gan,
+    generator=generator,
+    steps=step,
+    class_names=dataset.class_names,
+    dataset=dataset.name,
+  )
 
 
 def _plan(config: TrainConfig, dataset: data.ImageDataset, run: RunDir) -> GAN:
@@ -265,6 +272,13 @@ def _take_steps(
       report = -(-step // stride)
       if report % config.reports_per_grid == 0 or step == total:
         grid.draw(state.g_average, step, epsilon)
+      if config.reports_per_snapshot and (
+        report % config.reports_per_snapshot == 0 or step == total
+      ):
+        name = f'step_{step:08d}.safetensors'
+        _model(gan, state.g_average, step, dataset).save(run.snapshots / name)
+        if config.g_ema_decay:
+          _model(gan, state.g, step, dataset).save(run.snapshots / 'as_trained' / name)
       if report % config.reports_per_checkpoint == 0 or step == total:
         checkpoints.save(step, state, {'epsilon': epsilon if np.isfinite(epsilon) else 'inf'})
     checkpoints.wait()

@@ -88,13 +88,20 @@ def test_learning_rate_end_needs_a_schedule_and_a_schedule_needs_an_end(name):
     assert getattr(make(learning_rate_schedule=schedule, **{name: 1e-4}), name) == 1e-4
 
 
+def test_adaptive_n_d_refuses_a_schedule_over_a_number_of_steps_that_nobody_knows():
+  ends = {'learning_rate_schedule': 'linear', 'g_learning_rate_end': 1e-5}
+  message = refused(noise_multiplier=1.0, steps=5, n_d_threshold=0.6, **ends)
+  assert message.startswith('expected no g_learning_rate_end with n_d_threshold')
+  assert make(n_d_threshold=0.6, learning_rate_schedule='linear', d_learning_rate_end=1e-5)
+
+
 @pytest.mark.parametrize(
   ('generator', 'discriminator'),
   [(g, d) for g in models.GENERATORS for d in models.DISCRIMINATORS],
 )
 def test_generator_and_discriminator_are_both_told_the_class_or_neither(generator, discriminator):
   names = {'generator': generator, 'discriminator': discriminator}
-  if (generator == 'report') == (discriminator == 'report'):
+  if (generator in models.UNCONDITIONAL) == (discriminator in models.UNCONDITIONAL):
     assert make(**names).generator == generator
   else:
     message = refused(noise_multiplier=1.0, steps=5, **names)
@@ -105,10 +112,13 @@ def test_generator_and_discriminator_are_both_told_the_class_or_neither(generato
 
 _WHOLE = [
   'steps', 'truncated_batch_size', 'fake_batch_size', 'g_batch_size', 'microbatch_size',
-  'steps_per_report', 'batch_size', 'latent_dim', 'd_steps_per_g_step', 'reports_per_checkpoint',
-  'reports_per_grid', 'num_samples',
+  'steps_per_report', 'reports_per_snapshot', 'batch_size', 'latent_dim', 'd_steps_per_g_step',
+  'n_d_patience', 'reports_per_checkpoint', 'reports_per_grid', 'num_samples',
 ]  # fmt: skip
-_POSITIVE = ['d_learning_rate', 'g_learning_rate', 'd_learning_rate_end', 'g_learning_rate_end']
+_POSITIVE = [
+  'd_learning_rate', 'g_learning_rate', 'd_learning_rate_end', 'g_learning_rate_end',
+  'gradient_penalty', 'd_weight_clip',
+]  # fmt: skip
 _FRACTIONS = ['adam_b1', 'adam_b2', 'g_ema_decay']
 _CHOICES = [
   'loss', 'd_optimizer', 'g_optimizer', 'learning_rate_schedule', 'fake_gradient', 'generator',
@@ -123,6 +133,7 @@ _OUT_OF_RANGE = {
   'target_epsilon': [0.0, -1.0, math.nan, 'inf'],
   'noise_multiplier': [-1.0, math.inf, math.nan],
   'l2_clip_norm': [0.0, -1.0, math.nan, None],
+  'n_d_threshold': [0.0, 1.0, math.nan],
   'delta': [0.0, 1.0, -1e-5, math.nan, None],
   'seed': [-1, 2**32, 0.5],
 }
@@ -143,7 +154,7 @@ def test_values_out_of_range_are_refused_with_field_and_value(name, value):
   assert repr(value) in message
 
 
-@pytest.mark.parametrize('name', _WHOLE[6:])
+@pytest.mark.parametrize('name', _WHOLE[_WHOLE.index('batch_size') :])
 def test_fields_without_an_optional_default_cannot_be_none(name):
   assert f'expected {name} to be a whole number >= 1, got None' in refused(
     noise_multiplier=1.0, steps=5, **{name: None}
@@ -187,6 +198,10 @@ def configs(draw):
     learning_rate_schedule=schedule,
     d_learning_rate_end=draw(ends),
     g_learning_rate_end=draw(ends),
+    loss=draw(st.sampled_from(sorted(config_lib.LOSSES))),
+    gradient_penalty=draw(st.none() | positive),
+    d_weight_clip=draw(st.none() | positive),
+    reports_per_snapshot=draw(optional),
     microbatch_size=draw(optional),
     seed=draw(st.none() | st.integers(0, 2**32 - 1)),
   )

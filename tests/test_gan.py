@@ -377,3 +377,76 @@ def test_nan_example_changes_nothing(dataset, monkeypatch):
   without = grad(state.d_params, real, labels, jnp.zeros(N, bool), mask=~poison)
   assert isinstance(with_nan, clipping.ClippedGrad)
   assert max_difference(with_nan.sum, without.sum) == 0
+
+
+# --- losses and schedules ------------------------------------------------------------------------
+
+
+def test_gradient_penalty_leaves_each_example_its_own_loss(dataset):
+  """Checklist 13: with a penalty, replacing one example still moves the sum by 2C at most; no other
+  example's loss follows who else is in the batch. (By place in the batch it would.)
+  """
+  gan = make_gan(
+    loss='wasserstein', gradient_penalty=10.0, clip=0.1,
+    d_optimizer='sgd', d_learning_rate=1.0, d_steps_per_g_step=9,
+  )  # fmt: skip
+  images, labels = dataset
+  before = init(gan, jax.random.key(5))
+  included = next(
+    (t, np.flatnonzero(mask))
+    for t in range(40)
+    if (mask := np.asarray(gan.mechanism.sampler.inclusion_mask(before.batch_key, t))).sum() > 6
+  )
+  before = before._replace(step=jnp.asarray(included[0], jnp.int32))
+  other = images.at[included[1][0]].set(255 - images[included[1][0]])
+  one, metrics = take_step(gan, before, images, labels)
+  two, _ = take_step(gan, before, other, labels)
+  distance = float(optax.tree.norm(jax.tree.map(jnp.subtract, one.d_params, two.d_params)))
+  assert 0 < distance <= 2 * 0.1 / gan.mechanism.batch_size * (1 + 1e-5)
+  assert bool(jnp.isnan(metrics.d_real_accuracy))
+
+
+def test_gradient_penalty_is_inside_the_clipped_loss(dataset):
+  """However heavy the penalty, the real half stays within C; without one the step is another."""
+  settings = {
+    'sigma': 0.0, 'clip': 1e-3, 'd_optimizer': 'sgd', 'd_learning_rate': 1.0,
+    'loss': 'wasserstein', 'd_steps_per_g_step': 9,
+  }  # fmt: skip
+  moved = []
+  for penalty in (None, 1e3):
+    gan = make_gan(gradient_penalty=penalty, **settings)
+    state = init(gan, jax.random.key(0))
+    after, metrics = take_step(gan, state, *dataset)
+    moved.append(jax.tree.map(jnp.subtract, after.d_params, state.d_params))
+    bound = 1e-3 * (float(metrics.realised_batch) / gan.mechanism.batch_size + 1)
+    assert float(optax.tree.norm(moved[-1])) <= bound * (1 + 1e-5)
+  assert max_difference(*moved) > 1e-5
+
+
+def test_weights_of_d_are_clipped_after_the_step(dataset):
+  gan = make_gan(loss='wasserstein', d_weight_clip=0.01)
+  state, _ = run(gan, dataset, 2)
+  largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(state.d_params))
+  assert largest == pytest.approx(0.01)
+
+
+def test_adaptive_n_d_follows_fakes_only(dataset):
+  """Checklist 16: other data of which the noisy sums are the same (all clipped away) give the same
+  schedule, and n_D rises when D calls no fake a fake.
+  """
+  gan = make_gan(
+    clip=1e-12, sigma=1.0, n_d_threshold=0.9, n_d_patience=1, d_steps_per_g_step=1,
+    d_learning_rate=1e-9,
+  )  # fmt: skip
+  images, labels = dataset
+  state = init(gan, jax.random.key(0))
+  # A constant logit of 5: no fake is recognised, whatever the image.
+  blank = jax.tree.map(jnp.zeros_like, state.d_params)
+  blank['Dense_0']['bias'] += 5.0
+  state = state._replace(d_params=blank)
+  one, metrics = make_chunk(gan, 8)(jax.tree.map(jnp.copy, state), images, labels)
+  two, _ = make_chunk(gan, 8)(state, 255 - images, labels)
+  # G steps after 1, 2 and 5 more D steps.
+  assert np.asarray(metrics.n_d).tolist() == [1, 2, 2, 5, 5, 5, 5, 5]
+  assert np.flatnonzero(~np.isnan(np.asarray(metrics.g_loss))).tolist() == [0, 2, 7]
+  assert [int(x) for x in one.pace[:4]] == [int(x) for x in two.pace[:4]] == [10, 0, 3, 0]

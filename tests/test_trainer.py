@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from dpgan_jax import _validate, data, trainer
+from dpgan_jax import _validate, data, model_file, trainer
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.ledger import Ledger
@@ -108,6 +108,24 @@ def test_run_leaves_what_it_promises(finished):
   mechanism = trainer.make_mechanism(CONFIG, 1440)
   assert [line['step'] for line in lines] == [3, 6, 9, 12]
   assert [line['epsilon'] for line in lines] == [mechanism.epsilon(s) for s in (3, 6, 9, 12)]
+
+
+def test_snapshots_are_publishable_generators_of_their_step(digits, tmp_path):
+  """The last one draws the samples that the run leaves; each holds the average, and G as trained.
+  """
+  path = tmp_path / 'run'
+  config = CONFIG.replace(reports_per_snapshot=2, g_ema_decay=0.9)
+  trained = trainer.train(config, digits, path, progress=False)
+  names = ['step_00000006.safetensors', 'step_00000012.safetensors']
+  for folder in (path / 'snapshots', path / 'snapshots' / 'as_trained'):
+    assert sorted(p.name for p in folder.glob('*.safetensors')) == names
+  first, last = (model_file.load(path / 'snapshots' / name) for name in names)
+  assert (first.steps, last.steps) == (6, 12)
+  draw = lambda model: model.sample(5, key=jax.random.key(1))[0]  # noqa: E731
+  np.testing.assert_array_equal(draw(last), draw(trained.model))
+  as_trained = model_file.load(path / 'snapshots' / 'as_trained' / names[1])
+  assert not np.array_equal(draw(as_trained), draw(last))
+  assert not np.array_equal(draw(first), draw(last))
 
 
 def start(run_dir: pathlib.Path) -> subprocess.Popen:
