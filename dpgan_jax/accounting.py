@@ -61,13 +61,13 @@ def _epsilon(event: dp_accounting.DpEvent, delta: float, relation: str, grid: fl
   return float(accountant.compose(event).get_epsilon(delta))
 
 
-def _hashable(event: dp_accounting.DpEvent) -> dp_accounting.DpEvent:
+def hashable(event: dp_accounting.DpEvent) -> dp_accounting.DpEvent:
   """The same event as a key of the caches: `ComposedDpEvent` is usually built with a list."""
   if isinstance(event, dp_accounting.ComposedDpEvent):
-    events: Any = tuple(map(_hashable, event.events))
+    events: Any = tuple(map(hashable, event.events))
     return dp_accounting.ComposedDpEvent(events)
   if isinstance(event, dp_accounting.SelfComposedDpEvent):
-    return dp_accounting.SelfComposedDpEvent(_hashable(event.event), event.count)
+    return dp_accounting.SelfComposedDpEvent(hashable(event.event), event.count)
   return event
 
 
@@ -88,7 +88,7 @@ def epsilon(
   """
   _validate.fraction('delta', delta)
   _validate.one_of('neighboring_relation', neighboring_relation, RELATIONS)
-  event = _hashable(event)
+  event = hashable(event)
   coarse = _epsilon(event, delta, neighboring_relation, _COARSE_GRID)
   if coarse > _FINE_UP_TO:
     return coarse
@@ -135,7 +135,7 @@ def calibrate_noise_multiplier(
 
   def spent(sigma: float, *, coarse: bool = False) -> float:
     if coarse:
-      return _epsilon(_hashable(make_event(sigma)), delta, neighboring_relation, _COARSE_GRID)
+      return _epsilon(hashable(make_event(sigma)), delta, neighboring_relation, _COARSE_GRID)
     return epsilon(make_event(sigma), delta=delta, neighboring_relation=neighboring_relation)
 
   # A coarse search brackets the answer (coarse evaluations are ten times cheaper) ...
