@@ -39,6 +39,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from dpgan_jax import _files, _validate, state_leaves
@@ -215,17 +216,29 @@ class Checkpoints:
       InputError: there is no such checkpoint, it is damaged, or it is of another structure.
     """
     self.wait()
-    if step not in (steps := self.steps()):
-      known = ', '.join(map(str, steps)) or 'none'
-      raise _validate.InputError(
-        f'expected a step with a checkpoint in {self._directory} ({known}), got {step!r}'
-      )
+    path = self._existing(step)
     try:
       return self._load(step, abstract_state)
     except _Damaged as error:
       raise _validate.InputError(
-        f'checkpoint {self._directory / str(step)} is damaged ({error}); choose another step'
+        f'checkpoint {path} is damaged ({error}); choose another step'
       ) from error
+
+  def digest(self, step: int) -> str:
+    """The SHA-256 of the state in the checkpoint of one step, computed from what is on the disk.
+
+    Two checkpoints have the same one if their states agree bit for bit, names and dtypes included:
+    it equals `state_leaves.state_digest` of the state that was saved.
+
+    Raises:
+      InputError: there is no such checkpoint, or it is damaged.
+    """
+    self.wait()
+    path = self._existing(step)
+    try:
+      return _read_arrays(path, step)[2]['sha256']
+    except _Damaged as error:
+      raise _validate.InputError(f'checkpoint {path} is damaged ({error})') from error
 
   def restore_latest(self, abstract_state: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
     """Restores the newest good checkpoint; a damaged one is skipped with a RuntimeWarning.
@@ -271,18 +284,18 @@ class Checkpoints:
       cleanup_tmp_directories=True,
     )
 
+  def _existing(self, step: int) -> pathlib.Path:
+    if step not in (steps := self.steps()):
+      known = ', '.join(map(str, steps)) or 'none'
+      raise _validate.InputError(
+        f'expected a step with a checkpoint in {self._directory} ({known}), got {step!r}'
+      )
+    return self._directory / str(step)
+
   def _load(self, step: int, abstract_state: PyTree) -> tuple[int, PyTree, dict[str, Any]]:
     path = self._directory / str(step)
-    header = _read_header(path, step)
-    saved = [
-      state_leaves.Leaf(name=n, dtype=d, shape=tuple(s), key_impl=k)
-      for n, d, s, k in header['leaves']
-    ]
-    _check_same_structure(path, saved, abstract_state)
-    arrays = _read(lambda: ocp.load(str(path)))
-    digest = _read(lambda: state_leaves.digest(saved, arrays))
-    if digest != header['sha256']:
-      raise _Damaged('its content does not have the digest it was saved with')
+    _check_same_structure(path, _saved_leaves(_read_header(path, step)), abstract_state)
+    saved, arrays, header = _read_arrays(path, step)
     abstract, structure = jax.tree.flatten(abstract_state)
     placed = zip(saved, abstract, strict=True)
     leaves = [state_leaves.place(arrays[leaf.name], leaf, a) for leaf, a in placed]
@@ -316,6 +329,25 @@ def _read_header(path: pathlib.Path, step: int) -> dict[str, Any]:
       f'checkpoint {path} has format {header["format"]}, this version reads format {_FORMAT}'
     )
   return header
+
+
+def _saved_leaves(header: dict[str, Any]) -> list[state_leaves.Leaf]:
+  return [
+    state_leaves.Leaf(name=n, dtype=d, shape=tuple(s), key_impl=k)
+    for n, d, s, k in header['leaves']
+  ]
+
+
+def _read_arrays(
+  path: pathlib.Path, step: int
+) -> tuple[list[state_leaves.Leaf], dict[str, np.ndarray], dict[str, Any]]:
+  """Leaves, arrays by name, and the header, whose digest the arrays have."""
+  header = _read_header(path, step)
+  saved = _saved_leaves(header)
+  arrays = _read(lambda: ocp.load(str(path)))
+  if _read(lambda: state_leaves.digest(saved, arrays)) != header['sha256']:
+    raise _Damaged('its content does not have the digest it was saved with')
+  return saved, arrays, header
 
 
 def _check_same_structure(

@@ -23,6 +23,7 @@ import optax
 import pytest
 from hypothesis import strategies as st
 
+from dpgan_jax import state_leaves
 from dpgan_jax._validate import InputError
 from dpgan_jax.checkpoint import Checkpoints
 
@@ -98,6 +99,18 @@ def test_restores_structure_dtypes_keys_and_metadata_exactly(tmp_path: pathlib.P
   # A key is a key again, not its words: what it draws next is what it would have drawn.
   draw = jax.random.normal(restored[1].key, (3,))
   np.testing.assert_array_equal(draw, jax.random.normal(make_state(7).key, (3,)))
+
+
+def test_the_digest_is_that_of_the_state_and_of_what_is_on_the_disk(tmp_path: pathlib.Path) -> None:
+  state = make_state(1)._replace(extra=())
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, state, {})
+    assert checkpoints.digest(1) == state_leaves.state_digest(state)
+    with pytest.raises(InputError, match=r'\(1\), got 2'):
+      checkpoints.digest(2)
+    shutil.rmtree(tmp_path / '1' / 'state')
+    with pytest.raises(InputError, match='1 is damaged'):
+      checkpoints.digest(1)
 
 
 def test_restores_into_shapes_alone(tmp_path: pathlib.Path) -> None:
