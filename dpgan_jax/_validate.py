@@ -17,13 +17,32 @@ import numbers
 from collections.abc import Collection
 from typing import Any
 
+_LONGEST_MESSAGE = 2000
+
 
 class InputError(ValueError):
-  """Something the caller gave cannot be used; the message is one line.
+  """Something the caller gave cannot be used; the message is one line, whatever it quotes.
 
   Commands print the message alone (no traceback) and exit with status 2. Any other exception is a
   bug in this package and keeps its traceback.
   """
+
+  def __init__(self, message: str) -> None:
+    super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+  r"""Returns `text` as one line of bounded length that gives a terminal no commands.
+
+  Messages quote names out of files, which may hold anything:
+
+  >>> print(one_line('no\nsuch\x1b[2Jfile'))
+  no\nsuch\x1b[2Jfile
+  """
+  if len(text) > _LONGEST_MESSAGE:
+    half = _LONGEST_MESSAGE // 2 - 3
+    text = f'{text[:half]} ... {text[-half:]}'
+  return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _finite(name: str, value: Any, wanted: str) -> float:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import pathlib
 import signal
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -24,6 +25,7 @@ from dpgan_jax import _validate, compile_cache
 flags.disclaim_key_flags()  # `define_flags` acts for its caller, whose --help lists the flags
 
 
+_MAX_FLAG_FILES, _MAX_FLAG_FILE_BYTES = 50, 2**20
 _SECONDS_TO_END = 2.0  # a checkpoint that is being written has this long before it is cut off
 
 
@@ -33,7 +35,7 @@ class Terminated(BaseException):
 
 def fail(message: str, status: int = 2) -> NoReturn:
   """Ends the process with one line on stderr."""
-  print(f'error: {message}', file=sys.stderr, flush=True)
+  print(f'error: {_validate.one_line(message)}', file=sys.stderr, flush=True)
   sys.exit(status)
 
 
@@ -45,14 +47,11 @@ def run(main: Callable[[], None], *, interrupted: str = '') -> None:
     interrupted: what to tell a user who pressed Ctrl-C, e.g. how to continue.
   """
 
-  def parse(argv: list[str]) -> list[str]:
+  def parsed(argv: list[str]) -> list[str]:
     try:
-      rest = flags.FLAGS(argv)
-    except flags.Error as error:
-      fail(str(error).replace('\n', ' ').removeprefix('ERROR:: '))
-    if rest[1:]:
-      fail(f'expected flags only (--name=value), got {rest[1]!r}')
-    return rest
+      return parse(argv)
+    except _validate.InputError as error:
+      fail(str(error))
 
   def guarded(argv: list[str]) -> None:
     del argv
@@ -67,6 +66,8 @@ def run(main: Callable[[], None], *, interrupted: str = '') -> None:
       fail(str(error))
     except OSError as error:
       fail(str(error), status=1)
+    except MemoryError as error:
+      fail(f'not enough memory: {error}'.removesuffix(': '), status=1)
     except KeyboardInterrupt:
       _calm()
       fail(f'interrupted. {interrupted}'.strip(), status=130)
@@ -74,7 +75,70 @@ def run(main: Callable[[], None], *, interrupted: str = '') -> None:
       _calm()
       fail(f'terminated. {interrupted}'.strip(), status=143)
 
-  app.run(guarded, flags_parser=parse)
+  app.run(guarded, flags_parser=parsed)
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Parses a command line, flag files included, into `flags.FLAGS`.
+
+  Raises:
+    InputError: unknown flags, values of another type, a flag file that cannot be read.
+  """
+  _check_flag_files(argv[1:])
+  try:
+    rest = flags.FLAGS(argv)
+  except flags.Error as error:
+    raise _validate.InputError(
+      str(error).replace('\n', ' ').removeprefix('ERROR:: ')
+    ) from None
+  if rest[1:]:
+    raise _validate.InputError(f'expected flags only (--name=value), got {rest[1]!r}')
+  return rest
+
+
+def _check_flag_files(argv: Sequence[str]) -> None:
+  """Refuses flag files that absl would read without end: devices, giants, files that name each
+  other more often than anybody means to.
+  """
+  waiting = _flag_files(argv)
+  for read in range(_MAX_FLAG_FILES + 1):
+    if not waiting:
+      return
+    path = pathlib.Path(waiting.pop()).expanduser()
+    if read == _MAX_FLAG_FILES:
+      break
+    try:
+      if not path.is_file():
+        state = 'is no regular file' if path.exists() else 'does not exist'
+        raise _validate.InputError(f'flag file {path} {state}')
+      if path.stat().st_size > _MAX_FLAG_FILE_BYTES:
+        raise _validate.InputError(
+          f'flag file {path} has {path.stat().st_size} bytes; expected at most '
+          f'{_MAX_FLAG_FILE_BYTES}'
+        )
+      lines = path.read_text(encoding='utf-8').splitlines()
+    except OSError as error:
+      raise _validate.InputError(f'cannot read flag file {path}: {error.strerror}') from None
+    except UnicodeDecodeError:
+      raise _validate.InputError(f'expected flag file {path} to be UTF-8 text') from None
+    waiting += _flag_files(lines, nested=True)
+  raise _validate.InputError(
+    f'expected at most {_MAX_FLAG_FILES} flag files, each other\'s included (do they name '
+    'themselves?)'
+  )
+
+
+def _flag_files(argv: Sequence[str], *, nested: bool = False) -> list[str]:
+  """Flag files that a command line, or the lines of a flag file, name."""
+  found = []
+  for i, argument in enumerate(argv):
+    name, equals, value = argument.partition('=')
+    if name in ('--flagfile', '-flagfile'):
+      if not equals:  # only on a command line may the name be the next argument
+        value = '' if nested else next(iter(argv[i + 1 : i + 2]), '')
+      if value.strip():
+        found.append(value.strip())
+  return found
 
 
 def _raise_on(number: int, exception: type[BaseException]) -> None:

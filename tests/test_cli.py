@@ -12,7 +12,7 @@ import textwrap
 import pytest
 from absl import flags
 
-from dpgan_jax import cli
+from dpgan_jax import _validate, cli
 from dpgan_jax.config import TrainConfig
 
 COMMAND = """
@@ -84,7 +84,8 @@ def test_flags_become_settings(script, tmp_path):
     (['--cuont=3'], "error: Unknown command line flag 'cuont'. Did you mean: count ?"),
     (['--count=1.5'], "error: flag --count=1.5: invalid literal for int()"),
     (['--rate=fast'], 'error: flag --rate=fast: could not convert string to float'),
-    (['--flagfile=nowhere.flags'], 'error: Unable to open flagfile: '),
+    (['--flagfile=nowhere.flags'], 'error: flag file nowhere.flags does not exist'),
+    (['-flagfile', '/dev/zero'], 'error: flag file /dev/zero is no regular file'),
     (['count=3'], "error: expected flags only (--name=value), got 'count=3'"),
   ],
   ids=str,
@@ -94,6 +95,37 @@ def test_wrong_flags_are_one_line_and_status_2(script, arguments, message):
   assert (status, out) == (2, '')
   assert err.startswith(message)
   assert err.count('\n') == 1
+
+
+class TestFlagFiles:
+  """Whatever is in them, they are read in bounded time or refused in one line."""
+
+  def refused(self, path, *words):
+    with pytest.raises(_validate.InputError) as caught:
+      cli.parse(['command', f'--flagfile={path}'])
+    for word in (str(path), *words):
+      assert word in str(caught.value)
+
+  def test_what_is_no_text_or_too_long(self, tmp_path):
+    (tmp_path / 'bytes').write_bytes(b'--x=\xff\xfe')
+    self.refused(tmp_path / 'bytes', 'UTF-8')
+    (tmp_path / 'long').write_bytes(b'#' * (cli._MAX_FLAG_FILE_BYTES + 1))
+    self.refused(tmp_path / 'long', 'at most')
+    self.refused(tmp_path, 'no regular file')
+
+  def test_files_that_include_each_other_by_ever_other_names(self, tmp_path):
+    """Twelve spellings of one name escape absl's check for circles: 12! readings."""
+    path = tmp_path / 'a'
+    path.write_text(''.join(f'--flagfile={tmp_path}/{"./" * n}a\n' for n in range(12)))
+    with pytest.raises(_validate.InputError, match='at most 50 flag files'):
+      cli.parse(['command', f'--flagfile={path}'])
+
+  def test_nested_files_are_read(self, script, tmp_path):
+    (tmp_path / 'inner').write_text('--count=9\n')
+    (tmp_path / 'outer').write_text(f'--flagfile={tmp_path}/inner\n--name=y\n')
+    status, out, err = outcome(script(SHOW), '--flagfile', str(tmp_path / 'outer'))
+    assert (status, err) == (0, '')
+    assert out == "Settings(count=9, cap=None, rate=0.5, end=None, name='y')\n"
 
 
 def test_help_lists_the_settings(script):
@@ -116,10 +148,13 @@ def test_help_lists_the_settings(script):
       1,
       "error: [Errno 2] No such file or directory: 'missing/file'\n",
     ),
+    (r"raise OSError(5, 'bad\n\x1b[2Jdisk')", 1, 'error: [Errno 5] bad\\n\\x1b[2Jdisk\n'),
+    ("raise MemoryError('Unable to allocate 9 EiB')", 1,
+     'error: not enough memory: Unable to allocate 9 EiB\n'),
     ('raise KeyboardInterrupt', 130, 'error: interrupted. Run it again.\n'),
   ],
-  ids=['bad input', 'file system', 'Ctrl-C'],
-)
+  ids=['bad input', 'file system', 'control characters', 'memory', 'Ctrl-C'],
+)  # fmt: skip
 def test_expected_failures_are_one_line(script, body, status, message):
   assert outcome(script(body)) == (status, '', message)
 

@@ -45,3 +45,12 @@ def test_names_the_value_and_what_would_be_right(check, message):
     check()
   assert message in str(caught.value)
   assert '\n' not in str(caught.value)
+
+
+def test_a_message_is_one_bounded_line_whatever_it_quotes():
+  quoted = 'x\r\n\x1b]0;title\x07\u2028\udcff é ε'
+  assert str(_validate.InputError(quoted)) == r'x\r\n\x1b]0;title\x07\u2028\udcff é ε'
+  long = str(_validate.InputError('a' * 10**6 + 'z'))
+  assert len(long) <= 2000
+  assert long.startswith('aaa')
+  assert long.endswith('az')
