@@ -65,21 +65,38 @@ def sample_grid(
   Raises:
     InputError: arrays of another shape or dtype.
   """
-  images = np.asarray(images)
-  if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
-    raise InputError(
-      f'expected images to be uint8 [N, H, W] or [N, H, W, C], none of them 0, got {images.dtype} '
-      f'{images.shape}'
-    )
-  if images.ndim == 3:
-    images = images[..., np.newaxis]
-  if images.shape[3] not in (1, 3):
-    raise InputError(f'expected images of 1 (grey) or 3 (RGB) channels, got {images.shape[3]}')
+  images = _checked(images)
   integer('columns', columns, minimum=1)
-  integer('scale', scale, minimum=1)
-  rows = _rows(len(images), columns, labels)
+  rows = [(name, images[chosen]) for name, chosen in _rows(len(images), columns, labels)]
+  return image_rows(rows, path, scale=scale, title=title)
 
-  height, width = (side * scale for side in images.shape[1:3])
+
+def image_rows(
+  rows: Sequence[tuple[str, np.ndarray]],
+  path: PathLike,
+  *,
+  scale: int = 2,
+  title: str | None = None,
+) -> pathlib.Path:
+  """Draws rows of images, each with a name before it, every pixel a sharp square.
+
+  Args:
+    rows: at least one; its name ('' for none) and its images, uint8 [n, H, W] or [n, H, W, C], of
+      the same H and W in all rows.
+    path: the PNG file; replaced where it exists.
+    scale: side of an image pixel in the picture.
+    title: one line above the grid.
+
+  Raises:
+    InputError: arrays of another shape or dtype.
+  """
+  rows = [(name, _checked(images)) for name, images in rows]
+  sizes = {images.shape[1:3] for _, images in rows}
+  if len(sizes) != 1:
+    raise InputError(f'expected rows of images of one size, got {sorted(sizes)}')
+  integer('scale', scale, minimum=1)
+
+  height, width = (side * scale for side in sizes.pop())
   font_size = max(11, min(18, height // 2))
   # matplotlib's own font: Pillow's has no Greek letters.
   font = ImageFont.truetype(os.path.join(matplotlib.get_data_path(), _FONT), font_size)
@@ -101,14 +118,28 @@ def sample_grid(
       draw.text((left - font_size // 2, y + 1 + height // 2), name, _INK, font, anchor='rm')
     # The grey reaches as far as there are images: a short row ends where its images end.
     draw.rectangle((left, y, left + len(row) * (width + 1), y + height + 1), _GAP)
-    for j, n in enumerate(row):
-      pixels = np.broadcast_to(images[n], (*images.shape[1:3], 3))
-      tile = Image.fromarray(np.ascontiguousarray(pixels))
+    for j, image in enumerate(row):
+      tile = Image.fromarray(np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3))))
       tile = tile.resize((width, height), Image.Resampling.NEAREST)
       canvas.paste(tile, (left + j * (width + 1) + 1, y + 1))
   with atomic_write(path, 'wb') as file:
     canvas.save(file, format='PNG', optimize=True)
   return pathlib.Path(path)
+
+
+def _checked(images: np.ndarray) -> np.ndarray:
+  """Images as uint8 [n, h, w, c], none of them 0 and c = 1 or 3, or what is wrong with them."""
+  images = np.asarray(images)
+  if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
+    raise InputError(
+      f'expected images to be uint8 [N, H, W] or [N, H, W, C], none of them 0, got {images.dtype} '
+      f'{images.shape}'
+    )
+  if images.ndim == 3:
+    images = images[..., np.newaxis]
+  if images.shape[3] not in (1, 3):
+    raise InputError(f'expected images of 1 (grey) or 3 (RGB) channels, got {images.shape[3]}')
+  return images
 
 
 def _rows(count: int, columns: int, labels: np.ndarray | None) -> list[tuple[str, np.ndarray]]:

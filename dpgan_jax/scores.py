@@ -25,7 +25,7 @@ Result = dict[str, Any]
 FORMAT = 'dpgan_jax evaluation 1'
 _SAMPLES, _REAL, _FAINT = '#d55e00', '#0072b2', '#d9d9d9'  # Okabe & Ito
 
-_TITLES = {
+TITLES = {
   'tstr_cnn': 'TSTR, CNN 32-64-128',
   'tstr_mlp': 'TSTR, MLP',
   'tstr_lr': 'TSTR, logistic regression',
@@ -47,7 +47,8 @@ _TITLES = {
   'distinct_samples': 'share of distinct samples',
   'inception_fid': 'FID (Inception-v3)',
 }
-_PRIVACY = (
+"""Names of scores for people."""
+PRIVACY = (
   'Rows marked **yes** were computed from real images without noise. The ε of a run does not cover '
   'them: they are for the data owner, not for publication, and choosing settings, a checkpoint or '
   'samples by them is a use of private data that has to be charged or disclosed. Rows marked *no* '
@@ -121,7 +122,7 @@ class Evaluation:
     return {
       'format': FORMAT,
       'about': dict(about),
-      'privacy': _PRIVACY.replace('*', ''),
+      'privacy': PRIVACY.replace('*', ''),
       'scores': [score.to_json() for score in self.scores],
       'skipped': dict(self.skipped),
     }
@@ -130,13 +131,13 @@ class Evaluation:
     """The same for people."""
     lines = ['# Evaluation of synthetic images', '']
     lines += [f'- {name.replace("_", " ")}: {value}' for name, value in about.items()]
-    lines += ['', _PRIVACY, '', '| score | samples | real | best | n | reads private data |']
+    lines += ['', PRIVACY, '', '| score | samples | real | best | n | reads private data |']
     lines += ['| --- | --- | --- | --- | --- | --- |']
     for s in self.scores:
       reference = '' if s.reference is None else _number(s.reference)
       reads = f'**yes** ({", ".join(s.reads)})' if s.reads else '*no*'
       lines.append(
-        f'| {_TITLES.get(s.name, s.name)} | {_number(s.value)} | {reference} | {s.best} | {s.n:,} '
+        f'| {TITLES.get(s.name, s.name)} | {_number(s.value)} | {reference} | {s.best} | {s.n:,} '
         f'| {reads} |'
       )
     lines += self._per_class()

@@ -1,0 +1,71 @@
+"""Generators side by side: those that a run kept along the way, and pictures of several.
+
+A run with `--reports_per_snapshot` leaves `snapshots/step_<n>.safetensors`, each a publishable
+generator as `model_file` writes it. Looking at samples of them reads no private data.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from dpgan_jax import _validate, figures, model_file
+from dpgan_jax.run_dir import RunDir
+from dpgan_jax.statement import show_epsilon
+
+_SHOWN = 20  # samples in a row
+_KEY = 0  # public, and the same for all: rows show the same z
+
+
+def paths(run: RunDir, at_most: int | None = None) -> list[pathlib.Path]:
+  """Files of a run's snapshots by step; of more than `at_most`, evenly many and the last one.
+
+  Raises:
+    InputError: the run has none.
+  """
+  found = sorted(run.snapshots.glob('step_*.safetensors'))
+  if not found:
+    raise _validate.InputError(
+      f'{run.path} has no snapshots: train with --reports_per_snapshot=N to keep generators along '
+      'the way'
+    )
+  if at_most is not None and len(found) > at_most:
+    chosen = np.linspace(0, len(found) - 1, _validate.integer('at_most', at_most, minimum=1) + 1)
+    found = [found[round(i)] for i in chosen[1:]]
+  return found
+
+
+def picture(
+  models: Sequence[tuple[str, model_file.Model]], path: str | os.PathLike[str], *, title: str
+) -> pathlib.Path:
+  """Draws a row of samples of each generator, all of them of the same z and classes.
+
+  Args:
+    models: a name for each, and the generator; images of one size.
+    path: the PNG file; replaced where it exists.
+    title: one line above.
+  """
+  rows = []
+  for name, model in models:
+    labels = np.arange(_SHOWN) % model.gan.num_classes if model.is_conditional else None
+    images, _ = model.sample(_SHOWN, labels=labels, key=jax.random.key(_KEY))
+    rows.append((name, images))
+  height = models[0][1].gan.image_shape[0]
+  return figures.image_rows(rows, path, scale=max(1, round(56 / height)), title=title)
+
+
+def picture_over_steps(
+  run: RunDir, path: str | os.PathLike[str], *, title: str, at_most: int = 8
+) -> pathlib.Path:
+  """Draws a row of samples of each of a run's snapshots (the report's figures 6.2 and 6.3).
+
+  Raises:
+    InputError: the run kept none.
+  """
+  models = [model_file.load(file) for file in paths(run, at_most)]
+  rows = [(f'step {m.steps:,}, ε = {show_epsilon(m.epsilon())}', m) for m in models]
+  return picture(rows, path, title=title)
