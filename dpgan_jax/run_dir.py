@@ -15,9 +15,11 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +27,7 @@ from dpgan_jax import _files, _validate
 
 _CONFIG = 'config.json'
 _LOCK = '.lock'
+_DIGEST = 'sha256'
 # What the system says about a path that will not do; any other OSError (disk full, ...) propagates.
 _UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
@@ -143,8 +146,13 @@ class RunDir:
       os.close(handle)
 
   def save_config(self, config: Mapping[str, Any]) -> None:
-    """Writes config.json as a whole or not at all; numbers have to be finite (strict JSON)."""
-    text = json.dumps(dict(config), indent=2, sort_keys=True, allow_nan=False)
+    """Writes config.json as a whole or not at all; numbers have to be finite (strict JSON).
+
+    A digest of the rest goes with it: ε, read from a file in which a digit of σ has changed, would
+    be another.
+    """
+    record = {**config, _DIGEST: _digest(config)}
+    text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False)
     with _files.atomic_write(self.config) as file:
       file.write(text + '\n')
 
@@ -152,7 +160,7 @@ class RunDir:
     """Returns what `save_config` wrote.
 
     Raises:
-      InputError: there is no config.json, or it is not a JSON object.
+      InputError: there is no config.json, or it is not a JSON object, or not the one written.
     """
     try:
       config = json.loads(self.config.read_bytes())
@@ -163,6 +171,18 @@ class RunDir:
     if not isinstance(config, dict):
       raise _validate.InputError(
         f'expected {self.config} to be a JSON object, got {type(config).__name__}'
+      )
+    # A file without a digest was written by version 0.1; one that holds a digest by another name
+    # was damaged in that name.
+    written = config.pop(_DIGEST, None)
+    if written is None:
+      damaged = any(re.fullmatch('[0-9a-f]{64}', str(value)) for value in config.values())
+    else:
+      damaged = written != _digest(config)
+    if damaged:
+      raise _validate.InputError(
+        f'{self.config} has changed since it was written: its digest is another; restore the file'
+        ' from a backup'
       )
     return config
 
@@ -190,6 +210,10 @@ class RunDir:
         f'run directory {self.path} belongs to another run: {", ".join(differing)};'
         ' use another --run_dir or the same flags'
       )
+
+
+def _digest(config: Mapping[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(dict(config), sort_keys=True).encode()).hexdigest()
 
 
 def _show(config: Mapping[str, Any], name: str) -> str:

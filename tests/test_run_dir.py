@@ -200,7 +200,7 @@ def test_config_survives_and_is_sorted_readable_json(run: RunDir) -> None:
   run.save_config(config)
   assert run.load_config() == config | {'betas': [0.5, 0.9]}
   text = run.config.read_text()
-  assert list(json.loads(text)) == sorted(config)
+  assert list(json.loads(text)) == sorted([*config, 'sha256'])
   assert text.startswith('{\n  "betas": [\n')
   assert stat.S_IMODE(run.config.stat().st_mode) == 0o644
   with pytest.raises(ValueError, match='JSON'):
@@ -216,6 +216,28 @@ def test_a_corrupt_config_is_one_line(content: bytes, run: RunDir) -> None:
   with pytest.raises(InputError, match=r'config\.json to be') as info:
     run.load_config()
   one_line(info)
+
+
+def test_a_changed_config_is_refused(run: RunDir) -> None:
+  """Any bit of it: what is read is what was written, or nothing is."""
+  run.save_config({'mechanism': {'noise_multiplier': 1.25}, 'config': {'name': 'a b', 'ema': None}})
+  content, written = run.config.read_bytes(), run.load_config()
+  refused = []
+  for index in range(len(content)):
+    for bit in range(8):
+      changed = bytearray(content)
+      changed[index] ^= 1 << bit
+      run.config.write_bytes(changed)
+      try:
+        assert run.load_config() == written  # white space
+      except InputError as error:
+        refused.append(str(error))
+  assert len(refused) > 0.8 * 8 * len(content)
+  assert all(str(run.config) in message and '\n' not in message for message in refused)
+  record = json.loads(content)
+  del record['sha256']
+  run.config.write_text(json.dumps(record))  # as version 0.1 wrote it
+  assert run.load_config() == written
 
 
 @pytest.mark.parametrize('call', ['fsync', 'replace'])
