@@ -1,7 +1,8 @@
 """The record of a run while it trains: metrics.jsonl, TensorBoard, and a progress line.
 
 `metrics.jsonl` is reproducible: it has one JSON object per line and no wall-clock times, and a run
-that was interrupted and resumed leaves the same bytes as one that was not.
+that was interrupted and resumed leaves the same bytes as one that was not. Every line ends in a
+hash of itself and the lines before it, so that a number that has changed on the disk is noticed.
 
 >>> import tempfile
 >>> with tempfile.TemporaryDirectory() as directory:
@@ -17,12 +18,14 @@ that was interrupted and resumed leaves the same bytes as one that was not.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import pathlib
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,6 +62,9 @@ and of fakes only.
 """
 
 
+_HASH = 'hash'
+
+
 class MetricsWriter:
   """Appends scalars to `<directory>/metrics.jsonl` and `<directory>/tensorboard/`."""
 
@@ -72,15 +78,31 @@ class MetricsWriter:
         hidden in TensorBoard. None: the run starts anew, all records are dropped.
 
     Raises:
-      InputError: a line that is to be kept is not a record.
+      InputError: a line that is to be kept is not what was written, or the record ends before
+        `resume_step`. Without any file the run goes on, with a RuntimeWarning: metrics are for
+        looking at, and a run is not lost with them.
     """
     if resume_step is not None:
       resume_step = _validate.integer('resume_step', resume_step, minimum=0)
     self.path = pathlib.Path(directory) / 'metrics.jsonl'
     keep = -1 if resume_step is None else resume_step
-    kept = [line for line, record in _records(self.path) if record['step'] <= keep]
+    kept = [entry for entry in _records(self.path) if entry[1]['step'] <= keep]
+    if resume_step and not self.path.exists():
+      warnings.warn(
+        f'{self.path} is missing: what steps up to {resume_step} measured is lost, the curves begin'
+        ' after them',
+        RuntimeWarning,
+        stacklevel=2,
+      )
+    elif resume_step and (last := kept[-1][1]['step'] if kept else 0) != resume_step:
+      raise _validate.InputError(
+        f'{self.path} ends at step {last} where the run goes on after step {resume_step}: it has'
+        ' lost lines; restore it from a backup, or remove it to go on without'
+      )
+    # None: lines without hashes, of version 0.1; those that follow have none either.
+    self._chain: str | None = kept[-1][2] if kept else ''
     with _files.atomic_write(self.path, 'wb') as file:
-      file.writelines(kept)
+      file.writelines(line for line, _, _ in kept)
     self._file = open(self.path, 'ab')  # noqa: SIM115 (closed by close)
     self._tensorboard = tensorboardX.SummaryWriter(
       str(pathlib.Path(directory) / 'tensorboard'), purge_step=keep + 1
@@ -104,11 +126,16 @@ class MetricsWriter:
         go to TensorBoard only.
     """
     values = {name: np.asarray(value).item() for name, value in scalars.items()}
-    if 'step' in values:
-      raise ValueError("expected scalars without the reserved name 'step'")
+    for reserved in ('step', _HASH):
+      if reserved in values:
+        raise ValueError(f'expected scalars without the reserved name {reserved!r}')
     finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
     record = {'step': int(step), **finite}
-    self._file.write(json.dumps(record, allow_nan=False).encode() + b'\n')
+    if self._chain is None:
+      line = json.dumps(record, allow_nan=False)
+    else:
+      line, self._chain = _seal(record, self._chain)
+    self._file.write(line.encode() + b'\n')
     self._file.flush()
     os.fsync(self._file.fileno())
     for name, value in {**values, **(clock or {})}.items():
@@ -122,39 +149,66 @@ class MetricsWriter:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-  """Returns the records of a metrics.jsonl in order; null (NaN or infinity) is None.
+  """Returns the records of a metrics.jsonl in order, without their hashes; null (NaN or infinity)
+  is None.
 
   A last line without its end is left out: the run is being written or was killed.
 
   Raises:
-    InputError: there is no such file, or another line is not a record.
+    InputError: there is no such file, or another line is not what was written.
   """
   if not os.path.isfile(path):
     raise _validate.InputError(f'expected a metrics.jsonl at {os.fspath(path)}, found none')
-  return [record for _, record in _records(path)]
+  return [record for _, record, _ in _records(path)]
 
 
-def _records(path: str | os.PathLike[str]) -> list[tuple[bytes, dict[str, Any]]]:
-  """Returns the complete lines of a file with what they say; nothing for a missing file."""
+def _seal(record: Mapping[str, Any], chain: str) -> tuple[str, str]:
+  """The line for a record, and the hash in it, which covers the lines before it too."""
+  body = json.dumps(record, allow_nan=False)
+  digest = hashlib.sha256((chain + body).encode()).hexdigest()[:16]
+  return json.dumps({**record, _HASH: digest}, allow_nan=False), digest
+
+
+def _records(path: str | os.PathLike[str]) -> list[tuple[bytes, dict[str, Any], str | None]]:
+  """Returns the complete lines of a file, what they say, and their hashes (None: they have none);
+  nothing for a missing file.
+  """
   try:
     lines = pathlib.Path(path).read_bytes().splitlines(keepends=True)
   except FileNotFoundError:
     return []
   records = []
+  chain: str | None = ''
   for number, line in enumerate(lines, start=1):
     try:
-      record = json.loads(line)
-      if not line.endswith(b'\n') or not isinstance(record['step'], int):
-        raise ValueError('not a record')
-    except (ValueError, TypeError, KeyError):
-      if number == len(lines):
-        break
+      record, chain = _unseal(line, chain, first=number == 1)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+      if number == len(lines) and not line.endswith(b'\n'):
+        break  # half-written
       raise _validate.InputError(
-        f'expected line {number} of {os.fspath(path)} to be a JSON object with a step, got'
-        f' {line[:60]!r}; remove the line'
+        f'expected line {number} of {os.fspath(path)} to be a JSON object with a step, as it was'
+        f' written, got {line[:60]!r}; restore the file from a backup, or remove it'
       ) from None
-    records.append((line, record))
+    records.append((line, record, chain))
   return records
+
+
+def _unseal(
+  line: bytes, chain: str | None, *, first: bool
+) -> tuple[dict[str, Any], str | None]:
+  """The record in a line, and its hash; raises one of several errors if it is not intact."""
+  record = json.loads(line)
+  written = record.pop(_HASH, None)
+  if not line.endswith(b'\n') or not isinstance(record['step'], int):
+    raise ValueError('not a record')
+  if written is None and (first or chain is None):  # of version 0.1
+    if any(isinstance(value, str) for value in record.values()):
+      raise ValueError('a hash under another name')
+    return record, None
+  intact, digest = _seal(record, chain or '')
+  if chain is None or line != intact.encode() + b'\n':
+    raise ValueError('not what was written')
+  return record, digest
 
 
 class Progress:
@@ -203,6 +257,16 @@ class Progress:
       self._bar.update(advanced)
     elif time.monotonic() - self._printed_at >= self._SECONDS_BETWEEN_LINES:
       self._print_line()
+
+  def note(self, text: str) -> None:
+    """Says something once, above the bar; time spent so far does not count as training."""
+    if self._bar is not None:
+      self._bar.write(text, file=self._stream)
+      self._bar.unpause()
+    else:
+      print(text, file=self._stream, flush=True)
+    if self._step == self._initial:
+      self._started = time.monotonic()
 
   def close(self) -> None:
     """Leaves the last state on the screen."""

@@ -91,7 +91,9 @@ def test_every_line_is_strict_json_and_on_the_disk_at_once(tmp_path: pathlib.Pat
       raise AssertionError(constant)
 
     line = writer.path.read_text()  # before close
-    assert json.loads(line, parse_constant=refuse) == {
+    record = json.loads(line, parse_constant=refuse)
+    assert len(record.pop('hash')) == 16
+    assert record == {
       'step': 1,
       'nan': None,
       'inf': None,
@@ -100,8 +102,9 @@ def test_every_line_is_strict_json_and_on_the_disk_at_once(tmp_path: pathlib.Pat
       'half': 0.5,
       'count': 7,
     }
-    with pytest.raises(ValueError, match='reserved'):
-      writer.write(2, {'step': 3})
+    for name in ('step', 'hash'):
+      with pytest.raises(ValueError, match='reserved'):
+        writer.write(2, {name: 3})
 
 
 def test_read_metrics_of_a_live_and_of_a_spoilt_file(tmp_path: pathlib.Path) -> None:
@@ -125,6 +128,50 @@ def test_read_metrics_of_a_live_and_of_a_spoilt_file(tmp_path: pathlib.Path) -> 
       read()
     assert '\n' not in str(info.value)
   assert path.read_bytes() == b'spoilt\n' + whole
+
+
+def test_any_bit_that_changes_is_noticed(tmp_path: pathlib.Path) -> None:
+  path = tmp_path / 'metrics.jsonl'
+  whole = record(tmp_path, range(1, 4), None)
+  lines = metrics.read_metrics(path)
+  for index in range(len(whole)):
+    changed = bytearray(whole)
+    changed[index] ^= 1 << index % 8
+    path.write_bytes(changed)
+    if index < len(whole) - 1:
+      with pytest.raises(InputError, match=r'line \d of .*metrics\.jsonl'):
+        metrics.read_metrics(path)
+    else:
+      assert metrics.read_metrics(path) == lines[:2]  # as if it were half-written
+  # Lines exchanged or left out are intact one by one.
+  one, two, three = whole.splitlines(keepends=True)
+  for order in ((two, one, three), (one, three, three), (two, three, three)):
+    path.write_bytes(b''.join(order))
+    with pytest.raises(InputError, match=r'metrics\.jsonl'):
+      metrics.read_metrics(path)
+
+
+def test_a_record_that_ends_too_early_is_refused_and_a_missing_one_is_said(
+  tmp_path: pathlib.Path,
+) -> None:
+  whole = record(tmp_path, range(1, 5), None)
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(whole[: whole.index(b'\n') + 9])
+  with pytest.raises(InputError, match=r'metrics\.jsonl ends at step 1 where .* after step 3'):
+    metrics.MetricsWriter(tmp_path, resume_step=3)
+  assert path.read_bytes() == whole[: whole.index(b'\n') + 9]
+  path.unlink()
+  with pytest.warns(RuntimeWarning, match=r'metrics\.jsonl is missing.*up to 3'):
+    record(tmp_path, range(4, 5), 3)
+  assert [line['step'] for line in metrics.read_metrics(path)] == [4]
+
+
+def test_a_record_of_version_0_1_goes_on_as_it_was(tmp_path: pathlib.Path) -> None:
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 1, "epsilon": 0.5}\n')
+  record(tmp_path, range(2, 4), 1)
+  assert [line['step'] for line in metrics.read_metrics(path)] == [1, 2, 3]
+  assert 'hash' not in path.read_text()
 
 
 def events(directory: pathlib.Path) -> list[proto.event_pb2.Event]:
@@ -202,6 +249,31 @@ def test_progress_in_a_log_is_plain_lines_ten_seconds_apart(
   assert lines[0] == 'step 120/300 (40 %), 2 steps/s, 01:30 left, ε=1.200 / 2, cpu'
   assert '\r' not in stream.getvalue()
   assert '\x1b' not in stream.getvalue()
+
+
+def test_a_note_before_the_first_step_does_not_count_as_training(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  stream, clock = io.StringIO(), [1000.0]
+  monkeypatch.setattr(sys, 'stderr', stream)
+  monkeypatch.setattr(metrics.time, 'monotonic', lambda: clock[0])
+  progress = metrics.Progress(total=100, initial=0, epsilon_budget=2.0, device='cpu')
+  clock[0] += 50  # compiling
+  progress.note('compiled 50 steps in 50.0 s')
+  clock[0] += 25
+  progress.update(50, 1.0)
+  lines = stream.getvalue().splitlines()
+  assert lines[0] == 'compiled 50 steps in 50.0 s'
+  assert lines[1] == 'step 50/100 (50 %), 2 steps/s, 00:25 left, ε=1.000 / 2, cpu'
+
+
+def test_a_note_on_a_terminal_stands_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+  stream = Terminal()
+  monkeypatch.setattr(sys, 'stderr', stream)
+  progress = metrics.Progress(total=10, initial=0, epsilon_budget=2.0, device='cpu')
+  progress.note('compiled 5 steps in 0.1 s')
+  progress.close()
+  assert 'compiled 5 steps in 0.1 s\n' in stream.getvalue()
 
 
 @pytest.mark.parametrize(
