@@ -213,7 +213,7 @@ class GAN:
       value = loss.d_real(logit(params, image, label))
       if partner:  # inside the loss that is clipped and noised: it looks at a private image
         penalty = losses.gradient_penalty(lambda x: logit(params, x, label), image, *partner)
-        value += config.gradient_penalty * penalty
+        value += (config.gradient_penalty or 0.0) * penalty
       return value
 
     def fake_loss(params: PyTree, image: jax.Array, label: jax.Array) -> jax.Array:
@@ -222,7 +222,7 @@ class GAN:
     fakes, fake_labels = self._fakes(state.g, self._fake_key(state, 0), self.fake_batch_size)[:2]
     batch = mechanism.sampler(state.batch_key, state.step)
     partners: tuple[jax.Array, ...] = ()
-    if config.gradient_penalty is not None:
+    if config.gradient_penalty:
       pairs = losses.partners(self._fake_key(state, 2), batch.indices, self.fake_batch_size)
       partners = (fakes[pairs.fake], pairs.share)
     how: Any = {'strategy': config.clipping_strategy, 'microbatch_size': config.microbatch_size}

@@ -256,11 +256,15 @@ def _take_steps(
     bar = metrics.Progress(total, step, budget, device_name()) if progress else None
     while step < total:
       length = min(stride - step % stride, total - step)
-      if length not in chunks:
+      is_new = length not in chunks
+      if is_new:
         chunks[length] = make_chunk(gan, length)
       ledger.charge(step + length, STAGE)
       started = time.monotonic()
       state, history = chunks[length](state, images, labels)
+      if is_new and bar:  # a first call compiles, then returns while the device works
+        bar.note(f'compiled {length} steps in {time.monotonic() - started:.1f} s')
+        started = time.monotonic()
       step += length
       epsilon = budget if step == total else mechanism.epsilon(step)  # while the device works
       _wait_interruptibly(history)
