@@ -12,11 +12,12 @@ import sys
 import time
 import types
 
+import dp_accounting
 import jax
 import numpy as np
 import pytest
 
-from dpgan_jax import data, model_file, sweep, trainer
+from dpgan_jax import accounting, data, model_file, sweep, trainer
 from dpgan_jax._validate import InputError
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.ledger import Ledger
@@ -152,7 +153,23 @@ def main(monkeypatch, tmp_path):
       scores=tuple(Score(name=n, value=value, **fields) for n in names), skipped={}
     )
 
+  def epsilon(event, *, delta, neighboring_relation):
+    """A tale that adds up; what is spent together is tested with the table."""
+    del delta, neighboring_relation
+    events = event.events if isinstance(event, dp_accounting.ComposedDpEvent) else [event]
+    if any(isinstance(e, dp_accounting.NonPrivateDpEvent) for e in events):
+      return float('inf')
+    return sum(e.count / e.event.noise_multiplier for e in events)
+
+  def sample(self, num, *, labels=None, key):
+    del labels
+    seed = [int(np.asarray(jax.random.key_data(key)).sum()), len(self.class_names)]
+    images = np.random.default_rng(seed).integers(0, 256, (num, 8, 8, 1))
+    return images.astype(np.uint8), np.arange(num) % 10
+
+  monkeypatch.setattr(model_file.Model, 'sample', sample)
   monkeypatch.setattr(trainer, 'make_mechanism', mechanism)
+  monkeypatch.setattr(accounting, 'epsilon', epsilon)
   monkeypatch.setattr(sweep.trainer, 'train', train)
   monkeypatch.setattr(sweep.report, 'write', write)
   monkeypatch.setattr(sweep.evaluate.evaluation, 'evaluate', evaluate)
@@ -272,10 +289,10 @@ def test_a_directory_of_other_settings_or_data_is_refused(main, tmp_path, monkey
 def test_a_run_of_other_settings_in_the_place_of_one_is_refused(main, tmp_path):
   """Someone has put another run there: it is not taken for the planned one."""
   main('--epsilons=1', '--noevaluate')
-  path = tmp_path / 'sweep' / 'eps1' / 'secret_key' / 'config.json'
-  saved = json.loads(path.read_text())
+  run = RunDir.open(tmp_path / 'sweep' / 'eps1' / 'secret_key', create=False)
+  saved = run.load_config()
   saved['config']['d_learning_rate'] = 0.5
-  path.write_text(json.dumps(saved))
+  run.save_config(saved)
   with pytest.raises(InputError, match=r'd_learning_rate is 0\.5 there'):
     main('--epsilons=1', '--noevaluate')
   assert main.state.began == []
@@ -295,7 +312,7 @@ def test_a_directory_of_one_run_or_of_something_else_is_refused(main, tmp_path):
   with pytest.raises(InputError, match=r'sweep.*not empty'):
     main('--epsilons=1')
   (folder / 'thesis.tex').unlink()
-  (folder / 'config.json').write_text('{"config": {}}')
+  RunDir(folder).save_config({'config': {}})
   with pytest.raises(InputError, match='is that of one run'):
     main('--epsilons=1')
 
