@@ -152,11 +152,11 @@ class Checkpoints:
         'metadata': metadata,
       }
     )
+    for unwanted in sorted(self._damaged | ({step} & set(self.steps()))):
+      self._remove(unwanted)
+    self._damaged.clear()
     if self._writer is None:
       self._writer = self._open_writer()
-    for damaged in sorted(self._damaged):
-      self._writer.delete(damaged, missing_ok=True)
-    self._damaged.clear()
     # A disk that fills up during the save is reported too, but only by the next wait().
     size = sum(array.nbytes for array in arrays.values())
     if (free := shutil.disk_usage(self._directory).free) < size:
@@ -190,6 +190,8 @@ class Checkpoints:
     except ValueError as error:
       raise (_as_os_error(error) or error) from None
     _fsync_tree(self._directory / str(step))
+    for old in self.steps()[: -self._keep]:
+      self._remove(old)
 
   def close(self) -> None:
     """Waits for the last save and ends orbax's threads; `save` may be called again."""
@@ -273,16 +275,27 @@ class Checkpoints:
 
   def _open_writer(self) -> ocp.training.Checkpointer:
     self._directory.mkdir(parents=True, exist_ok=True)
-    policy = ocp.training.preservation_policies.LatestN(self._keep)
     context = ocp.Context()
     context.atomicity.mode = ocp.options.AtomicityMode.ATOMIC_RENAME
     context.memory.deepcopy_host_arrays = False  # the arrays handed over are copies already
     return ocp.training.Checkpointer(
       str(self._directory),
-      context=context,
-      preservation_policy=policy,  # pyright: ignore[reportArgumentType] (of orbax's own making)
+      context=context,  # by default all are kept: `_remove` is for us to do
       cleanup_tmp_directories=True,
     )
+
+  def _remove(self, step: int) -> None:
+    """Takes a checkpoint away as a whole.
+
+    orbax would empty the directory under its name, and a process killed meanwhile would leave half
+    a checkpoint that nothing ever removes. The new name is one that orbax takes for unfinished and
+    removes when the next process makes its first save.
+    """
+    path = self._directory / str(step)
+    unfinished = path.with_name(f'{step}.orbax-checkpoint-tmp')
+    shutil.rmtree(unfinished, ignore_errors=True)
+    os.rename(path, unfinished)
+    shutil.rmtree(unfinished)
 
   def _existing(self, step: int) -> pathlib.Path:
     if step not in (steps := self.steps()):

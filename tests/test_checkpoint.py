@@ -199,6 +199,31 @@ def test_what_kill_9_left_half_written_goes_with_the_first_save(tmp_path: pathli
   assert sorted(path.name for path in tmp_path.iterdir()) == ['10', '20']
 
 
+def test_a_removal_that_is_cut_off_leaves_nothing_under_the_number(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """Found by experiments/trust/kills.py: orbax empties a directory under its final name."""
+  save_steps(tmp_path, 10)
+  rmtree = shutil.rmtree
+
+  def cut_off(path: pathlib.Path, *arguments: Any, **options: Any) -> None:
+    if os.path.exists(path):
+      os.unlink(next(p for p in pathlib.Path(path).rglob('*') if p.is_file()))
+      raise KeyboardInterrupt
+    rmtree(path, *arguments, **options)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(shutil, 'rmtree', cut_off)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+      checkpoints.save(20, make_state(20), {})
+      with pytest.raises(KeyboardInterrupt):
+        checkpoints.wait()
+      assert checkpoints.steps() == [20]
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    checkpoints.save(30, make_state(30), {})
+  assert [path.name for path in tmp_path.iterdir()] == ['30']
+
+
 def test_every_file_is_on_the_disk_before_the_next_save_starts(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
