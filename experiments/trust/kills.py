@@ -1,0 +1,349 @@
+"""Kills processes that write to the disk, at random moments and at every change they make there,
+starts them again, and compares the end with that of a process left alone.
+
+    ./run.sh python experiments/trust/kills.py --results=experiments/results/trust/kills.json
+    ./run.sh python experiments/trust/kills.py --parts=ledger,checkpoint     # some of it
+
+With `--results` the counts are written after every part, and rows of parts that were not asked for
+stay as they are, so that an interrupted command is continued by naming the rest.
+
+Two ways to choose the moment. At a change: the process kills itself (SIGKILL) before its n-th call
+that creates, writes, flushes, renames or removes something, or half way through a write; for the
+parts of the library every n is tried, for whole commands n is drawn at random. At a time: a command
+started as users start it (`python -m ...`) is killed, or sent SIGTERM, after a random part of the
+time that it takes. After every kill: steps begun ≤ steps charged, and nothing under a final name
+but the final thing. Then it is started again, perhaps to be killed again, and must come to the same
+end bit for bit. Any difference ends this command with status 1.
+
+A SIGKILL keeps what the kernel was given. A power cut may lose what was not flushed: that is why
+flushes count as changes, and the order of flushes and renames has tests of its own (test_files.py,
+test_ledger.py, test_checkpoint.py).
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import injector
+import tqdm
+import victims
+from absl import flags
+
+from dpgan_jax import _files, _validate, cli
+
+FLAGS = flags.FLAGS
+PARTS = ('ledger', 'checkpoint', 'metrics', 'export', 'train', 'sample', 'sweep', 'train_process')
+_COMMAND = (
+  './run.sh python experiments/trust/kills.py --results=experiments/results/trust/kills.json'
+)
+_CHAIN = 4  # kills of a command before it is let come to its end
+
+
+@dataclasses.dataclass
+class Row:
+  """Kills of one place, counted.
+
+  Attributes:
+    place: what was killed.
+    moments: how the moments were chosen.
+    kills: processes ended by SIGKILL.
+    terminated: processes ended by SIGTERM.
+    restarts: processes started again after a kill.
+    ends: times it was let come to its end.
+    same_end: of these, how often that was the end of an undisturbed process, bit for bit.
+    changes: changes of the disk that it makes undisturbed; 0 where times were drawn.
+    found: what a kill left, in words, with counts.
+    hit: names of the calls and files at which kills fell, with counts.
+    leftovers: hidden temporary files that kills left behind, at most.
+    faults: what did not hold, in words; empty.
+  """
+
+  place: str
+  moments: str
+  kills: int = 0
+  terminated: int = 0
+  restarts: int = 0
+  ends: int = 0
+  same_end: int = 0
+  changes: int = 0
+  found: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+  hit: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+  leftovers: int = 0
+  faults: list[str] = dataclasses.field(default_factory=list)
+
+
+class Killer:
+  """Runs victims in folders of their own under `work_dir`."""
+
+  def __init__(self, work_dir: pathlib.Path, rng: random.Random) -> None:
+    self._work_dir, self._rng = work_dir, rng
+    self._folders = 0
+
+  def fresh(self, victim: victims.Victim) -> pathlib.Path:
+    folder = self._work_dir / f'case_{self._folders}'
+    self._folders += 1
+    folder.mkdir()
+    victim.prepare(folder)
+    return folder
+
+  def undisturbed(self, victim: victims.Victim) -> tuple[injector.Outcome, float]:
+    """The end that all others are compared with, and the seconds it took."""
+    folder = self.fresh(victim)
+    started = time.monotonic()
+    outcome = injector.run(lambda: victim.work(folder), folder)
+    seconds = time.monotonic() - started
+    if outcome.status != 0:
+      raise RuntimeError(f'{victim.place}, undisturbed, failed: {outcome.stderr}')
+    shutil.rmtree(folder)
+    return outcome, seconds
+
+  def at_every_change(self, victim: victims.Victim) -> Row:
+    """A kill before every change, and half way through every write; each brought to its end."""
+    row = Row(victim.place, 'before every change of the disk, half way through every write')
+    reference, _ = self.undisturbed(victim)
+    row.changes = len(reference.changes)
+    cases = [(n, 'before') for n in range(1, row.changes + 1)]
+    writes = [n for n, (call, _) in enumerate(reference.changes, start=1) if 'write' in call]
+    cases += [(n, 'half') for n in writes]
+    for n, how in tqdm.tqdm(cases, desc=victim.place, unit='kill', disable=None):
+      folder = self.fresh(victim)
+      outcome = injector.run(lambda f=folder: victim.work(f), folder, at=n, how=how)
+      if outcome.was_killed:
+        self._after_kill(victim, row, folder, outcome, outcome.told, reference)
+        self._to_the_end(victim, row, folder, reference)
+      elif outcome.result != reference.result:  # threads: that time there were fewer changes
+        row.faults.append(f'change {n}: {outcome.stderr[-300:]}')
+      shutil.rmtree(folder)
+    return row
+
+  def at_random_changes(self, victim: victims.Victim, kills: int) -> Row:
+    """Kills at changes drawn at random, `_CHAIN` of them before an end."""
+    row = Row(victim.place, 'before a change of the disk, or half way through a write, at random')
+    reference, _ = self.undisturbed(victim)
+    row.changes = len(reference.changes)
+    while row.kills < kills:
+      folder, told = self.fresh(victim), []
+      for left in range(min(_CHAIN, kills - row.kills), 0, -1):
+        # The first kills of a chain fall early, so that there is something left for the next.
+        n = self._rng.randint(1, max(1, row.changes // left))
+        how = self._rng.choice(('before', 'half'))
+        outcome = injector.run(lambda f=folder: victim.work(f), folder, at=n, how=how)
+        told += outcome.told
+        if not outcome.was_killed:
+          break
+        self._after_kill(victim, row, folder, outcome, told, reference)
+      self._to_the_end(victim, row, folder, reference)
+      shutil.rmtree(folder)
+      _say(row)
+    return row
+
+  def _after_kill(self, victim, row, folder, outcome, told, reference) -> None:
+    row.kills += 1
+    row.restarts += 1
+    row.hit[_spot(*outcome.changes[-1])] += 1
+    self._look(victim, row, folder, told, reference.result)
+
+  def _look(self, victim, row, folder, told, end) -> None:
+    try:
+      row.found[victim.check(folder, told, end)] += 1
+    except (AssertionError, _validate.InputError) as error:
+      row.faults.append(str(error))
+    row.leftovers = max(row.leftovers, victims.leftovers(folder))
+
+  def _to_the_end(self, victim, row, folder, reference) -> None:
+    outcome = injector.run(lambda: victim.work(folder), folder)
+    row.ends += 1
+    if outcome.status == 0 and outcome.result == reference.result:
+      row.same_end += 1
+    else:
+      row.faults.append(f'another end: {_difference(outcome, reference)}')
+
+  def at_random_times(self, kills: int, terms: int) -> Row:
+    """`python -m dpgan_jax.train` killed after a random part of the time it takes."""
+    victim = victims.Train()
+    row = Row('python -m dpgan_jax.train', 'at a random time of its whole life, start included')
+    folder = self.fresh(victim)
+    started = time.monotonic()
+    self._process(folder, None, signal.SIGKILL)
+    seconds = time.monotonic() - started
+    reference = victims.end_of_run(folder / 'run')
+    shutil.rmtree(folder)
+    signals = [signal.SIGKILL] * kills + [signal.SIGTERM] * terms
+    self._rng.shuffle(signals)
+    while signals:
+      folder = self.fresh(victim)
+      for _ in range(min(_CHAIN, len(signals))):
+        status, errors = self._process(folder, self._rng.uniform(0, seconds), signals[-1])
+        if status == 0:
+          break
+        kind = signals.pop()
+        row.restarts += 1
+        row.kills += kind == signal.SIGKILL
+        row.terminated += kind == signal.SIGTERM
+        if kind == signal.SIGTERM and status not in (143, -signal.SIGTERM):
+          row.faults.append(f'SIGTERM ended it with status {status}: {errors[-300:]}')
+        self._look(victim, row, folder, [], reference)
+      status, errors = self._process(folder, None, signal.SIGKILL)
+      row.ends += 1
+      if status == 0 and victims.end_of_run(folder / 'run') == reference:
+        row.same_end += 1
+      else:
+        row.faults.append(f'another end, status {status}: {errors[-300:]}')
+      shutil.rmtree(folder)
+      _say(row)
+    return row
+
+  def _process(
+    self, folder: pathlib.Path, after: float | None, kind: signal.Signals
+  ) -> tuple[int, str]:
+    """Exit status and stderr of the command, `kind` being sent after some seconds if it lives."""
+    arguments = {**victims.SETTINGS, 'run_dir': folder / 'run'}
+    command = [sys.executable, '-m', 'dpgan_jax.train']
+    command += [f'--{name}={value}' for name, value in arguments.items()]
+    with tempfile.TemporaryFile('w+') as errors:
+      process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, cwd=folder)
+      try:
+        process.wait(after)
+      except subprocess.TimeoutExpired:
+        process.send_signal(kind)
+        process.wait()
+      errors.seek(0)
+      return process.returncode, errors.read()
+
+
+def _spot(call: str, path: str) -> str:
+  """'write ledger.jsonl': what was about to be changed, without the parts that differ each time."""
+  parts = [p for p in path.split('/') if p]
+  name = '/'.join('*' if len(p) > 20 or p.isdigit() or '.tmp' in p else p for p in parts[-2:])
+  return f'{call} {name or "."}'
+
+
+def _difference(outcome: injector.Outcome, reference: injector.Outcome) -> str:
+  if outcome.status != 0 or not isinstance(outcome.result, dict):
+    return f'status {outcome.status}: {outcome.stderr[-400:]}'
+  names = {*outcome.result, *reference.result}
+  return ', '.join(sorted(n for n in names if outcome.result.get(n) != reference.result.get(n)))
+
+
+def _say(row: Row) -> None:
+  print(f'  {row.place}: {row.kills + row.terminated} killed, {len(row.faults)} faults', flush=True)
+
+
+def run_part(part: str, killer: Killer, work_dir: pathlib.Path, commands: int) -> list[Row]:
+  """The rows of one of `PARTS`; `commands` says how many kills whole commands get."""
+  match part:
+    case 'ledger':
+      return [killer.at_every_change(victims.LedgerAppend(torn)) for torn in (False, True)]
+    case 'checkpoint':
+      return [killer.at_every_change(victims.CheckpointWrite())]
+    case 'metrics':
+      return [killer.at_every_change(victims.MetricsWrite())]
+    case 'export':
+      return [
+        killer.at_every_change(victims.Export(format, replace))
+        for format in ('npz', 'png', 'idx', 'parquet')
+        for replace in (False, True)
+      ]
+    case 'train':
+      return [killer.at_random_changes(victims.Train(), commands)]
+    case 'sample':
+      run = work_dir / 'finished'
+      victim = victims.Train()
+      outcome = injector.run(lambda: victim.work(run), work_dir)
+      if outcome.status != 0:
+        raise RuntimeError(f'training failed: {outcome.stderr}')
+      formats = ('npz', 'png', 'idx', 'parquet')
+      return [
+        killer.at_random_changes(victims.Sample(run / 'run', f), max(1, commands // 8))
+        for f in formats
+      ]
+    case 'sweep':
+      return [killer.at_random_changes(victims.Sweep(), max(1, commands // 4))]
+    case 'train_process':
+      return [killer.at_random_times(commands // 2, commands // 8)]
+  raise ValueError(part)
+
+
+def summary(rows: list[dict[str, Any]], command: str) -> dict[str, Any]:
+  """What goes into the results file: totals, every row, and by what it was measured."""
+  packages = ('dpgan_jax', 'jax', 'jaxlib', 'numpy', 'orbax-checkpoint')
+  totals = ('kills', 'terminated', 'restarts', 'ends', 'same_end')
+  return {
+    'command': command,
+    'date': datetime.datetime.now(datetime.UTC).date().isoformat(),
+    'versions': {p: importlib.metadata.version(p) for p in packages},
+    **{name: sum(row[name] for row in rows) for name in totals},
+    'faults': sum(len(row['faults']) for row in rows),
+    'rows': rows,
+  }
+
+
+def as_json(row: Any, **more: Any) -> dict[str, Any]:
+  """A row as JSON holds it, with counts in the order of their names."""
+  fields = {**dataclasses.asdict(row), **more}
+  return {k: dict(sorted(v.items())) if isinstance(v, dict) else v for k, v in fields.items()}
+
+
+def earlier_rows(path: str | None, key: str) -> dict[str, dict[str, Any]]:
+  """The rows of an earlier results file by name: those of parts that are not run again stay."""
+  if not path or not pathlib.Path(path).exists():
+    return {}
+  return {row[key]: row for row in json.loads(pathlib.Path(path).read_bytes())['rows']}
+
+
+def define_flags() -> None:
+  flags.DEFINE_string('results', None, 'JSON file for the counts; default: print only.')
+  flags.DEFINE_list('parts', list(PARTS), f'Which of {", ".join(PARTS)}.')
+  flags.DEFINE_integer('commands', 40, 'Kills of a training run at changes; others in proportion.')
+  flags.DEFINE_integer('moments_seed', None, 'Seed of the moments; default: a new one, recorded.')
+
+
+def main() -> None:
+  for part in FLAGS.parts:
+    _validate.one_of('parts', part, PARTS)
+  _validate.integer('commands', FLAGS.commands, minimum=8)
+  seed = random.SystemRandom().getrandbits(32) if FLAGS.moments_seed is None else FLAGS.moments_seed
+  victims.warm_up()
+  rows = earlier_rows(FLAGS.results, 'place')
+  found: dict[str, Any] = {}
+  with tempfile.TemporaryDirectory(prefix='dpgan_jax_kills_') as folder:
+    killer = Killer(pathlib.Path(folder), random.Random(seed))
+    for part in FLAGS.parts:
+      started = time.monotonic()
+      for row in run_part(part, killer, pathlib.Path(folder), FLAGS.commands):
+        rows[row.place] = as_json(row, seed_of_the_moments=seed)
+        _say(row)
+        for fault in row.faults:
+          print(f'    {fault}')
+      print(f'{part}: {cli.duration(time.monotonic() - started)}', flush=True)
+      found = summary(list(rows.values()), _COMMAND)
+      if FLAGS.results:  # after every part: an interruption loses one
+        with _files.atomic_write(FLAGS.results) as file:
+          file.write(json.dumps(found, indent=1, ensure_ascii=False) + '\n')
+  print(
+    f'{found["kills"]} killed, {found["terminated"]} terminated, {found["ends"]} ends, '
+    f'{found["same_end"]} the same, {found["faults"]} faults'
+  )
+  if found['faults']:
+    raise SystemExit(1)
+
+
+if __name__ == '__main__':
+  if not injector.available():
+    sys.exit('error: expected Linux with a C compiler (cc, gcc or clang)')
+  injector.restart_with_shim(pathlib.Path(tempfile.gettempdir()) / 'dpgan_jax_trust')
+  define_flags()
+  cli.run(main)
