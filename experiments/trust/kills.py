@@ -293,7 +293,7 @@ def summary(rows: list[dict[str, Any]], command: str) -> dict[str, Any]:
 
 def as_json(row: Any, **more: Any) -> dict[str, Any]:
   """A row as JSON holds it, with counts in the order of their names."""
-  fields = {**dataclasses.asdict(row), **more}
+  fields = {**vars(row), **more}  # asdict would count the items of a Counter
   return {k: dict(sorted(v.items())) if isinstance(v, dict) else v for k, v in fields.items()}
 
 
