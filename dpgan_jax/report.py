@@ -12,14 +12,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import pathlib
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
 
-from dpgan_jax import _files, _validate, accounting, cli, figures, trainer
+from dpgan_jax import _files, _validate, accounting, cli, cross_check, figures, trainer
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.ledger import Ledger
@@ -41,7 +39,8 @@ def build(run: RunDir, *, tuning_note: str | None = None) -> Statement:
       report.json says, an empty one takes it back.
 
   Raises:
-    InputError: a damaged or contradictory run directory.
+    InputError: a damaged or contradictory run directory; an ε that the second computation
+      contradicts (`cross_check`).
   """
   saved = run.load_config()
   try:
@@ -58,6 +57,11 @@ def build(run: RunDir, *, tuning_note: str | None = None) -> Statement:
   def epsilon(steps: int, delta: float) -> float:
     return mechanism.epsilon(steps, delta) if mechanism.is_private else math.inf
 
+  curve = {delta: epsilon(charged, delta) for delta in _deltas(mechanism.delta)}
+  budgeted = epsilon(mechanism.steps, mechanism.delta)
+  second_opinion = _second_opinion(mechanism, charged, curve)
+  _second_opinion(mechanism, mechanism.steps, {mechanism.delta: budgeted})
+
   return Statement(
     config=config.replace(seed=None),
     mechanism=mechanism,
@@ -66,9 +70,10 @@ def build(run: RunDir, *, tuning_note: str | None = None) -> Statement:
     seed_fixed=config.seed is not None,
     steps_taken=taken,
     steps_charged=charged,
-    curve=tuple((delta, epsilon(charged, delta)) for delta in _deltas(mechanism.delta)),
-    epsilon=epsilon(charged, mechanism.delta),
-    epsilon_budgeted=epsilon(mechanism.steps, mechanism.delta),
+    curve=tuple(curve.items()),
+    epsilon=curve[mechanism.delta],
+    epsilon_budgeted=budgeted,
+    second_opinion=second_opinion,
     environment_at_start=_publishable(environment),
     environment_now=_publishable(trainer.environment()),
     tuning_note=_note(run, tuning_note),
@@ -109,8 +114,7 @@ def write(run: RunDir, *, tuning_note: str | None = None) -> Statement:
 
 
 def _charged_steps(run: RunDir, mechanism: DPMechanism, taken: int) -> int:
-  """Steps paid for; read from a copy, as opening a ledger mends a last line that a run may be
-  writing at this moment."""
+  """Steps paid for, having checked that they cover the steps taken."""
   if not run.ledger.exists():
     if taken:
       raise _validate.InputError(
@@ -118,21 +122,23 @@ def _charged_steps(run: RunDir, mechanism: DPMechanism, taken: int) -> int:
         'is no longer certain; restore the file from a backup'
       )
     return 0
-  raw = run.ledger.read_bytes()
-  try:
-    fingerprint = json.loads(raw.split(b'\n', 1)[0])['data_fingerprint']
-  except (ValueError, KeyError, TypeError):
-    fingerprint = ''  # damaged: Ledger.open says so
-  with tempfile.TemporaryDirectory() as folder:
-    copy = pathlib.Path(folder) / run.ledger.name
-    copy.write_bytes(raw)
-    try:
-      stages = {trainer.STAGE: mechanism}
-      ledger = Ledger.open(copy, stages=stages, data_fingerprint=fingerprint)
-      ledger.require_covers(taken, trainer.STAGE)
-    except _validate.InputError as error:
-      raise _validate.InputError(str(error).replace(str(copy), str(run.ledger))) from None
+  ledger = Ledger.read(run.ledger, stages={trainer.STAGE: mechanism})
+  ledger.require_covers(taken, trainer.STAGE)
   return ledger.charged_steps(trainer.STAGE)
+
+
+def _second_opinion(
+  mechanism: DPMechanism, steps: int, epsilons: Mapping[float, float]
+) -> cross_check.Interval | None:
+  """The interval around the ε of `steps` steps at the mechanism's δ, all of `epsilons` being
+  checked; None if there is no guarantee."""
+  if not mechanism.is_private:
+    return None
+  relation = mechanism.neighboring_relation
+  found = cross_check.require_agreement(
+    mechanism.event(steps), epsilons, neighboring_relation=relation
+  )
+  return found[mechanism.delta]
 
 
 def _deltas(delta: float) -> list[float]:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dpgan_jax import accounting, metrics, models, trainer
+from dpgan_jax import accounting, cross_check, metrics, models, trainer
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import StepMetrics
 from dpgan_jax.mechanism import DPMechanism
@@ -106,6 +106,7 @@ class Statement:
     curve: pairs (δ, ε) that hold for the steps charged.
     epsilon: ε of the steps charged at the mechanism's δ; `inf` without a guarantee.
     epsilon_budgeted: ε once all T steps are charged.
+    second_opinion: bounds on `epsilon` from the second computation; None without a guarantee.
     environment_at_start: software and hardware that the run started on.
     environment_now: software and hardware that this statement was made with.
     tuning_note: what the data owner says about how settings were chosen; None: nothing.
@@ -121,6 +122,7 @@ class Statement:
   curve: tuple[tuple[float, float], ...]
   epsilon: float
   epsilon_budgeted: float
+  second_opinion: cross_check.Interval | None
   environment_at_start: Mapping[str, Any]
   environment_now: Mapping[str, Any]
   tuning_note: str | None
@@ -176,6 +178,18 @@ class Statement:
       f'{show_epsilon(self.epsilon_budgeted)}.'
     )
 
+  def second_opinion_sentence(self) -> str:
+    """What the second computation of ε found."""
+    if self.second_opinion is None or not self.holds:
+      return 'There is no finite ε to check by a second computation.'
+    lower, upper = self.second_opinion
+    return (
+      'Second opinion, without that library: the exact ε of these steps is at least '
+      f'{rounded_down(lower):.4g} ({cross_check.METHODS["lower"]}) and at most '
+      f'{show_epsilon(upper)} ({cross_check.METHODS["upper"]}). No ε of this statement was '
+      'written without such a check.'
+    )
+
   def randomness(self) -> str:
     """Where the keys came from."""
     if self.seed_fixed:
@@ -205,6 +219,12 @@ class Statement:
       ('ledger.jsonl', _NO, 'Holds a fingerprint of the data.'),
       ('metrics.jsonl', _NO, f'Computed on private data: {", ".join(_UNCOVERED_METRICS)}.'),
       ('losses.png', _NO, 'Shows d_loss_real, which is computed on private data without noise.'),
+      (
+        'evaluation.json, evaluation.md, evaluation.png, evaluation_scores/',
+        _NO,
+        'Scores of dpgan_jax.evaluate, nearly all computed on real images without noise.',
+      ),
+      ('audit.json', _NO, 'Written by dpgan_jax.audit: computed on private data and keys.'),
       ('tensorboard/', _NO, 'As metrics.jsonl; its file names hold the name of the machine.'),
       ('.lock', _NO, 'Holds a process id; of no use to others.'),
       ('anything else', _NO, 'Not written by a run: nothing is known about it.'),
@@ -338,7 +358,7 @@ class Statement:
       _table(('', ''), numbers.items()),
       f'{_SAMPLING} {_NOISE if m.is_private else "No noise is added."}',
       f'Accounting: {how["library"]} {how["version"]}, {how["accountant"]}, '
-      f'{how["discretisation"]}.',
+      f'{how["discretisation"]}. {self.second_opinion_sentence()}',
       f'Keys: {self.randomness()}',
       '## ε at other δ',
       'The same run satisfies all of these at once. Those with δ ≥ 1/N say little.',
@@ -399,6 +419,22 @@ class Statement:
         f'privacy loss discretised at {accounting._FINE_GRID:g}, or {accounting._COARSE_GRID:g} '
         f'where ε > {accounting._FINE_UP_TO:g}, rounded against the user'
       ),
+      'second_opinion': self._second_opinion(),
+    }
+
+  def _second_opinion(self) -> dict[str, Any] | None:
+    if self.second_opinion is None or not self.holds:
+      return None
+    lower, upper = self.second_opinion
+    return {
+      'epsilon_at_least': rounded_down(lower),
+      'epsilon_at_most': rounded_up(upper),
+      'at_least_by': cross_check.METHODS['lower'],
+      'at_most_by': cross_check.METHODS['upper'],
+      'relation': (
+        'epsilon_at_least <= epsilon <= epsilon_at_most, for every epsilon of this statement with '
+        f'bounds of its own; the accountant may round up by {cross_check.ROUNDING:g} of the bound'
+      ),
     }
 
 
@@ -413,6 +449,10 @@ def show_epsilon(epsilon: float) -> str:
 
 def rounded_up(value: float) -> float:
   return float(decimal.Context(4, decimal.ROUND_CEILING).create_decimal(repr(value)))
+
+
+def rounded_down(value: float) -> float:
+  return float(decimal.Context(4, decimal.ROUND_FLOOR).create_decimal(repr(value)))
 
 
 def _infinity(value: float, form: str = '') -> str:

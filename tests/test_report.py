@@ -32,6 +32,7 @@ from dpgan_jax._validate import InputError
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import StepMetrics
 from dpgan_jax.ledger import Ledger
+from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.run_dir import RunDir
 from dpgan_jax.statement import show_epsilon
 
@@ -207,6 +208,8 @@ def test_a_finished_run(finished, tmp_path, monkeypatch):
   assert mechanism['divisor'] == mechanism['batch_size'] == 32
   assert mechanism['num_examples_is_public'] is True
   assert facts['accounting']['version'] == importlib.metadata.version('dp-accounting')
+  second = facts['accounting']['second_opinion']
+  assert 0.97 * epsilon < second['epsilon_at_least'] <= epsilon <= second['epsilon_at_most']
   assert facts['environment']['at_start'] == run.load_config()['environment']
   assert facts['guarantee']['condition'] is None
   assert facts['randomness']['seed_fixed'] is False
@@ -219,6 +222,7 @@ def test_a_finished_run(finished, tmp_path, monkeypatch):
   markdown = run.report_markdown.read_text('utf-8')
   assert markdown.startswith('# Privacy statement\n\n' + facts['statement'])
   wanted = ['0.022222221828997135', '2110.03620', 'Mironov', 'threefry', 'Not stated', 'N + 1']
+  wanted += [f'at least {second["epsilon_at_least"]:.4g} (', f'{second["epsilon_at_most"]:.4g} (']
   wanted += ['k records', 'uniform', 'epsilon_delta.png', *map(show_epsilon, curve.values())]
   for words in wanted:
     assert words in markdown, words
@@ -238,8 +242,11 @@ def test_every_file_of_a_run_has_a_verdict(finished, tmp_path):
   for name in left:
     assert [v for v in verdicts if fnmatch.fnmatch(name, v)], f'{name} has no verdict'
   private = {'checkpoints/', 'ledger.jsonl', 'metrics.jsonl', 'losses.png', 'tensorboard/', '.lock'}
-  assert {name for name, verdict in verdicts.items() if verdict == 'no'} == private
   assert private <= left
+  # What other commands leave beside a run.
+  private |= {'evaluation.json', 'evaluation.md', 'evaluation.png', 'evaluation_scores/'}
+  private |= {'audit.json'}
+  assert {name for name, verdict in verdicts.items() if verdict == 'no'} == private
 
 
 def test_every_number_of_a_step_is_either_covered_or_not(finished):
@@ -287,6 +294,7 @@ def test_without_noise_there_is_no_guarantee_in_the_first_line(not_private, tmp_
   assert facts['guarantee']['holds'] is False
   assert facts['mechanism']['l2_clip_norm'] == 'inf'
   assert facts['covered'] == []
+  assert facts['accounting']['second_opinion'] is None
   markdown = run.report_markdown.read_text('utf-8')
   for text in (facts['statement'], statement.summary(), markdown):
     assert 'NO PRIVACY GUARANTEE' in text.split('\n')[0]
@@ -419,6 +427,24 @@ def test_a_run_before_its_first_charge_has_spent_nothing(tmp_path):
   assert (statement.steps_charged, statement.epsilon) == (0, 0.0)
   assert statement.epsilon_budgeted > 0
   read_strictly(run.report_json)
+
+
+@pytest.mark.parametrize('wrong', ['charged', 'budgeted'])
+def test_an_epsilon_that_a_second_computation_contradicts_is_not_reported(
+  tmp_path, monkeypatch, wrong
+):
+  """An accountant that takes the noise for a tenth larger than it is; in one number of the two."""
+  run, steps = paper_run(tmp_path), {'charged': 4, 'budgeted': 6}[wrong]
+  right = DPMechanism.epsilon
+
+  def epsilon(self: DPMechanism, count: int | None = None, delta: float | None = None) -> float:
+    claims = dataclasses.replace(self, noise_multiplier=1.1 * self.noise_multiplier)
+    return right(claims if count == steps else self, count, delta)
+
+  monkeypatch.setattr(DPMechanism, 'epsilon', epsilon)
+  one_line(run, 'accounted epsilon=.* at delta=.* is contradicted by a second computation')
+  monkeypatch.undo()
+  assert report.build(run).second_opinion is not None
 
 
 # --- contradictions are refused -------------------------------------------------------------------
