@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import dp_accounting
@@ -32,6 +33,9 @@ from dpgan_jax import _validate, accounting
 
 _CURVE_GRID = 1e-3  # spacing of the privacy loss: coarser than for a stated ε, and still its bound
 _CURVE_POINTS = 400
+_SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
+"""Of the canaries that are called in, and as many out. All are tried, and each is held to a fifth
+of the failure probability."""
 
 
 def upper_limit(count: np.ndarray | int, trials: int, failure: float) -> np.ndarray:
@@ -236,3 +240,86 @@ def one_run_epsilon(
   # The end that is still refuted, not the middle of the bracket.
   root = float(scipy.optimize.brentq(excess, 0.0, high, xtol=1e-9))  # pyright: ignore
   return max(root - 2e-9, 0.0)
+
+
+# --- how well scores rank ------------------------------------------------------------------------
+
+
+def auc(
+  scores_in: np.ndarray, scores_out: np.ndarray, confidence: float
+) -> tuple[float, tuple[float, float]]:
+  """The probability that a member outscores a non-member (ties count half), and its interval.
+
+  The interval is DeLong's normal approximation: good for tens of scores and more, and not exact.
+  One group without scores, or with one, gives the interval (0, 1).
+
+  Source: DeLong, DeLong and Clarke-Pearson 1988, Biometrics 44(3).
+  """
+  _validate.fraction('confidence', confidence)
+  n, m = len(scores_in), len(scores_out)
+  if not n or not m:
+    return 0.5, (0.0, 1.0)
+  joint = scipy.stats.rankdata(np.concatenate([scores_in, scores_out]))
+  share_in = (joint[:n] - scipy.stats.rankdata(scores_in)) / m  # of the others below each member
+  share_out = 1 - (joint[n:] - scipy.stats.rankdata(scores_out)) / n
+  area = float(np.mean(share_in))
+  if n < 2 or m < 2:
+    return area, (0.0, 1.0)
+  deviation = math.sqrt(np.var(share_in, ddof=1) / n + np.var(share_out, ddof=1) / m)
+  reach = float(scipy.stats.norm.ppf((1 + confidence) / 2)) * deviation
+  return area, (max(area - reach, 0.0), min(area + reach, 1.0))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Guesses:
+  """How well one adversary did.
+
+  Attributes:
+    lower_bound: ε of the run is at least this, with the audit's confidence.
+    guesses: canaries it said something about, where the bound was highest.
+    correct: of those.
+    auc: probability that a canary that is in scores above one that is out.
+    auc_interval: its confidence interval.
+  """
+
+  lower_bound: float
+  guesses: int
+  correct: int
+  auc: float
+  auc_interval: tuple[float, float]
+
+
+def guess(
+  scores: np.ndarray,
+  present: np.ndarray,
+  *,
+  delta: float,
+  confidence: float,
+  shares: Sequence[float] = _SHARES,
+) -> Guesses:
+  """Calls the highest scores in and the lowest out, and bounds ε by how often that is right.
+
+  Args:
+    scores: float[m].
+    present: bool[m], independent fair coins.
+    delta: δ.
+    confidence: of the bound. Every share in `shares` is held to 1 − (1 − confidence)/len(shares),
+      so that the best of them may be reported.
+    shares: of the canaries that are called in, and as many out.
+  """
+  order = np.argsort(scores, kind='stable')
+  each = 1 - (1 - confidence) / len(shares)
+  best = (-1.0, 1, 0)
+  for share in shares:
+    k = max(1, int(share * len(scores)))
+    guessed_in, guessed_out = order[-k:], order[:k]
+    correct = int(present[guessed_in].sum() + (~present[guessed_out]).sum())
+    bound = one_run_epsilon(
+      canaries=len(scores), guesses=2 * k, correct=correct, delta=delta, confidence=each
+    )
+    if bound > best[0]:
+      best = (bound, 2 * k, correct)
+  area, interval = auc(scores[present], scores[~present], confidence)
+  return Guesses(
+    lower_bound=best[0], guesses=best[1], correct=best[2], auc=area, auc_interval=interval
+  )

@@ -1,0 +1,172 @@
+"""Records planted in a data set to see whether a run betrays them.
+
+Every canary is in the data set or not by a fair coin of its own. N, q and the noise are those of
+the data set with all candidates, so that nothing public depends on the coins: a canary that lost
+its toss has a place in the data set but never joins a batch. The (ε, δ) that is audited is that of
+adding or removing one record of the N + m.
+
+What is trained is the package's own `GAN.step`. `AuditedMechanism` is the mechanism with two
+additions: absent records drop out of its batches, and it remembers the noisy gradient of the last
+step, which is what the guarantee says an adversary may see.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dpgan_jax import _validate, data, sampling
+from dpgan_jax.mechanism import DPMechanism
+
+PyTree = Any
+KINDS = ('random_pixels', 'mislabelled')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Canaries:
+  """Invented records and their coins.
+
+  Attributes:
+    images: uint8 [m, H, W, C].
+    labels: int32 [m].
+    present: bool [m], True with probability 1/2, independently: what an adversary has to guess.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  present: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.images)
+
+
+def make_canaries(
+  kind: str,
+  count: int,
+  *,
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+  others: data.ImageDataset | None = None,
+  seed: int,
+) -> Canaries:
+  """Canaries and their coins, both a function of `seed`.
+
+  Args:
+    kind: 'random_pixels' (every pixel uniform, a random class) or 'mislabelled' (images of `others`
+      with a wrong class).
+    count: m.
+    image_shape: (H, W, C).
+    num_classes: K.
+    others: for 'mislabelled', images that are not in the private data set: a test set.
+    seed: of images, classes and coins.
+
+  Raises:
+    InputError: arguments out of range, or fewer others than canaries.
+  """
+  _validate.one_of('canary_kind', kind, KINDS)
+  _validate.integer('canaries', count, minimum=1)
+  rng = np.random.default_rng(seed)
+  present = rng.random(count) < 0.5
+  if kind == 'random_pixels':
+    images = rng.integers(0, 256, (count, *image_shape), dtype=np.uint8)
+    labels = rng.integers(0, num_classes, count, dtype=np.int32)
+    return Canaries(images=images, labels=labels, present=present)
+  if others is None or len(others) < count or others.image_shape != image_shape:
+    found = 'none' if others is None else f'{len(others)} of {others.image_shape}'
+    raise _validate.InputError(
+      f'expected at least {count} other images of {image_shape} to mislabel, got {found}'
+    )
+  if num_classes < 2:
+    raise _validate.InputError('expected 2 classes or more to mislabel images, got 1')
+  chosen = rng.permutation(len(others))[:count]
+  wrong = rng.integers(1, num_classes, count, dtype=np.int32)
+  labels = ((others.labels[chosen] + wrong) % num_classes).astype(np.int32)
+  return Canaries(images=others.images[chosen], labels=labels, present=present)
+
+
+def plant(dataset: data.ImageDataset, canaries: Canaries) -> tuple[data.ImageDataset, np.ndarray]:
+  """The data set with all candidates at its end, and who is present: bool [N + m]."""
+  planted = dataclasses.replace(
+    dataset,
+    images=np.concatenate([dataset.images, canaries.images]),
+    labels=np.concatenate([dataset.labels, canaries.labels]),
+  )
+  return planted, np.concatenate([np.ones(len(dataset), bool), canaries.present])
+
+
+# --- the mechanism that is watched ---------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PresentSampler(sampling.TruncatedPoissonSampler):
+  """The sampler of a data set in which some records are absent: they never join.
+
+  In a batch that is cut, an absent record still takes its place. That pushes nobody out in one
+  world who would stay in the other, so the accounted ε remains an upper bound.
+  """
+
+  present: np.ndarray = dataclasses.field(repr=False, compare=False)
+
+  def __call__(self, key: jax.Array, step: jax.Array | int) -> sampling.PoissonBatch:
+    batch = super().__call__(key, step)
+    return batch._replace(mask=batch.mask & jnp.asarray(self.present)[batch.indices])
+
+
+class WatchedState(NamedTuple):
+  """The state of the noise, and the last noisy mean of the real gradients."""
+
+  noise: Any
+  released: PyTree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AuditedMechanism(DPMechanism):
+  """A `DPMechanism` with absent records, whose noisy gradients can be looked at.
+
+  Attributes:
+    present: bool [N].
+  """
+
+  present: np.ndarray = dataclasses.field(repr=False, compare=False)
+
+  @classmethod
+  def watch(cls, mechanism: DPMechanism, present: np.ndarray) -> AuditedMechanism:
+    if present.shape != (mechanism.num_examples,):
+      raise _validate.InputError(
+        f'expected present to be bool[{mechanism.num_examples}], one per example, got shape '
+        f'{present.shape}'
+      )
+    names = [field.name for field in dataclasses.fields(DPMechanism)]
+    return cls(**{name: getattr(mechanism, name) for name in names}, present=present)
+
+  @property
+  def sampler(self) -> PresentSampler:
+    return PresentSampler(**dataclasses.asdict(super().sampler), present=self.present)
+
+  def noise_sum(self, key: jax.Array) -> optax.GradientTransformationExtraArgs:
+    """The mechanism's own noise, with a copy of what it releases kept in the state."""
+    real = super().noise_sum(key)
+
+    def init(params: PyTree) -> WatchedState:
+      return WatchedState(real.init(params), jax.tree.map(jnp.zeros_like, params))
+
+    def update(
+      updates: PyTree,
+      state: Any,  # WatchedState; optax types every state alike
+      params: PyTree | None = None,
+      *,
+      public_grads: PyTree | None = None,
+      **extra: Any,
+    ) -> tuple[PyTree, Any]:
+      released, noise = real.update(updates, state.noise, params, **extra)
+      total: Any = released
+      if public_grads is not None:
+        total = jax.tree.map(lambda r, p: r + p.astype(r.dtype), released, public_grads)
+      return total, WatchedState(noise, released)
+
+    return optax.GradientTransformationExtraArgs(init, update)
