@@ -88,9 +88,9 @@ def parse(argv: list[str]) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
   except flags.Error as error:
-    raise _validate.InputError(
-      str(error).replace('\n', ' ').removeprefix('ERROR:: ')
-    ) from None
+    raise _validate.InputError(str(error).replace('\n', ' ').removeprefix('ERROR:: ')) from None
+  except RecursionError:  # from absl's search for a flag of a similar name
+    raise _validate.InputError('unknown flag, whose name has hundreds of letters') from None
   if rest[1:]:
     raise _validate.InputError(f'expected flags only (--name=value), got {rest[1]!r}')
   return rest

@@ -13,6 +13,7 @@ array([5, 0, 4], dtype=uint8)
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import io
@@ -23,7 +24,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -190,10 +191,29 @@ def read_npz(
   """
   path = _regular_file(path)
   suffix = '_test' if split == 'test' else ''
+  with _open_npz(path) as archive:
+    arrays = _read_members(path, archive, [part + suffix for part in parts])
+  readers = {'x': _uint8_pixels, 'y': int32_labels}
+  return tuple(readers[p](f'{path}: {p}{suffix}', a) for p, a in zip(parts, arrays, strict=True))
+
+
+def npz_names(path: PathLike) -> tuple[str, ...]:
+  """Returns the names of the arrays that an .npz file lists; none of them is read.
+
+  Raises:
+    InputError: not such a file.
+  """
+  with _open_npz(_regular_file(path)) as archive:
+    return tuple(name.removesuffix('.npy') for name in archive.namelist())
+
+
+@contextlib.contextmanager
+def _open_npz(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
+  """Opens an archive; what zipfile raises on damage, then or later, becomes `InputError`."""
   with path.open('rb') as file:
     try:
       with zipfile.ZipFile(file) as archive:
-        arrays = _read_members(path, archive, [part + suffix for part in parts])
+        yield archive
     except InputError:
       raise
     # What zipfile raises on damage is not one family; RuntimeError is its "encrypted".
@@ -205,8 +225,6 @@ def read_npz(
         raise
       reason = ' '.join(str(error).split())
       raise InputError(f'{path}: expected an undamaged .npz file, got {reason}') from None
-  readers = {'x': _uint8_pixels, 'y': int32_labels}
-  return tuple(readers[p](f'{path}: {p}{suffix}', a) for p, a in zip(parts, arrays, strict=True))
 
 
 def _read_members(
@@ -217,8 +235,17 @@ def _read_members(
     if name not in infos:
       listed = ', '.join(sorted(infos)[:10]) or 'nothing'
       raise InputError(f'{path}: expected an array named {name}, got {listed}')
-    if infos[name].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    info = infos[name]
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
       raise InputError(f'{path}: {name}: expected data stored or deflated, as by numpy.savez')
+    # zipfile believes the archive's directory, and asks for as much memory as it promises.
+    packed = min(info.compress_size, path.stat().st_size)
+    most = packed if info.compress_type == zipfile.ZIP_STORED else packed * _MAX_DEFLATE_RATIO
+    if info.compress_size > packed or info.file_size > most:
+      raise InputError(
+        f'{path}: {name}: promises {info.file_size} bytes; expected at most {most} from '
+        f'{packed} bytes of the file'
+      )
   total = sum(infos[name].file_size for name in names)
   if total > MAX_BYTES:
     raise InputError(f'{path}: unpacks to {total} bytes; expected at most {MAX_BYTES}')
@@ -293,19 +320,20 @@ def read_png_folder(
     if split == 'test' or (root / 'test').is_dir():
       raise InputError(f'{root}: expected a folder {split}/ that holds <class>/*.png')
     base = root
+  _refuse_outside(base, root, home)
   classes = _by_name(entry for entry in base.iterdir() if entry.is_dir())
   if not classes:
     raise InputError(f'{base}: expected <class>/*.png, got no folder')
   files: list[tuple[pathlib.Path, int]] = []
   for label, folder in enumerate(classes):
+    _refuse_outside(folder, root, home)
     members = _by_name(folder.iterdir())
     if not members:
       raise InputError(f'{folder}: class {label} ({folder.name!r}) is empty; expected PNG files')
     files += [(member, label) for member in members]
   images: np.ndarray | None = None
   for i, (file, _) in enumerate(files):
-    if not pathlib.Path(os.path.realpath(file)).is_relative_to(home):
-      raise InputError(f'{file}: links to a place outside {root}; expected files within it')
+    _refuse_outside(file, root, home)
     pixels = _read_png(file)
     if images is None:
       if pixels.nbytes * len(files) > MAX_BYTES:
@@ -322,6 +350,12 @@ def read_png_folder(
   assert images is not None
   labels = np.array([label for _, label in files], np.int32)
   return images, labels, tuple(folder.name for folder in classes)
+
+
+def _refuse_outside(path: pathlib.Path, root: pathlib.Path, home: pathlib.Path) -> None:
+  """Refuses a link out of the folder, before a file behind it is read or a folder listed."""
+  if not pathlib.Path(os.path.realpath(path)).is_relative_to(home):
+    raise InputError(f'{path}: links to a place outside {root}; expected files within it')
 
 
 def _read_png(path: pathlib.Path) -> np.ndarray:

@@ -97,6 +97,11 @@ def test_wrong_flags_are_one_line_and_status_2(script, arguments, message):
   assert err.count('\n') == 1
 
 
+def test_a_flag_of_a_very_long_name_is_unknown_like_any_other():
+  with pytest.raises(_validate.InputError, match='unknown flag'):
+    cli.parse(['command', f'--{"x" * 2000}=1'])
+
+
 class TestFlagFiles:
   """Whatever is in them, they are read in bounded time or refused in one line."""
 

@@ -257,6 +257,31 @@ class TestNpz:
     tracemalloc.stop()
     assert peak < 2**20
 
+  @pytest.mark.parametrize('compressed', [False, True])
+  def test_a_directory_that_promises_too_much_costs_no_memory(self, tmp_path, compressed):
+    path = pathlib.Path(npz(tmp_path / 'a.npz', compressed, x=small().images, y=small().labels))
+    content = bytearray(path.read_bytes())
+    entry = content.index(b'PK\1\2')  # x's
+    content[entry + 24 : entry + 28] = struct.pack('<I', 2**31 - 1)  # its size
+    tracemalloc.start()
+    for packed_size in (None, 2**31 - 1):
+      if packed_size:
+        content[entry + 20 : entry + 24] = struct.pack('<I', packed_size)
+      path.write_bytes(content)
+      refused(lambda: readers.read_npz(path), str(path), 'x: promises 2147483647 bytes')
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
+
+  def test_names_are_listed_or_refused(self, tmp_path):
+    path = pathlib.Path(npz(tmp_path / 'a.npz', x=small().images))
+    assert readers.npz_names(path) == ('x',)
+    content = path.read_bytes()
+    entry = content.rindex(b'PK\1\2')
+    path.write_bytes(content[:entry] + b'QQ' + content[entry + 2 :])
+    refused(lambda: readers.npz_names(path), str(path), 'undamaged .npz')
+    refused(lambda: readers.npz_names(tmp_path / 'absent'), 'does not exist')
+
   def test_reads_the_needed_members_only(self, tmp_path):
     ds = small()
     poison = np.array([{'a': 1}], object)
@@ -321,6 +346,21 @@ class TestPngFolder:
     link.unlink()
     link.symlink_to(link)
     refused(lambda: data.load_dataset('png', data_dir=folder), '77.png')
+
+  def test_a_class_that_is_a_link_out_of_the_folder_is_not_even_listed(self, tmp_path):
+    outside = png_folder(tmp_path / 'outside', small(), ('a', 'b', 'c'))
+    root = pathlib.Path(png_folder(tmp_path / 'root', small(), ('0', '1', '2')))
+    (root / '3').symlink_to(pathlib.Path(outside) / 'a')
+    listed = []
+    with pytest.MonkeyPatch.context() as patch:
+      iterdir = pathlib.Path.iterdir
+      patch.setattr(pathlib.Path, 'iterdir', lambda path: listed.append(path) or iterdir(path))
+      refused(lambda: data.load_dataset('png', data_dir=str(root)), 'links to a place outside')
+    assert root / '2' in listed
+    assert root / '3' not in listed
+    (root / '3').unlink()
+    (root / 'train').symlink_to(outside)
+    refused(lambda: data.load_dataset('png', data_dir=str(root)), 'links to a place outside')
 
   def test_refuses_bombs(self, tmp_path, monkeypatch):
     folder = png_folder(tmp_path, small(), ('a', 'b', 'c'))

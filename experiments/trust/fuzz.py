@@ -1,0 +1,533 @@
+"""Throws hostile inputs at everything that reads what others may have written.
+
+    ./run.sh python experiments/trust/fuzz.py --inputs=100000
+
+The readers of data (IDX, npz, folders of PNG), of samples and of saved generators, and the parser
+of command lines and flag files, have to answer every input with a result or with an `InputError` of
+one bounded line, in bounded time and memory, running no code, writing nothing, and reading nothing
+outside the input. Workers enforce it: a limit on address space, a
+timer that ends the process, and an audit hook that sees what Python opens, imports from pickles,
+starts or connects to. Input k of a target is always the same, so `--only=npz:1234` repeats one.
+
+Then faults are planted (a reader that unpickles, one that believes headers, ...): a fuzzer that did
+not find these would prove nothing. Writes experiments/results/trust/fuzz.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import mmap
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))  # as experiments/ is no package
+
+import hostile_inputs
+from absl import flags
+
+from dpgan_jax import _files, _validate, cli
+
+FLAGS = flags.FLAGS
+OUT = pathlib.Path(__file__).resolve().parents[1] / 'results' / 'trust' / 'fuzz.json'
+
+# Of every input: processor time, real time (a pipe that is waited for uses none), and memory.
+CPU_SECONDS, REAL_SECONDS, EXTRA_BYTES = 10.0, 120.0, 768 * 2**20
+_SHARES = {
+  'idx': 0.27, 'npz': 0.23, 'png': 0.16, 'samples': 0.08, 'flags': 0.23, 'generator': 0.03
+}  # fmt: skip
+_AT_ONCE = 200  # inputs of which a worker tells the outcome together
+_KEPT_FAILURES = 30
+
+
+# --- one input -----------------------------------------------------------------------------------
+
+
+class Targets:
+  """What is fuzzed: for each target a maker of inputs and a reader of them."""
+
+  def __init__(self, folder: pathlib.Path) -> None:
+    # Late, as the process that hands out work needs none of it.
+    import jax
+
+    from dpgan_jax import classify, model_file, train
+    from dpgan_jax.classifier_config import ClassifierConfig
+    from dpgan_jax.config import TrainConfig
+    from dpgan_jax.gan import GAN
+    from dpgan_jax.mechanism import DPMechanism
+
+    self.home, self.folder = folder, folder / 'input'
+    self.outside = folder / 'outside' / '0' / '0.png'
+    self.outside.parent.mkdir(parents=True)
+    self.outside.write_bytes(hostile_inputs.png(random.Random(0)))
+
+    config = TrainConfig(
+      noise_multiplier=10.0, steps=4, batch_size=8, delta=1e-3, latent_dim=4, generator='compact',
+      discriminator='compact',
+    )  # fmt: skip
+    mechanism = DPMechanism.create(
+      num_examples=64, batch_size=8, l2_clip_norm=1.0, noise_multiplier=10.0, steps=4, delta=1e-3
+    )
+    gan = GAN(config, mechanism, (8, 8, 1), 3)
+    state = jax.jit(gan.init)(jax.random.key(0))
+    saved = folder / 'valid.safetensors'
+    model_file.Model(gan, state.g_average, 3, ('a', 'b', 'c'), 'x').save(saved)
+    self.generator_bytes = saved.read_bytes()
+    self.commands = (
+      (_flag_values(train.define_flags), TrainConfig, ('--target_epsilon=2', '--epochs=3')),
+      (_flag_values(classify.define_flags), ClassifierConfig, ('--target_epsilon=2', '--steps=9')),
+    )
+
+  def read(self, target: str, number: int, seed: int) -> None:
+    """Makes an input and has it read.
+
+    Raises:
+      InputError: it was refused. Whatever else is raised is a finding.
+    """
+    from dpgan_jax import data, evaluate, model_file, readers
+
+    rng = random.Random(f'{seed}/{target}/{number}')
+    shutil.rmtree(self.folder, ignore_errors=True)
+    self.folder.mkdir()
+    path, split = self.folder / 'file', rng.choice(data.SPLITS)
+    match target:
+      case 'idx' if rng.random() < 0.3:
+        for kind, ndim in (('images', 3), ('labels', 1)):
+          name = f'train-{kind}-idx{ndim}-ubyte'
+          (self.folder / name).write_bytes(hostile_inputs.idx(rng))
+        self._watched(data.load_dataset, 'idx', data_dir=str(self.folder))
+      case 'idx':
+        path.write_bytes(hostile_inputs.idx(rng))
+        self._watched(readers.read_idx, path, rng.choice((None, 'images', 'labels')))
+      case 'npz':
+        path.write_bytes(hostile_inputs.npz(rng))
+        self._watched(data.load_dataset, 'npz', data_dir=str(path), split=split)
+      case 'png':
+        hostile_inputs.png_folder(rng, self.folder, self.outside)
+        self._watched(data.load_dataset, 'png', data_dir=str(self.folder), split=split)
+      case 'samples':
+        path.write_bytes(hostile_inputs.npz(rng))
+        self._watched(evaluate.read_samples, str(path))
+      case 'flags':
+        values, config_class, valid = rng.choice(self.commands)
+        arguments = hostile_inputs.command_line(rng, self.folder, valid, list(values))
+        self._watched(_parse, values, config_class, arguments)
+      case 'generator':
+        path.write_bytes(hostile_inputs.generator(rng, self.generator_bytes))
+        self._watched(model_file.load, path)
+      case _:
+        raise ValueError(target)
+
+  def _watched(self, read: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, REAL_SECONDS)
+    _audit.watch(self.folder)
+    try:
+      read(*arguments, **options)
+    finally:
+      _audit.watch(None)
+      signal.setitimer(signal.ITIMER_PROF, 0)
+      signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _flag_values(define: Callable[[], None]) -> flags.FlagValues:
+  """The flags of one command, apart from those of this process."""
+  values = flags.FlagValues()
+  names = [f'DEFINE_{kind}' for kind in ('integer', 'float', 'string', 'bool', 'list', 'enum')]
+  originals = {name: getattr(flags, name) for name in names}
+  try:
+    for name, original in originals.items():
+      partial = lambda *a, _f=original, **k: _f(*a, flag_values=values, **k)  # noqa: E731
+      setattr(flags, name, partial)
+    define()
+  finally:
+    for name, original in originals.items():
+      setattr(flags, name, original)
+  return values
+
+
+def _parse(values: flags.FlagValues, config_class: type, arguments: list[str]) -> Any:
+  ours, flags.FLAGS = flags.FLAGS, values
+  try:
+    values.unparse_flags()
+    cli.parse(['command', *arguments])
+    return cli.config_from_flags(config_class)
+  finally:
+    flags.FLAGS = ours
+
+
+class _Audit:
+  """Notes what a reader does that no reader needs to do."""
+
+  FORBIDDEN = (
+    'pickle.find_class', 'os.system', 'os.exec', 'os.posix_spawn', 'os.spawn', 'os.fork',
+    'subprocess.Popen', 'pty.spawn', 'socket.', 'os.remove', 'os.rename', 'os.rmdir', 'os.mkdir',
+    'os.link', 'os.symlink', 'os.truncate', 'os.chmod', 'os.chown', 'shutil.', 'ctypes.dlopen',
+    'webbrowser.', 'urllib.', 'ftplib.', 'smtplib.', 'os.putenv',
+  )  # fmt: skip
+  READING = ('open', 'os.listdir', 'os.scandir')
+
+  def __init__(self) -> None:
+    self._folder: pathlib.Path | None = None
+    self._installed = False
+    self.seen: list[str] = []
+    # A library may be imported at its first use.
+    self._libraries = {os.path.realpath(p) for p in (sys.prefix, sys.base_prefix, os.path.dirname(
+      cli.__file__))}  # fmt: skip
+
+  def watch(self, folder: pathlib.Path | None) -> None:
+    if not self._installed:
+      sys.addaudithook(self._hook)
+      self._installed = True
+    self._folder = folder
+
+  def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+    folder = self._folder
+    if folder is None:
+      return
+    if event == 'os.mkdir' and os.path.isdir(arguments[0]):
+      return  # which changes nothing
+    if event.startswith(self.FORBIDDEN):
+      self.seen.append(f'{event} {arguments!r}'[:200])
+    elif event in self.READING and isinstance(arguments[0], str | bytes | os.PathLike):
+      writes = event == 'open' and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+      self._folder = None  # looking where a link leads is not the reader's doing
+      place = pathlib.Path(os.path.realpath(os.fsdecode(arguments[0])))
+      self._folder = folder
+      inside = place.is_relative_to(folder)
+      library = any(place.is_relative_to(path) for path in self._libraries)
+      if writes or not (inside or library or not place.exists()):
+        self.seen.append(f'{event} {place}'[:200])
+
+
+_audit = _Audit()
+
+
+def outcome(targets: Targets, target: str, number: int, seed: int) -> str | None:
+  """None: a result. '': refused as it should be. Else what is wrong."""
+  _audit.seen.clear()
+  wrong = None
+  try:
+    targets.read(target, number, seed)
+  except _validate.InputError as error:
+    wrong, message = '', str(error)
+    if len(message) > 2000 or not message.isprintable():
+      wrong = f'message of {len(message)} characters, or several lines: {message[:200]!r}'
+  except MemoryError as error:
+    wrong = f'took too much memory: {error}'[:300]
+  except Exception as error:
+    wrong = f'{type(error).__name__}: {error}'[:300]
+  except SystemExit as error:
+    wrong = f'ended the process: {error}'[:300]
+  return f'did what no reader does: {_audit.seen[0]}' if _audit.seen else wrong
+
+
+# --- many inputs, in a process that may die ------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Tally:
+  """What became of some inputs of one target."""
+
+  inputs: int = 0
+  accepted: int = 0
+  refused: int = 0
+  failures: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  slowest_seconds: float = 0.0
+
+  def add(self, other: Tally) -> None:
+    self.inputs += other.inputs
+    self.accepted += other.accepted
+    self.refused += other.refused
+    self.failures += other.failures
+    self.slowest_seconds = max(self.slowest_seconds, other.slowest_seconds)
+
+
+def run_block(
+  targets: Targets, target: str, first: int, last: int, seed: int, at: Callable[[int], None]
+) -> Tally:
+  """Reads the inputs first, ..., last - 1; `at` is told each before it is read."""
+  tally = Tally()
+  for number in range(first, last):
+    at(number)
+    started = time.process_time()
+    wrong = outcome(targets, target, number, seed)
+    tally.slowest_seconds = max(tally.slowest_seconds, time.process_time() - started)
+    tally.inputs += 1
+    tally.accepted += wrong is None
+    tally.refused += wrong == ''
+    if wrong:
+      tally.failures.append({'target': target, 'input': number, 'wrong': wrong})
+  return tally
+
+
+def work() -> None:
+  """A worker: blocks come on stdin, tallies go to stdout, one JSON object a line."""
+  replies = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)  # what anything prints must not mix with the replies
+  with open(FLAGS.position, 'r+b') as file, mmap.mmap(file.fileno(), 8) as position:
+    folder = pathlib.Path(tempfile.mkdtemp(dir=pathlib.Path(FLAGS.position).parent)).resolve()
+    targets = Targets(folder)
+    for target in _SHARES:  # whatever is imported late is now imported
+      for number in range(40):
+        outcome(targets, target, number, -1)
+    if FLAGS.plant:
+      PLANTS[FLAGS.plant][1]()
+    pages = int(pathlib.Path('/proc/self/statm').read_text().split()[0])
+    limit = pages * resource.getpagesize() + EXTRA_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    print('ready', file=replies, flush=True)
+    for line in sys.stdin:
+      target, first, last = json.loads(line)
+      tally = run_block(
+        targets, target, first, last, FLAGS.fuzz_seed,
+        lambda number: position.__setitem__(slice(0, 8), number.to_bytes(8, 'little')),
+      )  # fmt: skip
+      print(json.dumps(dataclasses.asdict(tally)), file=replies, flush=True)
+
+
+class Worker:
+  """The other side of `work`: restarted whenever it dies, which is a finding."""
+
+  def __init__(self, folder: pathlib.Path, plant: str = '') -> None:
+    self._position = folder / f'position_{id(self)}'
+    self._position.write_bytes(bytes(8))
+    self._plant = plant
+    self._process: subprocess.Popen[str] | None = None
+
+  def _start(self) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+      [
+        sys.executable, __file__, '--worker', f'--position={self._position}',
+        f'--fuzz_seed={FLAGS.fuzz_seed}', f'--plant={self._plant}',
+      ],
+      stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    )  # fmt: skip
+    assert process.stdout is not None
+    if process.stdout.readline() != 'ready\n':
+      raise RuntimeError(f'a worker did not start (exit status {process.wait()})')
+    return process
+
+  def run(self, target: str, first: int, last: int) -> Tally:
+    tally = Tally()
+    waiting = [(first, last)]
+    while waiting:
+      first, last = waiting.pop()
+      self._process = self._process or self._start()
+      assert self._process.stdin is not None
+      assert self._process.stdout is not None
+      print(json.dumps([target, first, last]), file=self._process.stdin, flush=True)
+      if reply := self._process.stdout.readline():
+        tally.add(Tally(**json.loads(reply)))
+        continue
+      status = self._process.wait()
+      self._process = None
+      number = int.from_bytes(self._position.read_bytes(), 'little')
+      how = signal.Signals(-status).name if status < 0 else f'exit status {status}'
+      failure = {'target': target, 'input': number, 'wrong': f'killed the process: {how}'}
+      tally.add(Tally(inputs=1, failures=[failure]))
+      waiting += [pair for pair in ((first, number), (number + 1, last)) if pair[0] < pair[1]]
+    return tally
+
+  def close(self) -> None:
+    if self._process is not None:
+      self._process.communicate()
+
+
+# --- planted faults ------------------------------------------------------------------------------
+
+
+def _unpickle() -> None:
+  import numpy as np
+
+  from dpgan_jax import readers
+
+  readers._parse_npy = lambda where, data: np.load(io.BytesIO(data), allow_pickle=True)
+
+
+def _believe_headers() -> None:
+  from dpgan_jax import readers
+
+  readers.MAX_BYTES = readers._MAX_DEFLATE_RATIO = 2**62
+
+
+def _wait_for_the_rest() -> None:
+  from dpgan_jax import readers
+
+  parse = readers._parse_idx
+
+  def endless(*arguments: Any, **options: Any) -> Any:
+    try:
+      return parse(*arguments, **options)
+    except _validate.InputError as error:
+      while 'truncated' in str(error):
+        pass
+      raise
+
+  readers._parse_idx = endless
+
+
+def _follow_links() -> None:
+  from dpgan_jax import readers
+
+  class Path(type(pathlib.Path())):
+    def is_relative_to(self, *other: Any) -> bool:
+      return True
+
+  readers.pathlib = type(sys)('pathlib')
+  readers.pathlib.Path = Path
+
+
+def _read_any_flag_file() -> None:
+  cli._check_flag_files = lambda argv: None
+
+
+def _quote_as_is() -> None:
+  _validate.one_line = lambda text: text
+
+
+PLANTS: dict[str, tuple[str, Callable[[], None], int]] = {
+  'arrays are unpickled': ('npz', _unpickle, 400),
+  'headers are believed': ('idx', _believe_headers, 400),
+  'the rest of a cut file is waited for': ('idx', _wait_for_the_rest, 40),
+  'links are followed out of the folder': ('png', _follow_links, 400),
+  'flag files are read whatever they are': ('flags', _read_any_flag_file, 600),
+  'messages quote names as they are': ('png', _quote_as_is, 600),
+}
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def blocks(inputs: int) -> Iterator[tuple[str, int, int]]:
+  for target, share in _SHARES.items():
+    total = round(inputs * share)
+    for first in range(0, total, _AT_ONCE):
+      yield target, first, min(total, first + _AT_ONCE)
+
+
+def define_flags() -> None:
+  flags.DEFINE_integer('inputs', 100_000, 'Inputs, over all targets.')
+  flags.DEFINE_integer('fuzz_seed', 0, 'Other inputs with every number.')
+  flags.DEFINE_string('only', None, 'Repeat one input in this process, e.g. npz:1234.')
+  flags.DEFINE_string('out', str(OUT), 'The JSON file of what was found.')
+  flags.DEFINE_bool('worker', False, 'Used by this program for the processes that it starts.')
+  flags.DEFINE_string('position', None, 'As worker.')
+  flags.DEFINE_string('plant', '', 'As worker; the fault to plant.')
+
+
+def main() -> None:
+  if FLAGS.worker:
+    return work()
+  _validate.integer('inputs', FLAGS.inputs, minimum=1)
+  if FLAGS.only is not None:
+    return _repeat(FLAGS.only)
+  started = time.monotonic()
+  tallies = {name: Tally() for name in _SHARES}
+  with tempfile.TemporaryDirectory() as folder:
+    worker = Worker(pathlib.Path(folder))
+    done, printed = 0, 0.0
+    for target, first, last in blocks(FLAGS.inputs):
+      tallies[target].add(worker.run(target, first, last))
+      done += last - first
+      elapsed = time.monotonic() - started
+      if elapsed - printed > 10:
+        printed = elapsed
+        left = cli.duration(elapsed / done * (FLAGS.inputs - done))
+        found = sum(len(t.failures) for t in tallies.values())
+        line = f'{done:,} inputs ({target}), {found} findings, {left} left'
+        print(line, file=sys.stderr, flush=True)
+    worker.close()
+    planted = []
+    for name, (target, _, count) in PLANTS.items():
+      print(f'planted: {name}', file=sys.stderr, flush=True)
+      planting = Worker(pathlib.Path(folder), name)
+      tally = Tally()
+      for first in range(0, count, 20):  # one finding is enough: those that kill take their time
+        tally.add(planting.run(target, first, first + 20))
+        if tally.failures:
+          break
+      planting.close()
+      planted.append(
+        {
+          'fault': name, 'target': target, 'caught': bool(tally.failures), 'inputs': tally.inputs,
+          'by': tally.failures[0]['wrong'][:100] if tally.failures else None,
+        }
+      )  # fmt: skip
+  failures = [failure for tally in tallies.values() for failure in tally.failures]
+  write(tallies, failures, planted)
+  total = sum(tally.inputs for tally in tallies.values())
+  caught = sum(row['caught'] for row in planted)
+  print(
+    f'{total:,} inputs, {len(failures)} findings, {caught} of {len(planted)} planted faults found: '
+    f'{FLAGS.out}'
+  )
+  if failures or caught < len(planted):
+    for failure in failures[:_KEPT_FAILURES]:
+      print(f'{failure["target"]}:{failure["input"]} {failure["wrong"]}', file=sys.stderr)
+    sys.exit(1)
+
+
+def write(
+  tallies: dict[str, Tally], failures: list[dict[str, Any]], planted: list[dict[str, Any]]
+) -> None:
+  import importlib.metadata
+  import platform
+
+  names = ('absl-py', 'jax', 'numpy', 'pillow', 'safetensors')
+  record = {
+    'command': f'python experiments/trust/fuzz.py --inputs={FLAGS.inputs}'
+    + (f' --fuzz_seed={FLAGS.fuzz_seed}' if FLAGS.fuzz_seed else ''),
+    'inputs': sum(tally.inputs for tally in tallies.values()),
+    'findings': len(failures),
+    'targets': {
+      name: {
+        'inputs': tally.inputs,
+        'accepted': tally.accepted,
+        'refused': tally.refused,
+        'findings': len(tally.failures),
+        'slowest_cpu_seconds': round(tally.slowest_seconds, 3),
+      }
+      for name, tally in tallies.items()
+    },
+    'limits': {
+      'cpu_seconds': CPU_SECONDS, 'seconds': REAL_SECONDS, 'address_space_mib': EXTRA_BYTES // 2**20
+    },
+    'planted': planted,
+    'failures': failures[:_KEPT_FAILURES],
+    'environment': {
+      'python': platform.python_version(),
+      **{name: importlib.metadata.version(name) for name in names},
+    },
+  }  # fmt: skip
+  text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+  with _files.atomic_write(FLAGS.out) as file:
+    file.write(f'{text}\n')
+
+
+def _repeat(which: str) -> None:
+  target, _, number = which.partition(':')
+  if target not in _SHARES or not number.isdecimal():
+    raise _validate.InputError(
+      f'expected only as TARGET:NUMBER ({", ".join(_SHARES)}), got {which}'
+    )
+  with tempfile.TemporaryDirectory() as folder:
+    Targets(pathlib.Path(folder).resolve()).read(target, int(number), FLAGS.fuzz_seed)
+  print('accepted')
+
+
+if __name__ == '__main__':
+  define_flags()
+  cli.run(main, interrupted='Nothing was written; the same command tries the same inputs.')
