@@ -4,6 +4,9 @@
 Writes evaluation.json, evaluation.md and evaluation.png beside the run (or into `--out`). Running
 the same command again after an interruption finds the scores that were finished. Nearly every score
 reads real images without noise: the output says which.
+
+`--over_steps` scores the generators that a run kept along the way (`--reports_per_snapshot` of
+dpgan_jax.train) instead of its last one, lightly: evaluation_steps.json and figures over steps.
 """
 
 from __future__ import annotations
@@ -13,14 +16,27 @@ import json
 import pathlib
 import sys
 import time
-import zipfile
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from dpgan_jax import _files, _validate, cli, data, evaluation, features, readers, scores, trainer
+from dpgan_jax import (
+  _files,
+  _validate,
+  cli,
+  data,
+  evaluation,
+  evaluation_steps,
+  features,
+  model_file,
+  readers,
+  scores,
+  snapshots,
+  trainer,
+)
 from dpgan_jax.model_file import Model
+from dpgan_jax.run_dir import RunDir
 
 FLAGS = flags.FLAGS
 KEPT = 'evaluation_scores'
@@ -42,6 +58,12 @@ def define_flags() -> None:
     'scores_dir', None,
     f'Where finished scores are kept; default: {KEPT}/ in out. Runs that share it share ceilings.',
   )  # fmt: skip
+  flags.DEFINE_bool(
+    'over_steps', False, 'Score the snapshots of a run, lightly, instead of its last generator.'
+  )
+  flags.DEFINE_integer(
+    'snapshots', 10, 'With over_steps: how many at most, evenly spaced, the last one among them.'
+  )
   define_amount_flags()
 
 
@@ -63,6 +85,9 @@ def define_amount_flags() -> None:
 def main() -> None:
   if (FLAGS.run_dir is None) == (FLAGS.samples is None):
     raise _validate.InputError('expected --run_dir=DIRECTORY or --samples=FILE.npz, one of them')
+  if FLAGS.over_steps:
+    _over_steps()
+    return
   if FLAGS.num is not None and FLAGS.run_dir is None:
     raise _validate.InputError('expected num only with run_dir: all samples of a file are used')
   amount = amount_from_flags()
@@ -86,6 +111,33 @@ def main() -> None:
   for name, reason in result.skipped.items():
     print(f'{name} left out: {reason}')
   print(f'Scores that read private data are marked: {out / "evaluation.md"}')
+
+
+def _over_steps() -> None:
+  if FLAGS.run_dir is None:
+    raise _validate.InputError('expected over_steps with --run_dir, whose snapshots are scored')
+  for name in ('quick', 'inception', 'cnn_epochs'):
+    if FLAGS[name].value:
+      raise _validate.InputError(f'expected over_steps without {name}: it is light as it is')
+  _validate.integer('snapshots', FLAGS.snapshots, minimum=1)
+  seed = _validate.integer('eval_seed', FLAGS.eval_seed, minimum=0, maximum=2**32 - 1)
+  num = 12_000 if FLAGS.num is None else FLAGS.num
+  _validate.integer('num', num, minimum=evaluation.MIN_SAMPLES)
+  run = RunDir.open(FLAGS.run_dir, create=False)
+  files = snapshots.paths(run, FLAGS.snapshots)
+  dataset = FLAGS.dataset or model_file.load(files[-1]).dataset
+  train, test = load_real(dataset, FLAGS.data_dir)
+  out = pathlib.Path(FLAGS.out or run.path)
+  show = Progress()
+  steps = evaluation_steps.score(
+    files, train, test, evaluation.Settings.light(seed=seed), num=num,
+    store=scores.Store(pathlib.Path(FLAGS.scores_dir or out / KEPT)), progress=show.update,
+  )  # fmt: skip
+  show.close()
+  evaluation_steps.write(steps, out)
+  snapshots.picture_over_steps(run, out / 'samples_steps.png', title='samples over training')
+  print(steps.to_table())
+  print(f'Every score reads private data: {out / evaluation_steps.JSON}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,10 +265,7 @@ def read_samples(path: str) -> tuple[np.ndarray, np.ndarray | None]:
   Raises:
     InputError: as `readers.read_npz`.
   """
-  labelled = True
-  if pathlib.Path(path).is_file() and zipfile.is_zipfile(path):
-    with zipfile.ZipFile(path) as archive:
-      labelled = 'y.npy' in archive.namelist()
+  labelled = 'y' in readers.npz_names(path)
   images, *rest = readers.read_npz(path, parts=('x', 'y') if labelled else ('x',))
   images = images if images.ndim == 4 else images[..., np.newaxis]
   return np.ascontiguousarray(images), rest[0] if rest else None

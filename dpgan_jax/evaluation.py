@@ -43,6 +43,7 @@ class Settings:
     cnn_images_seen: images times epochs of the CNN; with it the default evaluation takes minutes.
     cnn_epochs: exactly so many instead; None: from 4 to 50, by `cnn_images_seen`.
     inception: compute the FID on Inception's features too (needs torch-fidelity).
+    tasks: the pieces of work that are done, by name; None: all of them.
   """
 
   seed: int = 0
@@ -57,6 +58,7 @@ class Settings:
   cnn_images_seen: int = 150_000
   cnn_epochs: int | None = None
   inception: bool = False
+  tasks: tuple[str, ...] | None = None
 
   @classmethod
   def quick(cls, **others: Any) -> Settings:
@@ -65,6 +67,13 @@ class Settings:
       judge_train=10_000, judge_test=2_000, conv_train=3_000, conv_epochs=2, fid_images=5_000,
       pair_images=2_000, nearest_queries=500, tstr_images=5_000, cnn_images_seen=20_000, **others,
     )  # fmt: skip
+
+  @classmethod
+  def light(cls, **others: Any) -> Settings:
+    """What is cheap enough to be done again and again: no networks but small dense ones."""
+    tasks = ['features', 'secondary']
+    tasks += [f'{kind}_{name}' for name in ('mlp', 'lr') for kind in ('tstr', 'ceiling')]
+    return cls.quick(tasks=tuple(tasks), **others)
 
   def epochs(self, classifier: str, n: int) -> int:
     """Of a classifier on n images: small sets are seen more often, as steps are what counts."""
@@ -244,7 +253,7 @@ class _Work:
         tasks.append(task(f'{kind}_{name}', 3 + n * epochs / rate, run, **depends))
     if s.inception:
       tasks.append(task('inception_fid', self.n_fid / 20, self.inception, n=self.n_fid))
-    return tasks
+    return [t for t in tasks if s.tasks is None or t.name in s.tasks]
 
   # Each of these returns plain numbers, which is what the store keeps.
 
@@ -369,7 +378,9 @@ def _gather(results: dict[str, Result], work: _Work) -> Evaluation:
   def add(name: str, value: float, best: str, reads: tuple[str, ...], n: int, **rest: Any) -> None:
     scores.append(Score(name=name, value=value, best=best, reads=reads, n=n, **rest))
 
-  for name in judges.CLASSIFIERS if work.labels is not None else ():
+  for name in judges.CLASSIFIERS:
+    if f'tstr_{name}' not in results:
+      continue
     tstr, ceiling = results[f'tstr_{name}'], results[f'ceiling_{name}']
     detail = {
       'per_class': tstr['per_class'],
@@ -382,31 +393,31 @@ def _gather(results: dict[str, Result], work: _Work) -> Evaluation:
     add(f'tstr_{name}', tstr['accuracy'], 'high', both, tstr['n'],
         reference=ceiling['accuracy'], detail=detail)  # fmt: skip
     add(f'hold_out_{name}', tstr['hold_out_accuracy'], 'high', (), tstr['n'] // 10)
-  found = results['features']
-  for name, best in (
-    ('fid', 'low'), ('kid', 'low'), ('precision', 'high'), ('recall', 'high'), ('density', 'high'),
-    ('coverage', 'high'),
-  ):  # fmt: skip
-    n = found['n' if name == 'fid' else 'pairs']
-    add(name, found['fake'][name], best, train, n, reference=found['floor'][name])
+  if found := results.get('features'):
+    for name, best in (
+      ('fid', 'low'), ('kid', 'low'), ('precision', 'high'), ('recall', 'high'),
+      ('density', 'high'), ('coverage', 'high'),
+    ):  # fmt: skip
+      n = found['n' if name == 'fid' else 'pairs']
+      add(name, found['fake'][name], best, train, n, reference=found['floor'][name])
   for name in ('secondary', 'conv_judge'):
-    r = results[name]
-    detail = {key: r[key] for key in ('on_real', 'on_fake', 'n_train')}
-    add(f'{name}_accuracy', r['accuracy'], '0.5', both, r['n_unseen'], detail=detail)
-  r = results['secondary']
-  add('secondary_fid', r['fid'], 'low', both, r['n_unseen'], reference=r['fid_floor'],
-      detail={'n_reference': r['n_unseen'] // 2})  # fmt: skip
-  r = results['memorisation']
-  n, detail = r['queries'], {key: r[key] for key in r if key.startswith(('median', 'ref'))}
-  add('closer_to_train', r['closer_to_train'], '0.5', both, n, detail=detail)
-  add('copy_share', r['copy_share'], 'low', both, n, reference=0.01)
-  add('copying_z', r['z_score'], 'not far below 0', both, n)
-  add('distinct_samples', results['distinct']['value'], 'high', (), len(work.images))
+    if r := results.get(name):
+      detail = {key: r[key] for key in ('on_real', 'on_fake', 'n_train')}
+      add(f'{name}_accuracy', r['accuracy'], '0.5', both, r['n_unseen'], detail=detail)
+  if r := results.get('secondary'):
+    add('secondary_fid', r['fid'], 'low', both, r['n_unseen'], reference=r['fid_floor'],
+        detail={'n_reference': r['n_unseen'] // 2})  # fmt: skip
+  if r := results.get('memorisation'):
+    n, detail = r['queries'], {key: r[key] for key in r if key.startswith(('median', 'ref'))}
+    add('closer_to_train', r['closer_to_train'], '0.5', both, n, detail=detail)
+    add('copy_share', r['copy_share'], 'low', both, n, reference=0.01)
+    add('copying_z', r['z_score'], 'not far below 0', both, n)
+  if r := results.get('distinct'):
+    add('distinct_samples', r['value'], 'high', (), len(work.images))
   skipped = {}
   if work.labels is None:
     skipped['tstr'] = 'the samples have no labels, which a classifier needs to be trained'
-  if 'inception_fid' in results:
-    r = results['inception_fid']
+  if r := results.get('inception_fid'):
     add('inception_fid', r['value'], 'low', train, r['n'], reference=r['floor'])
   else:
     skipped['inception_fid'] = 'not asked for (--inception; needs the package torch-fidelity)'

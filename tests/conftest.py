@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import importlib.util
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 import types
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 import hypothesis
 import jax
 import pytest
+from absl import flags
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_debug_key_reuse', True)
@@ -38,6 +41,14 @@ hypothesis.settings.register_profile(
   'dpgan_jax', deadline=None, max_examples=50, derandomize=bool(os.environ.get('CI'))
 )
 hypothesis.settings.load_profile('dpgan_jax')
+
+
+@pytest.fixture
+def own_flags(monkeypatch: pytest.MonkeyPatch) -> flags.FlagValues:
+  """Absl's flags are global, and commands share names: a test defines a command's for itself."""
+  for name, value in flags.FlagValues().__dict__.items():
+    monkeypatch.setitem(flags.FLAGS.__dict__, name, value)
+  return flags.FLAGS
 
 
 @pytest.fixture
@@ -56,6 +67,14 @@ def load_example(name: str) -> types.ModuleType:
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
+
+
+def load_trust(name: str) -> types.ModuleType:
+  """A program of experiments/trust/, whose files import each other by name, as a module."""
+  folder = str(pathlib.Path(__file__).resolve().parents[1] / 'experiments' / 'trust')
+  if folder not in sys.path:
+    sys.path.append(folder)
+  return importlib.import_module(name)
 
 
 @pytest.fixture(scope='session')

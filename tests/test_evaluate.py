@@ -15,9 +15,6 @@ from PIL import Image
 from dpgan_jax import data, evaluate
 from dpgan_jax._validate import InputError
 
-NAMES = ('run_dir', 'samples', 'dataset', 'data_dir', 'out', 'num', 'eval_seed', 'quick')
-NAMES += ('inception', 'cnn_epochs', 'scores_dir')
-
 
 @pytest.fixture
 def command(request):
@@ -34,15 +31,14 @@ def command(request):
 
 
 @pytest.fixture
-def main(monkeypatch):
+def main(own_flags):
   """Runs the command in this process, where a test can replace parts of it."""
-  if 'run_dir' not in evaluate.FLAGS:
-    evaluate.define_flags()
+  evaluate.define_flags()
 
   def run(*arguments: str) -> None:
-    for name in NAMES:
-      evaluate.FLAGS[name].value = evaluate.FLAGS[name].default
-    evaluate.FLAGS(['evaluate', *arguments])
+    for name in own_flags:
+      own_flags[name].unparse()
+    own_flags(['evaluate', *arguments])
     evaluate.main()
 
   return run

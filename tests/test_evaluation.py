@@ -137,6 +137,24 @@ def test_public_scores_are_the_same_whatever_the_real_images(digits, score, monk
   assert score('fresh')['fid'].value != other['fid'].value
 
 
+def test_a_part_of_the_work_gives_a_part_of_the_scores(digits, score):
+  train, test, fresh = digits
+  few = dataclasses.replace(SETTINGS, tasks=('distinct', 'memorisation'))
+  found = evaluate(fresh.images, fresh.labels, train, test, few)
+  whole = {s.name: s for s in score('fresh').scores}
+  names = {'distinct_samples', 'closer_to_train', 'copy_share', 'copying_z'}
+  assert {s.name for s in found.scores} == names
+  assert all(whole[s.name] == s for s in found.scores)
+
+
+def test_light_evaluations_leave_out_what_takes_long(digits):
+  train, test, fresh = digits
+  work = evaluation._Work(fresh.images, fresh.labels, train, test, Settings.light(seed=3))
+  names = [task.name for task in work.tasks()]
+  assert names == ['features', 'secondary', 'tstr_mlp', 'ceiling_mlp', 'tstr_lr', 'ceiling_lr']
+  assert Settings.light(seed=3).seed == 3
+
+
 # --- resuming ------------------------------------------------------------------------------------
 
 

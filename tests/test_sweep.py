@@ -105,7 +105,7 @@ def test_plans_that_will_not_do_are_refused(settings, seeds, message):
 
 
 @pytest.fixture
-def main(monkeypatch, tmp_path):
+def main(monkeypatch, tmp_path, own_flags):
   """Runs the command; training is one `init`, its ledger and its files, and scores are given.
 
   `main.began` lists what was trained and evaluated, `main.fail` makes a run of that ε fail.
@@ -174,15 +174,13 @@ def main(monkeypatch, tmp_path):
   monkeypatch.setattr(sweep.report, 'write', write)
   monkeypatch.setattr(sweep.evaluate.evaluation, 'evaluate', evaluate)
   monkeypatch.setattr(Evaluation, 'figure', lambda self, path: None)
-  if 'sweep_dir' not in sweep.FLAGS:
-    sweep.define_flags()
+  sweep.define_flags()
 
   def run(*arguments: str) -> None:
     began.clear()
-    sweep.FLAGS.unparse_flags()
-    for name in sweep.FLAGS:
-      sweep.FLAGS[name].unparse()
-    sweep.FLAGS(['sweep', f'--sweep_dir={tmp_path / "sweep"}', *SETTINGS, *arguments])
+    for name in own_flags:
+      own_flags[name].unparse()
+    own_flags(['sweep', f'--sweep_dir={tmp_path / "sweep"}', *SETTINGS, *arguments])
     sweep.main()
 
   run.state = state  # type: ignore[attr-defined]

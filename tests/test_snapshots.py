@@ -1,0 +1,74 @@
+"""Generators kept along the way, found and drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import pytest
+from PIL import Image
+
+from dpgan_jax import model_file, snapshots
+from dpgan_jax._validate import InputError
+from dpgan_jax.config import TrainConfig
+from dpgan_jax.gan import GAN
+from dpgan_jax.mechanism import DPMechanism
+from dpgan_jax.run_dir import RunDir
+
+
+@pytest.fixture(scope='module')
+def model() -> model_file.Model:
+  mechanism = DPMechanism.create(
+    num_examples=100, batch_size=10, l2_clip_norm=1.0, noise_multiplier=0.0, steps=30, delta=1e-3
+  )
+  config = TrainConfig(
+    generator='compact', noise_multiplier=0.0, steps=30, batch_size=10, delta=1e-3
+  )
+  gan = GAN(config, mechanism, (8, 8, 1), 3)
+  generator = jax.jit(lambda key: gan.init(key).g_average)(jax.random.key(0))
+  return model_file.Model(gan, generator, 30, ('0', '1', '2'), 'digits')
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDir:
+  run = RunDir.open(tmp_path / 'run', create=True)
+  run.snapshots.mkdir()
+  return run
+
+
+def test_snapshots_are_found_in_order_and_the_last_is_always_there(run):
+  for step in (30, 5, 100, 20, 10):
+    (run.snapshots / f'step_{step:08d}.safetensors').touch()
+  (run.snapshots / '.step_00000040.safetensors.0.tmp').touch()  # a crash left it
+
+  def steps(at_most=None):
+    return [int(path.stem[5:]) for path in snapshots.paths(run, at_most)]
+
+  assert steps() == steps(5) == steps(9) == [5, 10, 20, 30, 100]
+  assert steps(1) == [100]
+  assert steps(2) == [20, 100]
+  assert len(set(steps(4))) == 4
+  with pytest.raises(InputError, match='expected at_most >= 1, got 0'):
+    steps(0)
+
+
+def test_a_run_without_any_is_told_how_to_have_them(run):
+  with pytest.raises(InputError, match='--reports_per_snapshot=N'):
+    snapshots.paths(run)
+
+
+def test_a_row_for_each_step(run, model, tmp_path):
+  for step in (10, 20, 30):
+    saved = dataclasses.replace(model, steps=step)
+    saved.save(run.snapshots / f'step_{step:08d}.safetensors')
+  sizes = []
+  for rows in (3, 1):
+    path = tmp_path / f'{rows}.png'
+    snapshots.picture_over_steps(run, path, title='over training', at_most=rows)
+    with Image.open(path) as picture:
+      sizes.append(picture.size)
+  assert sizes[0][0] == sizes[1][0]
+  assert sizes[0][1] - sizes[1][1] == 2 * (7 * 8 + 1)
+  models = [('one', model), ('other', model)]
+  first = snapshots.picture(models, tmp_path / 'a.png', title='two').read_bytes()
+  assert snapshots.picture(models, tmp_path / 'b.png', title='two').read_bytes() == first
