@@ -210,6 +210,7 @@ class Statement:
       (PICTURE, _YES, 'Drawn from the mechanism alone.'),
       ('samples.npz, samples.png', public, f'{ground} from the generator.'),
       ('grids/', public, f'{ground} from the generator of that step.'),
+      ('snapshots/', public, 'Generators of some steps, averaged and as trained, and nothing else.'),
       ('synthetic_*', public, f'{ground} from the generator by dpgan_jax.sample.'),
       ('*.safetensors', public, 'The generator alone, as DPGAN.save writes it.'),
       ('config.json', _NO, 'Holds the seed, from which the noise follows.')
@@ -261,6 +262,16 @@ class Statement:
       'may come out otherwise and would then be a second release that the ledger does not '
       'charge. Only the environment of the start is recorded.',
     ]
+    if self.config.n_d_threshold is not None:
+      lines.append(
+        'How many steps D takes for each of G was adapted to how many fakes D recognises: a number '
+        'that follows from the noisy gradients and costs nothing.'
+      )
+    if self.config.gradient_penalty is not None:
+      lines.append(
+        "The gradient penalty is a part of each real example's own loss, clipped and noised with it; "
+        'the fake that an example is paired with does not depend on the other examples.'
+      )
     if m.delta >= 1 / m.num_examples:
       lines.append(
         f'δ = {m.delta!r} is not below 1/N: publishing one record at random would satisfy it. '

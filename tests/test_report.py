@@ -249,6 +249,17 @@ def test_every_file_of_a_run_has_a_verdict(finished, tmp_path):
   assert {name for name, verdict in verdicts.items() if verdict == 'no'} == private
 
 
+def test_what_reads_private_data_beside_the_step_is_said(finished):
+  plain = report.build(finished)
+  said = dataclasses.replace(
+    plain, config=plain.config.replace(n_d_threshold=0.6, gradient_penalty=10.0)
+  )
+  more = [line for line in said.caveats() if line not in plain.caveats()]
+  assert len(more) == 2
+  assert 'recognises' in more[0]
+  assert 'gradient penalty' in more[1]
+
+
 def test_every_number_of_a_step_is_either_covered_or_not(finished):
   facts = report.build(finished).to_json()
   for key, wanted in (('covered', False), ('not_covered', True)):
