@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import scipy.stats
+from conftest import load_trust
 
 from dpgan_jax import privatizer
 from dpgan_jax._validate import InputError
 
+statistics = load_trust('statistical_checks')
 PARAMS = {'a': jnp.zeros((2, 3)), 'b': jnp.zeros((4,)), 'c': jnp.zeros(())}
 ALARM = 1e-6
 
@@ -118,9 +119,10 @@ class TestNoise:
     expected = 0.5 * 3.0 / 8.0
     samples = [u for step in updates for u in step.values()]
     for sample in (*samples, np.concatenate([step['b'] for step in updates])):
-      for factor, accepted in ((1.0, True), (2 / 3, False), (1.5, False)):
-        z = sample / (factor * expected)
-        assert (scipy.stats.kstest(z, 'norm', method='asymp').pvalue > ALARM) == accepted
+      statistics.noise_is_normal(sample, expected, alarm=ALARM)
+      for factor in (2 / 3, 1.5):
+        with pytest.raises(statistics.Violation, match=r'noise has [\d.]+ times'):
+          statistics.noise_is_normal(sample, factor * expected, alarm=ALARM)
 
   def test_is_never_used_twice(self):
     """Correlations between all leaves and steps, 10,000 entries. False alarm 1e-6 in all.
@@ -130,13 +132,9 @@ class TestNoise:
     """
     shapes = dict.fromkeys('abc', (100, 100))
     samples = [u for step in noise(shapes, steps=3) for u in step.values()]
-    correlations = np.corrcoef(samples)[np.triu_indices(9, 1)]
-    bound = scipy.stats.norm.isf(ALARM / 36 / 2) / math.sqrt(10_000)
-    assert np.abs(correlations).max() < bound
-    # Within a leaf: neighbours, rows and columns.
-    for sample in samples:
-      for lag in (1, 100):
-        assert abs(np.corrcoef(sample[lag:], sample[:-lag])[0, 1]) < bound
+    statistics.noise_is_unshared(samples, alarm=ALARM)
+    for sample in samples:  # within a leaf: neighbours, and rows
+      statistics.noise_is_white(sample, (1, 100), alarm=ALARM)
 
   def test_another_key_is_another_noise_and_the_same_key_the_same(self):
     empty = {'a': jnp.zeros((0, 50))}

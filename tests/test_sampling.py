@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from conftest import load_trust
 
 from dpgan_jax import sampling
 from dpgan_jax._validate import InputError
 
+statistics = load_trust('statistical_checks')
 ALARM = 1e-4
 N, STEPS = 50, 10_000
 
@@ -50,14 +52,11 @@ def joined() -> np.ndarray:
 class TestDistribution:
   def test_total_inclusion_rate(self, joined):
     """Binomial test of all 500,000 draws. False alarm 1e-4; q off by 2%: power 99.9%."""
-    rate = make(N, 0.2).sampling_probability
-    assert scipy.stats.binomtest(int(joined.sum()), joined.size, rate).pvalue > ALARM
+    statistics.inclusion_rate_is(joined, make(N, 0.2).sampling_probability, alarm=ALARM)
 
   def test_inclusion_rate_of_every_example(self, joined):
     """Binomial test per example, Bonferroni. False alarm 1e-4; one at 1.2·q: power 99.9%."""
-    rate = make(N, 0.2).sampling_probability
-    smallest = min(scipy.stats.binomtest(int(k), STEPS, rate).pvalue for k in joined.sum(0))
-    assert smallest > ALARM / N
+    statistics.everybody_joins_alike(joined, make(N, 0.2).sampling_probability, alarm=ALARM)
 
   def test_pairs_are_independent(self, joined):
     """χ² over the covariances of all 1,225 pairs. False alarm 1e-4.
@@ -65,15 +64,11 @@ class TestDistribution:
     A batch of fixed size (a correlation of -1/(N-1) in every pair) multiplies the statistic by
     five: power > 99.99%.
     """
-    centred = (joined - 0.2) / np.sqrt(0.2 * 0.8)
-    z = (centred.T @ centred)[np.triu_indices(N, 1)] / np.sqrt(STEPS)
-    assert scipy.stats.chi2.sf(float((z**2).sum()), len(z)) > ALARM
+    statistics.pairs_are_independent(joined, 0.2, alarm=ALARM)
 
   def test_batch_size_is_binomial(self, joined):
     """χ² of the variance of batch sizes. False alarm 1e-4; variance off by 10%: power 99%."""
-    statistic = float(((joined.sum(1) - N * 0.2) ** 2).sum() / (N * 0.2 * 0.8))
-    distribution = scipy.stats.chi2(STEPS)
-    assert 2 * min(distribution.cdf(statistic), distribution.sf(statistic)) > ALARM
+    statistics.batch_size_is_binomial(joined, 0.2, alarm=ALARM)
 
   @pytest.mark.parametrize('lag', [1, 2, 4])
   def test_steps_are_independent(self, joined, lag):
@@ -82,9 +77,7 @@ class TestDistribution:
     Shuffled epochs of 1/q = 5 batches correlate neighbouring steps by -0.2, twenty standard
     deviations for each example; repeated batches by 1. Power > 99.99%.
     """
-    centred = (joined - 0.2) / np.sqrt(0.2 * 0.8)
-    z = (centred[lag:] * centred[:-lag]).sum(0) / np.sqrt(STEPS - lag)
-    assert scipy.stats.chi2.sf(float((z**2).sum()), N) > ALARM
+    statistics.steps_are_independent(joined, 0.2, lag=lag, alarm=ALARM)
 
   def test_the_cut_drops_a_uniformly_random_subset(self):
     """χ² over examples, cap 5 where 25 join on average. False alarm 1e-4.
@@ -93,11 +86,7 @@ class TestDistribution:
     -Sp(1-p)/(N-1), which the factor (N-1)/N accounts for. One half of the examples kept 10%
     more often than the other is found with power 99.9%; "the first to join are kept" always.
     """
-    counts = kept(make(N, 0.5, cap=5), STEPS).sum(0)
-    p = 5 / N
-    statistic = float(((counts - STEPS * p) ** 2).sum() / (STEPS * p * (1 - p)) * (N - 1) / N)
-    assert counts.sum() == 5 * STEPS
-    assert scipy.stats.chi2.sf(statistic, N - 1) > ALARM
+    statistics.cut_is_uniform(kept(make(N, 0.5, cap=5), STEPS), 5, alarm=ALARM)
 
   def test_a_rare_cut_changes_only_the_batches_it_touches(self):
     # The accountant charges the cut as: all who joined, or, beyond the cap, `cap` of them.

@@ -1,0 +1,306 @@
+"""The table of planted faults: what is planted, where, and which check must catch it, in what way.
+
+Lines are those of the privacy checklist. `planted_faults` runs the table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import dp_accounting
+import faults
+import gan_checks
+import jax
+import jax.numpy as jnp
+import mechanism_checks
+from faults import Swap, swap, to
+
+from dpgan_jax import (
+  accounting,
+  audit_gradient,
+  clipping,
+  gan,
+  ghost,
+  losses,
+  metrics,
+  models,
+  privatizer,
+  report,
+  sampling,
+  statement,
+  trainer,
+)
+from dpgan_jax.ledger import Ledger
+from dpgan_jax.mechanism import DPMechanism
+
+KINDS = ('refusal', 'statistics', 'exactness', 'second opinion', 'report', 'audit')
+_NO_DEVICES = (
+  'not applicable yet: a run uses one device, and noise is added once. The check holds this fast, '
+  'and fails when data are spread over two'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+  """A row of the table.
+
+  Attributes:
+    id: its name.
+    line: of the privacy checklist.
+    fault: what is planted.
+    swaps: how.
+    check: what must catch it.
+    kind: in what way; one of `KINDS`.
+    slow: whether its check compiles a GAN's step or counts many runs.
+    note: what a reader should know besides.
+  """
+
+  id: str
+  line: int
+  fault: str
+  swaps: tuple[Swap, ...]
+  check: Callable[[], None]
+  kind: str
+  slow: bool = False
+  note: str = ''
+
+
+_M, _G = mechanism_checks, gan_checks
+
+
+def _audited(**faulty: Callable[[], Any]) -> tuple[Swap, ...]:
+  """Runs something else in the place of the audited mechanism's parts."""
+  parts = lambda right: lambda: dataclasses.replace(  # noqa: E731
+    right(), **{name: make() for name, make in faulty.items()}
+  )
+  return swap(mechanism_checks, 'PARTS', parts)
+
+
+def _audited_mechanism(**changes: Any) -> tuple[Swap, ...]:
+  other = dataclasses.replace(_M.AUDITED, **changes)
+  return swap(mechanism_checks, 'PARTS', to(lambda: audit_gradient.Parts.of(other)))
+
+
+def _resumed(**changes: Any) -> tuple[Swap, ...]:
+  return swap(mechanism_checks, 'FAULTY_FIELDS', to(changes))
+
+
+_MECHANISM = (
+  Fault('realised_divisor', 1, 'the noisy sum is divided by the number who came',
+        (*swap(DPMechanism, 'noise_sum', faults.divided_by_realised),
+         *swap(DPMechanism, 'clip_and_noise', faults.divided_by_realised)),
+        _M.the_divisor_is_public, 'exactness'),
+  Fault('realised_divisor_audited', 1, 'the noisy sum is divided by the number who came',
+        _audited(noise=lambda: functools.partial(
+          faults.divided_by_realised(DPMechanism.noise_sum), _M.AUDITED)),
+        _M.the_audit_stays_below_the_accounted_epsilon, 'audit', slow=True),
+  Fault('half_noise', 2, 'noise at half the standard deviation',
+        swap(privatizer, 'gaussian_like', lambda f: lambda key, tree, s: f(key, tree, s / 2)),
+        _M.noise_has_the_charged_scale, 'statistics'),
+  Fault('two_thirds_noise', 2, 'noise at two thirds of the standard deviation',
+        swap(privatizer, 'gaussian_like', lambda f: lambda key, tree, s: f(key, tree, s / 1.5)),
+        _M.noise_has_the_charged_scale, 'statistics'),
+  Fault('half_noise_audited', 2, 'noise at half the standard deviation',
+        _audited_mechanism(noise_multiplier=0.5),
+        _M.the_audit_stays_below_the_accounted_epsilon, 'audit', slow=True),
+  Fault('noise_without_clip_norm', 2, 'noise of σ instead of σC',
+        swap(privatizer, 'noise_sum', lambda f: lambda c, *rest: f(1.0, *rest)),
+        _M.noise_has_the_charged_scale, 'statistics'),
+  Fault('clip_norm_typed_twice', 2, 'clipping at 2C, noise for C',
+        swap(clipping, 'clipped_grad', faults.twice_the_clip_norm),
+        _M.one_example_moves_the_sum_by_at_most_the_clip_norm, 'exactness'),
+  Fault('skipped_clip', 2, 'nothing is clipped',
+        swap(clipping, 'clip_factors', lambda f: lambda norms, c, mask=None: f(
+          norms, math.inf, mask)),
+        _M.one_example_moves_the_sum_by_at_most_the_clip_norm, 'exactness'),
+  Fault('skipped_clip_audited', 2, 'nothing is clipped',
+        _audited(clip=lambda: lambda gradients, mask: clipping.clipped_sum(
+          gradients, l2_clip_norm=math.inf, mask=mask).sum),
+        _M.the_audit_stays_below_the_accounted_epsilon, 'audit', slow=True),
+  Fault('clip_by_leaf', 2, "each leaf is clipped to C, instead of the example's whole gradient",
+        swap(clipping, 'clipped_sum', faults.by_leaf),
+        _M.one_example_moves_the_sum_by_at_most_the_clip_norm, 'exactness'),
+  Fault('clip_by_leaf_audited', 2, "each leaf is clipped to C, instead of the whole gradient",
+        _audited(clip=lambda: lambda gradients, mask: faults.by_leaf(clipping.clipped_sum)(
+          gradients, l2_clip_norm=_M.AUDITED.l2_clip_norm, mask=mask).sum),
+        _M.the_audit_stays_below_the_accounted_epsilon, 'audit', slow=True),
+  Fault('inferred_norm_too_small', 2, 'ghost clipping forgets one layer in the norms',
+        swap(ghost, 'backward', faults.one_layer_forgotten),
+        _M.one_example_moves_the_sum_by_at_most_the_clip_norm, 'exactness'),
+  Fault('shuffled_epochs', 3, 'shuffled epochs, accounted as Poisson samples',
+        swap(sampling.TruncatedPoissonSampler, '__call__', faults.shuffled),
+        _M.batches_are_poisson, 'statistics'),
+  Fault('fixed_size', 3, 'batches of B without replacement, accounted as Poisson samples',
+        swap(sampling.TruncatedPoissonSampler, '__call__', faults.without_replacement),
+        _M.batches_are_poisson, 'statistics'),
+  Fault('rate_of_other_size', 3, 'q = B/(N - 5): the size of another split of the data',
+        swap(sampling.TruncatedPoissonSampler, '_threshold', to(property(
+          lambda self: round(self.sampling_probability * 50 / 45 * 2**30)))),
+        _M.batches_are_poisson, 'statistics'),
+  Fault('rate_accounted_lower', 3, 'q is accounted one part in a million lower than it is',
+        faults.event(sampling_probability=lambda q: q * (1 - 1e-6)),
+        _M.the_event_is_what_the_sampler_does, 'exactness'),
+  Fault('rate_in_record', 3, 'a record of the mechanism with q = 0.19 for B/N = 0.2',
+        _resumed(sampling_probability=0.19),
+        _M.a_recorded_rate_is_the_rate_of_the_batches, 'refusal'),
+  Fault('relation_mixed_up', 4, "replace_one accounted as add_or_remove_one",
+        swap(accounting.RELATIONS, 'replace_one',
+             lambda _: dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE),
+        _M.two_computations_of_epsilon_agree, 'second opinion'),
+  Fault('smaller_neighbour', 4, 'under add_or_remove_one the size of the smaller data set, N',
+        faults.event(dataset_size=lambda n: n - 1),
+        _M.the_event_is_what_the_sampler_does, 'exactness'),
+  Fault('relation_not_named', 4, 'the report calls every relation add_or_remove_one',
+        swap(statement, '_NEIGHBOURS', lambda d: dict.fromkeys(d, d['add_or_remove_one'])),
+        _G.the_report_names_its_relation, 'report', slow=True),
+  Fault('empty_batch_without_noise', 5, 'an empty batch takes no noisy step',
+        swap(privatizer, 'noise_sum', faults.wrapped_update(faults.no_noise_on_an_empty_batch)),
+        _M.noise_has_the_charged_scale, 'statistics'),
+  Fault('nan_let_through', 5, 'the sum does not leave out examples that are not finite',
+        swap(clipping, '_sum', lambda _: lambda weighted_sum, norms, factors: weighted_sum(
+          factors, None)),
+        _M.a_bad_example_contributes_nothing, 'exactness'),
+  Fault('nan_blanked_by_entry', 5, 'bad entries are blanked and the rest of the example is kept',
+        swap(clipping, 'clipped_sum', faults.bad_entries_only),
+        _M.a_bad_example_contributes_nothing, 'exactness'),
+  Fault('noise_by_microbatch', 6, 'every microbatch adds noise of its own',
+        swap(clipping, 'clipped_grad', faults.per_microbatch(faults.noise_each)),
+        _M.microbatches_change_nothing, 'exactness'),
+  Fault('mean_of_microbatches', 6, 'microbatches are averaged instead of summed',
+        swap(clipping, 'clipped_grad', faults.per_microbatch(
+          lambda total, parts: jax.tree.map(lambda t: t / parts, total))),
+        _M.microbatches_change_nothing, 'exactness'),
+  Fault('batch_norm', 7, 'batch norm in the discriminator',
+        swap(models.DISCRIMINATORS, 'compact', to(lambda shape, classes: faults.BatchNormed())),
+        _G.the_discriminator_looks_at_one_example_at_a_time, 'refusal'),
+  Fault('spectral_norm', 7, 'spectral norm in the discriminator, whose state the data feed',
+        swap(models.DISCRIMINATORS, 'compact', to(lambda shape, classes: faults.BatchNormed(True))),
+        _G.the_discriminator_looks_at_one_example_at_a_time, 'refusal'),
+  Fault('noise_of_every_step_the_same', 8, 'a noise key is used in every step',
+        swap(privatizer, 'noise_sum', faults.wrapped_update(faults.same_noise_every_step)),
+        _M.noise_is_drawn_once_for_each_entry, 'statistics'),
+  Fault('noise_of_every_leaf_the_same', 8, 'a noise key is used for every leaf',
+        swap(privatizer, 'gaussian_like', to(faults.one_draw_for_all_leaves)),
+        _M.noise_is_drawn_once_for_each_entry, 'statistics'),
+  Fault('noise_of_every_row_the_same', 8, 'one row of noise is used for a whole leaf',
+        swap(privatizer, 'gaussian_like', faults.one_draw_for_all_rows),
+        _M.noise_is_drawn_once_for_each_entry, 'statistics'),
+  Fault('noise_key_shared_by_purposes', 8, 'fakes are drawn with the key of the batches',
+        swap(gan.GAN, '_fake_key', to(
+          lambda self, state, purpose: jax.random.fold_in(state.batch_key, state.step))),
+        _G.every_draw_of_a_run_has_a_key_of_its_own, 'exactness', slow=True),
+  Fault('noise_of_every_run_the_same', 8, 'a run without a seed starts from a constant key',
+        swap(trainer, 'root_key', to(lambda seed: jax.random.key(0))),
+        _M.keys_come_from_the_operating_system, 'statistics'),
+  Fault('noise_reused_after_restart', 8, 'a restart draws the noise of the first steps again',
+        swap(trainer, 'start_or_resume', faults.noise_starts_anew),
+        _G.a_resumed_run_ends_as_an_uninterrupted_one, 'exactness', slow=True),
+  Fault('bfloat16_sum', 9, 'clipped gradients are summed in bfloat16',
+        swap(clipping, 'clipped_sum', faults.bfloat16_sum),
+        _M.sums_and_noise_are_float32, 'exactness'),
+  Fault('bfloat16_noise', 9, 'noise in the dtype of the gradients',
+        swap(clipping, 'accumulation_dtype', to(lambda dtype: dtype)),
+        _M.sums_and_noise_are_float32, 'exactness'),
+  Fault('several_devices', 10, 'a step that runs on two devices at once',
+        swap(gan_checks, 'DEVICES_OF_DATA', to(2)),
+        _G.a_step_runs_on_one_device, 'exactness', slow=True, note=_NO_DEVICES),
+)  # fmt: skip
+
+_GAN = (
+  Fault('fakes_as_many_as_came', 11, 'as many fakes count as real examples came',
+        faults.fakes_as_many_as_came(), _G.the_fake_half_does_not_follow_the_real_batch,
+        'exactness', slow=True),
+  Fault('reused_batch', 12, 'one batch for five steps of the discriminator',
+        swap(sampling.TruncatedPoissonSampler, '__call__', lambda f: lambda self, key, step: f(
+          self, key, step // 5)),
+        _M.batches_are_poisson, 'statistics'),
+  Fault('penalty_beside_the_loss', 13, 'the gradient penalty on real images is not clipped',
+        faults.real_data_as_public(lambda logit, image: losses.gradient_penalty(
+          logit, image, jnp.zeros_like(image), jnp.float32(0.5))),
+        _G.one_example_moves_a_penalised_discriminator_no_further, 'exactness', slow=True),
+  Fault('real_label_counts', 14, "labels of fakes in the real classes' shares",
+        swap(gan.GAN, '_fakes', faults.real_labels), _G.labels_of_fakes_are_uniform, 'statistics',
+        slow=True),
+  Fault('real_data_as_public', 15, 'real images in the gradient that gets no noise',
+        faults.real_data_as_public(lambda logit, image: jax.nn.softplus(-logit(image))),
+        _G.one_example_moves_the_discriminator_by_at_most_its_share, 'exactness', slow=True),
+  Fault('public_before_the_noise', 15, 'the public gradient is divided by B with the noisy sum',
+        swap(privatizer, 'noise_sum', faults.wrapped_update(
+          lambda update, u, s, *a, public_grads=None, **k: update(
+            u, s, *a, public_grads=None if public_grads is None else jax.tree.map(
+              lambda p: p / 10, public_grads), **k))),
+        _M.public_gradients_are_added_after_the_noise, 'exactness'),
+  Fault('pace_by_real_accuracy', 16, "n_D follows D's accuracy on real images",
+        swap(gan.GAN, '_d_step', faults.pace_by_real_accuracy),
+        _G.private_data_enter_by_the_discriminators_update_alone, 'exactness', slow=True),
+)  # fmt: skip
+
+_REPORT = (
+  Fault('metrics_claimed_as_covered', 17, 'the report covers d_loss_real',
+        swap(statement, '_COVERED', lambda lines: (*lines, 'Numbers: d_loss_real.')),
+        _G.the_report_covers_nothing_computed_on_real_data, 'report'),
+  Fault('metric_not_marked', 17, 'd_real_accuracy is taken for a number on fakes',
+        swap(metrics, 'REAL_DATA_METRICS', lambda names: names - {'d_real_accuracy'}),
+        _G.what_follows_the_data_is_marked_private, 'exactness', slow=True),
+  Fault('ledger_published', 17, 'the report lets the ledger be published',
+        swap(statement.Statement, 'files', lambda f: lambda self: [
+          {**row, 'publish': 'yes'} if row['file'] == 'ledger.jsonl' else row for row in f(self)]),
+        _G.the_report_covers_nothing_computed_on_real_data, 'report'),
+  Fault('truncation_not_accounted', 18, 'the batch is cut at its cap, the accounting is not',
+        faults.event(truncated_batch_size=to(10**6)),
+        _M.the_event_is_what_the_sampler_does, 'exactness'),
+  Fault('cut_not_in_the_accountant', 18, 'the accountant ignores the cut of the event',
+        swap(accounting, '_epsilon', faults.accountant_of(
+          truncated_batch_size=lambda step: step.dataset_size)),
+        _M.two_computations_of_epsilon_agree, 'second opinion'),
+  Fault('cut_keeps_lowest_indices', 18, 'a cut keeps the examples with the lowest indices',
+        swap(sampling.TruncatedPoissonSampler, '__call__', faults.lowest_indices_kept),
+        _M.a_cut_keeps_a_random_subset, 'statistics'),
+  Fault('accountant_promises_more', 18, 'an accountant whose noise is 10 % larger',
+        swap(accounting, '_epsilon', faults.accountant_of(
+          noise_multiplier=lambda step: 1.1 * step.noise_multiplier)),
+        _M.two_computations_of_epsilon_agree, 'second opinion'),
+  Fault('tuning_not_disclosed', 19, 'the report does not say that tuning costs privacy',
+        swap(statement, '_TUNING', to('')), _G.the_report_says_that_tuning_costs, 'report'),
+  Fault('seed_of_31_bits', 20, 'the default key comes from a seed of 31 bits',
+        swap(trainer, 'root_key', to(lambda seed: jax.random.key(
+          int.from_bytes(os.urandom(4), 'little') >> 1))),
+        _M.keys_come_from_the_operating_system, 'statistics'),
+  Fault('seed_not_named', 20, 'the report of a run with a fixed seed does not say so',
+        swap(report, 'Statement', faults.remade(seed_fixed=False)),
+        _G.the_report_names_a_seed_and_does_not_tell_it, 'report'),
+  Fault('seed_told', 20, 'the report tells the seed',
+        swap(statement, '_SEED', lambda words: f'{words}: {gan_checks.SEED}'),
+        _G.the_report_names_a_seed_and_does_not_tell_it, 'report'),
+  Fault('caveats_not_stated', 21, 'the report is silent about floating point and the generator',
+        swap(statement.Statement, 'caveats', to(lambda self: [])),
+        _G.the_report_states_its_caveats, 'report'),
+)  # fmt: skip
+
+_LEDGER = (
+  Fault('charged_late', 22, 'steps are charged after they were taken',
+        swap(Ledger, 'charge', faults.charged_late), _G.steps_are_charged_before_they_are_taken,
+        'exactness', slow=True),
+  Fault('report_of_taken_steps', 22, 'the report counts the steps of the last checkpoint',
+        swap(report, '_charged_steps', to(lambda run, mechanism, taken: taken)),
+        _G.the_report_counts_what_is_charged, 'report'),
+  Fault('budget_overrun', 23, 'a run takes one step more than its budget',
+        swap(mechanism_checks, 'OVERRUN', to(1)), _M.a_run_stays_within_its_budget, 'refusal'),
+  Fault('ledger_one_off', 23, 'the ledger lets step T + 1 pass',
+        swap(Ledger, 'charge', lambda f: lambda self, up_to_step, stage=trainer.STAGE: f(
+          self, min(up_to_step, self._stages[stage].steps), stage)),
+        _M.the_ledger_refuses_a_step_beyond_the_budget, 'exactness'),
+  *(Fault(f'resumed_with_other_{name}', 24, f'a run is resumed with another {name}',
+          _resumed(**{name: value}), _M.a_run_resumes_as_it_began, 'refusal')
+    for name, value in (
+      ('noise_multiplier', 5.0), ('l2_clip_norm', 2.0), ('batch_size', 31),
+      ('num_examples', 1441), ('steps', 91), ('truncated_batch_size', 60),
+      ('neighboring_relation', 'replace_special'), ('delta', 1e-5), ('data_fingerprint', 'beef'))),
+)  # fmt: skip
+
+FAULTS: tuple[Fault, ...] = (*_MECHANISM, *_GAN, *_REPORT, *_LEDGER)

@@ -1,0 +1,378 @@
+"""Faults that take more than a line: what is put in the place of a part of the package.
+
+`Swap` puts it there. The functions below each take the original and return the faulty thing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import attrs
+import flax.linen as nn
+import gan_checks
+import jax
+import jax.numpy as jnp
+
+from dpgan_jax import clipping, data, gan, privatizer, sampling, trainer
+from dpgan_jax.ledger import Ledger
+from dpgan_jax.mechanism import DPMechanism
+
+
+@dataclasses.dataclass(frozen=True)
+class Swap:
+  """Puts `make(original)` in the place of `owner.name`."""
+
+  owner: Any
+  name: str
+  make: Callable[[Any], Any]
+
+  @property
+  def where(self) -> str:
+    if isinstance(self.owner, dict):
+      return f'{self.name}'
+    owner = getattr(self.owner, '__name__', type(self.owner).__name__)
+    return f'{owner}.{self.name}'
+
+  def plant(self) -> contextlib.AbstractContextManager[Any]:
+    if isinstance(self.owner, dict):
+      return mock.patch.dict(self.owner, {self.name: self.make(self.owner[self.name])})
+    original = inspect.getattr_static(self.owner, self.name)
+    return mock.patch.object(self.owner, self.name, self.make(original))
+
+
+def swap(owner: Any, name: str, make: Callable[[Any], Any]) -> tuple[Swap, ...]:
+  return (Swap(owner, name, make),)
+
+
+def to(value: Any) -> Callable[[Any], Any]:
+  """The replacement that does not look at what it replaces."""
+  return lambda _: value
+
+
+# --- the noisy sum --------------------------------------------------------------------------------
+
+
+def divided_by_realised(make: Any) -> Any:
+  """noise_sum or clip_and_noise of a mechanism, with the number who came in the place of B."""
+
+  def faulty(self: DPMechanism, key: jax.Array) -> Any:
+    right = make(self, key)
+
+    def update(updates: Any, state: Any, params: Any = None, *, mask: Any = None, **rest: Any):
+      found, state = right.update(updates, state, params, mask=mask, **rest)
+      factor = self.batch_size / jnp.maximum(jnp.sum(mask), 1)
+      return jax.tree.map(lambda u: u * factor, found), state
+
+    return type(right)(right.init, update)
+
+  return faulty
+
+
+def wrapped_update(change: Callable[..., Any]) -> Callable[[Any], Any]:
+  """Replaces the `update` of the transform that `noise_sum` returns by `change(update, ...)`."""
+
+  def make(noise_sum: Any) -> Any:
+    def faulty(*arguments: Any, **named: Any) -> Any:
+      right = noise_sum(*arguments, **named)
+      return type(right)(right.init, functools.partial(change, right.update))
+
+    return faulty
+
+  return make
+
+
+def no_noise_on_an_empty_batch(update: Any, updates: Any, state: Any, *rest: Any, **named: Any):
+  found, state = update(updates, state, *rest, **named)
+  present = sum(jnp.sum(jnp.abs(u)) for u in jax.tree.leaves(updates)) > 0
+  return jax.tree.map(lambda u: jnp.where(present, u, 0), found), state
+
+
+def same_noise_every_step(update: Any, updates: Any, state: Any, *rest: Any, **named: Any):
+  found, _ = update(updates, state._replace(count=jnp.int32(0)), *rest, **named)
+  return found, state._replace(count=state.count + 1)
+
+
+def one_draw_for_all_leaves(key: jax.Array, tree: Any, standard_deviation: float) -> Any:
+  return jax.tree.map(lambda x: standard_deviation * jax.random.normal(key, x.shape), tree)
+
+
+def one_draw_for_all_rows(original: Any) -> Any:
+  def faulty(key: jax.Array, tree: Any, standard_deviation: float) -> Any:
+    rows = original(key, jax.tree.map(lambda x: x[:1], tree), standard_deviation)
+    return jax.tree.map(lambda r, x: jnp.broadcast_to(r, x.shape), rows, tree)
+
+  return faulty
+
+
+def by_leaf(clipped_sum: Any) -> Any:
+  """Clips every leaf to C for itself."""
+
+  def faulty(per_example: Any, *, l2_clip_norm: float, mask: Any = None) -> Any:
+    parts = jax.tree.map(
+      lambda leaf: clipped_sum(leaf, l2_clip_norm=l2_clip_norm, mask=mask).sum, per_example
+    )
+    norms = clipped_sum(per_example, l2_clip_norm=l2_clip_norm, mask=mask).norms
+    return clipping.ClippedSum(parts, norms)
+
+  return faulty
+
+
+def bad_entries_only(clipped_sum: Any) -> Any:
+  """Blanks the entries that are not finite, and keeps the rest of the example."""
+
+  def faulty(per_example: Any, **named: Any) -> Any:
+    kept = jax.tree.map(lambda x: jnp.where(jnp.abs(x) < 1e30, x, 0), per_example)
+    return clipped_sum(kept, **named)
+
+  return faulty
+
+
+def bfloat16_sum(clipped_sum: Any) -> Any:
+  def faulty(per_example: Any, **named: Any) -> Any:
+    found = clipped_sum(per_example, **named)
+    add = lambda total, x: (total + x.astype(jnp.bfloat16), None)  # noqa: E731
+    zero = lambda x: jnp.zeros(x.shape[1:], jnp.bfloat16)  # noqa: E731
+    sums = jax.tree.map(lambda x: jax.lax.scan(add, zero(x), x)[0], per_example)
+    return found._replace(sum=jax.tree.map(lambda s: s.astype(jnp.float32), sums))
+
+  return faulty
+
+
+def per_microbatch(change: Callable[[Any, int], Any]) -> Callable[[Any], Any]:
+  """Changes the sum of a `clipped_grad` that works in microbatches, told how many there are."""
+
+  def make(clipped_grad: Any) -> Any:
+    def faulty(loss: Any, *, microbatch_size: int | None = None, **named: Any) -> Any:
+      right = clipped_grad(loss, microbatch_size=microbatch_size, **named)
+      if microbatch_size is None:
+        return right
+
+      def fn(params: Any, *batch: Any, mask: Any = None) -> Any:
+        found = right(params, *batch, mask=mask)
+        parts = math.ceil(jax.tree.leaves(batch)[0].shape[0] / microbatch_size)
+        return found._replace(sum=change(found.sum, parts))
+
+      return fn
+
+    return faulty
+
+  return make
+
+
+def noise_each(total: Any, parts: int) -> Any:
+  noise = privatizer.gaussian_like(jax.random.key(1), total, 0.5 * math.sqrt(parts))
+  return jax.tree.map(jnp.add, total, noise)
+
+
+def shuffled(call: Any) -> Any:
+  """Epochs of a permutation in batches of B, each as long as the others."""
+
+  def faulty(self: sampling.TruncatedPoissonSampler, key: jax.Array, step: jax.Array) -> Any:
+    size = round(self.num_examples * self.sampling_probability)
+    per_epoch = self.num_examples // size
+    order = jax.random.permutation(jax.random.fold_in(key, step // per_epoch), self.num_examples)
+    start = (step % per_epoch) * size
+    indices = jnp.roll(order, -start)[: self.truncated_batch_size]
+    return sampling.PoissonBatch(indices, jnp.arange(self.truncated_batch_size) < size)
+
+  return faulty
+
+
+def lowest_indices_kept(call: Any) -> Any:
+  def faulty(self: sampling.TruncatedPoissonSampler, key: jax.Array, step: jax.Array) -> Any:
+    joined = self.inclusion_mask(key, step)
+    indices = jnp.argsort(~joined, stable=True)[: self.truncated_batch_size]
+    return sampling.PoissonBatch(indices, joined[indices])
+
+  return faulty
+
+
+def without_replacement(call: Any) -> Any:
+  def faulty(self: sampling.TruncatedPoissonSampler, key: jax.Array, step: jax.Array) -> Any:
+    batch = call(self, key, step)
+    size = round(self.num_examples * self.sampling_probability)
+    return batch._replace(mask=jnp.arange(self.truncated_batch_size) < size)
+
+  return faulty
+
+
+def event(**changes: Callable[[Any], Any]) -> tuple[Swap, ...]:
+  """Accounts for steps whose fields are changed."""
+
+  def make(event: Any) -> Any:
+    def faulty(self: DPMechanism, steps: int | None = None) -> Any:
+      done = event(self, steps)
+      changed = {name: change(getattr(done.event, name)) for name, change in changes.items()}
+      return attrs.evolve(done, event=attrs.evolve(done.event, **changed))
+
+    return faulty
+
+  return swap(DPMechanism, 'event', make)
+
+
+def accountant_of(**changes: Callable[[Any], Any]) -> Callable[[Any], Any]:
+  """An accountant that takes the fields of a step for others than they are."""
+
+  def make(epsilon: Any) -> Any:
+    def faulty(event: Any, *rest: Any) -> float:
+      changed = {name: change(event.event) for name, change in changes.items()}
+      return epsilon(attrs.evolve(event, event=attrs.evolve(event.event, **changed)), *rest)
+
+    return faulty
+
+  return make
+
+
+def one_layer_forgotten(backward: Any) -> Any:
+  """Norms found in one backward pass leave out all layers but the first."""
+
+  def faulty(*arguments: Any) -> Any:
+    found = backward(*arguments)
+    if len(found.forms) < 2:
+      return found
+    form, _ = next(iter(found.forms.values()))
+    return found._replace(norms=jnp.sqrt(form.squared_norms()))
+
+  return faulty
+
+
+def twice_the_clip_norm(clipped_grad: Any) -> Any:
+  def faulty(loss: Any, *, l2_clip_norm: float, **rest: Any) -> Any:
+    return clipped_grad(loss, l2_clip_norm=2 * l2_clip_norm, **rest)
+
+  return faulty
+
+
+class BatchNormed(nn.Module):
+  """A discriminator that normalises over the batch."""
+
+  stateful: bool = False
+
+  @nn.compact
+  def __call__(self, images: jax.Array, labels: jax.Array) -> jax.Array:
+    x = nn.Dense(4)(images.reshape(images.shape[0], -1))
+    if self.stateful:
+      x = nn.SpectralNorm(nn.Dense(4))(x, update_stats=True)
+    else:
+      x = nn.BatchNorm(use_running_average=False)(x)
+    return nn.Dense(1)(x)[:, 0]
+
+
+def real_labels(fakes: Any) -> Any:
+  """Labels of fakes drawn from the real ones."""
+
+  def faulty(self: Any, g: Any, key: jax.Array, count: int) -> Any:
+    drawn = jax.random.choice(key, gan_checks.dataset()[1], (count,))
+    with mock.patch.object(jax.random, 'randint', return_value=drawn):
+      return fakes(self, g, key, count)
+
+  return faulty
+
+
+def stash_data(seen: dict[str, Any]) -> Swap:
+  """Keeps the arguments of a step for another fault to use."""
+
+  def make(step: Any) -> Any:
+    def faulty(self: Any, state: Any, images: jax.Array, labels: jax.Array) -> Any:
+      seen.update(state=state, images=images, labels=labels)
+      return step(self, state, images, labels)
+
+    return faulty
+
+  return Swap(gan.GAN, 'step', make)
+
+
+def real_data_as_public(loss_of: Callable[..., jax.Array]) -> tuple[Swap, ...]:
+  """Adds the unclipped gradient of a loss on the real batch to the public gradient."""
+  seen: dict[str, Any] = {}
+
+  def make(d_optimizer: Any) -> Any:
+    def faulty(self: Any, noise_key: jax.Array) -> Any:
+      right = d_optimizer(self, noise_key)
+
+      def update(updates: Any, state: Any, params: Any, *, public_grads: Any, **rest: Any) -> Any:
+        batch = self.mechanism.sampler(seen['state'].batch_key, seen['state'].step)
+        images = data.to_model_range(seen['images'][batch.indices])
+        labels = seen['labels'][batch.indices]
+
+        def mean_loss(p: Any) -> jax.Array:
+          def logit(image: jax.Array, label: jax.Array) -> jax.Array:
+            return self.discriminator.apply({'params': p}, image[None], label[None])[0]
+
+          values = jax.vmap(lambda x, y: loss_of(lambda image: logit(image, y), x))(images, labels)
+          return jnp.sum(jnp.where(batch.mask, values, 0)) / self.mechanism.batch_size
+
+        leak = jax.grad(mean_loss)(params)
+        public_grads = jax.tree.map(jnp.add, public_grads, leak)
+        return right.update(updates, state, params, public_grads=public_grads, **rest)
+
+      return type(right)(right.init, update)
+
+    return faulty
+
+  return (stash_data(seen), Swap(gan.GAN, 'd_optimizer', make))
+
+
+def fakes_as_many_as_came() -> tuple[Swap, ...]:
+  """The fakes' half counts as many fakes as there are real examples."""
+  seen: dict[str, Any] = {}
+
+  def make(d_optimizer: Any) -> Any:
+    def faulty(self: Any, noise_key: jax.Array) -> Any:
+      right = d_optimizer(self, noise_key)
+
+      def update(updates: Any, state: Any, params: Any, *, public_grads: Any, **rest: Any) -> Any:
+        batch = self.mechanism.sampler(seen['state'].batch_key, seen['state'].step)
+        share = jnp.sum(batch.mask) / self.fake_batch_size
+        public_grads = jax.tree.map(lambda g: g * share, public_grads)
+        return right.update(updates, state, params, public_grads=public_grads, **rest)
+
+      return type(right)(right.init, update)
+
+    return faulty
+
+  return (stash_data(seen), Swap(gan.GAN, 'd_optimizer', make))
+
+
+def pace_by_real_accuracy(d_step: Any) -> Any:
+  def faulty(self: Any, state: Any, images: jax.Array, labels: jax.Array) -> Any:
+    state, found = d_step(self, state, images, labels)
+    pace = state.pace._replace(fake_accuracy=state.pace.fake_accuracy + found.d_real_accuracy)
+    return state._replace(pace=pace), found
+
+  return faulty
+
+
+def charged_late(charge: Any) -> Any:
+  """Charges steps when the next ones are asked for, that is, after they were taken."""
+  waiting: dict[int, int] = {}
+
+  def faulty(self: Ledger, up_to_step: int, stage: str = trainer.STAGE) -> None:
+    if earlier := waiting.get(id(self)):
+      charge(self, earlier, stage)
+    waiting[id(self)] = up_to_step
+
+  return faulty
+
+
+def noise_starts_anew(start_or_resume: Any) -> Any:
+  """A restart that forgets how many noise vectors were drawn."""
+
+  def faulty(*arguments: Any, **named: Any) -> Any:
+    state = start_or_resume(*arguments, **named)
+    noise, *rest = state.d_opt_state
+    return state._replace(d_opt_state=(noise._replace(count=0 * noise.count), *rest))
+
+  return faulty
+
+
+def remade(**changes: Any) -> Callable[[Any], Any]:
+  """A class whose instances are made with other arguments than were given."""
+  return lambda make: lambda **fields: make(**{**fields, **changes})

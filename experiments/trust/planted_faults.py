@@ -1,0 +1,139 @@
+r"""Plants every fault of the privacy checklist in the running package, and shows what catches it.
+
+    ./run.sh python experiments/trust/planted_faults.py \
+      --out=experiments/results/trust/planted_faults.json
+
+Every row replaces something of the package (or asks it for something) and names a check. The check
+has to pass on the package as it is, and to fail on the package with the fault, in the way that the
+row says:
+
+* `refusal`: the package itself refuses, with an error that says why;
+* `statistics`: a test of noise, keys, batches or labels (`statistical_checks`);
+* `exactness`: a property that holds to the last digits (`mechanism_checks`, `gan_checks`);
+* `second opinion`: the other computation of ε contradicts the accountant, so that no report is
+  written;
+* `report`: the report says what it must not, or lacks what it must say;
+* `audit`: a canary shows that the accounted ε does not hold.
+
+A row that catches nothing ends the command with status 1. The fast rows run in every test run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+os.environ.setdefault('JAX_NUM_CPU_DEVICES', '2')  # one row spreads data over two
+
+from absl import flags
+from fault_table import FAULTS, Fault
+from statistical_checks import Violation
+
+from dpgan_jax import _files, _validate, accounting, cli, cross_check
+
+FLAGS = flags.FLAGS
+
+
+
+@contextlib.contextmanager
+def planted(fault: Fault) -> Iterator[None]:
+  """The package with a fault in it; nothing that was computed with or without it is kept."""
+  with contextlib.ExitStack() as stack:
+    stack.callback(_forget)
+    for each in fault.swaps:
+      stack.enter_context(each.plant())
+    _forget()
+    yield
+
+
+def _forget() -> None:
+  for cache in (accounting._step_pld, accounting._epsilon, cross_check._intervals):
+    if hasattr(cache, 'cache_clear'):
+      cache.cache_clear()
+
+
+def outcome(check: Callable[[], None]) -> tuple[str, str]:
+  """('passed' | 'refused' | 'caught', what was said)."""
+  try:
+    check()
+  except _validate.InputError as error:
+    return 'refused', str(error)
+  except Violation as error:
+    return 'caught', str(error)
+  return 'passed', ''
+
+
+# A check that passed on the package as it is needs not be asked again for the next row.
+healthy = functools.cache(outcome)
+
+
+def run(fault: Fault) -> dict[str, Any]:
+  """Runs a row both ways.
+
+  Raises:
+    Violation: the check does not pass on the package as it is, or does not catch the fault in the
+      way that the row says.
+  """
+  found, said = healthy(fault.check)
+  if found != 'passed':
+    raise Violation(f'{fault.id}: without the fault, {fault.check.__name__}: {said}')
+  with planted(fault):
+    found, said = outcome(fault.check)
+  expected = 'refused' if fault.kind in ('refusal', 'second opinion') else 'caught'
+  if found != expected:
+    raise Violation(f'{fault.id} was not {expected} but {found} by {fault.check.__name__}: {said}')
+  return {
+    'id': fault.id,
+    'line': fault.line,
+    'fault': fault.fault,
+    'where': ', '.join(s.where for s in fault.swaps),
+    'caught_by': fault.check.__name__,
+    'kind': fault.kind,
+    # Not the names of the folders that the check worked in.
+    'detail': re.sub(rf'{re.escape(tempfile.gettempdir())}\S*/', '', said),
+    **({'note': fault.note} if fault.note else {}),
+  }
+
+
+def main() -> None:
+  faults = [f for f in FAULTS if not FLAGS.only or f.id in FLAGS.only]
+  if unknown := set(FLAGS.only or ()) - {f.id for f in FAULTS}:
+    raise _validate.InputError(f'expected only to name faults, got {", ".join(sorted(unknown))}')
+  rows, missed, started = [], [], time.monotonic()
+  for number, fault in enumerate(faults, start=1):
+    try:
+      rows.append(run(fault))
+    except Violation as error:
+      missed.append(str(error))
+    left = (time.monotonic() - started) / number * (len(faults) - number)
+    state = 'MISSED' if missed and missed[-1].startswith(fault.id) else fault.kind
+    print(f'{number}/{len(faults)} {fault.id}: {state} ({left:.0f} s left)', file=sys.stderr)
+  if FLAGS.out:
+    result = {
+      'command': 'python experiments/trust/planted_faults.py --out=FILE',
+      'planted': len(faults),
+      'caught': len(rows),
+      'missed': missed,
+      'rows': rows,
+    }
+    with _files.atomic_write(pathlib.Path(FLAGS.out)) as file:
+      file.write(json.dumps(result, indent=2, ensure_ascii=False) + '\n')
+  print(f'{len(faults)} faults planted, {len(rows)} caught')
+  if missed:
+    print(*missed, sep='\n', file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('out', None, 'JSON file of the table.')
+  flags.DEFINE_list('only', None, 'Ids of the faults to plant; default: all.')
+  cli.run(main)
