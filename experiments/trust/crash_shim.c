@@ -24,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { COUNT, BEFORE, AFTER, HALF, FULL, FULL_ONCE };
+enum { COUNT, BEFORE, AFTER, HALF, FULL };
 
 static char watched[PATH_MAX];
 static size_t watched_length;
@@ -101,7 +101,6 @@ static int change(const char *call, const char *path, int takes_space) {
   if (how == FULL) return n >= at && takes_space ? FULL : COUNT;
   if (n != at) return COUNT;
   if (how == BEFORE) die();
-  if (how == FULL_ONCE) return takes_space ? FULL : COUNT;
   return how;
 }
 

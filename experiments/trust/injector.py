@@ -26,7 +26,7 @@ from typing import Any
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-HOW = ('count', 'before', 'after', 'half', 'full', 'full_once')  # the order of the C enum
+HOW = ('count', 'before', 'after', 'half', 'full')  # the order of the C enum
 _COMPILERS = ('cc', 'gcc', 'clang')
 _log = -1  # in a job's process: where `tell` writes
 
@@ -102,7 +102,6 @@ def environment(folder: pathlib.Path) -> dict[str, str]:
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'OPENBLAS_NUM_THREADS': '1',  # threads of the parent do not exist in a forked child
     'PYTHONPATH': os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH')))),
-    'TQDM_DISABLE': '1',
   }
 
 
@@ -135,8 +134,7 @@ def run(
     watch: the directory whose changes count; it should exist.
     at: the number of the change at which `how` applies, from 1.
     how: 'count' (nothing happens), 'before' or 'after' that change the process kills itself, 'half'
-      kills it when half of a write is done, 'full' refuses disk space from that change on,
-      'full_once' at that change only.
+      kills it when half of a write is done, 'full' refuses disk space from that change on.
     stop_after: seconds after which `stop_signal` is sent.
     stop_signal: SIGKILL or another one.
     clock: (offset in seconds, rate) of the wall clock that the process sees.
