@@ -380,9 +380,12 @@ def draw_scores(table: Table, folder: pathlib.Path) -> list[str]:
 
 
 def draw_groups(
-  groups: Mapping[float, Sequence[Mapping[str, Mapping[str, Any]]]], folder: pathlib.Path
+  groups: Mapping[float, Sequence[Mapping[str, Mapping[str, Any]]]],
+  folder: pathlib.Path,
+  *,
+  note: str = draw.PRIVATE,
 ) -> list[str]:
-  """The same of ε ↦ the scores of each run."""
+  """The same of ε ↦ the scores of each run; `note` stands below each figure."""
   made = []
   for file, title, ylabel, wanted, options in _FIGURES:
     series = []
@@ -394,6 +397,6 @@ def draw_groups(
       if points:
         series.append(draw.Series(label, points, statistics.fmean(known) if known else None))
     if series:
-      draw.over_epsilon(series, folder / file, title=title, ylabel=ylabel, **options)
+      draw.over_epsilon(series, folder / file, title=title, ylabel=ylabel, note=note, **options)
       made.append(file)
   return made

@@ -1,0 +1,142 @@
+"""What the study page is made from: one JSON per run, taken from run directories, and pictures.
+
+A record holds numbers that were computed from real images (scores, metrics of D on real examples).
+That is no harm where the data are public, and no use of this for others: runs of any other data set
+are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+from typing import Any
+
+from dpgan_jax import _files, _validate, metrics, report, snapshots
+from dpgan_jax.evaluation_steps import JSON as STEPS
+from dpgan_jax.run_dir import RunDir
+from dpgan_jax.sweep_table import EVALUATION
+
+FORMAT = 'dpgan_jax study record 1'
+PUBLIC = ('digits', 'mnist', 'fashion_mnist', 'kmnist', 'emnist')
+_METRICS = ('n_d', 'd_real_accuracy', 'd_fake_accuracy', 'clipped_fraction')
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """What a JSON file holds; None if there is none.
+
+  Raises:
+    InputError: it is no JSON.
+  """
+  try:
+    return json.loads(path.read_bytes())
+  except FileNotFoundError:
+    return None
+  except ValueError as error:
+    raise _validate.InputError(f'expected {path} to be JSON, got: {error}') from None
+
+
+def write_json(path: pathlib.Path, record: Any) -> None:
+  text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+  with _files.atomic_write(path) as file:
+    file.write(f'{text}\n')
+
+
+def collect_run(path: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
+  """Writes RESULTS/runs/<name>.json, and pictures beside it; returns the file.
+
+  Args:
+    path: a run directory, finished or not, evaluated or not; its name is the record's.
+    results: folder of the study's records.
+
+  Raises:
+    InputError: not a run, damaged, or of data that are not public.
+  """
+  run = RunDir.open(path, create=False)
+  settings = run.load_config().get('config', {})
+  _check_public(settings.get('dataset'), path)
+  statement = report.build(run)
+  facts = statement.to_json()
+  name = path.resolve().name
+  evaluation, steps = read_json(path / EVALUATION) or {}, read_json(path / STEPS) or {}
+  pictures = {}
+  if run.samples_png.is_file():
+    pictures['samples'] = f'{name}_samples.png'
+    _copy(run.samples_png, results / 'runs' / pictures['samples'])
+  if run.snapshots.is_dir():
+    pictures['steps'] = f'{name}_steps.png'
+    snapshots.picture_over_steps(run, results / 'runs' / pictures['steps'], title=name)
+  mechanism = statement.mechanism
+  file = results / 'runs' / f'{name}.json'
+  write_json(
+    file,
+    {
+      'format': FORMAT,
+      'name': name,
+      'settings': {**settings, 'seed': None},
+      'seed_fixed': facts['randomness']['seed_fixed'],
+      'finished': statement.finished,
+      'epsilon': facts['guarantee']['epsilon'],
+      'delta': mechanism.delta,
+      'noise_multiplier': mechanism.noise_multiplier,
+      'steps': statement.steps_taken,
+      'steps_planned': mechanism.steps,
+      'steps_per_epoch': mechanism.num_examples / mechanism.batch_size,
+      'evaluation': {
+        'amount': evaluation.get('about', {}).get('amount'),
+        'scores': _brief(evaluation.get('scores', [])),
+      },
+      'over_steps': [
+        {'step': s['step'], 'epsilon': s['epsilon'], 'scores': _brief(s['scores'])}
+        for s in steps.get('steps', [])
+      ],
+      'metrics': [
+        {'step': line['step'], **{n: line[n] for n in _METRICS if line.get(n) is not None}}
+        for line in _thinned(metrics.read_metrics(run.metrics))
+      ],
+      'pictures': pictures,
+    },
+  )
+  return file
+
+
+def collect_sweep(path: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
+  """Copies a sweep's table and its pictures of samples; returns the table's file.
+
+  Raises:
+    InputError: no finished sweep, or one of data that are not public.
+  """
+  record = read_json(path / 'sweep.json')
+  if record is None:
+    raise _validate.InputError(f'expected a sweep in {path}, found no sweep.json')
+  _check_public(record['settings'].get('dataset'), path)
+  pictures = []
+  for picture in sorted([*path.glob('samples.png'), *path.glob('steps_eps*.png')]):
+    pictures.append(f'sweep_{picture.name}')
+    _copy(picture, results / pictures[-1])
+  file = results / 'sweep.json'
+  write_json(file, {**record, 'pictures': pictures})
+  return file
+
+
+def _check_public(dataset: Any, path: pathlib.Path) -> None:
+  if dataset not in PUBLIC:
+    raise _validate.InputError(
+      f'expected runs of a public data set ({", ".join(PUBLIC)}), as the page shows scores on real '
+      f'images; {path} is of {dataset}'
+    )
+
+
+def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
+  with _files.atomic_write(target, 'wb') as file, source.open('rb') as content:
+    shutil.copyfileobj(content, file)
+
+
+def _brief(scores: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+  return {s['name']: {'value': s['value'], 'reference': s['reference']} for s in scores}
+
+
+def _thinned(lines: list[dict[str, Any]], at_most: int = 60) -> list[dict[str, Any]]:
+  """Every so many-th of the lines, the last one among them."""
+  stride = -(-len(lines) // at_most) if lines else 1
+  return lines[::-1][::stride][::-1]
