@@ -267,7 +267,7 @@ def _parse_npy(where: str, data: bytes) -> np.ndarray:
     raise InputError(f'{where}: expected a .npy header of version 1 or 2: {reason}') from None
   if dtype.hasobject or dtype.kind not in 'iuf':
     raise InputError(f'{where}: expected numbers, got dtype {dtype} (pickled data are not read)')
-  offset = stream.tell()
+  offset, shape = stream.tell(), tuple(map(int, shape))  # numpy lets True pass for 1
   if min(shape, default=0) < 1 or math.prod(shape) * dtype.itemsize != len(data) - offset:
     raise InputError(
       f'{where}: expected a non-empty array whose header fits its data, got shape {shape} of '

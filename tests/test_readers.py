@@ -273,6 +273,13 @@ class TestNpz:
     tracemalloc.stop()
     assert peak < 2**22
 
+  def test_a_size_of_true_is_one(self, tmp_path):
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (True, 2, 3)}\n"
+    npy = b'\x93NUMPY\1\0' + struct.pack('<H', len(header)) + header + bytes(6)
+    with zipfile.ZipFile(tmp_path / 'a.npz', 'w') as archive:
+      archive.writestr('x.npy', npy)
+    assert readers.read_npz(tmp_path / 'a.npz', parts=('x',))[0].shape == (1, 2, 3)
+
   def test_names_are_listed_or_refused(self, tmp_path):
     path = pathlib.Path(npz(tmp_path / 'a.npz', x=small().images))
     assert readers.npz_names(path) == ('x',)

@@ -28,6 +28,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -180,6 +181,7 @@ class _Audit:
 
   def __init__(self) -> None:
     self._folder: pathlib.Path | None = None
+    self._thread = 0
     self._installed = False
     self.seen: list[str] = []
     # A library may be imported at its first use.
@@ -190,11 +192,11 @@ class _Audit:
     if not self._installed:
       sys.addaudithook(self._hook)
       self._installed = True
-    self._folder = folder
+    self._folder, self._thread = folder, threading.get_ident()
 
   def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
     folder = self._folder
-    if folder is None:
+    if folder is None or threading.get_ident() != self._thread:
       return
     if event == 'os.mkdir' and os.path.isdir(arguments[0]):
       return  # which changes nothing
