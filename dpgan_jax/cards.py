@@ -202,7 +202,7 @@ def _title(s: Statement, text: str) -> str:
 
 
 def _guarantee(s: Statement) -> str:
-  return f'**{s.guarantee()}**' if not s.holds else f'{s.guarantee()} {statement._GROUP}'
+  return f'**{s.guarantee()}**' if not s.holds else f'{s.guarantee()} {statement.GROUP}'
 
 
 def _training_data(about: About) -> str:

@@ -113,7 +113,7 @@ def release(
       tiles,
       staging / PICTURE,
       labels=tile_labels,
-      scale=trainer._picture_scale(model.gan.image_shape),
+      scale=trainer.picture_scale(model.gan.image_shape),
     )
     figures.epsilon_delta_curve(
       [delta for delta, _ in said.curve],

@@ -13,14 +13,12 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dpgan_jax import accounting, cross_check, metrics, models, trainer
+from dpgan_jax import accounting, cross_check, models, trainer, verdicts
 from dpgan_jax.config import TrainConfig
-from dpgan_jax.gan import StepMetrics
 from dpgan_jax.mechanism import DPMechanism
+from dpgan_jax.verdicts import COVERED_METRICS, PICTURE, UNCOVERED_METRICS
 
-PICTURE = 'epsilon_delta.png'
 _FORMAT = 1
-_YES, _NO, _IF_SECRET = 'yes', 'no', 'only if the seed stays secret'
 # What may leave of the environment. A name that is not here stays inside, whatever it may hold.
 ENVIRONMENT = (
   'dpgan_jax', 'python', *(name.replace('-', '_') for name in trainer.PACKAGES),
@@ -28,9 +26,9 @@ ENVIRONMENT = (
 )  # fmt: skip
 
 _PUBLISH_LINE = {
-  _YES: 'May be published: ',
-  _IF_SECRET: 'May be published only if the seed stays secret: ',
-  _NO: 'Keep private: ',
+  verdicts.YES: 'May be published: ',
+  verdicts.IF_SECRET: 'May be published only if the seed stays secret: ',
+  verdicts.NO: 'Keep private: ',
 }
 _NEIGHBOURS = {
   'add_or_remove_one': 'two data sets of which one has one record more than the other',
@@ -42,7 +40,7 @@ _NEIGHBOURS = {
 }
 _SEED = 'reproducible, not private against those who know the seed'
 _UNIT = 'one record: one labelled image'
-_GROUP = (
+GROUP = (
   'A person with k records is protected by the group-privacy bound only: (k·ε, k·e^((k-1)·ε)·δ).'
 )
 _SAMPLING = (
@@ -65,19 +63,16 @@ _TUNING = (
 _DEFAULTS = 'The defaults of dpgan_jax were chosen on MNIST, which is public.'
 _NOT_STATED = 'Not stated: the data owner has not said how the settings were chosen.'
 
-_COVERED_METRICS = sorted(set(StepMetrics._fields) - metrics.REAL_DATA_METRICS)
-_UNCOVERED_METRICS = sorted(set(StepMetrics._fields) & metrics.REAL_DATA_METRICS)
-
 _NOTHING_COVERED = 'Everything that was computed from the private data.'
 _COVERED = (
   'The generator, as trained and as averaged, at the end and at every checkpoint.',
   'Everything drawn from it, in any number: samples.npz, samples.png, grids/, and what '
   'dpgan_jax.sample writes.',
   "The discriminator's weights, and every other network weight derived from the noisy gradients.",
-  f'Numbers computed on fakes only ({", ".join(_COVERED_METRICS)}), and ε itself.',
+  f'Numbers computed on fakes only ({", ".join(COVERED_METRICS)}), and ε itself.',
 )
 _NOT_COVERED = (
-  f'Numbers computed on private examples without noise: {", ".join(_UNCOVERED_METRICS)}. They '
+  f'Numbers computed on private examples without noise: {", ".join(UNCOVERED_METRICS)}. They '
   'are in metrics.jsonl, in TensorBoard, and drawn in losses.png.',
   'Checkpoints as files: beside the weights they hold the keys of the noise and of the batches. '
   'Whoever has these can remove the noise.',
@@ -201,36 +196,7 @@ class Statement:
 
   def files(self) -> list[dict[str, str]]:
     """For every file that a run leaves: whether it may be published, and why."""
-    if not self.holds:
-      public, ground = _NO, 'Not covered by any guarantee: drawn'
-    else:
-      public, ground = (_IF_SECRET if self.seed_fixed else _YES), 'Drawn'
-    rows = (
-      ('report.json, report.md', _YES, 'This statement: settings and public constants.'),
-      (PICTURE, _YES, 'Drawn from the mechanism alone.'),
-      ('samples.npz, samples.png', public, f'{ground} from the generator.'),
-      ('grids/', public, f'{ground} from the generator of that step.'),
-      ('snapshots/', public, 'Generators of some steps, averaged and as trained, and nothing else.'),
-      ('synthetic_*', public, f'{ground} from the generator by dpgan_jax.sample.'),
-      ('*.safetensors', public, 'The generator alone, as DPGAN.save writes it.'),
-      ('config.json', _NO, 'Holds the seed, from which the noise follows.')
-      if self.seed_fixed
-      else ('config.json', _YES, 'Settings, N and class names, all treated as public.'),
-      ('checkpoints/', _NO, 'Hold the keys of the noise and of the batches.'),
-      ('ledger.jsonl', _NO, 'Holds a fingerprint of the data.'),
-      ('metrics.jsonl', _NO, f'Computed on private data: {", ".join(_UNCOVERED_METRICS)}.'),
-      ('losses.png', _NO, 'Shows d_loss_real, which is computed on private data without noise.'),
-      (
-        'evaluation.json, evaluation.md, evaluation.png, evaluation_scores/',
-        _NO,
-        'Scores of dpgan_jax.evaluate, nearly all computed on real images without noise.',
-      ),
-      ('audit.json', _NO, 'Written by dpgan_jax.audit: computed on private data and keys.'),
-      ('tensorboard/', _NO, 'As metrics.jsonl; its file names hold the name of the machine.'),
-      ('.lock', _NO, 'Holds a process id; of no use to others.'),
-      ('anything else', _NO, 'Not written by a run: nothing is known about it.'),
-    )
-    return [dict(zip(('file', 'publish', 'why'), row, strict=True)) for row in rows]
+    return verdicts.of_files(holds=self.holds, seed_fixed=self.seed_fixed)
 
   def caveats(self) -> list[str]:
     """What a reader has to take on trust, or take into account."""
@@ -269,7 +235,7 @@ class Statement:
       )
     if self.config.gradient_penalty is not None:
       lines.append(
-        "The gradient penalty is a part of each real example's own loss, clipped and noised with it; "
+        "The gradient penalty is a part of each real example's loss, clipped and noised with it; "
         'the fake that an example is paired with does not depend on the other examples.'
       )
     if m.delta >= 1 / m.num_examples:
@@ -296,7 +262,7 @@ class Statement:
           'neighboring_relation': m.neighboring_relation,
           'neighbours': _NEIGHBOURS[m.neighboring_relation],
           'unit_of_privacy': _UNIT,
-          'group_privacy': _GROUP,
+          'group_privacy': GROUP,
           'condition': self.randomness() if self.holds and self.seed_fixed else None,
           'curve': [{'delta': delta, 'epsilon': epsilon} for delta, epsilon in self.curve],
         },
@@ -364,7 +330,7 @@ class Statement:
     sections = (
       f'# {title}',
       self.guarantee(),
-      f'{_GROUP} {self.progress()}' if self.holds else self.progress(),
+      f'{GROUP} {self.progress()}' if self.holds else self.progress(),
       '## Mechanism as run',
       _table(('', ''), numbers.items()),
       f'{_SAMPLING} {_NOISE if m.is_private else "No noise is added."}',

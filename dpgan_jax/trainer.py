@@ -322,12 +322,12 @@ class _GridMaker:
       data.to_uint8(np.asarray(self._generate(g))),
       self._run.grids / f'step_{step:08d}.png',
       labels=self._labels if self._conditional else None,
-      scale=_picture_scale(self._image_shape),
+      scale=picture_scale(self._image_shape),
       title=f'step {step}, {spent}',
     )
 
 
-def _picture_scale(image_shape: tuple[int, ...]) -> int:
+def picture_scale(image_shape: tuple[int, ...]) -> int:
   """Screen pixels per pixel: small images are shown about as large as those of MNIST."""
   return max(1, round(56 / image_shape[0]))
 
@@ -342,7 +342,7 @@ def _leave_samples(model: model_file.Model, run: RunDir, state: GANState) -> Non
   images, labels = model.sample(
     len(shown), labels=shown if model.is_conditional else None, key=jax.random.fold_in(key, 1)
   )
-  scale = _picture_scale(model.gan.image_shape)
+  scale = picture_scale(model.gan.image_shape)
   figures.sample_grid(images, run.samples_png, labels=labels, scale=scale)
   figures.loss_curves(metrics.read_metrics(run.metrics), run.losses_png)
 
