@@ -27,7 +27,7 @@ import numpy as np
 import safetensors.flax
 from absl import flags
 
-from dpgan_jax import _files, _validate, cli, data, metrics, models, statement, trainer
+from dpgan_jax import _files, _validate, cli, cross_check, data, metrics, models, statement, trainer
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.classifier import STAGE, Classifier, ClassifierState, training
 from dpgan_jax.classifier_config import ClassifierConfig
@@ -108,7 +108,7 @@ def run(
 
   Raises:
     InputError: the directory belongs to another run (naming what differs), is in use, or is
-      damaged; settings that do not fit the data.
+      damaged; settings that do not fit the data; an ε that a second computation contradicts.
   """
   existed = os.path.lexists(run_dir)
   directory = RunDir.open(run_dir, create=True)
@@ -233,6 +233,9 @@ def _result(classifier: Classifier, state: ClassifierState, split: Split) -> dic
   config, m = classifier.config, classifier.mechanism
   correct = classifier.predict(state, split.scored_inputs) == split.scored_labels
   epsilon = classifier.epsilon()
+  cross_check.require_agreement(
+    classifier.event(), {m.delta: epsilon}, neighboring_relation=m.neighboring_relation
+  )
   held_out = bool(config.holdout)
   return {
     'accuracy': round(100 * float(np.mean(correct)), 4),

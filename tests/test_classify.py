@@ -96,6 +96,18 @@ def test_weights_hold_no_seed_and_no_key(finished):
   assert record['steps'] == 6
 
 
+def test_an_epsilon_that_a_second_computation_contradicts_is_not_written(copy, split, monkeypatch):
+  """Centre and training composed; an accountant that forgets the centre."""
+  (copy / classify.RESULT).unlink()
+  forgetful = lambda self, steps=None: self.mechanism.epsilon(steps)  # noqa: E731
+  with monkeypatch.context() as patch:
+    patch.setattr(classify.Classifier, 'epsilon', forgetful)
+    with pytest.raises(_validate.InputError, match='contradicted by a second computation'):
+      classify.run(CONFIG, split, copy, progress=False)
+  assert not (copy / classify.RESULT).exists()
+  classify.run(CONFIG, split, copy, progress=False)
+
+
 class Killed(BaseException):
   pass
 
