@@ -31,7 +31,6 @@ from dp_accounting import pld
 
 from dpgan_jax import _validate, accounting
 
-_CURVE_GRID = 1e-3  # spacing of the privacy loss: coarser than for a stated ε, and still its bound
 _CURVE_POINTS = 400
 _SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Of the canaries that are called in, and as many out. All are tried, and each is held to a fifth
@@ -118,10 +117,18 @@ class PrivacyCurve:
   deltas: np.ndarray
 
   @classmethod
-  def of(cls, event: dp_accounting.DpEvent, neighboring_relation: str) -> PrivacyCurve:
-    """What the accountant claims for an event, on a grid of ε from 0 to where δ is 1e-7."""
+  def of(
+    cls, event: dp_accounting.DpEvent, neighboring_relation: str, *, grid: float = 1e-3
+  ) -> PrivacyCurve:
+    """What the accountant claims for an event, on a grid of ε from 0 to where δ is 1e-7.
+
+    Args:
+      event: what was done.
+      neighboring_relation: a key of `accounting.RELATIONS`.
+      grid: spacing of the privacy loss. A coarse one is quick, and still an upper bound.
+    """
     accountant = pld.PLDAccountant(
-      accounting.RELATIONS[neighboring_relation], value_discretization_interval=_CURVE_GRID
+      accounting.RELATIONS[neighboring_relation], value_discretization_interval=grid
     )
     accountant.compose(event)
     last = accountant.get_epsilon(1e-7)

@@ -23,6 +23,7 @@ sections 3 and 4 for bounds within a family of mechanisms.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -43,7 +44,6 @@ PyTree = Any
 _SHARES = (0.8, 0.6)
 _TIMES_CLIP_NORM = 10.0  # of the canary's raw gradient: a skipped clip lets it through
 _CHUNK_BYTES = 64 * 2**20
-_TOLERANCE = 1.002  # of the noise multiplier, in the search for the family's bound
 
 STATISTICS = ('likelihood', 'scale', 'minus_scale', 'spread', 'contrast')
 """What the adversary may look at. `likelihood` is optimal against a correct mechanism; the others
@@ -274,16 +274,17 @@ def _judge(
 
   at_delta = int(np.argmax(audit_bounds.epsilon_of_rates(fpr, fnr, mechanism.delta)))
   statistic, errors = fresh(at_delta)
-  _, in_family = _least_refuted_noise(mechanism, steps, fpr, fnr)
+  # The choice may be rough; what is said may not.
+  rough, in_family = _least_refuted_noise(mechanism, steps, fpr, fnr, tolerance=1.02, grid=5e-3)
   family_statistic, family_errors = fresh(in_family)
   found = family_errors.rates(confidence)
-  sigma, _ = _least_refuted_noise(mechanism, steps, *map(np.atleast_1d, found))
+  sigma, _ = _least_refuted_noise(mechanism, steps, *map(np.atleast_1d, found), start=rough)
   return GradientAudit(
     accounted_epsilon=mechanism.epsilon(steps),
     delta=mechanism.delta,
     lower_bound=errors.epsilon(delta=mechanism.delta, confidence=confidence),
     family_bound=_with_noise(mechanism, sigma).epsilon(steps) if sigma < math.inf else 0.0,
-    refuted=bool(_curve(mechanism, steps).margin(*found) > 0),
+    refuted=bool(_curve(mechanism, steps, 1e-3).margin(*found) > 0),
     confidence=confidence,
     trials=len(scores_in) + len(scores_out),
     steps=steps,
@@ -298,37 +299,54 @@ def _with_noise(mechanism: DPMechanism, sigma: float) -> DPMechanism:
   return dataclasses.replace(mechanism, noise_multiplier=sigma)
 
 
-def _curve(mechanism: DPMechanism, steps: int) -> PrivacyCurve:
-  return PrivacyCurve.of(mechanism.event(steps), mechanism.neighboring_relation)
+@functools.lru_cache(maxsize=64)
+def _curve(mechanism: DPMechanism, steps: int, grid: float) -> PrivacyCurve:
+  return PrivacyCurve.of(mechanism.event(steps), mechanism.neighboring_relation, grid=grid)
 
 
 def _least_refuted_noise(
-  mechanism: DPMechanism, steps: int, fpr: np.ndarray, fnr: np.ndarray
+  mechanism: DPMechanism,
+  steps: int,
+  fpr: np.ndarray,
+  fnr: np.ndarray,
+  *,
+  start: float = math.inf,
+  tolerance: float = 1.002,
+  grid: float = 1e-3,
 ) -> tuple[float, int]:
   """The least σ for which some test of these error rates [n] cannot exist, and which test that is.
 
   With that noise, or more, no test errs so rarely: the real noise must be less. `inf` (and test 0)
   if not even a thousand times the claimed σ is refuted. No less than a quarter of it is tried: by
   then there is nothing left to prove, and ε of tiny σ are slow to compute.
+
+  Args:
+    mechanism: what is claimed; all but its noise is believed.
+    steps: of each run.
+    fpr, fnr: upper limits of the error rates of n tests.
+    start: a guess at the answer, if there is one.
+    tolerance: the answer is at most this factor too large.
+    grid: of the accountant.
   """
   claimed = mechanism.noise_multiplier
+  factor = 1.5 if math.isinf(start) else 1.1
 
   def margins(sigma: float) -> np.ndarray:
-    return _curve(_with_noise(mechanism, sigma), steps).margin(fpr, fnr)
+    return _curve(_with_noise(mechanism, sigma), steps, grid).margin(fpr, fnr)
 
-  low = high = claimed
-  if margins(claimed).max() > 0:
+  low = high = claimed if math.isinf(start) else start
+  if margins(high).max() > 0:
     while low > claimed / 4:
-      low /= 1.5
+      low /= factor
       if margins(low).max() <= 0:
         break
       high = low
   else:
     while margins(high).max() <= 0:
-      low, high = high, high * 1.5
+      low, high, factor = high, high * factor, min(factor**2, 1.5)
       if high > 1000 * claimed:
         return math.inf, 0
-  while low < high and high / low > _TOLERANCE:
+  while low < high and high / low > tolerance:
     middle = math.sqrt(low * high)
     low, high = (low, middle) if margins(middle).max() > 0 else (middle, high)
   return high, int(np.argmax(margins(high)))
