@@ -252,7 +252,8 @@ class _Work:
 
         tasks.append(task(f'{kind}_{name}', 3 + n * epochs / rate, run, **depends))
     if s.inception:
-      tasks.append(task('inception_fid', self.n_fid / 20, self.inception, n=self.n_fid))
+      # First: what it needs may be missing, which is better known before the rest is done.
+      tasks.insert(0, task('inception_fid', self.n_fid / 20, self.inception, n=self.n_fid))
     return [t for t in tasks if s.tasks is None or t.name in s.tasks]
 
   # Each of these returns plain numbers, which is what the store keeps.

@@ -146,6 +146,10 @@ def save(params: Any, scale: float) -> bytes:
 # --- Inception -----------------------------------------------------------------------------------
 
 
+INCEPTION_WEIGHTS = 'weights-inception-2015-12-05-6726825d.pth'
+"""What torch-fidelity downloads once; before that it looks into PyTorch's cache."""
+
+
 def require_inception() -> None:
   """Raises an InputError that says how to get torch-fidelity, unless it is there."""
   if importlib.util.find_spec('torch_fidelity') is None:
@@ -162,7 +166,7 @@ def inception_fid(real: np.ndarray, fake: np.ndarray) -> float:
     real, fake: uint8 [n, h, w, c]; grey images are repeated in three channels.
 
   Raises:
-    InputError: torch-fidelity is not installed.
+    InputError: torch-fidelity is not installed, or cannot get its weights.
   """
   require_inception()
   fidelity, torch = (importlib.import_module(name) for name in ('torch_fidelity', 'torch'))
@@ -178,8 +182,15 @@ def inception_fid(real: np.ndarray, fake: np.ndarray) -> float:
     def __getitem__(self, index: int) -> Any:
       return self.images[index]
 
-  scores = fidelity.calculate_metrics(
-    input1=Images(fake), input2=Images(real), fid=True, verbose=False, save_cpu_ram=True,
-    cuda=bool(torch.cuda.is_available()),
-  )  # fmt: skip
+  try:
+    scores = fidelity.calculate_metrics(
+      input1=Images(fake), input2=Images(real), fid=True, verbose=False, save_cpu_ram=True,
+      cuda=bool(torch.cuda.is_available()),
+    )  # fmt: skip
+  except OSError as error:  # urllib's, where there is no network
+    raise _validate.InputError(
+      'Inception-FID needs the weights of Inception-v3, which torch-fidelity could not download '
+      f'({" ".join(str(error).split())}): run once with a network, or put the file '
+      f'{INCEPTION_WEIGHTS} into the folder hub/checkpoints of TORCH_HOME'
+    ) from None
   return float(scores['frechet_inception_distance'])

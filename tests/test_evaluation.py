@@ -263,7 +263,7 @@ def test_inception_is_computed_when_asked_for(digits, monkeypatch):
   work = evaluation._Work(
     fresh.images, None, train, test, dataclasses.replace(SETTINGS, inception=True)
   )
-  task = work.tasks()[-1]
+  task = work.tasks()[0]
   assert task.name == 'inception_fid'
   assert task.run(lambda share: None) == {'value': 840.0, 'floor': 840.0, 'n': 420}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import types
+import urllib.error
 
 import jax
 import jax.numpy as jnp
@@ -101,17 +102,8 @@ def test_inception_says_what_it_needs(monkeypatch):
     features.inception_fid(images, images)
 
 
-def test_inception_hands_over_rgb_images(monkeypatch):
-  """With stand-ins for both packages: what torch-fidelity is given, and what is read of it."""
-
-  def calculate_metrics(*, input1, input2, fid, **others):
-    del others
-    assert fid
-    assert (len(input1), len(input2)) == (3, 2)
-    assert (input1[0].shape, input1[0].dtype) == ((3, 28, 28), np.uint8)
-    assert (input1[1] == 9).all()
-    return {'frechet_inception_distance': 12.5}
-
+def stand_in(monkeypatch, calculate_metrics) -> None:
+  """Puts stand-ins in the place of both packages."""
   torch = types.SimpleNamespace(
     from_numpy=lambda x: x,
     cuda=types.SimpleNamespace(is_available=lambda: False),
@@ -121,5 +113,30 @@ def test_inception_hands_over_rgb_images(monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', torch)
   monkeypatch.setitem(sys.modules, 'torch_fidelity', fake)
   monkeypatch.setattr(features.importlib.util, 'find_spec', lambda name: object())
+
+
+def test_without_network_one_line_says_where_the_weights_belong(monkeypatch):
+  def calculate_metrics(**_):
+    raise urllib.error.URLError('[Errno -3] Temporary failure\nin name resolution')
+
+  stand_in(monkeypatch, calculate_metrics)
+  images = np.zeros((2, 28, 28, 1), np.uint8)
+  with pytest.raises(InputError, match=r'name resolution.*weights-inception-.*pth') as caught:
+    features.inception_fid(images, images)
+  assert '\n' not in str(caught.value)
+
+
+def test_inception_hands_over_rgb_images(monkeypatch):
+  """What torch-fidelity is given, and what is read of its answer."""
+
+  def calculate_metrics(*, input1, input2, fid, **others):
+    del others
+    assert fid
+    assert (len(input1), len(input2)) == (3, 2)
+    assert (input1[0].shape, input1[0].dtype) == ((3, 28, 28), np.uint8)
+    assert (input1[1] == 9).all()
+    return {'frechet_inception_distance': 12.5}
+
+  stand_in(monkeypatch, calculate_metrics)
   real, samples = np.zeros((2, 28, 28, 1), np.uint8), np.full((3, 28, 28, 1), 9, np.uint8)
   assert features.inception_fid(real, samples) == 12.5
