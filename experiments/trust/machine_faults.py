@@ -366,8 +366,7 @@ def _two_at_once(victim: victims.Train, folder: pathlib.Path) -> dict[str, Any]:
         os.dup2(errors.fileno(), 2)
         status = 1
         try:
-          victims.run_command(train, {**victims.SETTINGS, 'run_dir': folder / 'run'})
-          status = 0
+          cli.run(train.main)  # the flags are defined, and parsed anew from the same command line
         except SystemExit as end:
           status = int(end.code or 0)
         finally:
