@@ -82,10 +82,11 @@ def scores(images: np.ndarray, samples: np.ndarray, reference: np.ndarray) -> di
   project = decomposition.PCA(components, random_state=0).fit(_flat(samples)).transform
   points, fakes, others = (project(_flat(x)) for x in (images, samples, reference))
   some = fakes[:_MOST_FOR_BANDWIDTH]
-  # As wide as samples are usually apart: chosen on the samples alone, never on who is a member.
+  # Narrower than samples are usually apart, so that a copy stands out from the crowd; chosen on the
+  # samples alone, never on who is a member.
   apart = metrics.pairwise_distances(some)
   np.fill_diagonal(apart, np.inf)
-  bandwidth = max(float(np.median(apart.min(axis=1))), 1e-3)
+  bandwidth = max(float(np.median(apart.min(axis=1))) / 3, 1e-3)
   density = log_density(points, fakes, bandwidth)
   return {
     'nearest': -nearest_distance(images, samples),
