@@ -135,7 +135,8 @@ class Killer:
     reference, _ = self.undisturbed(victim)
     row.changes = len(reference.changes)
     while row.kills < kills:
-      folder, told = self.fresh(victim), []
+      folder = self.fresh(victim)
+      told: list[str] = []
       for left in range(min(_CHAIN, kills - row.kills), 0, -1):
         # The first kills of a chain fall early, so that there is something left for the next.
         n = self._rng.randint(1, max(1, row.changes // left))
@@ -150,26 +151,38 @@ class Killer:
       _say(row)
     return row
 
-  def _after_kill(self, victim, row, folder, outcome, told, reference) -> None:
+  def _after_kill(
+    self,
+    victim: victims.Victim,
+    row: Row,
+    folder: pathlib.Path,
+    outcome: injector.Outcome,
+    told: list[str],
+    reference: injector.Outcome,
+  ) -> None:
     row.kills += 1
     row.restarts += 1
     row.hit[_spot(*outcome.changes[-1])] += 1
     self._look(victim, row, folder, told, reference.result)
 
-  def _look(self, victim, row, folder, told, end) -> None:
+  def _look(
+    self, victim: victims.Victim, row: Row, folder: pathlib.Path, told: list[str], end: Any
+  ) -> None:
     try:
       row.found[victim.check(folder, told, end)] += 1
     except (AssertionError, _validate.InputError) as error:
       row.faults.append(str(error))
     row.leftovers = max(row.leftovers, victims.leftovers(folder))
 
-  def _to_the_end(self, victim, row, folder, reference) -> None:
+  def _to_the_end(
+    self, victim: victims.Victim, row: Row, folder: pathlib.Path, reference: injector.Outcome
+  ) -> None:
     outcome = injector.run(lambda: victim.work(folder), folder)
     row.ends += 1
     if outcome.status == 0 and outcome.result == reference.result:
       row.same_end += 1
     else:
-      row.faults.append(f'another end: {_difference(outcome, reference)}')
+      row.faults.append(f'another end: {difference(outcome, reference)}')
 
   def at_random_times(self, kills: int, terms: int) -> Row:
     """`python -m dpgan_jax.train` killed after a random part of the time it takes."""
@@ -179,7 +192,7 @@ class Killer:
     started = time.monotonic()
     self._process(folder, None, signal.SIGKILL)
     seconds = time.monotonic() - started
-    reference = victims.end_of_run(folder / 'run')
+    reference = self._end_of_run(folder)
     shutil.rmtree(folder)
     signals = [signal.SIGKILL] * kills + [signal.SIGTERM] * terms
     self._rng.shuffle(signals)
@@ -198,13 +211,17 @@ class Killer:
         self._look(victim, row, folder, [], reference)
       status, errors = self._process(folder, None, signal.SIGKILL)
       row.ends += 1
-      if status == 0 and victims.end_of_run(folder / 'run') == reference:
+      if status == 0 and self._end_of_run(folder) == reference:
         row.same_end += 1
       else:
         row.faults.append(f'another end, status {status}: {errors[-300:]}')
       shutil.rmtree(folder)
       _say(row)
     return row
+
+  def _end_of_run(self, folder: pathlib.Path) -> dict[str, str]:
+    # In a process of its own: one that has read a checkpoint has threads, and must not fork.
+    return injector.run(lambda: victims.end_of_run(folder / 'run'), folder).result
 
   def _process(
     self, folder: pathlib.Path, after: float | None, kind: signal.Signals
@@ -231,7 +248,8 @@ def _spot(call: str, path: str) -> str:
   return f'{call} {name or "."}'
 
 
-def _difference(outcome: injector.Outcome, reference: injector.Outcome) -> str:
+def difference(outcome: injector.Outcome, reference: injector.Outcome) -> str:
+  """How an end differs from the one it should be: the names of what is not the same."""
   if outcome.status != 0 or not isinstance(outcome.result, dict):
     return f'status {outcome.status}: {outcome.stderr[-400:]}'
   names = {*outcome.result, *reference.result}

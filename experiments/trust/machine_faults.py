@@ -15,6 +15,7 @@ kills.py keeps them.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -38,7 +39,7 @@ import tqdm
 import victims
 from absl import flags
 
-from dpgan_jax import _files, _validate, cli, data, readers, train
+from dpgan_jax import _files, _validate, cli, data, readers, run_dir, train
 from dpgan_jax.checkpoint import Checkpoints
 
 FLAGS = flags.FLAGS
@@ -131,7 +132,7 @@ class Machine:
       return
     line = one_line(outcome)
     if not line or (names and not any(name in line for name in names)):
-      row.faults.append(f'{case}: {kills._difference(outcome, _reference(self.end))}')
+      row.faults.append(f'{case}: {kills.difference(outcome, _reference(self.end))}')
       return
     row.refused += 1
     row.messages[_anonymous(line, folder)] += 1
@@ -141,7 +142,7 @@ class Machine:
       if again.status == 0 and again.result == self.end:
         row.mended += 1
       else:
-        row.faults.append(f'{case}, mended: {kills._difference(again, _reference(self.end))}')
+        row.faults.append(f'{case}, mended: {kills.difference(again, _reference(self.end))}')
 
   # --- the faults --------------------------------------------------------------------------------
 
@@ -203,7 +204,7 @@ class Machine:
       if again.status == 0 and again.result == reference.result:
         row.mended += 1
       else:
-        row.faults.append(f'change {n}, space again: {kills._difference(again, reference)}')
+        row.faults.append(f'change {n}, space again: {kills.difference(again, reference)}')
     return row
 
   def damaged_run(self, cases: int) -> Iterator[Row]:
@@ -270,7 +271,7 @@ class Machine:
           row.refused += 1
           row.messages[_anonymous(line, self._folder)] += 1
         else:
-          row.faults.append(f'{kind} {path.name}: {kills._difference(outcome, reference)}')
+          row.faults.append(f'{kind} {path.name}: {kills.difference(outcome, reference)}')
     again = injector.run(lambda: victim.work(half), half)
     if again.result != reference.result:
       row.faults.append('whole data again: another end')
@@ -356,7 +357,7 @@ class _TrainOn(victims.Train):
 
 
 def _two_at_once(victim: victims.Train, folder: pathlib.Path) -> dict[str, Any]:
-  """Trains, and starts a second process on the same directory when the first steps are taken."""
+  """Trains, and starts a second process on the same directory as soon as it holds the lock."""
   seen: dict[str, Any] = {}
 
   def second() -> None:
@@ -376,36 +377,33 @@ def _two_at_once(victim: victims.Train, folder: pathlib.Path) -> dict[str, Any]:
       lines = errors.read().strip().splitlines()
       seen.update(status=os.waitstatus_to_exitcode(status), line=lines[-1] if lines else '')
 
-  lock = train.trainer.RunDir.lock
+  lock = run_dir.RunDir.lock
 
-  def locking(run: Any) -> Any:
-    held = lock(run)
+  @contextlib.contextmanager
+  def locking(run: run_dir.RunDir) -> Iterator[None]:
+    with lock(run):
+      if not seen:  # in this process, before JAX has started its threads
+        seen['pid'] = os.getpid()
+        second()
+      yield
 
-    class Both:
-      def __enter__(self) -> Any:
-        result = held.__enter__()
-        if not seen:  # in this process, before JAX has started its threads
-          seen['pid'] = os.getpid()
-          second()
-        return result
-
-      def __exit__(self, *error: Any) -> Any:
-        return held.__exit__(*error)
-
-    return Both()
-
-  train.trainer.RunDir.lock = locking
+  run_dir.RunDir.lock = locking  # pyright: ignore[reportAttributeAccessIssue]
   end = victim.work(folder)
   return {'end': end, **seen}
 
 
 def _small_victims() -> list[victims.Victim]:
-  return [
+  small: list[victims.Victim] = [
     victims.LedgerAppend(),
     victims.CheckpointWrite(),
     victims.MetricsWrite(),
-    *(victims.Export(f, replace) for f in ('npz', 'png', 'idx', 'parquet') for replace in (0, 1)),
+    *(
+      victims.Export(format, replace)
+      for format in ('npz', 'png', 'idx', 'parquet')
+      for replace in (False, True)
+    ),
   ]
+  return small
 
 
 def damage(path: pathlib.Path, kind: str, rng: random.Random) -> None:
