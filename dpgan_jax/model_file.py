@@ -27,6 +27,7 @@ from dpgan_jax.mechanism import DPMechanism
 
 _FORMAT = 'dpgan_jax generator 1'
 _SAMPLES_AT_ONCE = 1000
+_LARGEST_SIDE = 4096  # of images in a file; the models here are for far smaller ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,19 +151,22 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 def _without_arrays(record: dict[str, Any]) -> Model:
   """The model that a file's metadata describe."""
+  # Before any model is made of them: a generator of images of 2^30 columns is built without end.
   height, width, channels = (
-    _validate.integer('image_shape', size, minimum=1) for size in record['image_shape']
+    _validate.integer('image_shape', size, minimum=1, maximum=_LARGEST_SIDE)
+    for size in record['image_shape']
   )
+  names = tuple(str(name) for name in record['class_names'])
+  num_classes = _validate.integer('num_classes', record['num_classes'], minimum=1)
+  if len(names) != num_classes:
+    raise _validate.InputError(f'expected {num_classes} class_names, got {len(names)}')
   gan = GAN(
     TrainConfig.from_dict(record['config']),
     DPMechanism.from_dict(record['mechanism']),
     (height, width, channels),
-    _validate.integer('num_classes', record['num_classes'], minimum=1),
+    num_classes,
   )
   steps = _validate.integer('steps', record['steps'], minimum=0, maximum=gan.mechanism.steps)
-  names = tuple(str(name) for name in record['class_names'])
-  if len(names) != gan.num_classes:
-    raise _validate.InputError(f'expected {gan.num_classes} class_names, got {len(names)}')
   return Model(gan, GeneratorState({}, {}), steps, names, str(record['dataset']))
 
 

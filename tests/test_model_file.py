@@ -263,7 +263,10 @@ def test_rewriting_alone_changes_nothing(saved, tmp_path):
     ({'steps': 'x'}, "expected steps to be a whole number in [0, 4], got 'x'"),
     ({'steps': 5}, 'expected steps in [0, 4], got 5'),
     ({'image_shape': [6, 5]}, 'not enough values'),
-    ({'image_shape': [6, 0, 1]}, 'expected image_shape >= 1, got 0'),
+    ({'image_shape': [6, 0, 1]}, 'expected image_shape in [1, 4096], got 0'),
+    # Building a generator of such images would take minutes and gigabytes.
+    ({'image_shape': [6, 2**30, 1]}, 'expected image_shape in [1, 4096], got 1073741824'),
+    ({'num_classes': 2**40}, 'expected 1099511627776 class_names, got 3'),
     ({'image_shape': 3}, 'not iterable'),
     ({'image_shape': [6, 9, 1]}, 'expected params/Dense_1/bias to be float32'),
     ({'num_classes': -1}, 'expected num_classes >= 1, got -1'),

@@ -15,6 +15,7 @@ not find these would prove nothing. Writes experiments/results/trust/fuzz.json.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import io
 import json
@@ -30,8 +31,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))  # as experiments/ is no package
 
@@ -41,12 +42,13 @@ from absl import flags
 from dpgan_jax import _files, _validate, cli
 
 FLAGS = flags.FLAGS
+T = TypeVar('T')
 OUT = pathlib.Path(__file__).resolve().parents[1] / 'results' / 'trust' / 'fuzz.json'
 
 # Of every input: processor time, real time (a pipe that is waited for uses none), and memory.
 CPU_SECONDS, REAL_SECONDS, EXTRA_BYTES = 10.0, 120.0, 768 * 2**20
 _SHARES = {
-  'idx': 0.27, 'npz': 0.23, 'png': 0.16, 'samples': 0.08, 'flags': 0.23, 'generator': 0.03
+  'idx': 0.35, 'npz': 0.3, 'png': 0.12, 'samples': 0.1, 'flags': 0.122, 'generator': 0.008
 }  # fmt: skip
 _AT_ONCE = 200  # inputs of which a worker tells the outcome together
 _KEPT_FAILURES = 30
@@ -184,9 +186,9 @@ class _Audit:
     self._thread = 0
     self._installed = False
     self.seen: list[str] = []
-    # A library may be imported at its first use.
-    self._libraries = {os.path.realpath(p) for p in (sys.prefix, sys.base_prefix, os.path.dirname(
-      cli.__file__))}  # fmt: skip
+    # A library may be imported at its first use, and shows lines of any program in its errors.
+    places = (sys.prefix, sys.base_prefix, os.path.dirname(cli.__file__), os.path.dirname(__file__))
+    self._libraries = {os.path.realpath(place) for place in places}
 
   def watch(self, folder: pathlib.Path | None) -> None:
     if not self._installed:
@@ -423,6 +425,7 @@ def blocks(inputs: int) -> Iterator[tuple[str, int, int]]:
 def define_flags() -> None:
   flags.DEFINE_integer('inputs', 100_000, 'Inputs, over all targets.')
   flags.DEFINE_integer('fuzz_seed', 0, 'Other inputs with every number.')
+  flags.DEFINE_integer('jobs', os.cpu_count() or 1, 'Processes side by side.')
   flags.DEFINE_string('only', None, 'Repeat one input in this process, e.g. npz:1234.')
   flags.DEFINE_string('out', str(OUT), 'The JSON file of what was found.')
   flags.DEFINE_bool('worker', False, 'Used by this program for the processes that it starts.')
@@ -434,24 +437,33 @@ def main() -> None:
   if FLAGS.worker:
     return work()
   _validate.integer('inputs', FLAGS.inputs, minimum=1)
+  _validate.integer('jobs', FLAGS.jobs, minimum=1)
   if FLAGS.only is not None:
     return _repeat(FLAGS.only)
   started = time.monotonic()
   tallies = {name: Tally() for name in _SHARES}
   with tempfile.TemporaryDirectory() as folder:
-    worker = Worker(pathlib.Path(folder))
-    done, printed = 0, 0.0
-    for target, first, last in blocks(FLAGS.inputs):
-      tallies[target].add(worker.run(target, first, last))
-      done += last - first
+    waiting, done, printed = list(blocks(FLAGS.inputs)), 0, 0.0
+    random.Random(0).shuffle(waiting)  # so that the time left is known soon
+
+    def serve(mine: list[tuple[str, int, int]]) -> Iterator[tuple[str, Tally]]:
+      worker = Worker(pathlib.Path(folder))
+      for target, first, last in mine:
+        yield target, worker.run(target, first, last)
+      worker.close()
+
+    streams = [serve(waiting[i :: FLAGS.jobs]) for i in range(FLAGS.jobs)]
+    for target, tally in _side_by_side(streams):
+      tallies[target].add(tally)
+      for failure in tally.failures:
+        print(f'{target}:{failure["input"]} {failure["wrong"]}', file=sys.stderr, flush=True)
+      done += tally.inputs
       elapsed = time.monotonic() - started
       if elapsed - printed > 10:
         printed = elapsed
         left = cli.duration(elapsed / done * (FLAGS.inputs - done))
         found = sum(len(t.failures) for t in tallies.values())
-        line = f'{done:,} inputs ({target}), {found} findings, {left} left'
-        print(line, file=sys.stderr, flush=True)
-    worker.close()
+        print(f'{done:,} inputs, {found} findings, {left} left', file=sys.stderr, flush=True)
     planted = []
     for name, (target, _, count) in PLANTS.items():
       print(f'planted: {name}', file=sys.stderr, flush=True)
@@ -469,6 +481,7 @@ def main() -> None:
         }
       )  # fmt: skip
   failures = [failure for tally in tallies.values() for failure in tally.failures]
+  failures.sort(key=lambda failure: (failure['target'], failure['input']))
   write(tallies, failures, planted)
   total = sum(tally.inputs for tally in tallies.values())
   caught = sum(row['caught'] for row in planted)
@@ -477,9 +490,20 @@ def main() -> None:
     f'{FLAGS.out}'
   )
   if failures or caught < len(planted):
-    for failure in failures[:_KEPT_FAILURES]:
-      print(f'{failure["target"]}:{failure["input"]} {failure["wrong"]}', file=sys.stderr)
     sys.exit(1)
+
+
+def _side_by_side(streams: Sequence[Iterator[T]]) -> Iterator[T]:
+  """What several iterators yield, each advanced in a thread of its own, as it comes."""
+  with concurrent.futures.ThreadPoolExecutor(len(streams)) as pool:
+    pending = {pool.submit(next, stream, None): stream for stream in streams}
+    while pending:
+      ready, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+      for future in ready:
+        stream, item = pending.pop(future), future.result()
+        if item is not None:
+          pending[pool.submit(next, stream, None)] = stream
+          yield item
 
 
 def write(
