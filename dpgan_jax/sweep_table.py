@@ -241,9 +241,9 @@ def spending(epsilon: float, private: int, public: int, table: Table) -> str:
   """What all runs together spend, in words."""
   lines = [_SPENDING]
   if private:
+    which = f'The {private} private runs together' if private > 1 else 'The one private run'
     lines.append(
-      f'The {private} private run{"s" * (private > 1)} together: '
-      f'({show_epsilon(epsilon)}, {table.settings["delta"]!r})-differential privacy, by '
+      f'{which}: ({show_epsilon(epsilon)}, {table.settings["delta"]!r})-differential privacy, by '
       'composition of all steps charged (PLD).'
     )
   if public:

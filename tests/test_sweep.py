@@ -323,21 +323,32 @@ def command(folder: pathlib.Path, *flags: str) -> list[str]:
   return [sys.executable, '-m', 'dpgan_jax.sweep', f'--sweep_dir={folder}', *SETTINGS, *own, *flags]
 
 
+MOMENTS = (
+  'eps4/seed_0/config.json', 'eps4/seed_0/ledger.jsonl', 'eps4/seed_0/samples.npz',
+  'eps4/seed_0/generator.safetensors', 'evaluation_scores/secondary-*.json',
+  'eps4/seed_0/evaluation.json', 'epsinf/seed_0/metrics.jsonl', 'samples.png',
+)  # fmt: skip
+"""Files whose appearance is followed by a kill."""
+
+
 @pytest.mark.slow
 def test_killed_anywhere_and_run_again_it_ends_in_the_same_state(tmp_path):
-  """Six kills, at moments a second apart; each next call continues, and nothing is lost."""
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'
   done = subprocess.run(command(whole), cwd=ROOT, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
-  for attempt in range(6):
+  for moment in MOMENTS:
+    assert not list(killed.glob(moment)), moment  # the kills come one after the other
     process = subprocess.Popen(
       command(killed), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    time.sleep(6 + attempt)
+    while not list(killed.glob(moment)) and process.poll() is None:
+      time.sleep(0.005)
+    assert process.poll() is None, moment
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
   done = subprocess.run(command(killed), cwd=ROOT, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
+  assert 'eps4/seed_0 was finished already' in done.stdout
   for name in ('sweep.json', 'samples.png', 'steps_eps4.png', 'tstr.png', 'sweep.md'):
     assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
   for run in ('eps4/seed_0', 'epsinf/seed_0'):
