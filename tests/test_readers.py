@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import pathlib
 import random
 import struct
@@ -101,6 +102,13 @@ class TestIdx:
     refused(lambda: readers.read_idx(tmp_path / 'absent'), 'absent does not exist')
     refused(lambda: readers.read_idx(tmp_path), 'is not a regular file')
     refused(lambda: readers.read_idx('/dev/zero'), 'is not a regular file')
+
+  def test_links_to_what_is_no_file(self, tmp_path):
+    os.mkfifo(tmp_path / 'pipe')  # which would be waited for without end
+    for name, target in {'a': '/dev/zero', 'b': 'b', 'c': tmp_path / 'pipe', 'd': '.'}.items():
+      (tmp_path / name).symlink_to(target)
+      for read in (readers.read_idx, readers.read_npz, readers.npz_names):
+        refused(lambda read=read, name=name: read(tmp_path / name), f'/{name} ')
 
   def test_truncated(self, tmp_path):
     whole = readers.idx_bytes(np.zeros((5, 4, 4), np.uint8))

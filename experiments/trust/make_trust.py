@@ -82,8 +82,9 @@ def _load(results: pathlib.Path, name: str, command: str) -> Any:
 
 
 def _wrong_faults(part: Any) -> str | None:
-  if part['missed'] or part['caught'] != part['planted'] or len(part['rows']) != part['planted']:
-    return f'{part["planted"]} faults planted, {part["caught"]} caught; {part["missed"]}'
+  missed = part.get('missed')
+  if missed or part['caught'] != part['planted'] or len(part['rows']) != part['planted']:
+    return f'{part["planted"]} faults planted, {part["caught"]} caught; {missed}'
   uncaught = [row['id'] for row in part['rows'] if not row['caught_by']]
   return f'{uncaught[0]} is caught by nothing' if uncaught else None
 
@@ -339,7 +340,7 @@ def programs() -> dict[str, list[str]]:
   train = '-m dpgan_jax.train --flagfile=experiments/quickstart.flags'
   found['quickstart'] = train.split()  # whose samples are attacked
   for path in sorted((ROOT / 'experiments').glob('audit_*.flags')):
-    command = ['-m', 'dpgan_jax.audit', f'--flagfile={path.relative_to(ROOT)}']
+    command: list[str] = ['-m', 'dpgan_jax.audit', f'--flagfile={path.relative_to(ROOT)}']
     if path.stem.endswith('_samples'):
       command.append('--run_dir=runs/quickstart')
     found[path.stem] = command
