@@ -31,7 +31,7 @@ static size_t watched_length;
 static int armed, how, report = -1;
 static long at;
 static atomic_long seen;
-static double clock_offset, clock_rate = 1, clock_start;
+static double clock_offset, clock_after, clock_start;
 
 #define REAL(name) \
   static __typeof__(&name) real; \
@@ -49,13 +49,15 @@ void crash_arm(const char *directory, long n, int kind, int fd) {
 
 void crash_disarm(void) { armed = 0; }
 
-/* Shifts the wall clock by `offset` seconds, and lets it run at `rate` (negative: backwards). */
-void crash_set_clock(double offset, double rate) {
+static double monotonic(void) {
   struct timespec now;
-  clock_offset = 0, clock_rate = 1;
-  clock_gettime(CLOCK_REALTIME, &now);
-  clock_start = now.tv_sec + now.tv_nsec * 1e-9;
-  clock_offset = offset, clock_rate = rate;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec + now.tv_nsec * 1e-9;
+}
+
+/* Lets the wall clock jump by `offset` seconds when `after` seconds have passed from now. */
+void crash_set_clock(double offset, double after) {
+  clock_start = monotonic(), clock_after = after, clock_offset = offset;
 }
 
 static int is_watched(int directory, const char *path) {
@@ -263,11 +265,8 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off64_t offset) {
 int clock_gettime(clockid_t id, struct timespec *now) {
   REAL(clock_gettime);
   int result = real(id, now);
-  if (result || id != CLOCK_REALTIME || (clock_offset == 0 && clock_rate == 1)) return result;
-  double true_time = now->tv_sec + now->tv_nsec * 1e-9;
-  double shown = clock_start + clock_offset + clock_rate * (true_time - clock_start);
-  now->tv_sec = (time_t)shown;
-  now->tv_nsec = (long)((shown - (double)now->tv_sec) * 1e9);
+  if (result || id != CLOCK_REALTIME || clock_offset == 0) return result;
+  if (monotonic() - clock_start >= clock_after) now->tv_sec += (time_t)clock_offset;
   return 0;
 }
 

@@ -137,7 +137,7 @@ def run(
       kills it when half of a write is done, 'full' refuses disk space from that change on.
     stop_after: seconds after which `stop_signal` is sent.
     stop_signal: SIGKILL or another one.
-    clock: (offset in seconds, rate) of the wall clock that the process sees.
+    clock: (seconds, after): by how much the wall clock that the process sees jumps, and when.
     timeout: seconds after which the process is killed in any case, and TimeoutError raised.
   """
   with tempfile.TemporaryDirectory() as folder:

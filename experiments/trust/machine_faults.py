@@ -316,13 +316,12 @@ class Machine:
     yield row
 
   def clock(self, cases: int) -> Iterator[Row]:
-    """The wall clock is wrong, or runs backwards; killed under one clock, continued under another.
-    """
+    """The wall clock is wrong, or jumps; killed under one clock, continued under another."""
     clocks = {
-      'a year ahead': (YEAR, 1.0),
-      'ten years back': (-10 * YEAR, 1.0),
-      'running backwards': (0.0, -1.0),
-      'a thousand times too fast': (0.0, 1000.0),
+      'a year ahead': (YEAR, 0.0),
+      'ten years back': (-10 * YEAR, 0.0),
+      'jumping back by an hour': (-3600.0, 3.0),
+      'jumping a year ahead': (YEAR, 3.0),
     }
     row = Row(f'wall clock {", ".join(clocks)}; stopped under one, continued under another')
     for name, clock in clocks.items():
