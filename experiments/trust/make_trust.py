@@ -336,11 +336,11 @@ def _table(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
 
 def programs() -> dict[str, list[str]]:
   """The long part of every check by name, in the order in which they run."""
-  found = {name: command.split() for name, command in PARTS.items()}
-  train = '-m dpgan_jax.train --flagfile=experiments/quickstart.flags'
-  found['quickstart'] = train.split()  # whose samples are attacked
+  found: dict[str, list[str]] = {name: command.split() for name, command in PARTS.items()}
+  # Its samples are attacked.
+  found['quickstart'] = ['-m', 'dpgan_jax.train', '--flagfile=experiments/quickstart.flags']
   for path in sorted((ROOT / 'experiments').glob('audit_*.flags')):
-    command: list[str] = ['-m', 'dpgan_jax.audit', f'--flagfile={path.relative_to(ROOT)}']
+    command = ['-m', 'dpgan_jax.audit', f'--flagfile={path.relative_to(ROOT)}']
     if path.stem.endswith('_samples'):
       command.append('--run_dir=runs/quickstart')
     found[path.stem] = command
