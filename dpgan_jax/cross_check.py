@@ -1,8 +1,8 @@
 """A second opinion on ε: bounds from below and above that share no arithmetic with the accountant.
 
 `accounting` takes ε from dp-accounting's privacy loss distributions. A report must not rest on one
-program, so every ε in it is recomputed here, by numpy alone and by two methods that fail in
-different ways, and a report whose ε does not lie between the two is refused:
+program, so every ε in it is recomputed here, with NumPy and SciPy only and by two methods that
+fail in different ways, and a report whose ε does not lie between the two is refused:
 
 * from above by Rényi divergences (Mironov 2017, arXiv 1702.07476; conversion to (ε, δ): Canonne,
   Kamath & Steinke 2020, arXiv 2004.00010, proposition 12), integrated numerically. A cut at the

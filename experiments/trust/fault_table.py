@@ -235,8 +235,8 @@ _GAN = (
             u, s, *a, public_grads=None if public_grads is None else jax.tree.map(
               lambda p: p / 10, public_grads), **k))),
         _M.public_gradients_are_added_after_the_noise, 'exactness'),
-  Fault('pace_by_real_accuracy', 16, "n_D follows D's accuracy on real images",
-        swap(gan.GAN, '_d_step', faults.pace_by_real_accuracy),
+  Fault('pace_by_real_loss', 16, "n_D follows D's loss on real images",
+        swap(gan.GAN, '_d_step', faults.pace_by_real_loss),
         _G.private_data_enter_by_the_discriminators_update_alone, 'exactness', slow=True),
 )  # fmt: skip
 
@@ -244,8 +244,8 @@ _REPORT = (
   Fault('metrics_claimed_as_covered', 17, 'the report covers d_loss_real',
         swap(statement, '_COVERED', lambda lines: (*lines, 'Numbers: d_loss_real.')),
         _G.the_report_covers_nothing_computed_on_real_data, 'report'),
-  Fault('metric_not_marked', 17, 'd_real_accuracy is taken for a number on fakes',
-        swap(metrics, 'REAL_DATA_METRICS', lambda names: names - {'d_real_accuracy'}),
+  Fault('metric_not_marked', 17, 'd_loss_real is taken for a number on fakes',
+        swap(metrics, 'REAL_DATA_METRICS', lambda names: names - {'d_loss_real'}),
         _G.what_follows_the_data_is_marked_private, 'exactness', slow=True),
   Fault('ledger_published', 17, 'the report lets the ledger be published',
         swap(statement.Statement, 'files', lambda f: lambda self: [

@@ -341,10 +341,10 @@ def fakes_as_many_as_came() -> tuple[Swap, ...]:
   return (stash_data(seen), Swap(gan.GAN, 'd_optimizer', make))
 
 
-def pace_by_real_accuracy(d_step: Any) -> Any:
+def pace_by_real_loss(d_step: Any) -> Any:
   def faulty(self: Any, state: Any, images: jax.Array, labels: jax.Array) -> Any:
     state, found = d_step(self, state, images, labels)
-    pace = state.pace._replace(fake_accuracy=state.pace.fake_accuracy + found.d_real_accuracy)
+    pace = state.pace._replace(fake_accuracy=state.pace.fake_accuracy + found.d_loss_real)
     return state._replace(pace=pace), found
 
   return faulty

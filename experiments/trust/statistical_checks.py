@@ -181,8 +181,8 @@ def cut_is_uniform(kept: np.ndarray, cap: int, *, alarm: float = ALARM) -> None:
 def labels_are_uniform(labels: np.ndarray, num_classes: int, *, alarm: float = ALARM) -> None:
   """χ² of the class counts of `labels` [n].
 
-  3,000 labels of 3 classes, false alarm 1e-6: one class drawn a third more often than the others
-  is found with power > 99 %.
+  3,000 labels of 3 classes, false alarm 1e-6: one class drawn half as often again as the others
+  is found with power > 99.9 %.
   """
   counts = np.bincount(labels, minlength=num_classes)
   p_value = float(scipy.stats.chisquare(counts).pvalue)
