@@ -76,7 +76,9 @@ def define_flags() -> None:
     'canaries', 1000, 'one_run: records planted, each in the data set with probability 1/2.'
   )
   flags.DEFINE_string(
-    'canary_kind', 'random_pixels', 'one_run: random_pixels, or mislabelled (test images).'
+    'canary_kind',
+    'coordinates',
+    'one_run: coordinates (gradients), random_pixels or mislabelled (test images).',
   )
   flags.DEFINE_string('run_dir', None, 'samples: directory of the run that is attacked.')
   flags.DEFINE_string(
@@ -138,6 +140,7 @@ def one_run(config: TrainConfig, out: pathlib.Path) -> dict[str, Any]:
     image_shape=dataset.image_shape,
     num_classes=dataset.num_classes,
     others=others,
+    parameters=audit_run.count_parameters(config, dataset),
     seed=FLAGS.audit_seed,
   )
   about = {'canary_kind': FLAGS.canary_kind, 'audit_seed': FLAGS.audit_seed}
@@ -165,8 +168,9 @@ def one_run(config: TrainConfig, out: pathlib.Path) -> dict[str, Any]:
     'says': f'The data set has N = {m.num_examples} records: {len(dataset)} of {dataset.name} and '
     f'{found.canaries} canaries; epsilon is for adding or removing one of them. lower_bound is '
     'that of the adversary who sees every noisy gradient; loss sees the discriminator, samples '
-    'only what is published. Each adversary has the confidence given to itself. This run is a '
-    'release of its own and spent its epsilon on the data.',
+    'only what is published, and both need canaries that are images. Each adversary has the '
+    'confidence given to itself. This run is a release of its own: it spent its epsilon on the '
+    'data.',
   }
 
 

@@ -3,10 +3,13 @@
 Training is the real thing: `trainer.make_mechanism`, `GAN.step`, the ledger, the checkpoints. Three
 adversaries guess, each with a score per canary that is higher for those it believes to be in:
 
-* `gradient` sees every noisy gradient, as the guarantee allows, and adds up how far each goes in
-  the direction of the canary's own gradient at that step;
+* `gradient` sees every noisy gradient, as the guarantee allows, and knows every record but the
+  coins: it takes out what the known records are expected to contribute, and adds up how far the
+  rest goes in the direction of each canary's own gradient;
 * `loss` sees the discriminator at the start and at the end: how far the canary's loss came down;
 * `samples` sees only what is published: how near the nearest sample is.
+
+Canaries that are gradients and no images are for the first adversary only.
 
 The data set that the ε is about has N + m records: the private images and all canaries. What the
 audit computes of the private images passes through the run's noisy gradients, so it is covered by
@@ -27,8 +30,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import audit_bounds, clipping, data, membership, metrics, trainer
-from dpgan_jax.canaries import AuditedMechanism, Canaries, plant
+from dpgan_jax import audit_bounds, clipping, data, membership, metrics, models, trainer
+from dpgan_jax.canaries import AuditedMechanism, Canaries, plant, training_labels
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.data import to_model_range
@@ -39,7 +42,7 @@ from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.run_dir import RunDir
 
 PyTree = Any
-ADVERSARIES = ('gradient', 'loss', 'samples')
+_KNOWN = 256  # private records per step from which the contribution of all of them is estimated
 _STEP_OF_DIFFERENCE = 0.01  # in parameter space, for the derivative along a gradient
 
 
@@ -114,7 +117,7 @@ def audit_run(
     else:
       mechanism = trainer.make_mechanism(config, len(planted))
       run.save_config({**settings, 'mechanism': mechanism.to_dict()})
-    watched = AuditedMechanism.watch(mechanism, present)
+    watched = AuditedMechanism.watch(mechanism, present, canaries.coordinates)
     gan = GAN(config, watched, dataset.image_shape, dataset.num_classes)
     ledger = Ledger.open(
       run.ledger, stages={trainer.STAGE: mechanism}, data_fingerprint=planted.fingerprint()
@@ -133,6 +136,14 @@ def audit_run(
     present=int(canaries.present.sum()),
     by=_guess(gan, state, canaries, losses, confidence),
   )
+
+
+def count_parameters(config: TrainConfig, dataset: data.ImageDataset) -> int:
+  """How many parameters the discriminator of these settings has."""
+  module = models.make_discriminator(config.discriminator, dataset.image_shape, dataset.num_classes)
+  images, labels = jnp.zeros((1, *dataset.image_shape)), jnp.zeros((1,), jnp.int32)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), images, labels)
+  return sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
 
 
 def _start(gan: GAN, losses: Callable[[PyTree], jax.Array], key: jax.Array) -> AuditState:
@@ -154,7 +165,8 @@ def _take_steps(
   step, total = int(state.gan.step), gan.mechanism.steps
   if step == total:
     return state
-  images, labels = jnp.asarray(planted.images), jnp.asarray(planted.labels)
+  images = jnp.asarray(planted.images)
+  labels = jnp.asarray(training_labels(planted, canaries))
   stride = trainer.steps_per_report(gan.config, gan.mechanism)
   chunks: dict[int, Any] = {}
   budget = gan.mechanism.epsilon()
@@ -211,29 +223,45 @@ def make_watched_chunk(
 ) -> Callable[..., tuple[AuditState, jax.Array]]:
   """`loop.make_chunk` with an adversary beside it: (state, images, labels) → (state, d_loss_fake).
 
-  The adversary's part of a step is the log-likelihood ratio of the noisy gradient u to first order
-  in q: with ĝ the canary's clipped gradient, ⟨ĝ, B·u⟩ is ‖ĝ‖² larger where the canary joined, which
-  it did with probability q if it is in. What all canaries have in common (the other examples' mean
-  pulls at each of them) is taken out.
+  The adversary's part of a step is, but for a factor, the log-likelihood ratio of the noisy
+  gradient u to first order in q. With ĝ the canary's clipped gradient, ⟨ĝ, B·u⟩ is ‖ĝ‖² larger
+  where the canary joined, which it did with probability q if it is in. What the known records
+  contribute on average is subtracted from B·u: all private ones, and half of each canary.
   """
-  mechanism = gan.mechanism
-  images, labels = jnp.asarray(canaries.images), jnp.asarray(canaries.labels)
-  norms_of = mechanism.clipped_grad(_canary_loss(gan))
+  mechanism, q = gan.mechanism, gan.mechanism.sampling_probability
+  canary_images, canary_labels = jnp.asarray(canaries.images), jnp.asarray(canaries.labels)
+  known = mechanism.num_examples - len(canaries)
+  gradient = clipping.clipped_grad(
+    _canary_loss(gan),
+    l2_clip_norm=mechanism.l2_clip_norm,
+    strategy=gan.config.clipping_strategy,  # pyright: ignore (a str that TrainConfig has checked)
+  )
 
-  def score(params: PyTree, released: PyTree) -> jax.Array:
-    size = jnp.sqrt(sum(jnp.sum(r**2) for r in jax.tree.leaves(released)))
-    # A central difference: layers with a backward rule of their own have no forward derivative.
+  def score(
+    params: PyTree, released: PyTree, step: jax.Array, images: jax.Array, labels: jax.Array
+  ) -> jax.Array:
+    # Which records are looked at is no secret and touches no draw of the run.
+    some = jax.random.randint(jax.random.fold_in(jax.random.key(0), step), (_KNOWN,), 0, known)
+    theirs = gradient(params, images[some], labels[some]).sum
+    weight = q * known / _KNOWN
+    rest = jax.tree.map(lambda r, g: mechanism.batch_size * r - weight * g, released, theirs)
+    if canaries.coordinates is not None:
+      flat = jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(rest)])
+      return flat[jnp.asarray(canaries.coordinates)] / mechanism.l2_clip_norm
+    own = gradient(params, canary_images, canary_labels)
+    rest = jax.tree.map(lambda r, g: r - q / 2 * g, rest, own.sum)
+    return clipping.clip_factors(own.norms, mechanism.l2_clip_norm) * along(params, rest)
+
+  def along(params: PyTree, direction: PyTree) -> jax.Array:
+    """⟨gradient of each canary, direction⟩ by a central difference: layers with a backward rule of
+    their own have no forward derivative."""
+    size = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(direction)))
     share = _STEP_OF_DIFFERENCE / jnp.maximum(size, 1e-30)
 
     def moved(sign: float) -> jax.Array:
-      return losses(jax.tree.map(lambda p, r: p + sign * share * r, params, released))
+      return losses(jax.tree.map(lambda p, d: p + sign * share * d, params, direction))
 
-    along = (moved(1.0) - moved(-1.0)) / (2 * share) * mechanism.batch_size
-    norms = norms_of(params, images, labels).norms
-    factors = clipping.clip_factors(norms, mechanism.l2_clip_norm)
-    expected = mechanism.sampling_probability * (factors * norms) ** 2
-    evidence = factors * along - expected / 2
-    return evidence - jnp.mean(evidence)
+    return (moved(1.0) - moved(-1.0)) / (2 * share)
 
   @jax.jit
   def chunk(
@@ -242,7 +270,10 @@ def make_watched_chunk(
     def step(carry: AuditState, _: None) -> tuple[AuditState, jax.Array]:
       after, seen = gan.step(carry.gan, real_images, real_labels)
       noise: Any = after.d_opt_state
-      scores = carry.gradient_scores + score(carry.gan.d_params, noise[0].released)
+      evidence = score(
+        carry.gan.d_params, noise[0].released, carry.gan.step, real_images, real_labels
+      )
+      scores = carry.gradient_scores + evidence
       return AuditState(after, scores, carry.loss_at_start), seen.d_loss_fake
 
     return jax.lax.scan(step, state, None, length=length)
@@ -257,23 +288,25 @@ def _guess(
   losses: Callable[[PyTree], jax.Array],
   confidence: float,
 ) -> dict[str, audit_bounds.Guesses]:
+  delta, present = gan.mechanism.delta, canaries.present
+  scores = {'gradient': np.asarray(state.gradient_scores)}
+  if canaries.coordinates is None:
+    samples = data.to_uint8(_samples(gan, state.gan))
+    scores['loss'] = np.asarray(state.loss_at_start - jax.jit(losses)(state.gan.d_params))
+    scores['samples'] = -membership.nearest_distance(canaries.images, samples)
+  return {
+    name: audit_bounds.guess(each, present, delta=delta, confidence=confidence)
+    for name, each in scores.items()
+  }
+
+
+def _samples(gan: GAN, state: GANState) -> np.ndarray:
+  """What a run of these settings would leave as samples, float32 [n, H, W, C]."""
   count = gan.config.num_samples
   labels = np.resize(np.arange(gan.num_classes, dtype=np.int32), count)
-  key = jax.random.fold_in(jax.random.fold_in(state.gan.fake_key, state.gan.step), 2)
-  generate = jax.jit(gan.generate)
-  size = min(count, 1000)
-  parts = []
+  key = jax.random.fold_in(jax.random.fold_in(state.fake_key, state.step), 2)
+  generate, size, parts = jax.jit(gan.generate), min(count, 1000), []
   for start in range(0, count, size):
     wanted = np.resize(labels[start : start + size], size)
-    parts.append(np.asarray(generate(state.gan.g_average, jax.random.fold_in(key, start), wanted)))
-  samples = np.concatenate(parts)[:count]
-  scores = {
-    'gradient': np.asarray(state.gradient_scores),
-    'loss': np.asarray(state.loss_at_start - jax.jit(losses)(state.gan.d_params)),
-    'samples': -membership.nearest_distance(canaries.images, data.to_uint8(samples)),
-  }
-  delta, present = gan.mechanism.delta, canaries.present
-  return {
-    name: audit_bounds.guess(scores[name], present, delta=delta, confidence=confidence)
-    for name in ADVERSARIES
-  }
+    parts.append(np.asarray(generate(state.g_average, jax.random.fold_in(key, start), wanted)))
+  return np.concatenate(parts)[:count]

@@ -204,6 +204,7 @@ class TestLikelihood:
 
 
 class TestArguments:
+  @pytest.mark.slow
   def test_a_key_gives_the_same_audit_and_another_key_another(self):
     told = []
     first, again, other = (

@@ -11,7 +11,7 @@ import pytest
 
 from dpgan_jax import data
 from dpgan_jax._validate import InputError
-from dpgan_jax.canaries import AuditedMechanism, make_canaries, plant
+from dpgan_jax.canaries import AuditedMechanism, make_canaries, plant, training_labels
 from dpgan_jax.mechanism import DPMechanism
 
 SHAPE = (8, 8, 1)
@@ -103,7 +103,6 @@ class TestAuditedMechanism:
     assert len(everyone) > 20
 
   def test_claims_what_the_mechanism_claims(self, watched):
-    assert watched.epsilon() == self.mechanism.epsilon()
     assert watched.event() == self.mechanism.event()
 
   def test_noise_is_the_real_one_and_is_remembered_before_the_public_gradient(self, watched):
@@ -124,3 +123,40 @@ class TestAuditedMechanism:
   def test_is_its_own_class_with_every_field_of_the_mechanism(self, watched):
     for field in dataclasses.fields(DPMechanism):
       assert getattr(watched, field.name) == getattr(self.mechanism, field.name)
+
+
+class TestCoordinates:
+  def test_are_distinct_and_within_the_parameters(self):
+    canaries = make('coordinates', 50, parameters=60)
+    assert canaries.coordinates is not None
+    assert len(set(canaries.coordinates.tolist())) == 50
+    assert canaries.coordinates.max() < 60
+    with pytest.raises(InputError, match=r'canaries <= 60, the parameters of .* got 61'):
+      make('coordinates', 61, parameters=60)
+
+  def test_labels_mark_them(self, digits):
+    canaries = make('coordinates', 3, parameters=60)
+    planted, _ = plant(digits, canaries)
+    labels = training_labels(planted, canaries)
+    assert labels[-3:].tolist() == [-1, -2, -3]
+    assert np.array_equal(labels[:-3], digits.labels)
+    others, _ = plant(digits, make(count=3))
+    assert training_labels(others, make(count=3)) is others.labels
+
+  def test_a_canary_is_clipped_to_its_coordinate_and_images_are_as_ever(self):
+    """Parameters {'a': 2 entries, 'b': 2 x 2}; canaries 0 and 1 are about entries 5 and 1."""
+    mechanism = TestAuditedMechanism.mechanism
+    watched = AuditedMechanism.watch(mechanism, np.ones(40, bool), np.array([5, 1], np.int32))
+    params = {'a': jnp.array([0.3, -0.2]), 'b': jnp.array([[0.1, 0.7], [-0.5, 0.2]])}
+
+    def loss(params, image, label):
+      assert label.shape == ()
+      return jnp.sum(params['b'] @ params['a'] * image) + label * params['a'][0]
+
+    images = jnp.array([[1.0, 2.0], [0.0, 0.0], [0.3, 0.1], [0.0, 0.0]])
+    labels = jnp.array([2, -1, 0, -2])
+    mask = jnp.ones(4, bool)
+    got = watched.clipped_grad(loss)(params, images, labels, mask=mask).sum
+    of_images = mechanism.clipped_grad(loss)(params, images, labels, mask=labels >= 0).sum
+    np.testing.assert_allclose(got['a'] - of_images['a'], [0.0, 1.5], atol=1e-5)
+    np.testing.assert_allclose(got['b'] - of_images['b'], [[0, 0], [0, 1.5]], atol=1e-5)
