@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import pathlib
 
 import dp_accounting
 import numpy as np
@@ -244,3 +246,18 @@ class TestRequireAgreement:
         cross_check.bounds(gaussian(1.0), [delta])
     with pytest.raises(InputError, match='neighboring_relation'):
       cross_check.bounds(gaussian(1.0), [DELTA], neighboring_relation='swap')
+
+
+def test_the_committed_table():
+  """Bounds contain the accounted ε, and what is accounted at the drawn limits of δ contains ε."""
+  path = pathlib.Path(__file__).resolve().parents[1] / 'experiments/results/trust/accounting.json'
+  rows = {row['name']: row for row in json.loads(path.read_text('utf-8'))['rows']}
+  cases = (*second_opinions.PUBLISHED, *second_opinions.CUT, *second_opinions.SMALL)
+  assert rows.keys() == {case.name for case in (*cases, *second_opinions.of_reports())}
+  for row in rows.values():
+    assert row['at_least'] <= row['accounted'] <= row['at_most'] * (1 + cross_check.ROUNDING)
+    if drawn := row.get('monte_carlo'):
+      low, high = drawn['accounted_epsilon_there']
+      assert low <= drawn['epsilon'] <= high
+  for case in second_opinions.of_reports():
+    assert rows[case.name]['accounted'] == pytest.approx(float(case.published), abs=1e-4)

@@ -4,12 +4,13 @@ r"""Accounted ε beside bounds by two other methods and a Monte Carlo estimate, 
       --out=experiments/results/trust/accounting.json
 
 Rows are runs that others have published, with what they printed; batches cut at several caps; and
-the flag files of this repository. In small cases the summed privacy loss is also drawn at random.
+the committed reports of this repository. In small cases the summed privacy loss is also drawn at
+random.
 """
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import json
 import math
 import pathlib
@@ -109,22 +110,19 @@ SMALL = (
 )  # fmt: skip
 
 
-def of_flag_files() -> list[Case]:
-  """The runs of experiments/*.flags that train on MNIST with privacy."""
+def of_reports() -> list[Case]:
+  """The committed reports of this repository, and what they say."""
   cases = []
-  for path in sorted((ROOT / 'experiments').glob('eps*.flags')):
-    with contextlib.chdir(ROOT):  # flag files name each other relative to it
-      lines = FLAGS.read_flags_from_files([f'--flagfile={path}'])
-    given = dict(line.removeprefix('--').split('=', 1) for line in lines)
-    mechanism = DPMechanism.for_epsilon(
-      float(given['target_epsilon']),
-      steps=int(given['steps']),
-      num_examples=MNIST,
-      batch_size=int(given['batch_size']),
-      l2_clip_norm=float(given['l2_clip_norm']),
-      delta=float(given['delta']),
-    )
-    cases.append(Case(path.name, mechanism.event(), delta=mechanism.delta))
+  for path in sorted((ROOT / 'experiments' / 'results').glob('*/report.json')):
+    facts = json.loads(path.read_text('utf-8'))
+    names = {field.name for field in dataclasses.fields(DPMechanism)}
+    fields = {name: value for name, value in facts['mechanism'].items() if name in names}
+    mechanism = DPMechanism.from_dict(fields)
+    epsilon = facts['guarantee']['epsilon']
+    event = mechanism.event(facts['progress']['steps_charged'])
+    source = path.relative_to(ROOT).as_posix()
+    if mechanism.is_private and mechanism.neighboring_relation == 'add_or_remove_one':
+      cases.append(Case(path.parent.name, event, f'{epsilon:.6g}', source, mechanism.delta))
   return cases
 
 
@@ -161,7 +159,7 @@ def row(case: Case) -> dict[str, Any]:
 
 
 def main() -> None:
-  cases = [*PUBLISHED, *CUT, *SMALL, *of_flag_files()]
+  cases = [*PUBLISHED, *CUT, *SMALL, *of_reports()]
   rows, started = [], time.monotonic()
   for number, case in enumerate(cases, start=1):
     rows.append(row(case))
@@ -180,6 +178,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_integer('draws', 2_000_000, 'Draws of the privacy loss in small cases.')
+  flags.DEFINE_integer('draws', 500_000, 'Draws of the privacy loss in small cases.')
   flags.DEFINE_string('out', None, 'JSON file of the results.')
   cli.run(main)
