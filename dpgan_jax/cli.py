@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
 import pathlib
 import signal
 import sys
@@ -104,7 +105,7 @@ def _check_flag_files(argv: Sequence[str]) -> None:
   for read in range(_MAX_FLAG_FILES + 1):
     if not waiting:
       return
-    path = pathlib.Path(waiting.pop()).expanduser()
+    path = pathlib.Path(os.path.expanduser(waiting.pop()))  # ~nobody stays as it is
     if read == _MAX_FLAG_FILES:
       break
     try:

@@ -117,6 +117,7 @@ class TestFlagFiles:
     (tmp_path / 'long').write_bytes(b'#' * (cli._MAX_FLAG_FILE_BYTES + 1))
     self.refused(tmp_path / 'long', 'at most')
     self.refused(tmp_path, 'no regular file')
+    self.refused('~nobody_of_this_name/x', 'does not exist')
 
   def test_files_that_include_each_other_by_ever_other_names(self, tmp_path):
     """Twelve spellings of one name escape absl's check for circles: 12! readings."""

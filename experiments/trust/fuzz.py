@@ -9,6 +9,8 @@ outside the input. Workers enforce it: a limit on address space, a
 timer that ends the process, and an audit hook that sees what Python opens, imports from pickles,
 starts or connects to. Input k of a target is always the same, so `--only=npz:1234` repeats one.
 
+`--targets` runs some of it again, e.g. after a repair, and leaves the other rows as they are.
+
 Then faults are planted (a reader that unpickles, one that believes headers, ...): a fuzzer that did
 not find these would prove nothing. Writes experiments/results/trust/fuzz.json.
 """
@@ -17,11 +19,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import importlib.metadata
 import io
 import json
 import mmap
 import os
 import pathlib
+import platform
 import random
 import resource
 import shutil
@@ -415,9 +419,9 @@ PLANTS: dict[str, tuple[str, Callable[[], None], int]] = {
 # --- the command ---------------------------------------------------------------------------------
 
 
-def blocks(inputs: int) -> Iterator[tuple[str, int, int]]:
-  for target, share in _SHARES.items():
-    total = round(inputs * share)
+def blocks(inputs: int, targets: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+  for target in targets:
+    total = round(inputs * _SHARES[target])
     for first in range(0, total, _AT_ONCE):
       yield target, first, min(total, first + _AT_ONCE)
 
@@ -425,6 +429,7 @@ def blocks(inputs: int) -> Iterator[tuple[str, int, int]]:
 def define_flags() -> None:
   flags.DEFINE_integer('inputs', 100_000, 'Inputs, over all targets.')
   flags.DEFINE_integer('fuzz_seed', 0, 'Other inputs with every number.')
+  flags.DEFINE_list('targets', None, f'Only some of {", ".join(_SHARES)}; the rest is kept.')
   flags.DEFINE_integer('jobs', os.cpu_count() or 1, 'Processes side by side.')
   flags.DEFINE_string('only', None, 'Repeat one input in this process, e.g. npz:1234.')
   flags.DEFINE_string('out', str(OUT), 'The JSON file of what was found.')
@@ -440,10 +445,14 @@ def main() -> None:
   _validate.integer('jobs', FLAGS.jobs, minimum=1)
   if FLAGS.only is not None:
     return _repeat(FLAGS.only)
+  wanted = FLAGS.targets or list(_SHARES)
+  for target in wanted:
+    _validate.one_of('targets', target, _SHARES)
+  kept = _kept() if FLAGS.targets else {}
   started = time.monotonic()
-  tallies = {name: Tally() for name in _SHARES}
+  tallies = {name: Tally() for name in wanted}
   with tempfile.TemporaryDirectory() as folder:
-    waiting, done, printed = list(blocks(FLAGS.inputs)), 0, 0.0
+    waiting, done, printed = list(blocks(FLAGS.inputs, wanted)), 0, 0.0
     random.Random(0).shuffle(waiting)  # so that the time left is known soon
 
     def serve(mine: list[tuple[str, int, int]]) -> Iterator[tuple[str, Tally]]:
@@ -461,11 +470,11 @@ def main() -> None:
       elapsed = time.monotonic() - started
       if elapsed - printed > 10:
         printed = elapsed
-        left = cli.duration(elapsed / done * (FLAGS.inputs - done))
+        left = cli.duration(elapsed / done * (sum(b - a for _, a, b in waiting) - done))
         found = sum(len(t.failures) for t in tallies.values())
         print(f'{done:,} inputs, {found} findings, {left} left', file=sys.stderr, flush=True)
-    planted = []
-    for name, (target, _, count) in PLANTS.items():
+    planted = list(kept.get('planted', ()))
+    for name, (target, _, count) in PLANTS.items() if not kept else ():
       print(f'planted: {name}', file=sys.stderr, flush=True)
       planting = Worker(pathlib.Path(folder), name)
       tally = Tally()
@@ -480,16 +489,16 @@ def main() -> None:
           'by': tally.failures[0]['wrong'][:100] if tally.failures else None,
         }
       )  # fmt: skip
-  failures = [failure for tally in tallies.values() for failure in tally.failures]
-  failures.sort(key=lambda failure: (failure['target'], failure['input']))
-  write(tallies, failures, planted)
-  total = sum(tally.inputs for tally in tallies.values())
+  record = result(tallies, planted, kept)
+  text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+  with _files.atomic_write(FLAGS.out) as file:
+    file.write(f'{text}\n')
   caught = sum(row['caught'] for row in planted)
   print(
-    f'{total:,} inputs, {len(failures)} findings, {caught} of {len(planted)} planted faults found: '
-    f'{FLAGS.out}'
+    f'{record["inputs"]:,} inputs, {record["findings"]} findings, {caught} of {len(planted)} '
+    f'planted faults found: {FLAGS.out}'
   )
-  if failures or caught < len(planted):
+  if record['findings'] or caught < len(planted):
     sys.exit(1)
 
 
@@ -506,28 +515,45 @@ def _side_by_side(streams: Sequence[Iterator[T]]) -> Iterator[T]:
           yield item
 
 
-def write(
-  tallies: dict[str, Tally], failures: list[dict[str, Any]], planted: list[dict[str, Any]]
-) -> None:
-  import importlib.metadata
-  import platform
+def _kept() -> dict[str, Any]:
+  """What an earlier run with the same inputs found."""
+  try:
+    record = json.loads(pathlib.Path(FLAGS.out).read_bytes())
+    if record['command'] != _command():
+      raise _validate.InputError(f'{FLAGS.out} is from {record["command"]}, not {_command()}')
+    return record
+  except (OSError, ValueError, KeyError) as error:
+    raise _validate.InputError(f'expected targets to add to {FLAGS.out}: {error}') from None
 
+
+def _command() -> str:
+  seed = f' --fuzz_seed={FLAGS.fuzz_seed}' if FLAGS.fuzz_seed else ''
+  return f'python experiments/trust/fuzz.py --inputs={FLAGS.inputs}{seed}'
+
+
+def result(
+  tallies: dict[str, Tally], planted: list[dict[str, Any]], kept: dict[str, Any]
+) -> dict[str, Any]:
+  """The record of a run, with what is kept of an earlier one."""
   names = ('absl-py', 'jax', 'numpy', 'pillow', 'safetensors')
-  record = {
-    'command': f'python experiments/trust/fuzz.py --inputs={FLAGS.inputs}'
-    + (f' --fuzz_seed={FLAGS.fuzz_seed}' if FLAGS.fuzz_seed else ''),
-    'inputs': sum(tally.inputs for tally in tallies.values()),
-    'findings': len(failures),
-    'targets': {
-      name: {
-        'inputs': tally.inputs,
-        'accepted': tally.accepted,
-        'refused': tally.refused,
-        'findings': len(tally.failures),
-        'slowest_cpu_seconds': round(tally.slowest_seconds, 3),
-      }
-      for name, tally in tallies.items()
-    },
+  rows = kept.get('targets', {}) | {
+    name: {
+      'inputs': tally.inputs,
+      'accepted': tally.accepted,
+      'refused': tally.refused,
+      'findings': len(tally.failures),
+      'slowest_cpu_seconds': round(tally.slowest_seconds, 3),
+    }
+    for name, tally in tallies.items()
+  }
+  failures = [failure for failure in kept.get('failures', ()) if failure['target'] not in tallies]
+  failures += [failure for tally in tallies.values() for failure in tally.failures]
+  failures.sort(key=lambda failure: (failure['target'], failure['input']))
+  return {
+    'command': _command(),
+    'inputs': sum(row['inputs'] for row in rows.values()),
+    'findings': sum(row['findings'] for row in rows.values()),
+    'targets': rows,
     'limits': {
       'cpu_seconds': CPU_SECONDS, 'seconds': REAL_SECONDS, 'address_space_mib': EXTRA_BYTES // 2**20
     },
@@ -538,9 +564,6 @@ def write(
       **{name: importlib.metadata.version(name) for name in names},
     },
   }  # fmt: skip
-  text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-  with _files.atomic_write(FLAGS.out) as file:
-    file.write(f'{text}\n')
 
 
 def _repeat(which: str) -> None:
