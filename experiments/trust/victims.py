@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import pathlib
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -215,10 +216,9 @@ class Export(Victim):
       return 'nothing'
     if not self._replace:
       raise AssertionError(f'neither nothing nor all: {sorted(there)}')
-    with_old = folder.with_name(folder.name + '.old')
-    with_old.mkdir(exist_ok=True)
-    self.prepare(with_old) if not any(with_old.iterdir()) else None
-    old = contents(with_old)
+    with tempfile.TemporaryDirectory() as place:
+      self.prepare(pathlib.Path(place))
+      old = contents(pathlib.Path(place))
     if there == old:
       return 'all of the old'
     # Several files of one folder are replaced one by one, the old going first.
