@@ -95,6 +95,11 @@ def epsilon(
   return _epsilon(event, delta, neighboring_relation, _FINE_GRID)
 
 
+def grid(epsilon: float) -> float:
+  """The spacing of the privacy losses that an ε, as `epsilon` gives it, was computed on."""
+  return _COARSE_GRID if epsilon > _FINE_UP_TO else _FINE_GRID
+
+
 def epsilon_curve(
   event: dp_accounting.DpEvent,
   deltas: Iterable[float],

@@ -15,9 +15,9 @@ fail in different ways, and a report whose ε does not lie between the two is re
     below ≤ exact ε of the event ≤ accounted ε ≤ above
 
 The accounted ε is an upper bound of the exact one since dp-accounting rounds against the user, and
-stays under the Rényi bound, which is the looser one, but for that rounding: `ROUNDING` of it is
-allowed. What is checked is arithmetic: that the event describes the mechanism is argued at
-`DPMechanism` and tested by the audit.
+stays under the Rényi bound, which is the looser one, but for that rounding (`rounding`), which is
+large beside a small ε of very many steps. What is checked is arithmetic: that the event describes
+the mechanism is argued at `DPMechanism` and tested by the audit.
 
 >>> import dp_accounting
 >>> event = dp_accounting.SelfComposedDpEvent(dp_accounting.PoissonSampledDpEvent(
@@ -45,8 +45,7 @@ import scipy.stats
 from dpgan_jax import _validate, accounting
 
 ROUNDING = 0.02
-"""By how much of itself an accounted ε may exceed the bound from above: the accountant's rounding
-on its coarse grid."""
+"""Share of the bound from above by which the accountant may exceed it; see `rounding`."""
 
 METHODS = {
   'lower': 'summed privacy loss on a grid that keeps its mean, by FFT (Gopi et al. 2021)',
@@ -340,6 +339,21 @@ def bounds(
   return list(_intervals(accounting.hashable(event), deltas, neighboring_relation))
 
 
+def rounding(event: dp_accounting.DpEvent, upper: float, *, grid: float) -> float:
+  """By how much the accountant may exceed the bound from above, as it rounds against the user.
+
+  On a grid of privacy losses it adds a variance of grid²/4 at most to every step, and so a standard
+  deviation of grid·√T/2 to their sum; six of these are allowed, and a fiftieth of the bound.
+
+  Args:
+    event: what was done, with a guarantee.
+    upper: the bound.
+    grid: spacing of the accountant's privacy losses.
+  """
+  steps = _steps(accounting.hashable(event), 'add_or_remove_one') or []
+  return ROUNDING * upper + 3 * grid * math.sqrt(sum(step.count for step in steps))
+
+
 def require_agreement(
   event: dp_accounting.DpEvent,
   epsilons: Mapping[float, float],
@@ -362,7 +376,10 @@ def require_agreement(
   found = bounds(event, epsilons, neighboring_relation=neighboring_relation)
   for (delta, epsilon), (lower, upper) in zip(epsilons.items(), found, strict=True):
     # An infinite ε promises nothing, and cannot promise too much.
-    if not (lower <= epsilon and (epsilon <= upper * (1 + ROUNDING) or math.isinf(epsilon))):
+    most = math.inf
+    if math.isfinite(epsilon) and math.isfinite(upper):
+      most = upper + rounding(event, upper, grid=accounting.grid(epsilon))
+    if not lower <= epsilon <= most:
       raise _validate.InputError(
         f'accounted epsilon={epsilon!r} at delta={delta!r} is contradicted by a second '
         f'computation, which puts it between {lower:.6g} and {upper:.6g}: nothing is reported; '

@@ -410,7 +410,8 @@ class Statement:
       'at_most_by': cross_check.METHODS['upper'],
       'relation': (
         'epsilon_at_least <= epsilon <= epsilon_at_most, for every epsilon of this statement with '
-        f'bounds of its own; the accountant may round up by {cross_check.ROUNDING:g} of the bound'
+        'bounds of its own; the accountant, which rounds up, may exceed the last by '
+        f'{cross_check.ROUNDING:g} of it and three steps of its grid times the root of T'
       ),
     }
 

@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import scipy.stats
 from conftest import load_trust
 
 power = load_trust('power')
@@ -27,16 +28,18 @@ def test_accepts_what_is_correct_and_refuses_faults(case):
 
 
 def test_the_committed_measurement():
-  """400 draws: powers above 99 %, and p-values below 1 % in 1 % of correct draws."""
+  """400 draws. Faults: the lower limit of every power is above 98 %. Correct draws: p-values below
+  1 % are as frequent as they should be (binomial tests, false alarm 1e-3 for each check).
+  """
   rows = {row['check']: row for row in json.loads(RESULT.read_text('utf-8'))['rows']}
   assert list(rows) == [case.check.func.__name__ for case in power.CASES]
   for row, case in zip(rows.values(), power.CASES, strict=True):
     correct = row['correct']
-    assert correct['refused_at_false_alarm'] <= 1  # 400 draws at 1e-4 or less
-    low, high = correct['rate']
-    assert low <= power.LEVEL
-    assert not case.exact or high >= power.LEVEL
-    assert all(fault['power'][0] > 0.99 for fault in row['faults'].values())
+    assert correct['refused_at_false_alarm'] <= 1
+    count = scipy.stats.binom(correct['of'], power.LEVEL)
+    assert count.sf(correct['refused_at_0.01'] - 1) > 1e-3
+    assert not case.exact or count.cdf(correct['refused_at_0.01']) > 1e-3
+    assert all(fault['power'][0] > 0.98 for fault in row['faults'].values())
     assert set(row['faults']) == set(case.faults)
 
 
