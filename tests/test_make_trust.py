@@ -129,7 +129,7 @@ def change(part, path: str, value):
     ('trust/planted_faults', 'missed', ['half_noise: not caught'], 'half_noise: not caught'),
     ('trust/planted_faults', 'caught', 0, '1 faults planted, 0 caught'),
     ('trust/planted_faults', 'rows.0.caught_by', '', 'half_noise is caught by nothing'),
-    ('trust/statistics', 'rows.0.correct.refused_at_false_alarm', 1, 'refuses what is correct'),
+    ('trust/statistics', 'rows.0.correct.refused_at_false_alarm', 2, 'refuses what is correct'),
     ('trust/statistics', 'rows.0.faults.two thirds.refused', 100, "'two thirds' in 100 of 400"),
     ('trust/accounting', 'rows.0.accounted', 1.0, r'B 128: 1.0 not in \[1.11, 1.33\]'),
     ('trust/accounting', 'rows.1.monte_carlo.epsilon', 0.5, 'small: Monte Carlo'),

@@ -165,7 +165,8 @@ def secrets_of(run: RunDir, state: Any) -> dict[str, set[bytes]]:
     'fingerprint': {dataset.fingerprint()[:12].encode()},
     'ledger': {str(v)[:20].encode() for line in ledger for k, v in line.items() if k == 'hash'},
     'places': {os.fsencode(place) for place in places} | {b'private_place'},
-    'machine': {f'{socket.gethostname()}.'.encode(), f'{os.getpid()}\n'.encode()},
+    # A short name could stand anywhere by chance.
+    'machine': {f'{socket.gethostname():.>12}'.encode()},
   }
   if (seed := run.load_config()['config']['seed']) is not None:
     secrets['seed'] = {str(seed).encode(), seed.to_bytes(4, 'little'), seed.to_bytes(4, 'big')}

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import scipy.stats
 from absl import flags
 
 from dpgan_jax import _files, _validate, cli, statement, trainer
@@ -40,6 +41,7 @@ PARTS = {
 }
 AUDITS = ('one_step', 'ten_steps', 'quickstart')  # the least there has to be; more are shown
 MIN_KILLS, MIN_INPUTS = 100, 100_000
+_TOO_RARE = 1e-4  # so many false alarms, or more, would come by chance less often than this
 
 
 # --- reading, and refusing what does not hold ----------------------------------------------------
@@ -91,8 +93,10 @@ def _wrong_faults(part: Any) -> str | None:
 
 def _wrong_statistics(part: Any) -> str | None:
   for row in part['rows']:
-    if row['correct']['refused_at_false_alarm']:
-      return f'{row["check"]} refuses what is correct'
+    correct = row['correct']
+    refused, of = correct['refused_at_false_alarm'], correct['of']
+    if scipy.stats.binom.sf(refused - 1, of, row['false_alarm']) < _TOO_RARE:
+      return f'{row["check"]} refuses what is correct in {refused} of {of} cases'
     for name, fault in row['faults'].items():
       if fault['refused'] * 2 < fault['of']:
         return f'{row["check"]} finds {name!r} in {fault["refused"]} of {fault["of"]} cases only'
