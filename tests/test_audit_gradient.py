@@ -106,7 +106,7 @@ def same_batch_every_step(m):
 
 def shuffled(m):
   def sampler(key, step):
-    order = jax.random.permutation(key, m.num_examples).astype(jnp.int32)
+    order = jax.random.permutation(jax.random.fold_in(key, 0), m.num_examples).astype(jnp.int32)
     size = m.batch_size
     return sampling.PoissonBatch(
       jax.lax.dynamic_slice(order, (step * size,), (size,)), jnp.ones(size, bool)
@@ -168,7 +168,7 @@ def test_other_relations(relation, batch_size):
   mechanism = make(neighboring_relation=relation, batch_size=batch_size, noise_multiplier=2.0)
   audit = gradient_bound(mechanism, trials=20_000, key=jax.random.key(3))
   assert not audit.refuted
-  assert 0.9 * audit.accounted_epsilon < audit.family_bound <= audit.accounted_epsilon
+  assert POWER * audit.accounted_epsilon < audit.family_bound <= audit.accounted_epsilon
   halved = gradient_bound(
     mechanism, trials=20_000, key=jax.random.key(3), parts=half_noise(mechanism)
   )
@@ -176,16 +176,14 @@ def test_other_relations(relation, batch_size):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('steps', [1, 5])
-def test_false_alarms_are_as_rare_as_promised(steps):
-  """At most 10 % each of 60 audits may exceed ε: 16 or more have a probability below 1e-4."""
-  mechanism = make(steps=steps)
+def test_false_alarms_are_as_rare_as_promised():
+  """At most 10 % each of 40 audits may exceed ε: 13 or more have a probability below 2e-4."""
   audits = [
-    gradient_bound(mechanism, trials=1000, key=jax.random.key(100 + n), confidence=0.9)
-    for n in range(60)
+    gradient_bound(SAMPLED, trials=1000, key=jax.random.key(100 + n), confidence=0.9)
+    for n in range(40)
   ]
-  assert sum(a.refuted for a in audits) < 16
-  assert sum(a.lower_bound > a.accounted_epsilon for a in audits) < 16
+  assert sum(a.refuted for a in audits) < 13
+  assert sum(a.lower_bound > a.accounted_epsilon for a in audits) < 13
 
 
 class TestLikelihood:
