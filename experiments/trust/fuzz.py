@@ -238,7 +238,10 @@ def outcome(targets: Targets, target: str, number: int, seed: int) -> str | None
     wrong = f'{type(error).__name__}: {error}'[:300]
   except SystemExit as error:
     wrong = f'ended the process: {error}'[:300]
-  return f'did what no reader does: {_audit.seen[0]}' if _audit.seen else wrong
+  if _audit.seen:
+    wrong = f'did what no reader does: {_audit.seen[0]}'
+  # Not the place of the folder that the input was in.
+  return wrong and wrong.replace(f'{targets.home}', '.')
 
 
 # --- many inputs, in a process that may die ------------------------------------------------------
@@ -409,7 +412,7 @@ def _quote_as_is() -> None:
 PLANTS: dict[str, tuple[str, Callable[[], None], int]] = {
   'arrays are unpickled': ('npz', _unpickle, 400),
   'headers are believed': ('idx', _believe_headers, 400),
-  'the rest of a cut file is waited for': ('idx', _wait_for_the_rest, 40),
+  'the rest of a cut file is waited for': ('idx', _wait_for_the_rest, 400),
   'links are followed out of the folder': ('png', _follow_links, 400),
   'flag files are read whatever they are': ('flags', _read_any_flag_file, 600),
   'messages quote names as they are': ('png', _quote_as_is, 600),
