@@ -198,6 +198,9 @@ class TestBounds:
         deltas, cross_check.bounds(m.event(), deltas, neighboring_relation=relation), strict=True
       ):
         epsilon = coarse(m.event(), delta, relation)
+        if math.isinf(epsilon):  # beyond the accountant's arithmetic; it then promises nothing
+          assert found.lower > 500
+          continue
         most = found.upper + cross_check.rounding(m.event(), found.upper, grid=1e-3)
         assert found.lower <= epsilon <= most, (m, delta, epsilon, found)
 
