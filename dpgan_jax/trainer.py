@@ -161,6 +161,9 @@ def train(
     with Checkpoints(run.checkpoints) as checkpoints:
       state = start_or_resume(gan.init, config.seed, ledger, checkpoints)
       ledger.require_covers(int(state.step))
+      if run.metrics.is_file():  # a line is written after its steps were taken
+        for record in metrics.read_metrics(run.metrics)[-1:]:
+          ledger.require_covers(record['step'])
       state = _take_steps(gan, dataset, run, ledger, checkpoints, state, progress)
     model = _model(gan, state.g_average, int(state.step), dataset)
     _leave_samples(model, run, state)
