@@ -115,17 +115,8 @@ def release(
       labels=tile_labels,
       scale=trainer.picture_scale(model.gan.image_shape),
     )
-    figures.epsilon_delta_curve(
-      [delta for delta, _ in said.curve],
-      [epsilon for _, epsilon in said.curve],
-      staging / CURVE,
-      at_delta=said.mechanism.delta,
-      at_epsilon=statement.rounded_up(said.epsilon),
-    )
-    facts = json.dumps(said.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+    report.save(said, staging)
     texts = {
-      REPORT_JSON: f'{facts}\n',
-      REPORT_MARKDOWN: said.to_markdown(),
       MODEL_CARD: cards.model_card(about),
       DATA_CARD: cards.data_card(about),
       USAGE: cards.usage(about),

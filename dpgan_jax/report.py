@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,20 +95,23 @@ def write(run: RunDir, *, tuning_note: str | None = None) -> Statement:
     InputError: as `build`.
   """
   statement = build(run, tuning_note=tuning_note)
-  m = statement.mechanism
+  save(statement, run.path)
+  return statement
+
+
+def save(statement: Statement, folder: pathlib.Path) -> None:
+  """Writes the three files of a statement into `folder`; each is whole or absent."""
   figures.epsilon_delta_curve(
     [delta for delta, _ in statement.curve],
     [epsilon for _, epsilon in statement.curve],
-    run.path / PICTURE,
-    at_delta=m.delta,
+    folder / PICTURE,
+    at_delta=statement.mechanism.delta,
     at_epsilon=rounded_up(statement.epsilon),
   )
-  with _files.atomic_write(run.report_markdown) as file:
-    file.write(statement.to_markdown())
-  text = json.dumps(statement.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-  with _files.atomic_write(run.report_json) as file:
-    file.write(f'{text}\n')
-  return statement
+  facts = json.dumps(statement.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+  for name, text in (('report.md', statement.to_markdown()), ('report.json', f'{facts}\n')):
+    with _files.atomic_write(folder / name) as file:
+      file.write(text)
 
 
 # --- reading a run -------------------------------------------------------------------------------

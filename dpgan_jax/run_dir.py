@@ -166,7 +166,7 @@ class RunDir:
       config = json.loads(self.config.read_bytes())
     except FileNotFoundError:
       raise _validate.InputError(f'expected a run in {self.path}, found no {_CONFIG}') from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       raise _validate.InputError(f'expected {self.config} to be JSON, got: {error}') from None
     if not isinstance(config, dict):
       raise _validate.InputError(

@@ -382,9 +382,16 @@ def restore_model(run_dir: str | os.PathLike[str]) -> Trained:
     config = TrainConfig.from_dict(saved['config'])
     mechanism = DPMechanism.from_dict(saved['mechanism'])
     about = saved['data']
-    gan = GAN(config, mechanism, tuple(about['image_shape']), about['num_classes'])
+    height, width, channels = (
+      _validate.integer('image_shape', size, minimum=1, maximum=4096)
+      for size in about['image_shape']
+    )
+    num_classes = _validate.integer('num_classes', about['num_classes'], minimum=1)
+    gan = GAN(config, mechanism, (height, width, channels), num_classes)
     class_names = tuple(about['class_names'])
-  except (KeyError, TypeError) as error:
+  except _validate.InputError:
+    raise
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
     raise _validate.InputError(f'{run.config} is not the record of a run: {error!r}') from None
   with Checkpoints(run.checkpoints) as checkpoints:
     restored = checkpoints.restore_latest(jax.eval_shape(gan.init, jax.random.key(0)))

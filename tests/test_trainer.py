@@ -22,6 +22,7 @@ from dpgan_jax import _validate, data, model_file, trainer
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.ledger import Ledger
+from dpgan_jax.run_dir import RunDir
 
 CONFIG = TrainConfig(
   dataset='digits',
@@ -341,3 +342,31 @@ def test_steps_per_report_prefers_a_divisor():
   stride = trainer.steps_per_report(CONFIG.replace(steps=3000, steps_per_report=None), mechanism)
   assert 3000 % stride == 0
   assert 60 <= stride <= 100
+
+
+HOSTILE = {
+  'no data': lambda saved: saved.pop('data'),
+  'data is a number': lambda saved: saved.update(data=3),
+  'no height': lambda saved: saved['data'].update(image_shape=[0, 8, 1]),
+  'a giant image': lambda saved: saved['data'].update(image_shape=[10**9, 10**9, 3]),
+  'two axes': lambda saved: saved['data'].update(image_shape=[8, 8]),
+  'no classes': lambda saved: saved['data'].update(num_classes=0),
+  'names are a number': lambda saved: saved['data'].update(class_names=7),
+}
+
+
+@pytest.mark.parametrize('case', HOSTILE)
+def test_a_record_that_nobody_wrote_is_refused_in_one_line(case, copy):
+  run = RunDir.open(copy, create=False)
+  saved = run.load_config()
+  HOSTILE[case](saved)
+  run.save_config(saved)
+  with pytest.raises(_validate.InputError) as caught:
+    trainer.restore_model(copy)
+  assert '\n' not in str(caught.value)
+
+
+def test_a_record_nested_without_end_is_refused(copy):
+  (copy / 'config.json').write_text('[' * 100_000)
+  with pytest.raises(_validate.InputError, match='to be JSON'):
+    trainer.restore_model(copy)
