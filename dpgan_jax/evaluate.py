@@ -61,6 +61,9 @@ def define_flags() -> None:
   flags.DEFINE_bool(
     'over_steps', False, 'Score the snapshots of a run, lightly, instead of its last generator.'
   )
+  flags.DEFINE_bool(
+    'as_trained', False, 'With over_steps: score the generators themselves, not their averages.'
+  )
   flags.DEFINE_integer(
     'snapshots', 10, 'With over_steps: how many at most, evenly spaced, the last one among them.'
   )
@@ -88,6 +91,10 @@ def main() -> None:
   if FLAGS.over_steps:
     _over_steps()
     return
+  if FLAGS.as_trained:
+    raise _validate.InputError(
+      'expected as_trained only with over_steps: other scores are of the generator that is sampled'
+    )
   if FLAGS.num is not None and FLAGS.run_dir is None:
     raise _validate.InputError('expected num only with run_dir: all samples of a file are used')
   amount = amount_from_flags()
@@ -124,7 +131,7 @@ def _over_steps() -> None:
   num = 12_000 if FLAGS.num is None else FLAGS.num
   _validate.integer('num', num, minimum=evaluation.MIN_SAMPLES)
   run = RunDir.open(FLAGS.run_dir, create=False)
-  files = snapshots.paths(run, FLAGS.snapshots)
+  files = snapshots.paths(run, FLAGS.snapshots, as_trained=FLAGS.as_trained)
   dataset = FLAGS.dataset or model_file.load(files[-1]).dataset
   train, test = load_real(dataset, FLAGS.data_dir)
   out = pathlib.Path(FLAGS.out or run.path)
@@ -134,10 +141,15 @@ def _over_steps() -> None:
     store=scores.Store(pathlib.Path(FLAGS.scores_dir or out / KEPT)), progress=show.update,
   )  # fmt: skip
   show.close()
-  evaluation_steps.write(steps, out)
-  snapshots.picture_over_steps(run, out / 'samples_steps.png', title='samples over training')
+  record, picture = evaluation_steps.JSON, 'samples_steps.png'
+  if FLAGS.as_trained:
+    record, picture = evaluation_steps.JSON_AS_TRAINED, 'samples_steps_as_trained.png'
+  evaluation_steps.write(steps, out, record)
+  snapshots.picture_over_steps(
+    run, out / picture, title='samples over training', as_trained=FLAGS.as_trained
+  )
   print(steps.to_table())
-  print(f'Every score reads private data: {out / evaluation_steps.JSON}')
+  print(f'Every score reads private data: {out / record}')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from dpgan_jax.statement import rounded_up, show_epsilon
 
 FORMAT = 'dpgan_jax evaluation over steps 1'
 JSON = 'evaluation_steps.json'
+JSON_AS_TRAINED = 'evaluation_steps_as_trained.json'
 PRIVATE = (
   'Computed from real images without noise: for the data owner, not for publication (unless the '
   'data are public). Choosing a step by these scores is a use of private data that no ε covers.'
@@ -131,10 +132,10 @@ def score(
   return Steps(tuple(steps), num, settings, real)
 
 
-def write(steps: Steps, out: pathlib.Path) -> None:
-  """Writes the record and the figures evaluation_steps_<name>.png; each is whole or absent."""
+def write(steps: Steps, out: pathlib.Path, record: str = JSON) -> None:
+  """Writes the record and its figures <record>_<name>.png; each is whole or absent."""
   text = json.dumps(steps.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-  with _files.atomic_write(out / JSON) as file:
+  with _files.atomic_write(out / record) as file:
     file.write(f'{text}\n')
   for name, title, ylabel, wanted, options in FIGURES:
     series = []
@@ -144,5 +145,5 @@ def write(steps: Steps, out: pathlib.Path) -> None:
         reference = steps.steps[-1].evaluation[score_name].reference
         series.append(study_figures.Series(label, points, reference))
     if series:
-      path = out / f'evaluation_steps_{name}.png'
+      path = out / f'{pathlib.Path(record).stem}_{name}.png'
       study_figures.over_steps(series, path, title=title, ylabel=ylabel, **options)

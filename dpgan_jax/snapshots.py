@@ -21,17 +21,27 @@ _SHOWN = 20  # samples in a row
 _KEY = 0  # public, and the same for all: rows show the same z
 
 
-def paths(run: RunDir, at_most: int | None = None) -> list[pathlib.Path]:
+def paths(
+  run: RunDir, at_most: int | None = None, *, as_trained: bool = False
+) -> list[pathlib.Path]:
   """Files of a run's snapshots by step; of more than `at_most`, evenly many and the last one.
+
+  Args:
+    run: the run's directory.
+    at_most: how many.
+    as_trained: the generators themselves instead of their moving averages, where the run kept both.
+      Averaging does not feed back: they are those of the same run without an average.
 
   Raises:
     InputError: the run has none.
   """
-  found = sorted(run.snapshots.glob('step_*.safetensors'))
+  folder = run.snapshots / 'as_trained' if as_trained else run.snapshots
+  found = sorted(folder.glob('step_*.safetensors'))
   if not found:
     raise _validate.InputError(
-      f'{run.path} has no snapshots: train with --reports_per_snapshot=N to keep generators along '
-      'the way'
+      f'{run.path} has no snapshots{" as trained" if as_trained else ""}: train with '
+      '--reports_per_snapshot=N to keep generators along the way'
+      + (', and with --g_ema_decay > 0 to keep both' if as_trained else '')
     )
   if at_most is not None and len(found) > at_most:
     chosen = np.linspace(0, len(found) - 1, _validate.integer('at_most', at_most, minimum=1) + 1)
@@ -59,13 +69,18 @@ def picture(
 
 
 def picture_over_steps(
-  run: RunDir, path: str | os.PathLike[str], *, title: str, at_most: int = 8
+  run: RunDir,
+  path: str | os.PathLike[str],
+  *,
+  title: str,
+  at_most: int = 8,
+  as_trained: bool = False,
 ) -> pathlib.Path:
   """Draws a row of samples of each of a run's snapshots (the report's figures 6.2 and 6.3).
 
   Raises:
     InputError: the run kept none.
   """
-  models = [model_file.load(file) for file in paths(run, at_most)]
+  models = [model_file.load(file) for file in paths(run, at_most, as_trained=as_trained)]
   rows = [(f'step {m.steps:,}, ε = {show_epsilon(m.epsilon())}', m) for m in models]
   return picture(rows, path, title=title)

@@ -30,7 +30,7 @@ def of_files(*, holds: bool, seed_fixed: bool) -> list[dict[str, str]]:
     ('report.json, report.md', YES, 'This statement: settings and public constants.'),
     (PICTURE, YES, 'Drawn from the mechanism alone.'),
     ('samples.npz, samples.png', public, f'{ground} from the generator.'),
-    ('samples_steps.png', public, f'{ground} from the generators in snapshots/.'),
+    ('samples_steps*.png', public, f'{ground} from the generators in snapshots/.'),
     ('grids/', public, f'{ground} from the generator of that step.'),
     ('snapshots/', public, 'Generators of some steps, averaged and as trained.'),
     ('synthetic_*', public, f'{ground} from the generator by dpgan_jax.sample.'),

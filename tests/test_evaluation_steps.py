@@ -100,3 +100,10 @@ def test_wrong_flags_are_refused(arguments, message, own_flags):
   own_flags(['evaluate', '--over_steps', *arguments])
   with pytest.raises(InputError, match=message):
     evaluate.main()
+
+
+def test_as_trained_is_of_snapshots_only(own_flags):
+  evaluate.define_flags()
+  own_flags(['evaluate', '--run_dir=a', '--as_trained'])
+  with pytest.raises(InputError, match='as_trained only with over_steps'):
+    evaluate.main()

@@ -58,6 +58,17 @@ def test_a_run_without_any_is_told_how_to_have_them(run):
     snapshots.paths(run)
 
 
+def test_generators_as_trained_are_found_beside_their_averages(run):
+  with pytest.raises(InputError, match=r'no snapshots as trained: .* --g_ema_decay > 0'):
+    snapshots.paths(run, as_trained=True)
+  folder = run.snapshots / 'as_trained'
+  folder.mkdir()
+  for kept in (folder, run.snapshots):
+    (kept / 'step_00000500.safetensors').write_bytes(b'')
+  assert snapshots.paths(run, as_trained=True) == [folder / 'step_00000500.safetensors']
+  assert snapshots.paths(run) == [run.snapshots / 'step_00000500.safetensors']
+
+
 def test_a_row_for_each_step(run, model, tmp_path):
   for step in (10, 20, 30):
     saved = dataclasses.replace(model, steps=step)

@@ -193,7 +193,7 @@ def run_dir(tmp_path) -> RunDir:
 
 
 def test_a_run_becomes_a_record_without_its_seed(run_dir, tmp_path):
-  file = records.collect_run(run_dir.path, tmp_path / 'study')
+  (file,) = records.collect_run(run_dir.path, tmp_path / 'study')
   record = json.loads(file.read_text())
   assert file.name == 'hinge.json'
   assert record['settings']['seed'] is None
@@ -204,6 +204,24 @@ def test_a_run_becomes_a_record_without_its_seed(run_dir, tmp_path):
   assert record['metrics'][-1] == {'step': 200, 'd_real_accuracy': 0.5}
   assert (tmp_path / 'study' / 'runs' / record['pictures']['steps']).is_file()
   assert str(tmp_path) not in file.read_text()
+
+
+def test_generators_as_trained_have_a_record_of_their_own(run_dir, tmp_path):
+  """It is what the same run without an average would have: other scores, other pictures."""
+  kept = run_dir.snapshots / 'step_00000004.safetensors'
+  (run_dir.snapshots / 'as_trained').mkdir()
+  (run_dir.snapshots / 'as_trained' / kept.name).write_bytes(kept.read_bytes())
+  fid = {'name': 'fid', 'value': 9.0, 'reference': None}
+  steps = [{'step': 4, 'epsilon': 'inf', 'scores': [fid]}]
+  (run_dir.path / 'evaluation_steps_as_trained.json').write_text(json.dumps({'steps': steps}))
+  averaged, trained = records.collect_run(run_dir.path, tmp_path / 'study')
+  assert (averaged.name, trained.name) == ('hinge.json', 'hinge_as_trained.json')
+  one, other = (json.loads(file.read_text()) for file in (averaged, trained))
+  assert (one['over_steps'], other['over_steps'][0]['scores']['fid']['value']) == ([], 9.0)
+  assert other['settings'] == {**one['settings'], 'g_ema_decay': 0.0}
+  assert other['settings'] != one['settings']
+  assert other['evaluation']['scores'] == {}
+  assert (tmp_path / 'study' / 'runs' / other['pictures']['steps']).is_file()
 
 
 def test_runs_of_private_data_are_refused(run_dir, tmp_path):

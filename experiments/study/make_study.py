@@ -39,7 +39,8 @@ def main() -> None:
   if FLAGS.sweep_dir:
     print(f'taken: {study_records.collect_sweep(pathlib.Path(FLAGS.sweep_dir), study).name}')
   for path in runs:
-    print(f'taken: {study_records.collect_run(path, study).name}')
+    for file in study_records.collect_run(path, study):
+      print(f'taken: {file.name}')
   records = study_page.Study.read(study, folder / 'classifier.json')
   missing = study_page.make(records, folder / 'STUDY.md', study, COMMAND)
   for what in missing:

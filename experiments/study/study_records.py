@@ -14,6 +14,7 @@ from typing import Any
 
 from dpgan_jax import _files, _validate, metrics, report, snapshots
 from dpgan_jax.evaluation_steps import JSON as STEPS
+from dpgan_jax.evaluation_steps import JSON_AS_TRAINED as STEPS_AS_TRAINED
 from dpgan_jax.run_dir import RunDir
 from dpgan_jax.sweep_table import EVALUATION
 
@@ -42,8 +43,15 @@ def write_json(path: pathlib.Path, record: Any) -> None:
     file.write(f'{text}\n')
 
 
-def collect_run(path: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
+AS_TRAINED = '_as_trained'
+
+
+def collect_run(path: pathlib.Path, results: pathlib.Path) -> list[pathlib.Path]:
   """Writes RESULTS/runs/<name>.json, and pictures beside it; returns the file.
+
+  A run whose generators as trained were scored (`evaluate --over_steps --as_trained`) gives a
+  second record, <name>_as_trained: they are those of the same run without an average, which feeds
+  nothing back.
 
   Args:
     path: a run directory, finished or not, evaluated or not; its name is the record's.
@@ -64,40 +72,64 @@ def collect_run(path: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
     pictures['samples'] = f'{name}_samples.png'
     _copy(run.samples_png, results / 'runs' / pictures['samples'])
   if run.snapshots.is_dir():
-    pictures['steps'] = f'{name}_steps.png'
-    snapshots.picture_over_steps(run, results / 'runs' / pictures['steps'], title=name)
+    pictures['steps'] = _picture_of_steps(run, name, results)
   mechanism = statement.mechanism
-  file = results / 'runs' / f'{name}.json'
-  write_json(
-    file,
-    {
-      'format': FORMAT,
-      'name': name,
-      'settings': {**settings, 'seed': None},
-      'seed_fixed': facts['randomness']['seed_fixed'],
-      'finished': statement.finished,
-      'epsilon': facts['guarantee']['epsilon'],
-      'delta': mechanism.delta,
-      'noise_multiplier': mechanism.noise_multiplier,
-      'steps': statement.steps_taken,
-      'steps_planned': mechanism.steps,
-      'steps_per_epoch': mechanism.num_examples / mechanism.batch_size,
-      'evaluation': {
-        'amount': evaluation.get('about', {}).get('amount'),
-        'scores': _brief(evaluation.get('scores', [])),
-      },
-      'over_steps': [
-        {'step': s['step'], 'epsilon': s['epsilon'], 'scores': _brief(s['scores'])}
-        for s in steps.get('steps', [])
-      ],
-      'metrics': [
-        {'step': line['step'], **{n: line[n] for n in _METRICS if line.get(n) is not None}}
-        for line in _thinned(metrics.read_metrics(run.metrics))
-      ],
-      'pictures': pictures,
+
+  def record(name: str, **changed: Any) -> pathlib.Path:
+    file = results / 'runs' / f'{name}.json'
+    write_json(file, {'format': FORMAT, 'name': name, **facts_of_run, **changed})
+    return file
+
+  facts_of_run = {
+    'settings': {**settings, 'seed': None},
+    'seed_fixed': facts['randomness']['seed_fixed'],
+    'finished': statement.finished,
+    'epsilon': facts['guarantee']['epsilon'],
+    'delta': mechanism.delta,
+    'noise_multiplier': mechanism.noise_multiplier,
+    'steps': statement.steps_taken,
+    'steps_planned': mechanism.steps,
+    'steps_per_epoch': mechanism.num_examples / mechanism.batch_size,
+    'evaluation': {
+      'amount': evaluation.get('about', {}).get('amount'),
+      'scores': _brief(evaluation.get('scores', [])),
     },
-  )
-  return file
+    'over_steps': _brief_steps(steps),
+    'metrics': [
+      {'step': line['step'], **{n: line[n] for n in _METRICS if line.get(n) is not None}}
+      for line in _thinned(metrics.read_metrics(run.metrics))
+    ],
+    'pictures': pictures,
+  }
+  files = [record(name)]
+  as_trained = read_json(path / STEPS_AS_TRAINED)
+  if as_trained is not None:
+    name += AS_TRAINED
+    files.append(
+      record(
+        name,
+        settings={**settings, 'seed': None, 'g_ema_decay': 0.0},
+        over_steps=_brief_steps(as_trained),
+        evaluation={'amount': None, 'scores': {}},
+        pictures={'steps': _picture_of_steps(run, name, results, as_trained=True)},
+      )
+    )
+  return files
+
+
+def _picture_of_steps(
+  run: RunDir, name: str, results: pathlib.Path, *, as_trained: bool = False
+) -> str:
+  picture = f'{name}_steps.png'
+  snapshots.picture_over_steps(run, results / 'runs' / picture, title=name, as_trained=as_trained)
+  return picture
+
+
+def _brief_steps(record: dict[str, Any]) -> list[dict[str, Any]]:
+  return [
+    {'step': s['step'], 'epsilon': s['epsilon'], 'scores': _brief(s['scores'])}
+    for s in record.get('steps', [])
+  ]
 
 
 def collect_sweep(path: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
