@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from dpgan_jax import statement
+from dpgan_jax import _markdown, statement
 from dpgan_jax.statement import Statement, show_epsilon
 
 _OWNER = '*To be filled in by the data owner.*'
@@ -114,7 +114,7 @@ def model_card(about: About) -> str:
     '## Ethical considerations',
     _coverage(s),
     '## Caveats and recommendations',
-    _bullets(s.caveats()),
+    _markdown.bullets(s.caveats()),
   )
   return _yaml(header) + '\n\n'.join(sections) + '\n'
 
@@ -223,7 +223,7 @@ def _coverage(s: Statement) -> str:
   if not s.holds:
     return f'Nothing is protected. {tuning}'
   covered = 'Everything in this bundle is covered by the guarantee above, and by nothing more:'
-  return '\n\n'.join((covered, _bullets(s.to_json()['not_covered']), tuning))
+  return '\n\n'.join((covered, _markdown.bullets(s.to_json()['not_covered']), tuning))
 
 
 def _classes(about: About) -> str:
@@ -260,9 +260,4 @@ def _text(value: str | None) -> str:
 
 
 def _table(rows: Mapping[str, Any], header: tuple[str, str] = ('', '')) -> str:
-  lines: Iterable[tuple[Any, Any]] = [header, ('---', '---'), *rows.items()]
-  return '\n'.join(f'| {a} | {b} |' for a, b in lines)
-
-
-def _bullets(lines: Iterable[str]) -> str:
-  return '\n'.join(f'- {line}' for line in lines)
+  return _markdown.table(header, rows.items())

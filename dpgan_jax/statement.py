@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 import decimal
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from dpgan_jax import accounting, cross_check, models, trainer, verdicts
+from dpgan_jax import _markdown, accounting, cross_check, models, trainer, verdicts
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.verdicts import COVERED_METRICS, PICTURE, UNCOVERED_METRICS
@@ -332,7 +332,7 @@ class Statement:
       self.guarantee(),
       f'{GROUP} {self.progress()}' if self.holds else self.progress(),
       '## Mechanism as run',
-      _table(('', ''), numbers.items()),
+      _markdown.table(('', ''), numbers.items()),
       f'{_SAMPLING} {_NOISE if m.is_private else "No noise is added."}',
       f'Accounting: {how["library"]} {how["version"]}, {how["accountant"]}, '
       f'{how["discretisation"]}. {self.second_opinion_sentence()}',
@@ -340,20 +340,20 @@ class Statement:
       '## ε at other δ',
       'The same run satisfies all of these at once. Those with δ ≥ 1/N say little.',
       f'![ε over δ]({PICTURE})',
-      _table(('δ', 'ε'), ((repr(d), show_epsilon(e)) for d, e in self.curve)),
+      _markdown.table(('δ', 'ε'), ((repr(d), show_epsilon(e)) for d, e in self.curve)),
       '## Covered by the guarantee',
-      _bullets(facts['covered']) or 'Nothing.',
+      _markdown.bullets(facts['covered']) or 'Nothing.',
       '## Not covered',
-      _bullets(facts['not_covered']),
+      _markdown.bullets(facts['not_covered']),
       '## What may be published',
-      _table(('file', 'may be published', 'why'), (row.values() for row in self.files())),
+      _markdown.table(('file', 'may be published', 'why'), (row.values() for row in self.files())),
       '## Tuning',
       f'{_TUNING} {_DEFAULTS}',
       note,
       '## Caveats',
-      _bullets(self.caveats()),
+      _markdown.bullets(self.caveats()),
       '## Environment',
-      _table(
+      _markdown.table(
         ('', 'at the start of the run', 'of this statement'),
         (
           (n, self.environment_at_start.get(n, 'not recorded'), self.environment_now.get(n, ''))
@@ -437,7 +437,7 @@ def _infinity(value: float, form: str = '') -> str:
   return '∞' if value == math.inf else format(value, form)
 
 
-# --- Markdown and JSON ---------------------------------------------------------------------------
+# --- JSON ----------------------------------------------------------------------------------------
 
 
 def _json_ready(value: Any) -> Any:
@@ -446,13 +446,3 @@ def _json_ready(value: Any) -> Any:
   if isinstance(value, list | tuple):
     return [_json_ready(v) for v in value]
   return 'inf' if value == math.inf else value
-
-
-def _table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-  header = tuple(header)
-  lines = [header, ['---'] * len(header), *rows]
-  return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)
-
-
-def _bullets(lines: Iterable[str]) -> str:
-  return '\n'.join(f'- {line}' for line in lines)
