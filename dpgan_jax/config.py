@@ -17,6 +17,7 @@ from dpgan_jax.losses import LOSSES
 OPTIMIZERS = ('adam', 'sgd')
 SCHEDULES = ('constant', 'linear', 'exponential', 'cosine')
 FAKE_GRADIENTS = ('clipped', 'plain')
+COMPUTE_DTYPES = ('float32', 'bfloat16')
 
 
 def _field(default: Any, text: str) -> Any:
@@ -47,6 +48,12 @@ class TrainConfig:
   )
   neighboring_relation: str = _field(
     'add_or_remove_one', 'add_or_remove_one, replace_one or replace_special.'
+  )
+
+  label_share: float | None = _field(
+    None,
+    'Share of target_epsilon for a private classifier that gives the samples of a generator that '
+    'knows no classes theirs; the GAN gets the rest. Default: samples have no classes then.',
   )
 
   # Models.
@@ -109,7 +116,19 @@ class TrainConfig:
     "example's gradient). The same results up to rounding.",
   )
   microbatch_size: int | None = _field(
-    None, 'Examples looked at at once; changes memory and speed only.'
+    None,
+    'Examples looked at at once, for memory and speed only; default: all, or as many as fit the '
+    'memory budget.',
+  )
+  memory_budget_gib: float | None = _field(
+    None,
+    "Memory in GiB that one half (real or fake) of D's step may work in; default: a quarter of the "
+    "device's, or of the machine's, rounded down to a power of two.",
+  )
+  compute_dtype: str = _field(
+    'float32',
+    'What D and G compute in: float32, or bfloat16 with parameters, clipping, sums and noise in '
+    'float32.',
   )
 
   # Records.
@@ -156,9 +175,11 @@ class TrainConfig:
       'epochs',
       'gradient_penalty',
       'd_weight_clip',
+      'memory_budget_gib',
     ):
       self._check(name, _validate.positive)
     self._check('n_d_threshold', _validate.fraction)
+    self._check('label_share', _validate.fraction)
     self._check('target_epsilon', _validate.positive, allow_inf=True)
     self._check('noise_multiplier', _validate.non_negative)
     self._check('l2_clip_norm', _validate.positive, required=True, allow_inf=True)
@@ -168,6 +189,7 @@ class TrainConfig:
     self._check('seed', _validate.integer, minimum=0, maximum=2**32 - 1)
     _validate.one_of('neighboring_relation', self.neighboring_relation, accounting.RELATIONS)
     _validate.one_of('clipping_strategy', self.clipping_strategy, clipping.STRATEGIES)
+    _validate.one_of('compute_dtype', self.compute_dtype, COMPUTE_DTYPES)
     _validate.one_of('loss', self.loss, LOSSES)
     _validate.one_of('d_optimizer', self.d_optimizer, OPTIMIZERS)
     _validate.one_of('g_optimizer', self.g_optimizer, OPTIMIZERS)
@@ -177,6 +199,7 @@ class TrainConfig:
     _validate.one_of('discriminator', self.discriminator, models.DISCRIMINATORS)
     self._check_budget()
     self._check_schedule()
+    self._check_labels()
     if (self.generator in models.UNCONDITIONAL) != (self.discriminator in models.UNCONDITIONAL):
       raise _validate.InputError(
         f'expected generator and discriminator to be both class-conditional or both not, got '
@@ -211,6 +234,24 @@ class TrainConfig:
     if not length and (unbounded or not (epsilon and sigma)):
       raise _validate.InputError(
         'expected steps (or epochs), or both target_epsilon and noise_multiplier > 0'
+      )
+
+  def _check_labels(self) -> None:
+    if self.label_share is None:
+      return
+    if self.generator not in models.UNCONDITIONAL:
+      raise _validate.InputError(
+        f'expected no label_share with generator={self.generator}, which is told the class'
+      )
+    if self.target_epsilon is None or self.noise_multiplier is not None:
+      raise _validate.InputError(
+        'expected target_epsilon and steps (or epochs) with label_share: noise_multiplier would '
+        'leave nothing to share'
+      )
+    if self.neighboring_relation != 'add_or_remove_one':
+      raise _validate.InputError(
+        'expected neighboring_relation=add_or_remove_one with label_share, got '
+        f'{self.neighboring_relation}'
       )
 
   def _check_schedule(self) -> None:

@@ -13,11 +13,16 @@ half whole, as the report did.
 
 Key schedule: every random draw of step t comes from `fold_in(purpose key, t)`, so a resumed run
 draws what the interrupted one would have drawn. Real batches, fakes, and noise have separate keys.
+
+Precision (`compute_dtype`). Parameters, losses, per-example norms, clipping, sums, noise,
+optimizers and batch-norm averages are float32; 'bfloat16' narrows what the networks compute between
+their parameters and their logits or images, forwards and backwards. `generate` is float32 always.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -26,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dpgan_jax import clipping, losses, models, pace
+from dpgan_jax import clipping, losses, memory, models, pace
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.data import to_model_range
 from dpgan_jax.losses import LOSSES
@@ -117,12 +122,14 @@ class GAN:
     mechanism: the privacy mechanism, which makes sampler, clipping and noise.
     image_shape: (H, W, C).
     num_classes: K.
+    microbatch_size: what `examples_at_once` was in an earlier part of the run; None to choose it.
   """
 
   config: TrainConfig
   mechanism: DPMechanism
   image_shape: tuple[int, int, int]
   num_classes: int
+  microbatch_size: int | None = None
 
   def __post_init__(self) -> None:
     images = jax.ShapeDtypeStruct((2, *self.image_shape), jnp.float32)
@@ -138,6 +145,11 @@ class GAN:
     return models.make_discriminator(self.config.discriminator, self.image_shape, self.num_classes)
 
   @property
+  def is_conditional(self) -> bool:
+    """Whether the generator is told the class."""
+    return self.config.generator not in models.UNCONDITIONAL
+
+  @property
   def fake_batch_size(self) -> int:
     """Fakes per discriminator step: a constant, never the realised number of real examples."""
     return self.config.fake_batch_size or self.config.batch_size
@@ -146,6 +158,36 @@ class GAN:
   def g_batch_size(self) -> int:
     """Fakes per generator step."""
     return self.config.g_batch_size or self.config.batch_size
+
+  @functools.cached_property
+  def examples_at_once(self) -> int:
+    """How many examples of either half a discriminator step looks at at once.
+
+    `config.microbatch_size` if that is given, else all of them or, where that would not fit the
+    budget (`config.memory_budget_gib`), as many as do. The sums' last bits depend on it.
+
+    Raises:
+      InputError: the gradient of one example alone is beyond the budget.
+    """
+    if (size := self.microbatch_size or self.config.microbatch_size) is not None:
+      return size
+    cap = min(self.mechanism.truncated_batch_size, self.mechanism.num_examples)
+    count = max(cap, self.fake_batch_size)
+    each = lambda dtype, *shape: jax.ShapeDtypeStruct((count, *shape), dtype)  # noqa: E731
+    images, labels = each(jnp.uint8, *self.image_shape), each(jnp.int32)
+    fakes = each(jnp.float32, *self.image_shape)
+    partners = (fakes, each(jnp.float32)) if self.config.gradient_penalty else ()
+    return memory.largest_microbatch(
+      self._real_loss,
+      jax.eval_shape(self.discriminator.init, jax.random.key(0), fakes, labels)['params'],
+      (images, labels, *partners),
+      budget=memory.budget_bytes(self.config.memory_budget_gib),
+      strategy=self._strategy,
+    )
+
+  @property
+  def _strategy(self) -> Any:  # one of clipping.STRATEGIES, as the settings have checked
+    return self.config.clipping_strategy
 
   @property
   def g_optimizer(self) -> optax.GradientTransformation:
@@ -203,21 +245,8 @@ class GAN:
   ) -> tuple[GANState, StepMetrics]:
     config, mechanism, loss = self.config, self.mechanism, LOSSES[self.config.loss]
 
-    def logit(params: PyTree, image: jax.Array, label: jax.Array) -> jax.Array:
-      return self.discriminator.apply({'params': params}, image[None], label[None])[0]
-
-    def real_loss(
-      params: PyTree, image: jax.Array, label: jax.Array, *partner: jax.Array
-    ) -> jax.Array:
-      image = to_model_range(image)
-      value = loss.d_real(logit(params, image, label))
-      if partner:  # inside the loss that is clipped and noised: it looks at a private image
-        penalty = losses.gradient_penalty(lambda x: logit(params, x, label), image, *partner)
-        value += (config.gradient_penalty or 0.0) * penalty
-      return value
-
     def fake_loss(params: PyTree, image: jax.Array, label: jax.Array) -> jax.Array:
-      return loss.d_fake(logit(params, image, label))
+      return loss.d_fake(self._logit(params, image, label))
 
     fakes, fake_labels = self._fakes(state.g, self._fake_key(state, 0), self.fake_batch_size)[:2]
     batch = mechanism.sampler(state.batch_key, state.step)
@@ -225,8 +254,8 @@ class GAN:
     if config.gradient_penalty:
       pairs = losses.partners(self._fake_key(state, 2), batch.indices, self.fake_batch_size)
       partners = (fakes[pairs.fake], pairs.share)
-    how: Any = {'strategy': config.clipping_strategy, 'microbatch_size': config.microbatch_size}
-    real = mechanism.clipped_grad(real_loss, **how)(
+    how: Any = {'strategy': self._strategy, 'microbatch_size': self.examples_at_once}
+    real = mechanism.clipped_grad(self._real_loss, **how)(
       state.d_params, images[batch.indices], labels[batch.indices], *partners, mask=batch.mask
     )
 
@@ -273,13 +302,38 @@ class GAN:
     )
     return state, metrics
 
+  def _real_loss(
+    self, params: PyTree, image: jax.Array, label: jax.Array, *partner: jax.Array
+  ) -> jax.Array:
+    """D's loss on one real image uint8 [H, W, C]; `partner` is its fake and share, if penalised."""
+    image = to_model_range(image)
+    value = LOSSES[self.config.loss].d_real(self._logit(params, image, label))
+    if partner:  # inside the loss that is clipped and noised: it looks at a private image
+      logit = lambda x: self._logit(params, x, label)  # noqa: E731
+      penalty = losses.gradient_penalty(logit, image, *partner)
+      value += (self.config.gradient_penalty or 0.0) * penalty
+    return value
+
+  def _logit(self, d_params: PyTree, image: jax.Array, label: jax.Array) -> jax.Array:
+    return self._logits(d_params, image[None], label[None])[0]
+
+  def _logits(self, d_params: PyTree, images: jax.Array, labels: jax.Array) -> jax.Array:
+    """float32[n], whatever the discriminator computes in."""
+    d_params, images = self._narrow((d_params, images))
+    logits: Any = self.discriminator.apply({'params': d_params}, images, labels)
+    return logits.astype(jnp.float32)
+
+  def _narrow(self, tree: PyTree) -> PyTree:
+    """Parameters and inputs in the dtype that networks compute in; their gradients are float32."""
+    return jax.tree.map(lambda x: x.astype(self.config.compute_dtype), tree)
+
   def _g_step(self, state: GANState) -> tuple[GANState, jax.Array]:
     key = self._fake_key(state, 1)
 
     def mean_loss(params: PyTree) -> tuple[jax.Array, tuple[PyTree, jax.Array]]:
       g = GeneratorState(params, state.g.batch_stats)
       fakes, fake_labels, batch_stats = self._fakes(g, key, self.g_batch_size)
-      logits: Any = self.discriminator.apply({'params': state.d_params}, fakes, fake_labels)
+      logits = self._logits(state.d_params, fakes, fake_labels)
       recognised = jnp.mean((logits < 0).astype(jnp.float32))
       return jnp.mean(LOSSES[self.config.loss].g(logits)), (batch_stats, recognised)
 
@@ -314,14 +368,15 @@ class GAN:
     z_key, label_key = jax.random.split(key)
     z = jax.random.normal(z_key, (count, self.config.latent_dim))
     labels = jax.random.randint(label_key, (count,), 0, self.num_classes)
+    params, z = self._narrow((g.params, z))
     fakes, updated = self.generator.apply(
-      {'params': g.params, 'batch_stats': g.batch_stats},
+      {'params': params, 'batch_stats': g.batch_stats},
       z,
       labels,
       train=True,
       mutable=['batch_stats'],
     )
-    return fakes, labels, updated.get('batch_stats', g.batch_stats)
+    return fakes.astype(jnp.float32), labels, updated.get('batch_stats', g.batch_stats)
 
   def generate(self, g: GeneratorState, key: jax.Array, labels: jax.Array) -> jax.Array:
     """Images [n, H, W, C] in [-1, 1] of the given classes: post-processing, no privacy cost."""

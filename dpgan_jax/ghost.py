@@ -52,6 +52,7 @@ class Plan:
     covered: leaves whose every use is in `uses`.
     entangled: whether a grouped convolution is left to autodiff. XLA:CPU computes its per-example
       weight gradients as one masked product in which 0·NaN spreads one example's NaN to all.
+    narrow: whether the program computes in floats of less than 32 bits.
   """
 
   jaxpr: Jaxpr
@@ -59,6 +60,7 @@ class Plan:
   uses: tuple[tuple[int, int, Use], ...]
   covered: frozenset[int]
   entangled: bool
+  narrow: bool
 
 
 def make_plan(
@@ -116,7 +118,13 @@ def make_plan(
   kept = tuple(use for use in uses if use[1] in covered)
   safe = {index for index, _, _ in kept}
   entangled = any(_has_grouped_conv(eqn) for i, eqn in enumerate(flat.jaxpr.eqns) if i not in safe)
-  return Plan(flat.jaxpr, flat.consts, kept, covered, entangled)
+  narrow = any(_is_narrow(v.aval) for eqn in flat.jaxpr.eqns for v in eqn.outvars)
+  return Plan(flat.jaxpr, flat.consts, kept, covered, entangled, narrow)
+
+
+def _is_narrow(aval: Any) -> bool:
+  dtype = getattr(aval, 'dtype', None)
+  return dtype is not None and jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4
 
 
 def _has_grouped_conv(eqn: Any) -> bool:
@@ -219,6 +227,10 @@ def backward(plan: Plan, params: PyTree, batch: tuple[Any, ...], prefer: Prefere
   in_axes = (None, None) + (0,) * len(batch)
   grad = jax.vmap(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), in_axes)
   (losses, seen), (per_example, at_outputs) = grad(others, zeros, *batch)
+  if plan.narrow:
+    # XLA may leave out the rounding to bfloat16 between two operations that it fuses. Norms and sum
+    # must not each see their own version of a gradient: they read it from one place, rounded.
+    seen, per_example, at_outputs = jax.lax.optimization_barrier((seen, per_example, at_outputs))
 
   gathered: dict[int, list[tuple[jax.Array, jax.Array]]] = {}
   last: dict[int, Use] = {}

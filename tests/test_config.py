@@ -117,12 +117,12 @@ _WHOLE = [
 ]  # fmt: skip
 _POSITIVE = [
   'd_learning_rate', 'g_learning_rate', 'd_learning_rate_end', 'g_learning_rate_end',
-  'gradient_penalty', 'd_weight_clip',
+  'gradient_penalty', 'd_weight_clip', 'memory_budget_gib',
 ]  # fmt: skip
 _FRACTIONS = ['adam_b1', 'adam_b2', 'g_ema_decay']
 _CHOICES = [
   'loss', 'd_optimizer', 'g_optimizer', 'learning_rate_schedule', 'fake_gradient', 'generator',
-  'discriminator', 'neighboring_relation', 'clipping_strategy',
+  'discriminator', 'neighboring_relation', 'clipping_strategy', 'compute_dtype',
 ]  # fmt: skip
 _OUT_OF_RANGE = {
   **dict.fromkeys(_WHOLE, (0, -1, 1.5, '1', True)),
@@ -203,6 +203,8 @@ def configs(draw):
     d_weight_clip=draw(st.none() | positive),
     reports_per_snapshot=draw(optional),
     microbatch_size=draw(optional),
+    memory_budget_gib=draw(st.none() | positive),
+    compute_dtype=draw(st.sampled_from(config_lib.COMPUTE_DTYPES)),
     seed=draw(st.none() | st.integers(0, 2**32 - 1)),
   )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import flax.linen as nn
 import hypothesis
@@ -131,6 +132,78 @@ def test_report_discriminator_is_the_tutorials_network_with_one_output():
   # Two convolutions, a dense layer of 32 and, instead of 10 classes, one logit: 25,713 in all.
   by_hand = (8 * 8 * 1 * 16 + 16) + (4 * 4 * 16 * 32 + 32) + (512 * 32 + 32) + (32 * 1 + 1)
   assert models.count_parameters(params) == by_hand == 26_010 - (32 * 10 + 10) + (32 + 1)
+
+
+def test_revisited_networks_are_those_of_the_paper():
+  """Layer by layer: its code's for 28×28 and, at the same width, its small ones for 32×32×3."""
+  z, labels = jnp.zeros((1, 128)), labels_of(0)
+
+  def count(make, shape, *inputs):
+    module = make('revisited', shape, 10)
+    return models.count_parameters(jax.eval_shape(module.init, jax.random.key(0), *inputs, labels))
+
+  first = (128 + 10) * 16 * 256 + 2 * 256
+  g = first + (9 * 512 * 256 + 256) + (16 * 256 * 128 + 128) + (16 * 128 * 1 + 1)
+  assert count(models.make_generator, (28, 28, 1), z) == g == 2_272_129
+  d = 16 * (1 + 10) * 64 + 2 * 64 + (16 * 128 * 256 + 256) + (9 * 256 * 512 + 512) + (16 * 512 + 1)
+  assert count(models.make_discriminator, (28, 28, 1), jnp.zeros((1, 28, 28, 1))) == d == 1_724_289
+  g = first + (16 * 512 * 256 + 256) + (16 * 256 * 128 + 128) + (16 * 128 * 3 + 3)
+  assert count(models.make_generator, (32, 32, 3), z) == g
+  d = 16 * (3 + 10) * 64 + 2 * 64 + (16 * 128 * 256 + 256) + (16 * 256 * 512 + 512) + (16 * 512 + 1)
+  assert count(models.make_discriminator, (32, 32, 3), jnp.zeros((1, 32, 32, 3))) == d
+
+
+@pytest.mark.parametrize('size', [(6, 8), (5, 7), (5, 8)])
+def test_transposed_convolution_is_the_gradient_of_a_convolution(size):
+  """of stride 2 and padding 1, whose kernel is 3×3 where both sides are odd and 4×4 elsewhere."""
+  module = models.TransposedConv(3, size)
+  x = normal(0, 2, math.ceil(size[0] / 2), math.ceil(size[1] / 2), 4)
+  variables = some_variables(module, x)
+  kernel = variables['params']['kernel']
+  k = 3 if size == (5, 7) else 4
+  assert kernel.shape == (k, k, 4, 3)
+
+  def conv(image):
+    same = jax.lax.padtype_to_pads(size, (k, k), (2, 2), 'SAME')
+    pads = [(1, max(1, high)) for _, high in same] if k == 4 else [(1, 1), (1, 1)]
+    return jax.lax.conv_general_dilated(
+      image, kernel.swapaxes(2, 3), (2, 2), pads, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+  image = jnp.zeros((2, *size, 3))
+  assert conv(image).shape == x.shape
+  (want,) = jax.vjp(conv, image)[1](x)
+  np.testing.assert_allclose(
+    module.apply(variables, x), want + variables['params']['bias'][None, None, None], atol=1e-5
+  )
+
+
+@each_generator
+def test_models_compute_in_the_dtype_that_they_are_given(name):
+  """With parameters and inputs in bfloat16 no large layer is left in float32 unnoticed."""
+  narrow = functools.partial(jax.tree.map, lambda x: x.astype(jnp.bfloat16))
+  labels = labels_of(0, 1)
+
+  def outputs(make, *inputs):
+    module = make(name, (28, 28, 1), CLASSES)
+    variables = jax.eval_shape(module.init, jax.random.key(0), *inputs, labels)
+
+    def apply(variables, *inputs):
+      return module.apply(narrow(variables), *narrow(inputs), labels)
+
+    jaxpr = jax.make_jaxpr(apply)(variables, *inputs)
+    assert jaxpr.out_avals[0].dtype == jnp.bfloat16
+    return [
+      e.outvars[0].aval for e in jaxpr.jaxpr.eqns if e.primitive.name == 'dot_general'
+    ]
+
+  def share(products):
+    return sum(p.size for p in products if p.dtype != jnp.bfloat16) / sum(p.size for p in products)
+
+  assert share(outputs(models.make_discriminator, jnp.zeros((2, 28, 28, 1)))) == 0
+  # Upsampled convolutions stay in float32; see `_upsampled`.
+  wide = share(outputs(models.make_generator, jnp.zeros((2, LATENT))))
+  assert (wide == 0) == (name in ('dcgan', 'revisited'))
 
 
 def test_batch_norm_of_a_generator_follows_the_batch_in_training_only():

@@ -1,0 +1,159 @@
+"""How much memory a program needs, told before it is compiled, and batches cut to fit.
+
+`clipping.clipped_grad` looks at a whole batch at once unless told otherwise, which is fastest and
+nearly always fits. Where it does not, the batch is looked at in equal parts, one after the other:
+
+    working_bytes      the memory that a function needs beside arguments and results
+    budget_bytes       how much of this machine's memory it may take
+    largest_microbatch how many examples may be looked at at once
+
+The estimate comes from the traced program alone: a tenth of the time that compiling takes, and the
+same every time. The choice therefore depends on settings, shapes and the size of the machine only,
+never on what else runs there: a resumed run repeats it, and with it its steps bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+
+from dpgan_jax import _validate, clipping
+
+PyTree = Any
+GIB = 2**30
+
+_MARGIN = 1.25
+"""What is asked for beyond the estimate. XLA's own plans for the models of this package, on a CPU,
+need between 0.4 and 1.1 times the estimate (`experiments/benchmarks/memory.py`)."""
+
+_SHARE = 4
+"""By default one half of a discriminator step may take a quarter of the memory, since the other
+half, the generator's step, the data and the state need some as well."""
+
+_CGROUP_LIMITS = (
+  pathlib.Path('/sys/fs/cgroup/memory.max'),
+  pathlib.Path('/sys/fs/cgroup/memory/memory.limit_in_bytes'),
+)
+
+
+def working_bytes(fn: Callable[..., Any], *args: PyTree) -> int:
+  """Bytes that `fn(*args)` needs for what it computes, arguments not counted, with a margin.
+
+  Args:
+    fn: a function that JAX can trace.
+    *args: pytrees of arrays, or of `jax.ShapeDtypeStruct`s: only shapes matter.
+
+  The largest sum, over the equations of the traced program, of the values that are still needed
+  then. XLA fuses some of them away and copies others.
+  """
+  return math.ceil(_MARGIN * _peak(jax.make_jaxpr(fn)(*args).jaxpr))
+
+
+def _peak(jaxpr: Jaxpr) -> int:
+  """The most bytes that values made by `jaxpr` take at any one time."""
+  end = len(jaxpr.eqns)
+  last_use: dict[Var, int] = {}
+  for index, eqn in enumerate(jaxpr.eqns):
+    last_use.update((v, index) for v in eqn.invars if not isinstance(v, Literal))
+  last_use.update((v, end) for v in jaxpr.outvars if not isinstance(v, Literal))
+  live: dict[Var, int] = {}
+  most = 0
+  for index, eqn in enumerate(jaxpr.eqns):
+    made = {v: _bytes(v) for v in eqn.outvars}
+    # What a loop, a branch or a call works with is gone when its results are there.
+    inner = max((_peak(j) for j in _inner(eqn)), default=0)
+    most = max(most, sum(live.values()) + max(inner, sum(made.values())))
+    live.update((v, size) for v, size in made.items() if v in last_use)
+    for v in eqn.invars:
+      if not isinstance(v, Literal) and last_use[v] == index:
+        live.pop(v, None)
+  return most
+
+
+def _inner(eqn: Any) -> list[Jaxpr]:
+  is_jaxpr = lambda x: isinstance(x, (Jaxpr, ClosedJaxpr))  # noqa: E731
+  found = jax.tree.leaves(eqn.params, is_leaf=is_jaxpr)
+  return [j.jaxpr if isinstance(j, ClosedJaxpr) else j for j in found if is_jaxpr(j)]
+
+
+def _bytes(var: Var) -> int:
+  aval: Any = var.aval
+  return math.prod(aval.shape) * aval.dtype.itemsize if hasattr(aval, 'shape') else 0
+
+
+def budget_bytes(gib: float | None = None) -> int:
+  """The memory that one half of a discriminator step may take.
+
+  Args:
+    gib: GiB; None for a quarter of the first device's memory (on a CPU the machine's, or what its
+      control group allows), rounded down to a power of two: a machine whose memory is told a little
+      differently after a restart keeps its budget.
+
+  Raises:
+    InputError: not a number above 0.
+  """
+  if gib is not None:
+    return int(_validate.positive('memory_budget_gib', gib) * GIB)
+  quarter = _device_bytes() // _SHARE
+  return 1 << max(quarter.bit_length() - 1, 0)
+
+
+def _device_bytes() -> int:
+  stats = jax.local_devices()[0].memory_stats() or {}
+  if 'bytes_limit' in stats:
+    return int(stats['bytes_limit'])
+  limits = [os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')]
+  for path in _CGROUP_LIMITS:
+    try:
+      limits.append(int(path.read_text(encoding='ascii')))
+    except (OSError, ValueError):  # no such control group, or one without a limit ('max')
+      continue
+  return min(limits)
+
+
+def largest_microbatch(
+  loss_fn: Callable[..., jax.Array],
+  params: PyTree,
+  batch: tuple[PyTree, ...],
+  *,
+  budget: int,
+  strategy: clipping.Strategy = 'auto',
+) -> int:
+  """The most examples that `clipping.clipped_grad` may look at at once within `budget` bytes.
+
+  Args:
+    loss_fn: the loss on one example, as for `clipped_grad`.
+    params: pytree of arrays or shapes.
+    batch: pytrees of arrays or shapes [n, ...], n ≥ 1.
+    budget: bytes, for the working memory of one call.
+    strategy: as for `clipped_grad`.
+
+  Returns:
+    n where the whole batch fits; otherwise n divided by the smallest power of two that fits,
+    rounded up: few different programs, none with a nearly empty last part.
+
+  Raises:
+    InputError: a single example needs more than `budget`.
+  """
+  count = jax.tree.leaves(batch)[0].shape[0]
+  parts = 1
+  while True:
+    size = math.ceil(count / parts)
+    # The clip norm does not change what is held in memory.
+    fn = clipping.clipped_grad(loss_fn, l2_clip_norm=1.0, strategy=strategy, microbatch_size=size)
+    needed = working_bytes(fn, params, *batch)
+    if needed <= budget:
+      return size
+    if size == 1:
+      raise _validate.InputError(
+        f'expected memory_budget_gib >= {needed / GIB:.3g}, what the gradient of a single example '
+        f'takes, got {budget / GIB:.3g}'
+      )
+    # Memory falls at most as fast as the number of examples: fewer parts cannot be enough.
+    parts *= 1 << max(1, math.ceil(math.log2(needed / budget)))
