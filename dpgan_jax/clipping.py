@@ -173,6 +173,7 @@ def clipped_grad(
       memory (see `ghost_rules`).
     microbatch_size: how many examples are looked at at once; None for all of them. It changes
       memory and speed only: the result is the same up to the order of float32 additions.
+      `memory.largest_microbatch` finds how many fit.
 
   Returns:
     `fn(params, *batch, mask=None) -> ClippedGrad`, where each array of `batch` is [n, ...].

@@ -66,6 +66,13 @@ def test_a_case_takes_its_steps(kind):
 
 
 @pytest.mark.slow
+def test_an_estimate_stands_beside_the_plan():
+  memory = load('memory')
+  found = memory.estimate('dense', {'microbatch_size': 64})
+  assert found['told_mib'] / 4 < found['planned_mib'] < 1.25 * found['told_mib']
+
+
+@pytest.mark.slow
 def test_the_ordinary_gan_takes_the_gradient_of_a_mean():
   """What it is compared with does the same work: D's step is the formula, without clipping."""
   memory = load('memory')

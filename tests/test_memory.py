@@ -15,6 +15,7 @@ from dpgan_jax import clipping, memory, models
 from dpgan_jax._validate import InputError
 
 SHAPE, CLASSES = (8, 8, 1), 3
+CPU = jax.default_backend() == 'cpu'
 FLOATS = jax.ShapeDtypeStruct((1000,), jnp.float32)
 PARAMS = jax.ShapeDtypeStruct((30, 30), jnp.float32)
 
@@ -29,7 +30,7 @@ def loss(w: jax.Array, x: jax.Array) -> jax.Array:
 
 def estimate(fn, *args) -> float:
   """In arrays of 1,000 float32, without the margin."""
-  return memory.working_bytes(fn, *args) / memory._MARGIN / 4000
+  return memory.working_bytes(fn, *args) / memory.MARGIN / 4000
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,7 @@ def estimate(fn, *args) -> float:
     (lambda x: jnp.sin(x) * jnp.cos(jnp.tan(x)), 3),
     (lambda x: (lambda y: y * jnp.tan(jnp.cos(y)))(jnp.sin(x)), 3),  # y is needed to the end
     (jax.jit(lambda x: jnp.sin(jnp.cos(x))), 2),
+    (lambda x: jnp.sin(x.astype(jnp.bfloat16)), 2 if CPU else 1),  # kept in float32 on a CPU
     (lambda x: jax.lax.scan(lambda c, _: (jnp.sin(jnp.cos(c)), None), x, length=50)[0], 2),
     (lambda x: jax.lax.scan(lambda c, _: (jnp.sin(c), c), x, length=5)[1], 6),
     (lambda x: jax.lax.cond(True, lambda: jnp.sin(x), lambda: jnp.sin(jnp.cos(x))), 2),
@@ -53,14 +55,16 @@ def test_counts_what_is_needed_at_one_time(fn, arrays):
 
 
 @pytest.mark.parametrize('name', ['compact', 'report', 'dense'])
-@pytest.mark.parametrize('microbatch', [None, 16])
-def test_xla_needs_no_more_than_the_estimate_and_not_far_less(name, microbatch):
+@pytest.mark.parametrize(('microbatch', 'dtype'), [(None, 'float32'), (16, 'float32'),
+                                                   (None, 'bfloat16')])  # fmt: skip
+def test_xla_needs_no_more_than_the_estimate_and_not_far_less(name, microbatch, dtype):
   discriminator = models.make_discriminator(name, SHAPE, CLASSES)
   images = jax.ShapeDtypeStruct((64, *SHAPE), jnp.float32)
   labels = jax.ShapeDtypeStruct((64,), jnp.int32)
   params = jax.eval_shape(discriminator.init, jax.random.key(0), images, labels)['params']
 
   def loss_fn(params, image, label):
+    params, image = jax.tree.map(lambda x: x.astype(dtype), (params, image))
     return discriminator.apply({'params': params}, image[None], label[None])[0]
 
   fn = clipping.clipped_grad(loss_fn, l2_clip_norm=1.0, microbatch_size=microbatch)

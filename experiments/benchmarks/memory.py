@@ -8,6 +8,12 @@ training does (n_D, fakes, optimizers and the compiled loop are those of `gan` a
 several memory budgets and in bfloat16; then of an ordinary GAN of the same networks, which takes
 the gradient of a mean; then D's real half alone, privately and not. What a peak includes: Python,
 its libraries, the compiler at work, the data and the state. Minutes for the flags above.
+
+    ./run.sh python experiments/benchmarks/memory.py --estimates \
+        --out=experiments/results/memory_estimates.json
+
+compares what `dpgan_jax.memory` tells before compiling with what XLA plans, for the real half of
+every discriminator by name; nothing is run.
 """
 
 from __future__ import annotations
@@ -29,7 +35,7 @@ import optax
 from absl import flags
 from protocol import peak_memory
 
-from dpgan_jax import _files, _markdown, _validate, cli, pace
+from dpgan_jax import _files, _markdown, _validate, cli, memory, models, pace
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.data import to_model_range
 from dpgan_jax.gan import GAN, GANState, StepMetrics, learning_rate
@@ -196,7 +202,62 @@ def ratios(found: dict[str, dict[str, Any]]) -> dict[str, float]:
   }
 
 
+WAYS: dict[str, dict[str, Any]] = {
+  'whole': {},
+  'whole, vmap': {'clipping_strategy': 'vmap'},
+  'whole, bfloat16': {'compute_dtype': 'bfloat16'},
+  '64 at once': {'microbatch_size': 64},
+}
+
+
+def estimate(name: str, changes: dict[str, Any]) -> dict[str, Any]:
+  """Told before compiling, and planned by XLA: the real half of D's gradient at B = 256."""
+  generator = 'report' if name in models.UNCONDITIONAL else 'report_conditional'
+  gan = make_gan(
+    TrainConfig(
+      noise_multiplier=1.0, steps=1000, batch_size=256, generator=generator, discriminator=name,
+      **changes,
+    )
+  )  # fmt: skip
+  count = gan.mechanism.truncated_batch_size
+  images = jax.ShapeDtypeStruct((count, *SHAPE), jnp.uint8)
+  labels = jax.ShapeDtypeStruct((count,), jnp.int32)
+  params = jax.eval_shape(gan.init, jax.random.key(0)).d_params
+  clip = gan.mechanism.clipped_grad(
+    gan._real_loss, strategy=gan._strategy, microbatch_size=gan.config.microbatch_size
+  )
+  told = memory.working_bytes(clip, params, images, labels) / memory.MARGIN
+  compiled = jax.jit(clip).lower(params, images, labels).compile()
+  planned = compiled.memory_analysis().temp_size_in_bytes
+  return {'told_mib': round(told / MIB, 1), 'planned_mib': round(planned / MIB, 1)}
+
+
+def estimates() -> None:
+  """Prints and writes the comparison of estimates with plans."""
+  found = {
+    name: {way: estimate(name, changes) for way, changes in WAYS.items()}
+    for name in models.DISCRIMINATORS
+  }
+  shares = [c['planned_mib'] / c['told_mib'] for ways in found.values() for c in ways.values()]
+  cell = '{planned_mib} / {told_mib}'.format_map
+  rows = [[name, *(cell(ways[way]) for way in WAYS)] for name, ways in found.items()]
+  print(_markdown.table(['planned / told, MiB', *WAYS], rows))
+  print(f'planned / told: {min(shares):.2f} to {max(shares):.2f}; margin {memory.MARGIN}')
+  if FLAGS.out:
+    record = {
+      'jax': jax.__version__,
+      'device': jax.devices()[0].device_kind,
+      'planned_over_told': [round(min(shares), 3), round(max(shares), 3)],
+      'discriminators': found,
+    }
+    with _files.atomic_write(pathlib.Path(FLAGS.out)) as file:
+      file.write(json.dumps(record, indent=2) + '\n')
+
+
 def main() -> None:
+  if FLAGS.estimates:
+    estimates()
+    return
   config = cli.config_from_flags(TrainConfig)
   if FLAGS.case is not None:
     kind, changes = CASES[_validate.one_of('case', FLAGS.case, CASES)]
@@ -234,5 +295,6 @@ if __name__ == '__main__':
   cli.define_flags(TrainConfig)
   flags.DEFINE_string('run_dir', None, 'Ignored: it stands in the flag files of training.')
   flags.DEFINE_string('out', None, 'A JSON file for the figures.')
+  flags.DEFINE_bool('estimates', False, 'Compare estimates with plans instead; runs nothing.')
   flags.DEFINE_string('case', None, 'Measure this one case in this process, and print JSON.')
   cli.run(main, interrupted='Nothing was written.')
