@@ -353,6 +353,21 @@ def test_chunks_compose_bit_for_bit(dataset):
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
+def test_a_run_in_parts_goes_on_bit_for_bit(dataset):
+  """Each continuation chooses anew how many examples to look at at once, and chooses the same."""
+  settings = {'memory_budget_gib': 5e-4, 'compute_dtype': 'bfloat16'}
+  gan = make_gan(**settings)
+  assert gan.examples_at_once < gan.mechanism.truncated_batch_size
+  once, _ = run(gan, dataset, 4)
+  state = init(make_gan(**settings), jax.random.key(0))
+  for _ in range(2):
+    state, _ = make_chunk(make_gan(**settings), 2)(state, *dataset)
+  for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(state), strict=True):
+    if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+      np.testing.assert_array_equal(a, b)
+
+
 def test_keys_of_a_step_are_all_different(dataset):
   """Checklist 8: batches, fakes of D, fakes of G and noise never share a key, over 50 steps."""
   gan = make_gan()

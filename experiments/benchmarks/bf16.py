@@ -1,7 +1,7 @@
 """What `--compute_dtype=bfloat16` changes: the same short runs in either precision, side by side.
 
     ./run.sh python experiments/benchmarks/bf16.py --flagfile=experiments/quickstart.flags \\
-        --steps=400 --out=experiments/results/bf16.json
+        --steps=2000 --out=experiments/results/bf16.json
 
 For every seed, two runs on the embedded digits with the same keys: the same initial networks,
 batches, noise and fakes. First the gradients of one batch are compared, example by example, before
