@@ -50,12 +50,27 @@ def _step_pld(
   )
 
 
+@functools.lru_cache(maxsize=64)
+def _composed_pld(
+  event: dp_accounting.DpEvent, relation: str, grid: float
+) -> pld.privacy_loss_distribution.PrivacyLossDistribution | None:
+  """The distribution of what a `DPMechanism` does, or of several of them; None for other events."""
+  match event:
+    case dp_accounting.SelfComposedDpEvent(
+      event=dp_accounting.TruncatedSubsampledGaussianDpEvent() as step, count=count
+    ):
+      return _step_pld(step, relation, grid).self_compose(count)
+    case dp_accounting.ComposedDpEvent(events=[_, *_] as events):
+      parts = [_composed_pld(part, relation, grid) for part in events]
+      known = [part for part in parts if part is not None]
+      if len(known) == len(parts):
+        return functools.reduce(lambda a, b: a.compose(b), known)
+  return None
+
+
 @functools.lru_cache(maxsize=1024)
 def _epsilon(event: dp_accounting.DpEvent, delta: float, relation: str, grid: float) -> float:
-  if isinstance(event, dp_accounting.SelfComposedDpEvent) and isinstance(
-    event.event, dp_accounting.TruncatedSubsampledGaussianDpEvent
-  ):
-    total = _step_pld(event.event, relation, grid).self_compose(event.count)
+  if (total := _composed_pld(event, relation, grid)) is not None:
     return float(total.get_epsilon_for_delta(delta))
   accountant = pld.PLDAccountant(RELATIONS[relation], value_discretization_interval=grid)
   return float(accountant.compose(event).get_epsilon(delta))

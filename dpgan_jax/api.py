@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dpgan_jax import _validate, data, model_file, readers, trainer
+from dpgan_jax import _validate, data, model_file, readers, resume, trainer
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.mechanism import DPMechanism
 
@@ -85,7 +85,7 @@ class DPGAN:
     """
     if seed is not None:
       _validate.integer('seed', seed, minimum=0, maximum=2**32 - 1)
-    return self._fitted.sample(num, labels=labels, key=trainer.root_key(seed))
+    return self._fitted.sample(num, labels=labels, key=resume.root_key(seed))
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes the generator (safetensors). The file holds nothing private and may be published."""

@@ -39,6 +39,7 @@ from dpgan_jax import (
   _files,
   _validate,
   audit_run,
+  budget,
   canaries,
   cli,
   data,
@@ -95,7 +96,7 @@ def gradient(config: TrainConfig) -> dict[str, Any]:
     raise _validate.InputError('expected --num_examples=N, the N of the mechanism (tens will do)')
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # δ ≥ 1/N is no concern where there are no data
-    mechanism = trainer.make_mechanism(config, FLAGS.num_examples)
+    mechanism = budget.make(config, FLAGS.num_examples).mechanism
   show = evaluate.Progress()
   found = gradient_bound(
     mechanism,

@@ -1,6 +1,6 @@
 """The one-run audit: a GAN is trained once, with many canaries, and an adversary says who was in.
 
-Training is the real thing: `trainer.make_mechanism`, `GAN.step`, the ledger, the checkpoints. Three
+Training is the real thing: `budget.make`, `GAN.step`, the ledger, the checkpoints. Three
 adversaries guess, each with a score per canary that is higher for those it believes to be in:
 
 * `gradient` sees every noisy gradient, as the guarantee allows, and knows every record but the
@@ -30,7 +30,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import audit_bounds, clipping, data, membership, metrics, models, trainer
+from dpgan_jax import (
+  audit_bounds,
+  budget,
+  clipping,
+  data,
+  membership,
+  metrics,
+  models,
+  resume,
+  trainer,
+)
+from dpgan_jax.budget import STAGE
 from dpgan_jax.canaries import AuditedMechanism, Canaries, plant, training_labels
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.config import TrainConfig
@@ -115,17 +126,17 @@ def audit_run(
         run.check_same_config(saved.get(part, {}), now)
       mechanism = DPMechanism.from_dict(saved['mechanism'])
     else:
-      mechanism = trainer.make_mechanism(config, len(planted))
+      mechanism = budget.make(config, len(planted)).mechanism
       run.save_config({**settings, 'mechanism': mechanism.to_dict()})
     watched = AuditedMechanism.watch(mechanism, present, canaries.coordinates)
     gan = GAN(config, watched, dataset.image_shape, dataset.num_classes)
     ledger = Ledger.open(
-      run.ledger, stages={trainer.STAGE: mechanism}, data_fingerprint=planted.fingerprint()
+      run.ledger, stages={STAGE: mechanism}, data_fingerprint=planted.fingerprint()
     )
     losses = _canary_losses(gan, canaries)
     init = lambda key: _start(gan, losses, key)  # noqa: E731
     with Checkpoints(run.checkpoints) as checkpoints:
-      state = trainer.start_or_resume(init, config.seed, ledger, checkpoints)
+      state = resume.start_or_resume(init, config.seed, ledger, checkpoints, (STAGE,))
       ledger.require_covers(int(state.gan.step))
       state = _take_steps(gan, planted, canaries, losses, ledger, checkpoints, state, progress)
   return OneRunAudit(
@@ -170,13 +181,13 @@ def _take_steps(
   stride = trainer.steps_per_report(gan.config, gan.mechanism)
   chunks: dict[int, Any] = {}
   budget = gan.mechanism.epsilon()
-  bar = metrics.Progress(total, step, budget, trainer.device_name()) if progress else None
+  bar = metrics.Progress(total, step, budget, resume.device_name()) if progress else None
   saved_at = time.monotonic()
   while step < total:
     length = min(stride - step % stride, total - step)
     if length not in chunks:
       chunks[length] = make_watched_chunk(gan, canaries, losses, length)
-    ledger.charge(step + length, trainer.STAGE)
+    ledger.charge(step + length, STAGE)
     state, losses_seen = chunks[length](state, images, labels)
     step += length
     spent = budget if step == total else gan.mechanism.epsilon(step)

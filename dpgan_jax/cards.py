@@ -60,7 +60,7 @@ def model_card(about: About) -> str:
     'tags': _tags(s),
   }
   details = {
-    'kind': f'generator of a GAN, {"class-conditional" if conditional else "unconditional"}',
+    'kind': f'generator of a GAN, {_kind(about)}',
     'architecture': f'`{config.generator}`, {about.parameters:,} parameters',
     'input': f'z, standard normal, {config.latent_dim} numbers'
     + (' and a class' if conditional else ''),
@@ -83,7 +83,7 @@ def model_card(about: About) -> str:
     'Not for: learning about any one person; decisions about people without a check on real data '
     'of what was concluded from synthetic; estimating how common a class is, as '
     + (
-      'classes are drawn equally often.'
+      'the frequencies of classes are not those of the data.'
       if conditional
       else 'the noise of training distorts frequencies.'
     ),
@@ -197,6 +197,12 @@ def usage(about: About) -> str:
 # --- what the cards have in common ---------------------------------------------------------------
 
 
+def _kind(about: About) -> str:
+  if about.statement.before:
+    return 'unconditional, with a private classifier that names its samples'
+  return 'class-conditional' if about.class_counts is not None else 'unconditional'
+
+
 def _title(s: Statement, text: str) -> str:
   return f'# {text}' if s.holds else f'{_ALARM}\n\n# {text}'
 
@@ -233,9 +239,12 @@ def _classes(about: About) -> str:
     f'{i}: {_text(name)}': count
     for i, (name, count) in enumerate(zip(about.class_names, about.class_counts, strict=True))
   }
-  return 'Classes are drawn equally often, whatever the real counts:\n\n' + _table(
-    rows, ('class', 'samples')
+  how = (
+    'A private classifier has named what the generator drew; the counts are not the real ones:'
+    if about.statement.before
+    else 'Classes are drawn equally often, whatever the real counts:'
   )
+  return f'{how}\n\n{_table(rows, ("class", "samples"))}'
 
 
 def _channels(channels: int) -> str:

@@ -143,12 +143,14 @@ def make_stages(config: ClassifierConfig, num_examples: int) -> dict[str, DPMech
 
 
 class ClassifierState(NamedTuple):
-  """All that training carries from step to step. `params` and `centre` are covered by
+  """All that training carries from step to step. `params`, `average` and `centre` are covered by
   the guarantee; the keys (one is in `opt_state`) are private.
 
   Attributes:
     step: int32, steps taken.
-    params: of the model.
+    params: of the model, as trained.
+    average: of the model, what predictions are made with: the mean of `params` over the steps since
+      `average_from`, which carries less of each step's noise and costs nothing; else `params`.
     opt_state: of noise (with its key) and optimizer.
     centre: float32 [features], subtracted from the features; one zero where nothing is.
     batch_key: key of the Poisson batches.
@@ -157,6 +159,7 @@ class ClassifierState(NamedTuple):
 
   step: jax.Array
   params: PyTree
+  average: PyTree
   opt_state: PyTree
   centre: jax.Array
   batch_key: jax.Array
@@ -240,6 +243,7 @@ class Classifier:
     return ClassifierState(
       step=jnp.zeros((), jnp.int32),
       params=params,
+      average=jax.tree.map(jnp.copy, params),  # donated state must not hold a buffer twice
       opt_state=self.optimizer(noise_key).init(params),
       centre=jnp.zeros((size,)),
       batch_key=batch_key,
@@ -303,24 +307,44 @@ class Classifier:
       clipped_fraction=mean((found.norms > mechanism.l2_clip_norm).astype(jnp.float32)),
       realised_batch=realised,
     )
-    return state._replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+    average = self._averaged(state, params)
+    state = state._replace(
+      step=state.step + 1, params=params, average=average, opt_state=opt_state
+    )
+    return state, metrics
+
+  def _averaged(self, state: ClassifierState, params: PyTree) -> PyTree:
+    if self.config.average_from is None:
+      return params
+    first = math.ceil(self.config.average_from * self.mechanism.steps)
+    weight = 1 / jnp.maximum(state.step + 1 - first, 1).astype(jnp.float32)
+    return jax.tree.map(lambda a, p: a + weight * (p - a), state.average, params)
 
   def _seen(self, inputs: jax.Array, centre: jax.Array) -> jax.Array:
     return seen(inputs, centre if CENTRE in self.stages else None)
 
   def predict(self, state: ClassifierState, inputs: np.ndarray) -> np.ndarray:
     """The class of each of the prepared inputs, int32 [n]."""
+    return self.classes(state.average, state.centre, inputs)
 
+  def classes(self, params: PyTree, centre: jax.Array, inputs: np.ndarray) -> np.ndarray:
+    """The same for parameters and centre on their own, without keys: what may be published."""
+    parts = []
+    for start in range(0, len(inputs), _ROWS_AT_ONCE):
+      part = inputs[start : start + _ROWS_AT_ONCE]
+      padded = np.zeros((_ROWS_AT_ONCE, *part.shape[1:]), part.dtype)  # one shape, one compilation
+      padded[: len(part)] = part
+      parts.append(np.asarray(self._classes(params, centre, padded))[: len(part)])
+    return np.concatenate(parts)
+
+  @functools.cached_property
+  def _classes(self) -> Callable[..., jax.Array]:
     @jax.jit
     def classes(params: PyTree, centre: jax.Array, part: jax.Array) -> jax.Array:
       logits: Any = self.model.apply({'params': params}, self._seen(part, centre))
       return jnp.argmax(logits, axis=-1)
 
-    parts = [
-      np.asarray(classes(state.params, state.centre, inputs[i : i + _ROWS_AT_ONCE]))
-      for i in range(0, len(inputs), _ROWS_AT_ONCE)
-    ]
-    return np.concatenate(parts)
+    return classes
 
 
 def training(

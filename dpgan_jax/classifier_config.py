@@ -49,6 +49,9 @@ class ClassifierConfig:
 
   learning_rate: float = _field(1.0, 'Learning rate of SGD.')
   momentum: float = _field(0.0, "SGD's momentum.")
+  average_from: float | None = _field(
+    None, 'Share of the steps after which parameters are averaged; default: the last ones are kept.'
+  )
   microbatch_size: int | None = _field(
     None, 'Per-example gradients held at once; changes memory only.'
   )
@@ -76,6 +79,7 @@ class ClassifierConfig:
     check('noise_multiplier', _validate.non_negative)
     check('delta', _validate.fraction)
     check('momentum', _validate.fraction, open_left=False)
+    check('average_from', _validate.fraction, open_left=False)
     _validate.one_of('model', self.model, MODELS)
     _validate.one_of('features', self.features, FEATURES)
     _validate.one_of('alignment', self.alignment, ALIGNMENTS)

@@ -17,19 +17,26 @@ import pathlib
 import shutil
 import statistics
 import sys
-import time
 import warnings
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors.flax
 from absl import flags
 
-from dpgan_jax import _files, _validate, cli, cross_check, data, metrics, models, statement, trainer
-from dpgan_jax.checkpoint import Checkpoints
-from dpgan_jax.classifier import STAGE, Classifier, ClassifierState, training
+from dpgan_jax import (
+  _files,
+  _validate,
+  classifier_run,
+  cli,
+  cross_check,
+  data,
+  models,
+  resume,
+  statement,
+)
+from dpgan_jax.classifier import Classifier, ClassifierState
 from dpgan_jax.classifier_config import ClassifierConfig
 from dpgan_jax.classifier_inputs import prepare
 from dpgan_jax.ledger import Ledger
@@ -39,7 +46,6 @@ from dpgan_jax.run_dir import RunDir
 FLAGS = flags.FLAGS
 RESULT, WEIGHTS = 'classify.json', 'classifier.safetensors'
 _FORMAT = 'dpgan_jax classifier 1'
-_SPLIT_SEED = 2013  # of the held-out part; public, and the same for every run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +73,6 @@ def load(config: ClassifierConfig, data_dir: str | None) -> Split:
     InputError: data that are missing or damaged, or fewer examples than are to be held out.
   """
   whole = data.load_dataset(config.dataset, data_dir=data_dir)
-  inputs = prepare(config, whole.images)
   if not config.holdout:
     test = data.load_dataset(config.dataset, data_dir=data_dir, split='test')
     if test.image_shape != whole.image_shape or test.num_classes != whole.num_classes:
@@ -76,16 +81,13 @@ def load(config: ClassifierConfig, data_dir: str | None) -> Split:
         f'{whole.num_classes} classes, got {test.image_shape} of {test.num_classes}'
       )
     where = f'{len(test)} test examples, looked at only here'
+    inputs = prepare(config, whole.images)
     return Split(whole, inputs, prepare(config, test.images), test.labels, where)
-  if config.holdout >= len(whole):
-    raise _validate.InputError(
-      f'expected holdout < {len(whole)}, the number of training examples, got {config.holdout}'
-    )
-  order = np.random.default_rng(_SPLIT_SEED).permutation(len(whole))
-  aside, kept = order[: config.holdout], np.sort(order[config.holdout :])
-  train = dataclasses.replace(whole, images=whole.images[kept], labels=whole.labels[kept])
+  train, aside = data.hold_out(whole, config.holdout)
   where = f'{config.holdout} held-out training examples'
-  return Split(train, inputs[kept], inputs[aside], whole.labels[aside], where)
+  return Split(
+    train, prepare(config, train.images), prepare(config, aside.images), aside.labels, where
+  )
 
 
 def run(
@@ -96,9 +98,6 @@ def run(
   progress: bool = True,
 ) -> dict[str, Any]:
   """Trains in a run directory, or continues there; returns what `classify.json` then holds.
-
-  Order of events, as in `trainer`: keys on the disk, charge on the disk, steps, metrics,
-  checkpoint. A killed run takes again, from the same keys, what was charged already.
 
   Args:
     config: the settings; those of the earlier call when continuing.
@@ -122,11 +121,10 @@ def run(
     ledger = Ledger.open(
       directory.ledger, stages=classifier.stages, data_fingerprint=split.train.fingerprint()
     )
-    with Checkpoints(directory.checkpoints) as checkpoints:
-      state = trainer.start_or_resume(classifier.init, config.seed, ledger, checkpoints)
-      # The centre is charged first, and a ledger can lose its end only: this covers it too.
-      ledger.require_covers(int(state.step), STAGE)
-      state = _take_steps(classifier, split, directory, ledger, checkpoints, state, progress)
+    state = classifier_run.train(
+      classifier, classifier.init, lambda: split.inputs, split.train.labels, directory, ledger,
+      progress=progress,
+    )  # fmt: skip
     save_weights(directory.path / WEIGHTS, classifier, state, split.train)
     result = _result(classifier, state, split)
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
@@ -163,46 +161,10 @@ def _plan(config: ClassifierConfig, train: data.ImageDataset, run: RunDir) -> Cl
       'config': config.to_dict(),
       'stages': {name: m.to_dict() for name, m in classifier.stages.items()},
       'data': about,
-      'environment': trainer.environment(),
+      'environment': resume.environment(),
     }
   )
   return classifier
-
-
-def _take_steps(
-  classifier: Classifier,
-  split: Split,
-  run: RunDir,
-  ledger: Ledger,
-  checkpoints: Checkpoints,
-  state: ClassifierState,
-  progress: bool,
-) -> ClassifierState:
-  step, total = int(state.step), classifier.mechanism.steps
-  with metrics.MetricsWriter(run.path, resume_step=step if step else None) as writer:
-    if step == total:
-      return state
-    stride = classifier.config.steps_per_report or max(1, total // 20)
-    budget = classifier.epsilon()
-    bar = metrics.Progress(total, step, budget, trainer.device_name()) if progress else None
-    started = time.monotonic()
-    chunks = training(
-      classifier, state, split.inputs, split.train.labels, charge=ledger.charge, stride=stride
-    )
-    for state, history in chunks:
-      means = {name: float(jnp.nanmean(v)) for name, v in history._asdict().items()}
-      taken, step = int(state.step) - step, int(state.step)
-      spent = budget if step == total else classifier.epsilon(step)
-      speed = {'steps_per_second': taken / (time.monotonic() - started)}
-      writer.write(step, {'epsilon': spent, **means}, clock=speed)
-      if bar:
-        bar.update(step, spent, loss=means['loss'])
-      checkpoints.save(step, state, {})
-      started = time.monotonic()
-    checkpoints.wait()
-    if bar:
-      bar.close()
-  return state
 
 
 # --- what is left behind --------------------------------------------------------------------------
@@ -223,7 +185,7 @@ def save_weights(
     'class_names': list(train.class_names),
     'steps': int(state.step),
   }
-  leaves = jax.tree_util.tree_leaves_with_path({'params': state.params, 'centre': state.centre})
+  leaves = jax.tree_util.tree_leaves_with_path({'params': state.average, 'centre': state.centre})
   tensors = {jax.tree_util.keystr(p, simple=True, separator='/'): leaf for p, leaf in leaves}
   with _files.atomic_write(path, 'wb') as file:
     file.write(safetensors.flax.save(tensors, {'dpgan_jax': json.dumps(record, sort_keys=True)}))

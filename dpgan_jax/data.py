@@ -331,3 +331,28 @@ def _need(name: str, data_dir: str | None) -> str:
     what = 'an .npz file' if name == 'npz' else 'a folder'
     raise InputError(f'expected data_dir to name {what} with dataset {name}, got none')
   return data_dir
+
+
+_HOLD_OUT_SEED = 2013  # public, and the same for every choice, so that choices can be compared
+
+
+def hold_out(dataset: ImageDataset, count: int) -> tuple[ImageDataset, ImageDataset]:
+  """A data set without `count` of its examples, and these: to choose settings on.
+
+  What is chosen by scores on the second is chosen on private data, if the data are private.
+
+  Raises:
+    InputError: as many examples or more, or a class that is left out of one of the two.
+  """
+  if count >= len(dataset):
+    raise InputError(
+      f'expected holdout < {len(dataset)}, the number of training examples, got {count}'
+    )
+  order = np.random.default_rng(_HOLD_OUT_SEED).permutation(len(dataset))
+
+  def part(indices: np.ndarray) -> ImageDataset:
+    return dataclasses.replace(
+      dataset, images=dataset.images[indices], labels=dataset.labels[indices]
+    )
+
+  return part(np.sort(order[count:])), part(order[:count])

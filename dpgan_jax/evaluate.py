@@ -31,6 +31,7 @@ from dpgan_jax import (
   features,
   model_file,
   readers,
+  resume,
   scores,
   snapshots,
   trainer,
@@ -83,6 +84,9 @@ def define_amount_flags() -> None:
   flags.DEFINE_integer(
     'cnn_epochs', None, 'Epochs of the TSTR CNN; default: 4 to 50, so that it takes minutes.'
   )
+  flags.DEFINE_list(
+    'tasks', None, f'Only these of: {", ".join(evaluation.TASKS)}; default: all of them.'
+  )
 
 
 def main() -> None:
@@ -123,7 +127,7 @@ def main() -> None:
 def _over_steps() -> None:
   if FLAGS.run_dir is None:
     raise _validate.InputError('expected over_steps with --run_dir, whose snapshots are scored')
-  for name in ('quick', 'inception', 'cnn_epochs'):
+  for name in ('quick', 'inception', 'cnn_epochs', 'tasks'):
     if FLAGS[name].value:
       raise _validate.InputError(f'expected over_steps without {name}: it is light as it is')
   _validate.integer('snapshots', FLAGS.snapshots, minimum=1)
@@ -190,14 +194,19 @@ def amount_from_flags() -> Amount:
   if FLAGS.inception:
     features.require_inception()
   make = evaluation.Settings.quick if FLAGS.quick else evaluation.Settings
-  settings = make(seed=FLAGS.eval_seed, inception=FLAGS.inception, cnn_epochs=FLAGS.cnn_epochs)
+  for task in FLAGS.tasks or ():
+    _validate.one_of('tasks', task, evaluation.TASKS)
+  settings = make(
+    seed=FLAGS.eval_seed, inception=FLAGS.inception, cnn_epochs=FLAGS.cnn_epochs,
+    tasks=None if FLAGS.tasks is None else tuple(sorted(FLAGS.tasks)),
+  )  # fmt: skip
   return Amount(settings, num, FLAGS.quick)
 
 
 def draw(model: Model, amount: Amount) -> Samples:
   """Samples of a generator; the same model and seed give the same ones."""
   print(f'drawing {amount.num:,} samples', file=sys.stderr, flush=True)
-  key = trainer.root_key(amount.settings.seed)
+  key = resume.root_key(amount.settings.seed)
   return Samples(*model.sample(amount.num, key=key), source=source_of(model))
 
 

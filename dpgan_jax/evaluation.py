@@ -25,6 +25,11 @@ from dpgan_jax.scores import Evaluation, Result, Score, Store
 
 VERSION = 1
 """Raised whenever a score changes its meaning: what an older version kept is not used."""
+TASKS = (
+  'distinct', 'features', 'memorisation', 'secondary', 'conv_judge',
+  *(f'{kind}_{name}' for name in judges.CLASSIFIERS for kind in ('tstr', 'ceiling')),
+)  # fmt: skip
+"""The pieces of work of an evaluation, each kept as a whole (and `inception_fid`, if asked for)."""
 MIN_SAMPLES, MIN_TEST = 200, 30  # fewer leave too few points for a covariance of features
 
 
@@ -382,17 +387,17 @@ def _gather(results: dict[str, Result], work: _Work) -> Evaluation:
   for name in judges.CLASSIFIERS:
     if f'tstr_{name}' not in results:
       continue
-    tstr, ceiling = results[f'tstr_{name}'], results[f'ceiling_{name}']
+    tstr, ceiling = results[f'tstr_{name}'], results.get(f'ceiling_{name}', {})
     detail = {
       'per_class': tstr['per_class'],
-      'per_class_ceiling': ceiling['per_class'],
       'epochs': tstr['epochs'],
       'epoch_chosen': tstr['epoch'],
-      'n_ceiling': ceiling['n'],
     }
+    if ceiling:
+      detail |= {'per_class_ceiling': ceiling['per_class'], 'n_ceiling': ceiling['n']}
     # The reference was trained on the training images; the value was tested on the test images.
     add(f'tstr_{name}', tstr['accuracy'], 'high', both, tstr['n'],
-        reference=ceiling['accuracy'], detail=detail)  # fmt: skip
+        reference=ceiling.get('accuracy'), detail=detail)  # fmt: skip
     add(f'hold_out_{name}', tstr['hold_out_accuracy'], 'high', (), tstr['n'] // 10)
   if found := results.get('features'):
     for name, best in (

@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dpgan_jax import _files, data, evaluation, features, model_file, scores, study_figures, trainer
+from dpgan_jax import _files, data, evaluation, features, model_file, resume, scores, study_figures
 from dpgan_jax.statement import rounded_up, show_epsilon
 
 FORMAT = 'dpgan_jax evaluation over steps 1'
@@ -125,7 +125,7 @@ def score(
         progress(f'{name}: {what}', (number + share) / len(files))
 
     tell('sampling', 0.0)
-    images, labels = model.sample(num, key=trainer.root_key(settings.seed))
+    images, labels = model.sample(num, key=resume.root_key(settings.seed))
     found = evaluation.evaluate(images, labels, train, test, settings, store=store, progress=tell)
     steps.append(Step(model.steps, model.epsilon(), found))
   real = f'{train.name}, {len(train):,} for training and {len(test):,} for testing'

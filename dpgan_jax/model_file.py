@@ -1,8 +1,9 @@
 """A trained generator on its own: draw samples, save, load. Nothing private is in it.
 
-The file is safetensors: the generator's arrays, and in its metadata the settings, the mechanism and
-the number of steps taken, from which anyone can compute ε again. It holds no discriminator,
-optimizer state, key, or anything computed from real data, and loading it runs no code.
+The file is safetensors: the generator's arrays (and those of the classifier that names its samples,
+where it knows no classes itself), and in its metadata the settings, the mechanisms and the number
+of steps taken, from which anyone can compute ε again. It holds no discriminator, optimizer state or
+key, nothing that ε does not cover, and loading it runs no code.
 """
 
 from __future__ import annotations
@@ -20,13 +21,17 @@ import numpy as np
 import safetensors
 import safetensors.flax
 
-from dpgan_jax import _files, _validate, data, models
+from dpgan_jax import _files, _validate, data, labelling
+from dpgan_jax.budget import Budget
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN, GeneratorState
+from dpgan_jax.labelling import Labeller
 from dpgan_jax.mechanism import DPMechanism
 
 _FORMAT = 'dpgan_jax generator 1'
+_FORMAT_WITH_LABELLER = 'dpgan_jax generator 2'  # which version 1 would read, and state too small ε
 _SAMPLES_AT_ONCE = 1000
+_MOST_DRAWS = 100  # images drawn for one that is kept, where a labeller has to find its class
 _LARGEST_SIDE = 4096  # of images in a file; the models here are for far smaller ones
 
 
@@ -40,6 +45,8 @@ class Model:
     steps: discriminator steps it was trained with.
     class_names: one for each class.
     dataset: name of the data set.
+    labeller: names the samples of a generator that knows no classes; None: they have none, or the
+      generator knows them.
   """
 
   gan: GAN
@@ -47,15 +54,22 @@ class Model:
   steps: int
   class_names: tuple[str, ...]
   dataset: str
+  labeller: Labeller | None = None
 
   @property
   def is_conditional(self) -> bool:
-    """Whether samples have a class."""
-    return self.gan.config.generator not in models.UNCONDITIONAL
+    """Whether samples have a class, and can be asked for by class."""
+    return self.labeller is not None or self.gan.is_conditional
+
+  @property
+  def budget(self) -> Budget:
+    """All stages of the run."""
+    before = {} if self.labeller is None else self.labeller.classifier.stages
+    return Budget(self.gan.mechanism, before)
 
   def epsilon(self, delta: float | None = None) -> float:
-    """ε of everything computed from this generator, at `delta` (default: the mechanism's)."""
-    return self.gan.mechanism.epsilon(self.steps, delta)
+    """ε of everything computed from this file, at `delta` (default: the mechanism's)."""
+    return self.budget.epsilon(self.steps, delta)
 
   def sample(
     self, num: int, *, labels: np.ndarray | None = None, key: jax.Array
@@ -65,7 +79,7 @@ class Model:
     Args:
       num: how many, ≥ 1.
       labels: whole numbers [num] in [0, K); default: uniform, in random order, as balanced as
-        possible.
+        possible; with a labeller: as they come.
       key: a typed key. The noise key of the training is not involved.
 
     Returns:
@@ -74,6 +88,13 @@ class Model:
     _validate.integer('num', num, minimum=1)
     classes = self.gan.num_classes
     label_key, key = jax.random.split(key)
+    if labels is None and self.labeller is not None:
+      parts = [
+        self._draw(jax.random.fold_in(key, i), np.zeros(0, np.int32))
+        for i in range(-(-num // _SAMPLES_AT_ONCE))
+      ]
+      images = np.concatenate(parts)[:num]
+      return images, self.labeller.label(images)
     if labels is None:
       labels = np.asarray(jax.random.permutation(label_key, jnp.arange(num) % classes))
     elif not self.is_conditional:
@@ -89,14 +110,53 @@ class Model:
       outside = labels[(labels < 0) | (labels >= classes)][0]
       raise _validate.InputError(f'expected labels in [0, {classes - 1}], got {outside}')
 
+    if self.labeller is not None:
+      return self._found(labels, key), labels.astype(np.int64)
     parts = []
     for i, start in enumerate(range(0, num, _SAMPLES_AT_ONCE)):
-      part = np.zeros(_SAMPLES_AT_ONCE, np.int32)  # one shape, one compilation
       wanted = labels[start : start + _SAMPLES_AT_ONCE]
-      part[: len(wanted)] = wanted
-      images = self._generate(self.generator, jax.random.fold_in(key, i), jnp.asarray(part))
-      parts.append(data.to_uint8(np.asarray(images))[: len(wanted)])
+      parts.append(self._draw(jax.random.fold_in(key, i), wanted)[: len(wanted)])
     return np.concatenate(parts), labels.astype(np.int64) if self.is_conditional else None
+
+  def _draw(self, key: jax.Array, labels: np.ndarray) -> np.ndarray:
+    """`_SAMPLES_AT_ONCE` images, the first of them of `labels`: one shape, one compilation."""
+    padded = np.zeros(_SAMPLES_AT_ONCE, np.int32)
+    padded[: len(labels)] = labels
+    return data.to_uint8(np.asarray(self._generate(self.generator, key, jnp.asarray(padded))))
+
+  def _found(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
+    """Draws until the labeller has found an image for each of `labels`; first come, first taken."""
+    assert self.labeller is not None
+    places = [list(np.flatnonzero(labels == k)[::-1]) for k in range(self.gan.num_classes)]
+    images = np.zeros((len(labels), *self.gan.image_shape), np.uint8)
+    left, drawn = len(labels), 0
+    most = _MOST_DRAWS * (len(labels) + _SAMPLES_AT_ONCE)
+    while left:
+      if drawn >= most:
+        missing = max(range(len(places)), key=lambda k: len(places[k]))
+        raise _validate.InputError(
+          f'of {drawn} images that the generator drew, too few are of class '
+          f'{self.class_names[missing]}: ask for other labels, or train it longer'
+        )
+      found = self._draw(jax.random.fold_in(key, drawn // _SAMPLES_AT_ONCE), labels[:0])
+      drawn += len(found)
+      for image, label in zip(found, self.labeller.label(found), strict=True):
+        if places[label]:
+          images[places[label].pop()] = image
+          left -= 1
+    return images
+
+  def sample_for_picture(
+    self, num: int, key: jax.Array
+  ) -> tuple[np.ndarray, np.ndarray | None]:
+    """As `sample`, in the order of the classes; as many of each where that is sure to end."""
+    shown = np.arange(num, dtype=np.int64) * self.gan.num_classes // num
+    if self.labeller is None:
+      return self.sample(num, labels=shown if self.is_conditional else None, key=key)
+    images, labels = self.sample(num, key=key)
+    assert labels is not None
+    order = np.argsort(labels, kind='stable')
+    return images[order], labels[order]
 
   @functools.cached_property
   def _generate(self) -> Callable[..., jax.Array]:
@@ -104,7 +164,7 @@ class Model:
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes the generator to `path` (safetensors), whole or not at all. It may be published."""
-    record = {
+    record: dict[str, Any] = {
       'format': _FORMAT,
       'config': _public_config(self.gan.config).to_dict(),
       'mechanism': self.gan.mechanism.to_dict(),
@@ -115,6 +175,10 @@ class Model:
       'steps': self.steps,
     }
     tensors = {_name(path): leaf for path, leaf in _leaves(self.generator)}
+    if self.labeller is not None:
+      record['format'] = _FORMAT_WITH_LABELLER
+      record['labeller'] = labelling.to_record(self.labeller.classifier)
+      tensors |= {_name(path): leaf for path, leaf in _leaves({'labeller': self.labeller.arrays})}
     with _files.atomic_write(path, 'wb') as file:
       file.write(safetensors.flax.save(tensors, {'dpgan_jax': json.dumps(record, sort_keys=True)}))
 
@@ -134,7 +198,8 @@ def load(path: str | os.PathLike[str]) -> Model:
       tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
   except (safetensors.SafetensorError, ValueError, RecursionError) as error:
     raise _validate.InputError(f'expected {path} to be a safetensors file, got: {error}') from None
-  if not isinstance(record, dict) or record.get('format') != _FORMAT:
+  formats = (_FORMAT, _FORMAT_WITH_LABELLER)
+  if not isinstance(record, dict) or record.get('format') not in formats:
     raise _validate.InputError(f'{path} is not a dpgan_jax generator of this version')
   try:
     model = _without_arrays(record)
@@ -143,10 +208,18 @@ def load(path: str | os.PathLike[str]) -> Model:
   except (AttributeError, TypeError, ValueError) as error:  # whatever a wrong type leads to
     raise _validate.InputError(f'{path} is damaged: {" ".join(str(error).split())}') from None
   abstract = jax.eval_shape(model.gan.init, jax.random.key(0)).g_average
-  generator = jax.tree_util.tree_map_with_path(
-    lambda p, leaf: _checked(path, tensors.get(_name(p)), leaf, _name(p)), abstract
-  )
-  return dataclasses.replace(model, generator=generator)
+
+  def filled(tree: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(
+      lambda p, leaf: _checked(path, tensors.get(_name(p)), leaf, _name(p)), tree
+    )
+
+  labeller = model.labeller
+  if labeller is not None:
+    state = jax.eval_shape(labeller.classifier.init, jax.random.key(0))
+    arrays = labelling.of_state(labeller.classifier, state).arrays
+    labeller = dataclasses.replace(labeller, **filled({'labeller': arrays})['labeller'])
+  return dataclasses.replace(model, generator=filled(abstract), labeller=labeller)
 
 
 def _without_arrays(record: dict[str, Any]) -> Model:
@@ -167,7 +240,13 @@ def _without_arrays(record: dict[str, Any]) -> Model:
     num_classes,
   )
   steps = _validate.integer('steps', record['steps'], minimum=0, maximum=gan.mechanism.steps)
-  return Model(gan, GeneratorState({}, {}), steps, names, str(record['dataset']))
+  labeller = None
+  if record['format'] == _FORMAT_WITH_LABELLER:
+    classifier = labelling.from_record(record['labeller'], gan.image_shape, num_classes, None)
+    labeller = Labeller(classifier, {}, jnp.zeros(()))
+  if (labeller is None) != (gan.config.label_share is None):
+    raise _validate.InputError('a labeller is there without label_share, or missing with it')
+  return Model(gan, GeneratorState({}, {}), steps, names, str(record['dataset']), labeller)
 
 
 def _public_config(config: TrainConfig) -> TrainConfig:

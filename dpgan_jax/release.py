@@ -32,10 +32,11 @@ from dpgan_jax import (
   model_file,
   readers,
   report,
+  resume,
   statement,
   trainer,
 )
-from dpgan_jax.mechanism import DPMechanism
+from dpgan_jax.budget import Budget
 from dpgan_jax.run_dir import RunDir
 
 FLAGS = flags.FLAGS
@@ -90,12 +91,10 @@ def release(
   said = dataclasses.replace(report.build(run), steps_taken=model.steps)
   _refuse_run(said, allow_no_privacy, allow_unfinished, seed_is_secret)
 
-  picture_key, key = jax.random.split(trainer.root_key(None))
+  picture_key, key = jax.random.split(resume.root_key(None))
   images, labels = model.sample(num, key=key)
-  shown = np.repeat(np.arange(min(model.gan.num_classes, 10), dtype=np.int32), 10)
-  tiles, tile_labels = model.sample(
-    len(shown), labels=shown if model.is_conditional else None, key=picture_key
-  )
+  num_tiles = 10 * min(model.gan.num_classes, 10)
+  tiles, tile_labels = model.sample_for_picture(num_tiles, picture_key)
   about = cards.About(
     statement=said,
     class_names=model.class_names,
@@ -218,13 +217,12 @@ def verify(folder: str | os.PathLike[str]) -> str:
     raise _validate.InputError(
       f'{folder / SAMPLES}: expected images of {model.gan.image_shape}, got {images.shape[1:]}'
     )
-  stated, steps = _read_report(folder / REPORT_JSON, model.gan.mechanism)
+  stated, steps = _read_report(folder / REPORT_JSON, model.budget)
   if steps < model.steps:
     raise _validate.InputError(
       f'{folder / REPORT_JSON} charges {steps} steps; the generator took {model.steps}'
     )
-  mechanism = model.gan.mechanism
-  epsilon = mechanism.epsilon(steps) if mechanism.is_private else math.inf
+  mechanism, epsilon = model.gan.mechanism, model.budget.epsilon(steps)
   if not stated >= epsilon * (1 - _EPSILON_MARGIN):  # written so that NaN is refused too
     raise _validate.InputError(
       f'{folder / REPORT_JSON} states ε = {stated:.6g}, but {steps} steps of its mechanism cost '
@@ -257,12 +255,14 @@ def _read_manifest(folder: pathlib.Path) -> dict[str, str]:
   return sums
 
 
-def _read_report(path: pathlib.Path, mechanism: DPMechanism) -> tuple[float, int]:
-  """ε and the number of steps it is stated for; the mechanism has to be the generator's."""
+def _read_report(path: pathlib.Path, budget: Budget) -> tuple[float, int]:
+  """ε and the number of steps it is stated for; the mechanisms have to be the generator's."""
   try:
     facts = json.loads(path.read_bytes())
     epsilon, steps = float(facts['guarantee']['epsilon']), int(facts['progress']['steps_charged'])
-    same = all(facts['mechanism'][k] == v for k, v in mechanism.to_dict().items())
+    same = all(facts['mechanism'][k] == v for k, v in budget.mechanism.to_dict().items())
+    before = {name: m.to_dict() for name, m in budget.before.items()}
+    same = same and facts.get('mechanisms_before', {}) == before
   except (KeyError, TypeError, ValueError, RecursionError) as error:
     raise _validate.InputError(f'{path} is not a report of dpgan_jax: {error!r}') from None
   if not same:

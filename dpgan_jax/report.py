@@ -18,11 +18,10 @@ from typing import Any
 
 from absl import flags
 
-from dpgan_jax import _files, _validate, accounting, cli, cross_check, figures, trainer
+from dpgan_jax import _files, _validate, accounting, cli, cross_check, figures, plan, resume
+from dpgan_jax.budget import STAGE, Budget
 from dpgan_jax.checkpoint import Checkpoints
-from dpgan_jax.config import TrainConfig
 from dpgan_jax.ledger import Ledger
-from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.run_dir import RunDir
 from dpgan_jax.statement import ENVIRONMENT, PICTURE, Statement, rounded_up
 
@@ -44,30 +43,26 @@ def build(run: RunDir, *, tuning_note: str | None = None) -> Statement:
       contradicts (`cross_check`).
   """
   saved = run.load_config()
+  planned = plan.read(saved, run.config)
   try:
-    config = TrainConfig.from_dict(saved['config'])
-    mechanism = DPMechanism.from_dict(saved['mechanism'])
-    image_shape, num_classes = tuple(saved['data']['image_shape']), saved['data']['num_classes']
     environment = dict(saved['environment'])
-  except (KeyError, TypeError, AttributeError) as error:
+  except (KeyError, TypeError, ValueError) as error:
     raise _validate.InputError(f'{run.config} is not the record of a run: {error!r}') from None
+  budget, mechanism, config = planned.budget, planned.gan.mechanism, planned.gan.config
   # Checkpoints first: a run that is training meanwhile charges its ledger before it takes steps.
   taken = max(Checkpoints(run.checkpoints).steps(), default=0)
-  charged = _charged_steps(run, mechanism, taken)
-
-  def epsilon(steps: int, delta: float) -> float:
-    return mechanism.epsilon(steps, delta) if mechanism.is_private else math.inf
-
-  curve = {delta: epsilon(charged, delta) for delta in _deltas(mechanism.delta)}
-  budgeted = epsilon(mechanism.steps, mechanism.delta)
-  second_opinion = _second_opinion(mechanism, charged, curve)
-  _second_opinion(mechanism, mechanism.steps, {mechanism.delta: budgeted})
+  charged = _charged_steps(run, budget, taken)
+  curve = {delta: budget.epsilon(charged, delta) for delta in _deltas(mechanism.delta)}
+  budgeted = budget.epsilon()
+  second_opinion = _second_opinion(budget, charged, curve)
+  _second_opinion(budget, mechanism.steps, {mechanism.delta: budgeted})
 
   return Statement(
     config=config.replace(seed=None),
     mechanism=mechanism,
-    image_shape=image_shape,
-    num_classes=num_classes,
+    before=budget.before,
+    image_shape=planned.gan.image_shape,
+    num_classes=planned.gan.num_classes,
     seed_fixed=config.seed is not None,
     steps_taken=taken,
     steps_charged=charged,
@@ -76,7 +71,7 @@ def build(run: RunDir, *, tuning_note: str | None = None) -> Statement:
     epsilon_budgeted=budgeted,
     second_opinion=second_opinion,
     environment_at_start=_publishable(environment),
-    environment_now=_publishable(trainer.environment()),
+    environment_now=_publishable(resume.environment()),
     tuning_note=_note(run, tuning_note),
   )
 
@@ -117,8 +112,11 @@ def save(statement: Statement, folder: pathlib.Path) -> None:
 # --- reading a run -------------------------------------------------------------------------------
 
 
-def _charged_steps(run: RunDir, mechanism: DPMechanism, taken: int) -> int:
-  """Steps paid for, having checked that they cover the steps taken."""
+def _charged_steps(run: RunDir, budget: Budget, taken: int) -> int:
+  """Steps of the GAN paid for, having checked that they cover the steps taken.
+
+  What comes before them counts whole in any case.
+  """
   if not run.ledger.exists():
     if taken:
       raise _validate.InputError(
@@ -126,23 +124,23 @@ def _charged_steps(run: RunDir, mechanism: DPMechanism, taken: int) -> int:
         'is no longer certain; restore the file from a backup'
       )
     return 0
-  ledger = Ledger.read(run.ledger, stages={trainer.STAGE: mechanism})
-  ledger.require_covers(taken, trainer.STAGE)
-  return ledger.charged_steps(trainer.STAGE)
+  ledger = Ledger.read(run.ledger, stages=budget.stages)
+  ledger.require_covers(taken, STAGE)
+  return ledger.charged_steps(STAGE)
 
 
 def _second_opinion(
-  mechanism: DPMechanism, steps: int, epsilons: Mapping[float, float]
+  budget: Budget, steps: int, epsilons: Mapping[float, float]
 ) -> cross_check.Interval | None:
   """The interval around the ε of `steps` steps at the mechanism's δ, all of `epsilons` being
   checked; None if there is no guarantee."""
-  if not mechanism.is_private:
+  if not budget.is_private:
     return None
-  relation = mechanism.neighboring_relation
+  relation = budget.mechanism.neighboring_relation
   found = cross_check.require_agreement(
-    mechanism.event(steps), epsilons, neighboring_relation=relation
+    budget.event(steps), epsilons, neighboring_relation=relation
   )
-  return found[mechanism.delta]
+  return found[budget.mechanism.delta]
 
 
 def _deltas(delta: float) -> list[float]:

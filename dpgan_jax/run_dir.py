@@ -118,6 +118,11 @@ class RunDir:
     return self.path / 'checkpoints'
 
   @property
+  def labeller(self) -> pathlib.Path:
+    """Directory of the classifier that names samples, trained before the GAN; private."""
+    return self.path / 'labeller'
+
+  @property
   def tensorboard(self) -> pathlib.Path:
     return self.path / 'tensorboard'
 

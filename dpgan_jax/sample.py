@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from dpgan_jax import _validate, cli, export, model_file, trainer
+from dpgan_jax import _validate, cli, export, model_file, resume, trainer
 
 FLAGS = flags.FLAGS
 _SUFFIX = {'npz': '.npz', 'parquet': '.parquet', 'png': '', 'idx': ''}
@@ -42,7 +42,7 @@ def main() -> None:
   model, default_out = _source()
   if FLAGS.seed is not None:
     _validate.integer('seed', FLAGS.seed, minimum=0, maximum=2**32 - 1)
-  key = trainer.root_key(FLAGS.seed)
+  key = resume.root_key(FLAGS.seed)
   images, labels = model.sample(
     FLAGS.num, labels=parse_labels(FLAGS.labels, FLAGS.num, model.gan.num_classes), key=key
   )

@@ -61,7 +61,8 @@ def picture(
   """
   rows = []
   for name, model in models:
-    labels = np.arange(_SHOWN) % model.gan.num_classes if model.is_conditional else None
+    by_class = np.arange(_SHOWN) % model.gan.num_classes
+    labels = by_class if model.gan.is_conditional else None
     images, _ = model.sample(_SHOWN, labels=labels, key=jax.random.key(_KEY))
     rows.append((name, images))
   height = models[0][1].gan.image_shape[0]

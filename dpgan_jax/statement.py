@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dpgan_jax import _markdown, accounting, cross_check, models, trainer, verdicts
+from dpgan_jax import _markdown, accounting, cross_check, models, resume, verdicts
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.verdicts import COVERED_METRICS, PICTURE, UNCOVERED_METRICS
@@ -21,7 +21,7 @@ from dpgan_jax.verdicts import COVERED_METRICS, PICTURE, UNCOVERED_METRICS
 _FORMAT = 1
 # What may leave of the environment. A name that is not here stays inside, whatever it may hold.
 ENVIRONMENT = (
-  'dpgan_jax', 'python', *(name.replace('-', '_') for name in trainer.PACKAGES),
+  'dpgan_jax', 'python', *(name.replace('-', '_') for name in resume.PACKAGES),
   'backend', 'device', 'devices',
 )  # fmt: skip
 
@@ -92,7 +92,8 @@ class Statement:
 
   Attributes:
     config: the settings, without the seed.
-    mechanism: the mechanism as run.
+    mechanism: the mechanism of the GAN, as run.
+    before: the mechanisms of what came before it, by stage: of the classifier that names samples.
     image_shape: (H, W, C).
     num_classes: K.
     seed_fixed: whether the keys came from a seed that somebody knows.
@@ -109,6 +110,7 @@ class Statement:
 
   config: TrainConfig
   mechanism: DPMechanism
+  before: Mapping[str, DPMechanism]
   image_shape: tuple[int, ...]
   num_classes: int
   seed_fixed: bool
@@ -154,10 +156,11 @@ class Statement:
       if self.seed_fixed
       else ''
     )
+    also = ' and what came before them (see Mechanism)' if self.before else ''
     return (
       'The generator of this run, and everything computed from it without using the private '
       f'data again, is (ε, δ)-differentially private with ε = {show_epsilon(self.epsilon)} and δ '
-      f'= {m.delta!r} for the {self.steps_charged} steps charged in the ledger, for any '
+      f'= {m.delta!r} for the {self.steps_charged} steps charged in the ledger{also}, for any '
       f'{_NEIGHBOURS[m.neighboring_relation]} ({m.neighboring_relation}; {_UNIT}){condition}.'
     )
 
@@ -208,7 +211,13 @@ class Statement:
       )
     else:
       public = 'N is public: neighbouring data sets have the same size, and so the same q = B/N.'
-    if self.config.generator in models.UNCONDITIONAL:
+    if self.before:
+      labels = (
+        'The generator is not class-conditional: a classifier trained with differential privacy '
+        'names its samples; its mistakes are in the labels, and how often the generator draws a '
+        'class need not be how often it is real.'
+      )
+    elif self.config.generator in models.UNCONDITIONAL:
       labels = 'The generator is not class-conditional: samples have no labels.'
     else:
       labels = 'Labels of generated data are uniform over the classes, not the real class counts.'
@@ -280,6 +289,7 @@ class Statement:
           'noise': _NOISE if m.is_private else 'none',
           'num_examples_is_public': True,
         },
+        'mechanisms_before': {name: b.to_dict() for name, b in self.before.items()},
         'accounting': self._accounting(),
         'randomness': {
           'seed_fixed': self.seed_fixed,
@@ -333,6 +343,7 @@ class Statement:
       f'{GROUP} {self.progress()}' if self.holds else self.progress(),
       '## Mechanism as run',
       _markdown.table(('', ''), numbers.items()),
+      *self._before(),
       f'{_SAMPLING} {_NOISE if m.is_private else "No noise is added."}',
       f'Accounting: {how["library"]} {how["version"]}, {how["accountant"]}, '
       f'{how["discretisation"]}. {self.second_opinion_sentence()}',
@@ -362,6 +373,20 @@ class Statement:
       ),
     )
     return '\n\n'.join(sections) + '\n'
+
+  def _before(self) -> list[str]:
+    """The stages before the GAN, as a sentence and a table."""
+    if not self.before:
+      return []
+    rows = (
+      (name, b.batch_size, b.l2_clip_norm, b.noise_multiplier, b.steps)
+      for name, b in self.before.items()
+    )
+    return [
+      'Before it, on the same records, a classifier was trained that names the samples. Its stages '
+      'are part of every ε of this statement, whole:',
+      _markdown.table(('stage', 'B', 'C', 'σ', 'T'), rows),
+    ]
 
   def summary(self) -> str:
     """A few lines for the terminal."""

@@ -159,7 +159,7 @@ def trained(
   mechanism = model.gan.mechanism
   with directory.lock():
     ledger = Ledger.open(
-      directory.ledger, stages={trainer.STAGE: mechanism}, data_fingerprint=dataset.fingerprint()
+      directory.ledger, stages=model.budget.stages, data_fingerprint=dataset.fingerprint()
     )
     ledger.require_covers(model.steps)
   finished = model.steps == mechanism.steps and directory.report_json.is_file()

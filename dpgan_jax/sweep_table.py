@@ -18,9 +18,9 @@ from typing import Any
 
 import dp_accounting
 
-from dpgan_jax import _files, _validate, accounting, model_file, report, scores, snapshots
+from dpgan_jax import _files, _validate, accounting, model_file, plan, report, scores, snapshots
 from dpgan_jax import study_figures as draw
-from dpgan_jax.config import TrainConfig
+from dpgan_jax.budget import Budget
 from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.run_dir import RunDir
 from dpgan_jax.statement import rounded_up, show_epsilon
@@ -51,8 +51,8 @@ class Run:
   Attributes:
     name: its directory within the sweep's.
     target_epsilon: the ε it was asked for.
-    mechanism: of its private steps.
-    charged: steps that are paid for.
+    budget: of its stages.
+    charged: steps of the GAN that are paid for; what comes before them counts whole.
     finished: whether all steps are taken and its generator is kept.
     seed_fixed: whether its key follows from a known seed.
     scores: by name, as `scores.Score.to_json` has them; empty if it is not evaluated.
@@ -62,7 +62,7 @@ class Run:
 
   name: str
   target_epsilon: float
-  mechanism: DPMechanism
+  budget: Budget
   charged: int
   finished: bool
   seed_fixed: bool
@@ -73,7 +73,18 @@ class Run:
   @functools.cached_property
   def epsilon(self) -> float:
     """ε of the steps charged, rounded up to four digits."""
-    return rounded_up(self.mechanism.epsilon(self.charged))
+    return rounded_up(self.budget.epsilon(self.charged))
+
+  @property
+  def mechanism(self) -> DPMechanism:
+    """Of the GAN's steps."""
+    return self.budget.mechanism
+
+  @property
+  def spent(self) -> list[tuple[DPMechanism, int]]:
+    """The steps of each stage that are paid for."""
+    before = [(m, m.steps) for m in self.budget.before.values()]
+    return [*before, (self.mechanism, self.charged)] if self.charged else before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +108,12 @@ class Table:
     """ε of all private runs together; how many these are; how many others had no privacy."""
     steps: dict[DPMechanism, int] = {}
     for run in self.runs:
-      if run.charged and run.mechanism.is_private:
+      for mechanism, count in run.spent if run.budget.is_private else ():
         # Runs of one mechanism and different keys are one longer run, as far as ε goes.
-        one = dataclasses.replace(run.mechanism, steps=1)
-        steps[one] = steps.get(one, 0) + run.charged
-    private = sum(bool(run.charged) and run.mechanism.is_private for run in self.runs)
-    public = sum(bool(run.charged) for run in self.runs) - private
+        one = dataclasses.replace(mechanism, steps=1)
+        steps[one] = steps.get(one, 0) + count
+    private = sum(bool(run.spent) and run.budget.is_private for run in self.runs)
+    public = sum(bool(run.spent) for run in self.runs) - private
     if not steps:
       return 0.0, 0, public
     events = [mechanism.event(count) for mechanism, count in steps.items()]
@@ -139,15 +150,11 @@ def _read_run(path: pathlib.Path, failures: Mapping[str, str]) -> Run:
   """Reads one run; what cannot be read of its ledger counts as spent whole."""
   name = f'{path.parent.name}/{path.name}'
   run = RunDir.open(path, create=False)
-  try:
-    saved = run.load_config()
-    config = TrainConfig.from_dict(saved['config'])
-    mechanism = DPMechanism.from_dict(saved['mechanism'])
-  except (KeyError, TypeError) as error:
-    raise _validate.InputError(f'{run.config} is not the record of a run: {error!r}') from None
+  planned = plan.read(run.load_config(), run.config)
   evaluation = _json(path / EVALUATION)
   finished = (path / GENERATOR).is_file()
-  charged, reason = mechanism.steps, failures.get(name)
+  config, charged = planned.gan.config, planned.gan.mechanism.steps
+  reason = failures.get(name)
   if not finished:
     try:
       charged = report.build(run).steps_charged
@@ -156,7 +163,7 @@ def _read_run(path: pathlib.Path, failures: Mapping[str, str]) -> Run:
   return Run(
     name=name,
     target_epsilon=math.inf if config.target_epsilon is None else config.target_epsilon,
-    mechanism=mechanism,
+    budget=planned.budget,
     charged=charged,
     finished=finished,
     seed_fixed=config.seed is not None,

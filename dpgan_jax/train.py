@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from dpgan_jax import _validate, cli, data, models, report, trainer
+from dpgan_jax import _validate, cli, data, models, plan, report, resume, trainer
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN
 from dpgan_jax.loop import make_chunk
@@ -59,11 +59,11 @@ def main() -> None:
 
 def show_plan(config: TrainConfig, dataset: data.ImageDataset) -> None:
   """Prints what a run would do, and how long it would take; no step is taken on the data."""
-  mechanism = trainer.make_mechanism(config, len(dataset))
-  gan = GAN(config, mechanism, dataset.image_shape, dataset.num_classes)
+  planned = plan.make(config, len(dataset), dataset.image_shape, dataset.num_classes)
+  gan, mechanism = planned.gan, planned.gan.mechanism
   state = jax.eval_shape(gan.init, jax.random.key(0))
   seconds = measure_step(gan)
-  epsilon = mechanism.epsilon()
+  epsilon = planned.budget.epsilon()
   g_steps = str(mechanism.steps // config.d_steps_per_g_step)
   if config.n_d_threshold is not None:
     g_steps = f'at most {g_steps} (adaptive n_D)'
@@ -83,7 +83,7 @@ def show_plan(config: TrainConfig, dataset: data.ImageDataset) -> None:
     'generator': f'{config.generator}, {models.count_parameters(state.g.params):,} parameters',
     'discriminator': f'{config.discriminator}, '
     f'{models.count_parameters(state.d_params):,} parameters',
-    'device': f'{trainer.device_name()} x {jax.device_count()}',
+    'device': f'{resume.device_name()} x {jax.device_count()}',
     'expected time': f'{cli.duration(seconds * mechanism.steps)} ({seconds * 1e3:.1f} ms a step)',
   }
   for name, value in rows.items():

@@ -34,11 +34,12 @@ def of_files(*, holds: bool, seed_fixed: bool) -> list[dict[str, str]]:
     ('grids/', public, f'{ground} from the generator of that step.'),
     ('snapshots/', public, 'Generators of some steps, averaged and as trained.'),
     ('synthetic_*', public, f'{ground} from the generator by dpgan_jax.sample.'),
-    ('*.safetensors', public, 'The generator alone, as DPGAN.save writes it.'),
+    ('*.safetensors', public, 'Generator and what names its samples, as DPGAN.save writes it.'),
     ('config.json', NO, 'Holds the seed, from which the noise follows.')
     if seed_fixed
     else ('config.json', YES, 'Settings, N and class names, all treated as public.'),
     ('checkpoints/', NO, 'Hold the keys of the noise and of the batches.'),
+    ('labeller/', NO, 'Checkpoints and metrics of the classifier that names samples.'),
     ('ledger.jsonl', NO, 'Holds a fingerprint of the data.'),
     ('metrics.jsonl', NO, f'Computed on private data: {", ".join(UNCOVERED_METRICS)}.'),
     ('losses.png', NO, 'Shows d_loss_real, which is computed on private data without noise.'),

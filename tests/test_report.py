@@ -27,12 +27,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.experimental.compilation_cache import compilation_cache
 
-from dpgan_jax import data, metrics, report, trainer
+from dpgan_jax import budget, data, metrics, report, resume, trainer
 from dpgan_jax._validate import InputError
+from dpgan_jax.budget import Budget
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import StepMetrics
 from dpgan_jax.ledger import Ledger
-from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.run_dir import RunDir
 from dpgan_jax.statement import show_epsilon
 
@@ -129,7 +129,7 @@ def paper_run(
 ) -> RunDir:
   """What a run leaves that is killed after its first charge, made without training."""
   config = CONFIG.replace(**changes)
-  mechanism = trainer.make_mechanism(config, num_examples)
+  mechanism = budget.make(config, num_examples).mechanism
   run = RunDir.open(folder / 'run', create=True)
   about = {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_examples': num_examples}
   run.save_config(
@@ -137,7 +137,7 @@ def paper_run(
       'config': config.to_dict(),
       'mechanism': mechanism.to_dict(),
       'data': {**about, 'class_names': [str(i) for i in range(10)]},
-      'environment': trainer.environment(),
+      'environment': resume.environment(),
     }
   )
   ledger = Ledger.open(run.ledger, stages={trainer.STAGE: mechanism}, data_fingerprint='f00d')
@@ -245,7 +245,7 @@ def test_every_file_of_a_run_has_a_verdict(finished, tmp_path):
   assert private <= left
   # What other commands leave beside a run.
   private |= {'evaluation*'}
-  private |= {'audit.json'}
+  private |= {'audit.json', 'labeller/'}
   assert {name for name, verdict in verdicts.items() if verdict == 'no'} == private
 
 
@@ -446,13 +446,14 @@ def test_an_epsilon_that_a_second_computation_contradicts_is_not_reported(
 ):
   """An accountant that takes the noise for a tenth larger than it is; in one number of the two."""
   run, steps = paper_run(tmp_path), {'charged': 4, 'budgeted': 6}[wrong]
-  right = DPMechanism.epsilon
+  right = Budget.epsilon
 
-  def epsilon(self: DPMechanism, count: int | None = None, delta: float | None = None) -> float:
-    claims = dataclasses.replace(self, noise_multiplier=1.1 * self.noise_multiplier)
-    return right(claims if count == steps else self, count, delta)
+  def epsilon(self: Budget, count: int | None = None, delta: float | None = None) -> float:
+    m = self.mechanism
+    claims = Budget(dataclasses.replace(m, noise_multiplier=1.1 * m.noise_multiplier))
+    return right(claims if (count or m.steps) == steps else self, count, delta)
 
-  monkeypatch.setattr(DPMechanism, 'epsilon', epsilon)
+  monkeypatch.setattr(Budget, 'epsilon', epsilon)
   one_line(run, 'accounted epsilon=.* at delta=.* is contradicted by a second computation')
   monkeypatch.undo()
   assert report.build(run).second_opinion is not None

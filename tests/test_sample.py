@@ -19,7 +19,8 @@ from dpgan_jax.data import ImageDataset
 from dpgan_jax.gan import GAN
 from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.model_file import Model
-from dpgan_jax.trainer import root_key, train
+from dpgan_jax.resume import root_key
+from dpgan_jax.trainer import train
 
 CLASSES = 8
 

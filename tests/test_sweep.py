@@ -17,8 +17,9 @@ import jax
 import numpy as np
 import pytest
 
-from dpgan_jax import accounting, data, model_file, sweep, trainer
+from dpgan_jax import accounting, budget, data, model_file, sweep, trainer
 from dpgan_jax._validate import InputError
+from dpgan_jax.budget import Budget
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.mechanism import DPMechanism
@@ -113,16 +114,17 @@ def main(monkeypatch, tmp_path, own_flags):
   began: list[str] = []
   state = types.SimpleNamespace(began=began, fail=None, interrupt=None)
 
-  def mechanism(config: TrainConfig, num_examples: int) -> DPMechanism:
+  def make(config: TrainConfig, num_examples: int, before: object) -> Budget:
+    assert not before
     sigma = 0.0 if config.target_epsilon == float('inf') else 2 / (config.target_epsilon or 1)
-    return DPMechanism.create(
+    return Budget(DPMechanism.create(
       num_examples=num_examples, batch_size=config.batch_size, l2_clip_norm=1.0,
       noise_multiplier=sigma, steps=config.steps or 1, delta=config.delta,
-    )  # fmt: skip
+    ))  # fmt: skip
 
   def train(config: TrainConfig, dataset: data.ImageDataset, run_dir: pathlib.Path):
     run = RunDir.open(run_dir, create=True)
-    gan = trainer._plan(config, dataset, run)
+    gan = trainer._plan(config, dataset, run).gan
     began.append(f'train {run_dir.parent.name}/{run_dir.name}')
     ledger = Ledger.open(
       run.ledger, stages={trainer.STAGE: gan.mechanism}, data_fingerprint=dataset.fingerprint()
@@ -168,7 +170,7 @@ def main(monkeypatch, tmp_path, own_flags):
     return images.astype(np.uint8), np.arange(num) % 10
 
   monkeypatch.setattr(model_file.Model, 'sample', sample)
-  monkeypatch.setattr(trainer, 'make_mechanism', mechanism)
+  monkeypatch.setattr(budget, 'make', make)
   monkeypatch.setattr(accounting, 'epsilon', epsilon)
   monkeypatch.setattr(sweep.trainer, 'train', train)
   monkeypatch.setattr(sweep.report, 'write', write)

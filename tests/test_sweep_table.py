@@ -13,6 +13,7 @@ from dp_accounting import pld
 
 from dpgan_jax import sweep_table
 from dpgan_jax._validate import InputError
+from dpgan_jax.budget import Budget
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.mechanism import DPMechanism
@@ -39,7 +40,7 @@ def score(value: float, reference: float | None = None) -> dict:
 
 def run(name: str, sigma: float, target: float, charged: int = 40, **scores: dict) -> Run:
   return Run(
-    name=name, target_epsilon=target, mechanism=mechanism(sigma), charged=charged,
+    name=name, target_epsilon=target, budget=Budget(mechanism(sigma)), charged=charged,
     finished=charged == 40, seed_fixed=False, scores=scores, amount='quick' if scores else None,
     reason=None,
   )  # fmt: skip

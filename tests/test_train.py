@@ -98,7 +98,7 @@ def test_run_dir_must_be_a_run(tmp_path):
 
 def test_flag_files_are_complete():
   """Every flag file of this command gives settings and a directory of its own."""
-  # What mnist.flags and report_gan.flags share is no run of its own.
+  # What mnist.flags, conditional_gan.flags and report_gan.flags share is no run of its own.
   code = """
     import sys
     from absl import flags

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from dpgan_jax import _validate, data, model_file, trainer
+from dpgan_jax import _validate, budget, data, model_file, resume, trainer
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.ledger import Ledger
@@ -87,7 +87,7 @@ def assert_same_end(one: pathlib.Path, two: pathlib.Path) -> None:
 
 
 def ledger_of(path: pathlib.Path, digits: data.ImageDataset) -> Ledger:
-  mechanism = trainer.make_mechanism(CONFIG, len(digits))
+  mechanism = budget.make(CONFIG, len(digits)).mechanism
   return Ledger.open(
     path / 'ledger.jsonl',
     stages={trainer.STAGE: mechanism},
@@ -106,7 +106,7 @@ def test_run_leaves_what_it_promises(finished):
     f'step_{step:08d}.png' for step in (3, 6, 9, 12)
   ]
   lines = [json.loads(line) for line in (finished / 'metrics.jsonl').read_text().splitlines()]
-  mechanism = trainer.make_mechanism(CONFIG, 1440)
+  mechanism = budget.make(CONFIG, 1440).mechanism
   assert [line['step'] for line in lines] == [3, 6, 9, 12]
   assert [line['epsilon'] for line in lines] == [mechanism.epsilon(s) for s in (3, 6, 9, 12)]
 
@@ -280,32 +280,32 @@ def test_os_keys_differ_and_use_all_bits():
   """Checklist 20: 64 bits from the operating system; the high word is not zero as with a small
   seed.
   """
-  words = np.stack([np.asarray(jax.random.key_data(trainer.root_key(None))) for _ in range(32)])
+  words = np.stack([np.asarray(jax.random.key_data(resume.root_key(None))) for _ in range(32)])
   assert len(np.unique(words, axis=0)) == 32
   assert (words[:, 0] != 0).any()
   assert (np.bitwise_or.reduce(words) == np.uint32(0xFFFFFFFF)).all()
-  fixed = [np.asarray(jax.random.key_data(trainer.root_key(3))) for _ in range(2)]
+  fixed = [np.asarray(jax.random.key_data(resume.root_key(3))) for _ in range(2)]
   np.testing.assert_array_equal(*fixed)
 
 
 def test_delta_not_below_one_over_n_warns():
   with pytest.warns(UserWarning, match='not below 1/N'):
-    trainer.make_mechanism(CONFIG.replace(delta=1e-2), 100)
+    budget.make(CONFIG.replace(delta=1e-2), 100)
 
 
 def test_two_of_three_give_the_third():
   by_epsilon = TrainConfig(target_epsilon=3.0, steps=30, batch_size=20, delta=1e-3)
-  mechanism = trainer.make_mechanism(by_epsilon, 400)
+  mechanism = budget.make(by_epsilon, 400).mechanism
   assert 3.0 * 0.995 < mechanism.epsilon() <= 3.0
   by_both = TrainConfig(
     target_epsilon=3.0, noise_multiplier=mechanism.noise_multiplier, batch_size=20, delta=1e-3
   )
-  assert trainer.make_mechanism(by_both, 400).steps >= 30
+  assert budget.make(by_both, 400).mechanism.steps >= 30
   by_epochs = TrainConfig(noise_multiplier=1.0, epochs=2.5, batch_size=20, delta=1e-3)
-  assert trainer.make_mechanism(by_epochs, 400).steps == 50
-  free = trainer.make_mechanism(
+  assert budget.make(by_epochs, 400).mechanism.steps == 50
+  free = budget.make(
     TrainConfig(target_epsilon=float('inf'), steps=5, batch_size=2), 400
-  )
+  ).mechanism
   assert (free.noise_multiplier, free.l2_clip_norm, free.epsilon()) == (0, np.inf, np.inf)
 
 
@@ -315,7 +315,7 @@ def test_restored_model_is_the_trained_one(finished, digits):
   one, two = (m.sample(5, key=jax.random.key(1))[0] for m in (model, again))
   np.testing.assert_array_equal(one, two)
   assert model.steps == 12
-  assert model.epsilon() == trainer.make_mechanism(CONFIG, len(digits)).epsilon()
+  assert model.epsilon() == budget.make(CONFIG, len(digits)).mechanism.epsilon()
 
 
 def test_unconditional_run_leaves_samples_without_labels(digits, tmp_path):
@@ -338,7 +338,7 @@ def test_unconditional_run_leaves_samples_without_labels(digits, tmp_path):
 
 
 def test_steps_per_report_prefers_a_divisor():
-  mechanism = trainer.make_mechanism(CONFIG.replace(steps=3000, steps_per_report=None), 1440)
+  mechanism = budget.make(CONFIG.replace(steps=3000, steps_per_report=None), 1440).mechanism
   stride = trainer.steps_per_report(CONFIG.replace(steps=3000, steps_per_report=None), mechanism)
   assert 3000 % stride == 0
   assert 60 <= stride <= 100

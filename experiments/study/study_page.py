@@ -33,7 +33,7 @@ VARIANTS = {
   'wasserstein_clip': 'chapter 7: Wasserstein loss, weights clipped',
   'wasserstein_gp': 'chapter 7: Wasserstein loss, gradient penalty in the clipped loss',
   'hinge': 'chapter 7: hinge loss',
-  'eps2': "this package's settings, the loss that the report had (BCE)",
+  'conditional': 'the loss that the report had (BCE), all else as in the three above',
 }
 """Runs by name, and what each stands for."""
 PROBLEM = 'report_eps1.5'

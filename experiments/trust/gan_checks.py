@@ -23,7 +23,7 @@ import numpy as np
 import statistical_checks as statistics
 from statistical_checks import Violation
 
-from dpgan_jax import data, metrics, report, trainer
+from dpgan_jax import budget, data, metrics, report, resume, trainer
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN, GANState, StepMetrics
 from dpgan_jax.ledger import Ledger
@@ -39,7 +39,7 @@ def _make(*, sigma: float = 1.0, clip: float = 1.0, **settings: Any) -> GAN:
     noise_multiplier=sigma, steps=40, batch_size=12, l2_clip_norm=clip, delta=1e-3,
     **{'generator': 'compact', 'discriminator': 'compact', 'd_optimizer': 'sgd'} | settings,
   )  # fmt: skip
-  return GAN(config, trainer.make_mechanism(config, N), SHAPE, CLASSES)
+  return GAN(config, budget.make(config, N).mechanism, SHAPE, CLASSES)
 
 
 @functools.cache
@@ -270,14 +270,14 @@ def a_resumed_run_ends_as_an_uninterrupted_one() -> None:
 def _reported(charged: int = 4, **changes: Any) -> Iterator[tuple[Any, str]]:
   """The report of a run that was killed after its first charge: (facts, all its words)."""
   config = CONFIG.replace(**changes)
-  mechanism: DPMechanism = trainer.make_mechanism(config, 1440)
+  mechanism: DPMechanism = budget.make(config, 1440).mechanism
   about = {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_examples': 1440,
            'class_names': [str(i) for i in range(10)]}  # fmt: skip
   with _folder() as folder:
     run = RunDir.open(folder / 'run', create=True)
     run.save_config(
       {'config': config.to_dict(), 'mechanism': mechanism.to_dict(), 'data': about,
-       'environment': dict(trainer.environment())}
+       'environment': dict(resume.environment())}
     )  # fmt: skip
     stages = {trainer.STAGE: mechanism}
     Ledger.open(run.ledger, stages=stages, data_fingerprint='f00d').charge(charged)

@@ -22,7 +22,7 @@ from typing import Any
 import scipy.stats
 from absl import flags
 
-from dpgan_jax import _files, _validate, cli, statement, trainer
+from dpgan_jax import _files, _validate, cli, resume, statement
 
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -382,7 +382,7 @@ def main() -> None:
     raise _validate.InputError('expected --only with --run')
   if FLAGS.run:
     run_all(FLAGS.only)
-  text = page(read(RESULTS), _commit(), trainer.environment())
+  text = page(read(RESULTS), _commit(), resume.environment())
   out = pathlib.Path(FLAGS.out)
   with _files.atomic_write(out) as file:
     file.write(text)

@@ -21,7 +21,7 @@ import numpy as np
 import statistical_checks as statistics
 from statistical_checks import Violation
 
-from dpgan_jax import accounting, audit_gradient, clipping, cross_check, privatizer, trainer
+from dpgan_jax import accounting, audit_gradient, clipping, cross_check, privatizer, resume, trainer
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.mechanism import DPMechanism
 
@@ -76,7 +76,7 @@ def noise_is_drawn_once_for_each_entry() -> None:
 
 def keys_come_from_the_operating_system() -> None:
   """64 default keys: every one of their 64 bits is random, and no two are equal."""
-  keys = np.stack([np.asarray(jax.random.key_data(trainer.root_key(None))) for _ in range(64)])
+  keys = np.stack([np.asarray(jax.random.key_data(resume.root_key(None))) for _ in range(64)])
   statistics.key_bits_are_random(keys)
   if len(np.unique(keys, axis=0)) < len(keys):
     raise Violation('two runs without a seed have the same key')

@@ -19,6 +19,7 @@ import injector
 import numpy as np
 
 from dpgan_jax import (
+  budget,
   cli,
   config,
   export,
@@ -372,6 +373,6 @@ class Sweep(Victim):
 
 def warm_up() -> None:
   """Accounts for what the runs will ask for, so that forked processes need not."""
-  m = trainer.make_mechanism(config.TrainConfig(**SETTINGS), 1440)
+  m = budget.make(config.TrainConfig(**SETTINGS), 1440).mechanism
   for steps in range(_CHUNK, m.steps + 1, _CHUNK):
     m.epsilon(steps)

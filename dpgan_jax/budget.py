@@ -1,0 +1,131 @@
+"""What a run may spend in all: the GAN's noisy steps, and stages that come whole before them.
+
+`make` turns settings into it. `Budget` then answers for the whole run what a `DPMechanism` answers
+for one stage of it.
+
+>>> from dpgan_jax.config import TrainConfig
+>>> budget = make(TrainConfig(noise_multiplier=2.0, steps=100, delta=1e-4), 1440)
+>>> sorted(budget.stages), budget.epsilon() == budget.mechanism.epsilon()
+(['dp_sgd'], True)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import dp_accounting
+
+from dpgan_jax import _validate, accounting
+from dpgan_jax.config import TrainConfig
+from dpgan_jax.mechanism import DPMechanism
+
+STAGE = 'dp_sgd'
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+  """The stages of a run under one δ and one relation, and what they cost together.
+
+  Attributes:
+    mechanism: of the GAN's steps, `STAGE`.
+    before: other mechanisms by name, all of whose steps are taken before the GAN's first. They act
+      on the same records.
+  """
+
+  mechanism: DPMechanism
+  before: Mapping[str, DPMechanism] = dataclasses.field(default_factory=dict)
+
+  @property
+  def stages(self) -> dict[str, DPMechanism]:
+    """Every stage by name, in the order in which JSON gives them back: what a ledger is for."""
+    return dict(sorted({**self.before, STAGE: self.mechanism}.items()))
+
+  @property
+  def is_private(self) -> bool:
+    """Whether there is any guarantee at all: noise in every stage."""
+    return all(m.is_private for m in self.stages.values())
+
+  def event(self, steps: int | None = None) -> dp_accounting.DpEvent:
+    """What `steps` steps of the GAN (default: all) do after all that came before them."""
+    own = self.mechanism.event(steps)
+    if not self.before:
+      return own
+    earlier = [m.event() for m in self.before.values()]
+    return dp_accounting.ComposedDpEvent(earlier if steps == 0 else [*earlier, own])
+
+  def epsilon(self, steps: int | None = None, delta: float | None = None) -> float:
+    """ε of `event(steps)` at `delta` (default: the mechanisms' δ); `inf` without a guarantee."""
+    if not self.is_private:
+      return math.inf
+    return accounting.epsilon(
+      self.event(steps),
+      delta=self.mechanism.delta if delta is None else delta,
+      neighboring_relation=self.mechanism.neighboring_relation,
+    )
+
+
+def make(
+  config: TrainConfig, num_examples: int, before: Mapping[str, DPMechanism] | None = None
+) -> Budget:
+  """The budget that the settings ask for: two of ε, σ and T give the third.
+
+  Args:
+    config: the settings.
+    num_examples: N.
+    before: stages that are to come first, if any; the GAN gets what they leave of `target_epsilon`.
+
+  Raises:
+    InputError: a combination that no mechanism satisfies. Warns if δ ≥ 1/N.
+  """
+  before = before or {}
+  if config.label_share is not None and not before:
+    raise _validate.InputError(
+      'expected no label_share here: a GAN is looked at without what names its samples'
+    )
+  mechanism = _alone(config, num_examples)
+  if not before or not mechanism.is_private:
+    return Budget(mechanism, before)
+  assert config.target_epsilon is not None  # TrainConfig has checked it
+  sigma = accounting.calibrate_noise_multiplier(
+    lambda s: Budget(dataclasses.replace(mechanism, noise_multiplier=s), before).event(),
+    target_epsilon=config.target_epsilon,
+    delta=config.delta,
+    neighboring_relation=config.neighboring_relation,
+  )
+  return Budget(dataclasses.replace(mechanism, noise_multiplier=sigma), before)
+
+
+def _alone(config: TrainConfig, num_examples: int) -> DPMechanism:
+  """The mechanism of a GAN that has `target_epsilon` for itself."""
+  if config.delta >= 1 / num_examples:
+    warnings.warn(
+      f'delta={config.delta:g} is not below 1/N = {1 / num_examples:.3g}: a mechanism that '
+      'publishes one record at random would satisfy it; choose a smaller delta',
+      stacklevel=2,
+    )
+  settings: dict[str, Any] = {
+    'num_examples': num_examples,
+    'batch_size': config.batch_size,
+    'truncated_batch_size': config.truncated_batch_size,
+    'l2_clip_norm': config.l2_clip_norm,
+    'delta': config.delta,
+    'neighboring_relation': config.neighboring_relation,
+  }
+  steps = config.steps
+  if config.epochs is not None:
+    steps = max(1, round(config.epochs * num_examples / config.batch_size))
+  if steps is None:
+    # TrainConfig has checked that two of the three are given.
+    assert config.target_epsilon is not None
+    assert config.noise_multiplier is not None
+    return DPMechanism.for_epsilon_and_noise(
+      config.target_epsilon, noise_multiplier=config.noise_multiplier, **settings
+    )
+  if config.noise_multiplier is not None:
+    return DPMechanism.create(noise_multiplier=config.noise_multiplier, steps=steps, **settings)
+  assert config.target_epsilon is not None
+  return DPMechanism.for_epsilon(config.target_epsilon, steps=steps, **settings)

@@ -1,0 +1,192 @@
+"""Classes for the samples of a generator that knows none: a private classifier says them.
+
+A discriminator that is told the class has to learn, through the noise, what images of each class
+look like. Here it only learns what images look like; a linear classifier on scattering features
+(`classifier`), which needs far less of a budget to be right about classes, then names what the
+generator draws. Both are trained on the same private records, one after the other, under one
+ledger; their costs compose (`budget`). Naming samples is post-processing and free.
+
+Sources: Tramèr & Boneh 2021 (arXiv 2011.11660) for private linear models on scattering features;
+Polyak & Juditsky 1992 for the average of the iterates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from dpgan_jax import _validate, classifier_run, data
+from dpgan_jax.checkpoint import Checkpoints
+from dpgan_jax.classifier import Classifier, ClassifierState
+from dpgan_jax.classifier_config import ClassifierConfig
+from dpgan_jax.classifier_inputs import prepare
+from dpgan_jax.config import TrainConfig
+from dpgan_jax.ledger import Ledger
+from dpgan_jax.mechanism import DPMechanism
+from dpgan_jax.run_dir import RunDir
+from dpgan_jax.scattering import Scattering
+
+PyTree = Any
+_KEY = 0x6C61626C  # 'labl': the classifier's keys are none of those that the GAN's are split from
+_CENTRE_SHARE = 0.2  # of the classifier's ε, for the mean of the features
+_BATCH_SHARE = 8192 / 60_000
+_RATE_PER_EPSILON, _LARGEST_RATE = 250.0, 150.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Labeller:
+  """A trained classifier that names samples; there is nothing private in it.
+
+  Attributes:
+    classifier: settings, stages, shapes.
+    params: the average of the linear layer's parameters.
+    centre: float32 [features], the noisy mean that is subtracted from the features.
+  """
+
+  classifier: Classifier
+  params: PyTree
+  centre: jax.Array
+
+  def label(self, images: np.ndarray) -> np.ndarray:
+    """The class of each image: uint8 [n, H, W, C] → int64 [n]."""
+    inputs = prepare(self.classifier.config, images)
+    return self.classifier.classes(self.params, self.centre, inputs).astype(np.int64)
+
+  @property
+  def arrays(self) -> dict[str, PyTree]:
+    """What a file of it holds beside settings and stages."""
+    return {'params': self.params, 'centre': self.centre}
+
+
+def make_classifier(
+  config: TrainConfig, image_shape: tuple[int, int, int], num_classes: int, num_examples: int
+) -> Classifier | None:
+  """The classifier that `label_share` asks for, with its mechanisms; None if it asks for none.
+
+  Raises:
+    InputError: fewer than two classes, or images too small for the scattering transform.
+  """
+  if config.label_share is None:
+    return None
+  if num_classes < 2:
+    raise _validate.InputError(
+      f'expected at least two classes with label_share, got {num_classes}: leave it out'
+    )
+  assert config.target_epsilon is not None  # TrainConfig has checked it
+  epsilon = config.label_share * config.target_epsilon
+  # Chosen on held-out training images of MNIST, scored by classifiers trained on labelled fakes:
+  # the more noise, the shorter the steps.
+  rate = min(_LARGEST_RATE, _RATE_PER_EPSILON * epsilon)
+  noise: dict[str, float] = {'noise_multiplier': 0.0, 'centre_noise_multiplier': 1.0}
+  if math.isfinite(epsilon):
+    # The mean of all records' features, each of norm 1: every record takes part, once.
+    centre = DPMechanism.for_epsilon(
+      _CENTRE_SHARE * epsilon, steps=1, num_examples=num_examples, batch_size=num_examples,
+      l2_clip_norm=1.0, delta=config.delta,
+    )  # fmt: skip
+    noise = {'target_epsilon': epsilon, 'centre_noise_multiplier': centre.noise_multiplier}
+  classifier_config = ClassifierConfig(
+    dataset=config.dataset, seed=config.seed, delta=config.delta, model='linear',
+    features='scattering', scales=_scales(image_shape), steps=150,
+    batch_size=max(1, round(_BATCH_SHARE * num_examples)), l2_clip_norm=0.1, learning_rate=rate,
+    momentum=0.9, average_from=1 / 3, **noise,
+  )  # fmt: skip
+  return Classifier.create(classifier_config, image_shape, num_classes, num_examples)
+
+
+def _scales(image_shape: tuple[int, int, int]) -> int:
+  """The most scales, up to three, that images of this size have room for."""
+  for scales in (3, 2, 1):
+    try:
+      if min(Scattering(*image_shape[:2], scales=scales).output_shape) >= 1:
+        return scales
+    except _validate.InputError:
+      continue
+  raise _validate.InputError(
+    f'expected images large enough for label_share, got {image_shape[0]}×{image_shape[1]}: leave '
+    'it out'
+  )
+
+
+def train(
+  classifier: Classifier,
+  dataset: data.ImageDataset,
+  directory: RunDir,
+  ledger: Ledger,
+  *,
+  progress: bool = True,
+) -> Labeller:
+  """Trains the labeller of a run in `directory`, or continues, or finds it finished.
+
+  Args:
+    classifier: from `make_classifier`.
+    dataset: the private images and their classes.
+    directory: where its checkpoints and metrics go; private as a whole.
+    ledger: the run's.
+    progress: show a progress bar on stderr.
+  """
+  state = classifier_run.train(
+    classifier,
+    lambda key: init(classifier, key),
+    lambda: prepare(classifier.config, dataset.images),
+    dataset.labels,
+    directory,
+    ledger,
+    progress=progress,
+  )
+  return of_state(classifier, state)
+
+
+def restore(classifier: Classifier, directory: pathlib.Path) -> Labeller:
+  """The labeller of a run, which has to be trained to its end.
+
+  Raises:
+    InputError: it is not.
+  """
+  with Checkpoints(RunDir(directory).checkpoints) as checkpoints:
+    restored = checkpoints.restore_latest(jax.eval_shape(classifier.init, jax.random.key(0)))
+  if restored is None or restored[0] < classifier.mechanism.steps:
+    raise _validate.InputError(
+      f'{directory} has no finished classifier to name samples: let dpgan_jax.train run'
+    )
+  return of_state(classifier, restored[1])
+
+
+def init(classifier: Classifier, key: jax.Array) -> ClassifierState:
+  """The state before the first step, from the root key of the run, which the GAN has too."""
+  return classifier.init(jax.random.fold_in(key, _KEY))
+
+
+def of_state(classifier: Classifier, state: ClassifierState) -> Labeller:
+  """What of a state names samples."""
+  return Labeller(classifier, state.average, state.centre)
+
+
+# --- as a record ---------------------------------------------------------------------------------
+
+
+def to_record(classifier: Classifier) -> dict[str, Any]:
+  """Settings without the seed, and stages: JSON-ready, public."""
+  return {
+    'config': dataclasses.replace(classifier.config, seed=None).to_dict(),
+    'stages': {name: m.to_dict() for name, m in classifier.stages.items()},
+  }
+
+
+def from_record(
+  record: Mapping[str, Any], image_shape: tuple[int, int, int], num_classes: int, seed: int | None
+) -> Classifier:
+  """The inverse of `to_record`.
+
+  Raises:
+    InputError: settings or mechanisms that do not validate.
+  """
+  config = dataclasses.replace(ClassifierConfig.from_dict(record['config']), seed=seed)
+  stages = {str(name): DPMechanism.from_dict(m) for name, m in record['stages'].items()}
+  return Classifier(config, stages, image_shape, num_classes)

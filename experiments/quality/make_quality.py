@@ -1,0 +1,201 @@
+"""Makes experiments/results/QUALITY.md: what was tried for more useful samples, and how far it got.
+
+An idea that was measured (see split.py) is added by a record of its run:
+
+    ./run.sh python experiments/quality/make_quality.py --add=runs/screen/NAME --kept=yes \\
+        --idea='what was changed' --prediction='what it was expected to do'
+
+The final table is that of a sweep with the committed settings, scored on the real test set:
+
+    ./run.sh python experiments/quality/make_quality.py --sweep_dir=runs/sweep
+
+Without flags only the page is made anew. No number on it is typed by hand. Seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+from typing import Any
+
+from absl import flags
+
+from dpgan_jax import _files, _markdown, _validate, cli, report
+from dpgan_jax.config import TrainConfig
+from dpgan_jax.run_dir import RunDir
+
+FLAGS = flags.FLAGS
+RESULTS = pathlib.Path(__file__).resolve().parents[1] / 'results'
+SCORES = {
+  'tstr_cnn': 'TSTR',
+  'secondary_accuracy': 'secondary',
+  'fid': 'FID',
+  'coverage': 'coverage',
+}
+KEPT = ('yes', 'no')
+PRIVATE = (
+  'Every score here read real images without noise; MNIST is public. On private data such scores '
+  'stay inside, and what is chosen by them has to be counted.'
+)
+TARGETS = {0.2: 0.90, 1.0: 0.93, 10.0: 0.955}
+"""TSTR to reach on 2 cores within 2 hours, by ε."""
+
+
+def add(run_dir: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+  """Takes what the page needs of a screened run.
+
+  Raises:
+    InputError: the run is not evaluated, or an argument is missing.
+  """
+  for name in ('idea', 'prediction', 'kept'):
+    if FLAGS[name].value is None:
+      raise _validate.InputError(f'expected --{name}=… with --add')
+  _validate.one_of('kept', FLAGS.kept, KEPT)
+  run = RunDir.open(run_dir, create=False)
+  evaluated = run.path / 'evaluation.json'
+  if not evaluated.is_file():
+    raise _validate.InputError(f'expected {evaluated}: evaluate the run first')
+  found = json.loads(evaluated.read_bytes())
+  statement = report.build(run)
+  defaults = TrainConfig(dataset='idx', noise_multiplier=1.0, steps=1).to_dict()
+  settings = {
+    k: v for k, v in statement.config.to_dict().items() if v != defaults[k] and k != 'seed'
+  }
+  # From the settings, the first file of a run, to its samples, the last: right if it ran through.
+  seconds = run.samples_npz.stat().st_mtime - run.config.stat().st_mtime
+  record = {
+    'idea': FLAGS.idea,
+    'prediction': FLAGS.prediction,
+    'kept': FLAGS.kept,
+    'epsilon': statement.to_json()['guarantee']['epsilon'],
+    'steps': statement.steps_taken,
+    'minutes': round(seconds / 60, 1),
+    'real_data': found['about']['real_data'],
+    'scores': {s['name']: s['value'] for s in found['scores'] if s['name'] in SCORES},
+    'settings': settings,
+  }
+  folder.mkdir(parents=True, exist_ok=True)
+  number = len(list(folder.glob('*.json')))
+  name = f'{number:02d}_{run.path.resolve().name}.json'
+  path = next(iter(folder.glob(f'??_{run.path.resolve().name}.json')), folder / name)
+  _write(path, record)
+  return path
+
+
+def take_sweep(sweep_dir: pathlib.Path, results: pathlib.Path) -> None:
+  """Keeps a sweep's table and pictures beside the page."""
+  table = sweep_dir / 'sweep.json'
+  if not table.is_file():
+    raise _validate.InputError(f'expected {table}: the directory of a sweep')
+  _write(results / 'sweep.json', json.loads(table.read_bytes()))
+  for name in ('samples.png', 'tstr.png'):
+    if (sweep_dir / name).is_file():
+      with _files.atomic_write(results / name, 'wb') as file, (sweep_dir / name).open('rb') as old:
+        shutil.copyfileobj(old, file)
+
+
+def page(results: pathlib.Path) -> str:
+  """The page, from the records in `results`/quality and in `results`/quality/final."""
+  parts = [
+    '# How useful the samples are',
+    'Made by `experiments/quality/make_quality.py` from the records in [quality](quality). TSTR: a '
+    'CNN (32-64-128) is trained on samples only and tested on real images. δ = 1e-5, no public '
+    f'images but the held-out ones. {PRIVATE}',
+    '## With the committed settings',
+    *_final(results / 'quality' / 'final'),
+    '## What was tried',
+    'One run each, trained on 50,000 training images of MNIST and scored on the 10,000 others, '
+    'with fewer samples than the table above; the test set was not read. In the order in which it '
+    'was tried. Minutes are of training, on a machine that did other work beside it.',
+    _tried(results / 'quality'),
+  ]
+  return '\n\n'.join(parts) + '\n'
+
+
+def _final(folder: pathlib.Path) -> list[str]:
+  path = folder / 'sweep.json'
+  if not path.is_file():
+    return ['Not measured yet.']
+  sweep = json.loads(path.read_bytes())
+  rows = []
+  for group in sweep['by_epsilon']:
+    epsilon = float(group['target_epsilon'])
+    scores = group['scores']
+    cells = [_spread(scores.get(name)) for name in SCORES]
+    target = TARGETS.get(epsilon)
+    aim = '' if target is None else f'≥ {target:.1%}'
+    rows.append((group['target_epsilon'], group['runs'], *cells, aim))
+  real = [_number(s.get('reference') if (s := _first(sweep, n)) else None) for n in SCORES]
+  rows.append(('real images', '', *real, ''))
+  settings = sweep['settings']
+  shown = {k: settings[k] for k in ('steps', 'batch_size', 'label_share') if k in settings}
+  parts = [
+    'Made by `python -m dpgan_jax.sweep --flagfile=experiments/mnist.flags` '
+    f'({", ".join(f"{k} = {v}" for k, v in shown.items())}), scored once on the test set.',
+    _markdown.table(('ε', 'seeds', *SCORES.values(), 'to reach'), rows),
+    sweep['spent_together']['statement'],
+  ]
+  for name in ('tstr.png', 'samples.png'):
+    if (folder / name).is_file():
+      parts.append(f'![{name}](quality/final/{name})')
+  return parts
+
+
+def _first(sweep: dict[str, Any], name: str) -> dict[str, Any] | None:
+  found = [g['scores'][name] for g in sweep['by_epsilon'] if name in g['scores']]
+  return found[0] if found else None
+
+
+def _tried(folder: pathlib.Path) -> str:
+  rows = []
+  for path in sorted(folder.glob('*.json')):
+    r = json.loads(path.read_bytes())
+    scores = [_number(r['scores'].get(name)) for name in SCORES]
+    epsilon = r['epsilon'] if isinstance(r['epsilon'], str) else f'{r["epsilon"]:.3g}'
+    rows.append(
+      (r['idea'], r['prediction'], epsilon, f'{r["steps"]:,}', *scores, r['minutes'], r['kept'])
+    )
+  if not rows:
+    return 'Nothing yet.'
+  header = ('idea', 'expected', 'ε', 'steps', *SCORES.values(), 'minutes', 'kept')
+  return _markdown.table(header, rows)
+
+
+def _spread(found: dict[str, Any] | None) -> str:
+  if found is None:
+    return '–'
+  spread = found['standard_deviation']
+  return _number(found['mean']) + ('' if spread is None else f' ± {spread:.2g}')
+
+
+def _number(value: float | None) -> str:
+  return '–' if value is None else f'{value:.4g}'
+
+
+def _write(path: pathlib.Path, record: dict[str, Any]) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+  with _files.atomic_write(path) as file:
+    file.write(f'{text}\n')
+
+
+def main() -> None:
+  results = pathlib.Path(FLAGS.results).resolve()
+  if FLAGS.add:
+    print(f'added: {add(pathlib.Path(FLAGS.add), results / "quality").name}')
+  if FLAGS.sweep_dir:
+    take_sweep(pathlib.Path(FLAGS.sweep_dir), results / 'quality' / 'final')
+  with _files.atomic_write(results / 'QUALITY.md') as file:
+    file.write(page(results))
+  print(f'Page: {results / "QUALITY.md"}')
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('add', None, 'Directory of an evaluated run, to be added as an idea.')
+  flags.DEFINE_string('idea', None, 'With add: what was changed.')
+  flags.DEFINE_string('prediction', None, 'With add: what that was expected to do, and why.')
+  flags.DEFINE_string('kept', None, 'With add: yes or no.')
+  flags.DEFINE_string('sweep_dir', None, 'Directory of the sweep for the final table.')
+  flags.DEFINE_string('results', str(RESULTS), 'Folder of QUALITY.md and of quality/.')
+  cli.run(main)

@@ -1,0 +1,40 @@
+"""Splits MNIST's training set for choosing settings: 50,000 images to train on, 10,000 held out.
+
+    ./run.sh python experiments/quality/split.py --out=runs/mnist_split [--data_dir=…]
+
+The folder then is a data set of its own (--dataset=idx --data_dir=runs/mnist_split), whose test
+set is the held-out part. The real test set is not read. What an idea does is measured there:
+
+    ./run.sh python -m dpgan_jax.train --flagfile=experiments/eps1.flags --dataset=idx \\
+        --data_dir=runs/mnist_split --run_dir=runs/screen/NAME --seed=0 [--SETTING=VALUE …]
+    ./run.sh python -m dpgan_jax.evaluate --run_dir=runs/screen/NAME --data_dir=runs/mnist_split \\
+        --tasks=tstr_cnn,features,secondary --num=30000 --scores_dir=runs/screen/scores
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from dpgan_jax import _validate, cli, data, export
+
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+  if FLAGS.out is None:
+    raise _validate.InputError('expected --out=FOLDER, new')
+  _validate.integer('hold_out', FLAGS.hold_out, minimum=1)
+  whole = data.load_dataset('mnist', data_dir=FLAGS.data_dir)
+  kept, aside = data.hold_out(whole, FLAGS.hold_out)
+  for split, part in (('train', kept), ('test', aside)):
+    export.export(
+      FLAGS.out, part.images, part.labels, format='idx', split=split, num_classes=part.num_classes
+    )
+  print(f'{len(kept)} images to train on, {len(aside)} held out: {FLAGS.out}')
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('data_dir', None, 'Folder of the MNIST files; default: download.')
+  flags.DEFINE_string('out', None, 'Folder of the split.')
+  flags.DEFINE_integer('hold_out', 10_000, 'Training images held out.')
+  cli.run(main)

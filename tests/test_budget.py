@@ -1,0 +1,91 @@
+"""What a run spends in all: stages compose, nothing is forgotten, the target is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import dp_accounting
+import pytest
+from dp_accounting import pld
+
+from dpgan_jax import budget
+from dpgan_jax._validate import InputError
+from dpgan_jax.budget import Budget
+from dpgan_jax.config import TrainConfig
+from dpgan_jax.mechanism import DPMechanism
+
+DELTA = 1e-4
+
+
+def mechanism(sigma: float, steps: int, batch_size: int = 32) -> DPMechanism:
+  return DPMechanism.create(
+    num_examples=1440, batch_size=batch_size, l2_clip_norm=1.0, noise_multiplier=sigma, steps=steps,
+    delta=DELTA,
+  )  # fmt: skip
+
+
+BEFORE = {'classifier': mechanism(6.0, 20), 'classifier_centre': mechanism(30.0, 1, 1440)}
+
+
+def by_dp_accounting(*events: dp_accounting.DpEvent) -> float:
+  accountant = pld.PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
+  for event in events:
+    accountant.compose(event)
+  return accountant.get_epsilon(DELTA)
+
+
+def test_without_stages_before_it_is_the_mechanism():
+  m = mechanism(2.0, 40)
+  assert Budget(m).stages == {'dp_sgd': m}
+  assert Budget(m).event(7) == m.event(7)
+  assert Budget(m).epsilon(7) == m.epsilon(7)
+  assert Budget(m).epsilon(0) == 0
+
+
+@pytest.mark.parametrize('steps', [0, 15, 40])
+def test_stages_compose_as_dp_accounting_composes_them(steps):
+  whole = Budget(mechanism(2.0, 40), BEFORE)
+  events = [m.event() for m in BEFORE.values()]
+  events += [whole.mechanism.event(steps)] if steps else []
+  assert whole.epsilon(steps) == pytest.approx(by_dp_accounting(*events), rel=1e-6)
+
+
+def test_what_comes_before_counts_whole_though_no_step_is_taken():
+  whole = Budget(mechanism(2.0, 40), BEFORE)
+  assert whole.epsilon(0) > max(m.epsilon() for m in BEFORE.values())
+  assert list(whole.stages) == ['classifier', 'classifier_centre', 'dp_sgd']
+
+
+def test_one_stage_without_noise_is_no_guarantee():
+  bare = dataclasses.replace(BEFORE['classifier'], noise_multiplier=0.0)
+  for whole in (Budget(mechanism(2.0, 40), {'c': bare}), Budget(mechanism(0.0, 40), BEFORE)):
+    assert not whole.is_private
+    assert whole.epsilon() == math.inf
+
+
+def test_the_gan_gets_what_is_left_of_the_target():
+  config = TrainConfig(
+    target_epsilon=4.0, label_share=0.3, steps=40, batch_size=32, delta=DELTA, generator='report',
+    discriminator='report',
+  )  # fmt: skip
+  whole = budget.make(config, 1440, BEFORE)
+  assert 3.9 < whole.epsilon() <= 4.0
+  alone = budget.make(dataclasses.replace(config, label_share=None), 1440)
+  assert whole.mechanism.noise_multiplier > alone.mechanism.noise_multiplier
+
+
+def test_a_share_that_nothing_takes_is_refused():
+  config = TrainConfig(
+    target_epsilon=4.0, label_share=0.3, steps=40, generator='report', discriminator='report'
+  )
+  with pytest.raises(InputError, match='expected no label_share here'):
+    budget.make(config, 1440)
+
+
+def test_no_privacy_for_any_stage_or_for_none():
+  config = TrainConfig(
+    target_epsilon=math.inf, label_share=0.3, steps=4, generator='report', discriminator='report'
+  )
+  bare = {n: dataclasses.replace(m, noise_multiplier=0.0) for n, m in BEFORE.items()}
+  assert budget.make(config, 1440, bare).epsilon() == math.inf

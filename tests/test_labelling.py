@@ -1,0 +1,251 @@
+"""A private classifier that names what an unconditional generator draws, in one run with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from dpgan_jax import data, labelling, model_file, plan, release, report, trainer
+from dpgan_jax._validate import InputError
+from dpgan_jax.classifier import train_classifier
+from dpgan_jax.classifier_inputs import prepare
+from dpgan_jax.config import TrainConfig
+from dpgan_jax.ledger import Ledger
+from dpgan_jax.run_dir import RunDir
+
+CONFIG = TrainConfig(
+  dataset='digits', target_epsilon=8.0, label_share=0.4, steps=8, batch_size=64, delta=1e-4,
+  generator='report', discriminator='report', latent_dim=8, steps_per_report=4, num_samples=40,
+  reports_per_snapshot=1, seed=0,
+)  # fmt: skip
+SHAPE, CLASSES, N = (8, 8, 1), 10, 1440
+
+
+@pytest.fixture(scope='module')
+def digits() -> data.ImageDataset:
+  return data.load_dataset('digits')
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, digits):
+  path = tmp_path_factory.mktemp('labelling') / 'run'
+  trainer.train(CONFIG, digits, path, progress=False)
+  return path
+
+
+def files(path):
+  names = ('metrics.jsonl', 'labeller/metrics.jsonl', 'ledger.jsonl')
+  samples = np.load(path / 'samples.npz')
+  return [(path / name).read_bytes() for name in names], samples['x'], samples['y']
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'generator': 'compact', 'discriminator': 'compact'}, 'which is told the class'),
+    ({'label_share': 1.0}, 'label_share'),
+    ({'label_share': 0.0}, 'label_share'),
+    ({'target_epsilon': None, 'noise_multiplier': 1.0}, 'nothing to share'),
+    ({'steps': None, 'noise_multiplier': 1.0}, 'nothing to share'),
+    ({'neighboring_relation': 'replace_one'}, 'add_or_remove_one with label_share'),
+  ],
+)
+def test_settings_that_do_not_go_together_are_refused(change, message):
+  with pytest.raises(InputError, match=message):
+    CONFIG.replace(**change)
+
+
+def test_one_class_needs_no_names():
+  with pytest.raises(InputError, match='at least two classes'):
+    labelling.make_classifier(CONFIG, SHAPE, 1, N)
+  assert labelling.make_classifier(CONFIG.replace(label_share=None), SHAPE, 1, N) is None
+
+
+def test_the_classifier_spends_its_share_and_all_together_the_target():
+  planned = plan.make(CONFIG, N, SHAPE, CLASSES)
+  assert planned.classifier is not None
+  assert 0.95 * 3.2 < planned.classifier.epsilon() <= 3.2
+  assert 0.97 * 8.0 < planned.budget.epsilon() <= 8.0
+  assert planned.gan.mechanism.epsilon() < 8.0
+
+
+def test_without_privacy_no_stage_has_noise():
+  planned = plan.make(CONFIG.replace(target_epsilon=math.inf), N, SHAPE, CLASSES)
+  assert all(m.noise_multiplier == 0 for m in planned.budget.stages.values())
+  assert planned.classifier is not None
+  assert planned.classifier.mechanism.l2_clip_norm == 0.1  # its steps are as long as with noise
+
+
+def test_a_plan_is_read_back_from_its_record():
+  planned = plan.make(CONFIG, N, SHAPE, CLASSES)
+  about = {'data': {'image_shape': list(SHAPE), 'num_classes': CLASSES}}
+  record = json.loads(json.dumps({**planned.to_record(), **about}))
+  assert plan.read(record, 'config.json').to_record() == planned.to_record()
+  del record['labelling']
+  with pytest.raises(InputError, match='not the record of a run'):
+    plan.read(record, 'config.json')
+
+
+def test_no_key_of_the_classifier_is_one_of_the_gan(digits):
+  """Both begin with the root key of the run: a shared key would add the same noise twice."""
+  planned = plan.make(CONFIG, N, SHAPE, CLASSES)
+  assert planned.classifier is not None
+  root = jax.random.key(0)
+
+  def keys(state):
+    leaves = jax.tree.leaves(state)
+    typed = [x for x in leaves if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
+    return {tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in typed}
+
+  own, other = keys(labelling.init(planned.classifier, root)), keys(planned.gan.init(root))
+  assert len(own) == len(other) == 3
+  assert not own & other
+
+
+# --- a run ---------------------------------------------------------------------------------------
+
+
+def test_every_stage_is_charged_and_stated(finished):
+  run = RunDir.open(finished, create=False)
+  planned = plan.read(run.load_config(), run.config)
+  ledger = Ledger.read(run.ledger, stages=planned.budget.stages)
+  charged = {name: ledger.charged_steps(name) for name in ledger.stages}
+  assert charged == {'classifier': 150, 'classifier_centre': 1, 'dp_sgd': 8}
+  statement = report.build(run)
+  assert statement.epsilon == ledger.epsilon() == planned.budget.epsilon()
+  assert statement.epsilon > planned.gan.mechanism.epsilon()
+  assert set(statement.to_json()['mechanisms_before']) == {'classifier', 'classifier_centre'}
+  text = statement.to_markdown()
+  assert 'classifier_centre' in text
+  assert 'names its samples' in text
+
+
+def test_samples_have_the_class_that_the_labeller_says(finished):
+  model = trainer.restore_model(finished).model
+  assert model.is_conditional
+  assert model.labeller is not None
+  images, labels = model.sample(40, key=jax.random.key(1))
+  assert labels is not None
+  np.testing.assert_array_equal(model.labeller.label(images), labels)
+  again, _ = model.sample(40, key=jax.random.key(1))
+  np.testing.assert_array_equal(images, again)
+  assert len({image.tobytes() for image in images}) == 40
+  drawn = np.unique(labels)  # a generator of eight steps need not draw every class
+  wanted = np.resize(drawn, 12)
+  images, labels = model.sample(12, labels=wanted, key=jax.random.key(1))
+  np.testing.assert_array_equal(labels, wanted)
+  np.testing.assert_array_equal(model.labeller.label(images), wanted)
+
+
+def test_a_class_that_is_never_drawn_is_an_error(finished, monkeypatch):
+  model = trainer.restore_model(finished).model
+  monkeypatch.setattr(model_file, '_MOST_DRAWS', 1)
+  monkeypatch.setattr(
+    labelling.Labeller, 'label', lambda self, images: np.zeros(len(images), np.int64)
+  )
+  with pytest.raises(InputError, match='too few are of class 3'):
+    model.sample(5, labels=np.full(5, 3), key=jax.random.key(1))
+
+
+def test_the_file_holds_the_labeller_and_the_whole_cost(finished, tmp_path):
+  model = trainer.restore_model(finished).model
+  model.save(tmp_path / 'g.safetensors')
+  loaded = model_file.load(tmp_path / 'g.safetensors')
+  assert loaded.epsilon() == model.epsilon() == report.build(RunDir(finished)).epsilon
+  for one, two in zip(
+    model.sample(20, key=jax.random.key(2)), loaded.sample(20, key=jax.random.key(2)), strict=True
+  ):
+    np.testing.assert_array_equal(one, two)
+  assert loaded.labeller is not None
+  assert loaded.labeller.classifier.config.seed is None
+  snapshot = sorted((finished / 'snapshots').glob('*.safetensors'))[0]
+  assert model_file.load(snapshot).labeller is not None
+
+
+def test_a_file_whose_labeller_was_taken_out_is_refused(finished, tmp_path):
+  """Its ε would be that of the GAN alone."""
+  path = tmp_path / 'g.safetensors'
+  trainer.restore_model(finished).model.save(path)
+  tensors = safetensors.numpy.load_file(path)
+  with safetensors.safe_open(path, 'np') as file:
+    record = json.loads(file.metadata()['dpgan_jax'])
+  del record['labeller']
+  record['format'] = 'dpgan_jax generator 1'
+  safetensors.numpy.save_file(tensors, path, {'dpgan_jax': json.dumps(record)})
+  with pytest.raises(InputError, match='labeller'):
+    model_file.load(path)
+
+
+def test_the_bundle_is_verified_with_all_stages(finished, tmp_path):
+  run = RunDir.open(finished, create=False)
+  release.release(run, tmp_path / 'bundle', num=20, seed_is_secret=True)
+  assert 'computed again' in release.verify(tmp_path / 'bundle')
+
+
+# --- interruptions -------------------------------------------------------------------------------
+
+
+class _Stop(BaseException):
+  pass
+
+
+@pytest.mark.parametrize('stage', ['classifier', 'dp_sgd'])
+def test_interrupted_in_either_stage_it_ends_the_same(finished, digits, tmp_path, stage):
+  path = tmp_path / 'run'
+  with pytest.MonkeyPatch.context() as patch:
+    original = Ledger.charge
+
+    def charge(self, up_to_step, name='dp_sgd'):
+      original(self, up_to_step, name)
+      if name == stage and up_to_step >= {'classifier': 70, 'dp_sgd': 8}[stage]:
+        raise _Stop  # charged and not taken
+
+    patch.setattr(Ledger, 'charge', charge)
+    with pytest.raises(_Stop):
+      trainer.train(CONFIG, digits, path, progress=False)
+  trainer.train(CONFIG, digits, path, progress=False)
+  (texts, x, y), (whole, x_whole, y_whole) = files(path), files(finished)
+  assert texts[:2] == whole[:2]
+  np.testing.assert_array_equal(x, x_whole)
+  np.testing.assert_array_equal(y, y_whole)
+
+
+def test_a_lost_labeller_is_not_trained_a_second_time(finished, digits, tmp_path):
+  copy = tmp_path / 'run'
+  shutil.copytree(finished, copy)
+  shutil.rmtree(copy / 'labeller')
+  with pytest.raises(InputError, match='second release'):
+    trainer.train(CONFIG, digits, copy, progress=False)
+  with pytest.raises(InputError, match='no finished classifier'):
+    trainer.restore_model(copy)
+
+
+def test_small_images_get_fewer_scales():
+  assert labelling._scales((28, 28, 1)) == 3
+  assert labelling._scales((8, 8, 1)) < 3
+  with pytest.raises(InputError, match='expected images large enough for label_share'):
+    labelling._scales((1, 1, 1))
+
+
+def test_samples_of_a_known_generator_are_named_right(digits):
+  """Trained without noise, the labeller knows real digits that it has not seen."""
+  config = dataclasses.replace(CONFIG, target_epsilon=math.inf)
+  classifier = labelling.make_classifier(config, SHAPE, CLASSES, N)
+  assert classifier is not None
+  state = train_classifier(
+    classifier, prepare(classifier.config, digits.images), digits.labels, jax.random.key(3),
+    charge=lambda *_: None,
+  )  # fmt: skip
+  labeller = labelling.of_state(classifier, state)
+  unseen = data.load_dataset('digits', split='test')
+  assert (labeller.label(unseen.images) == unseen.labels).mean() > 0.9
