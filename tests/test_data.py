@@ -250,3 +250,24 @@ class TestRegistry:
     assert both == np.rint(everything.images * 255 / 16).sum()
     assert (train.images.min(), train.images.max()) == (0, 255)
     np.testing.assert_array_equal(test.labels[:10], everything.target[40:50])
+
+
+# --- a part held out -----------------------------------------------------------------------------
+
+
+def test_held_out_examples_are_the_others():
+  digits = data.load_dataset('digits')
+  kept, aside = data.hold_out(digits, 300)
+  assert (len(kept), len(aside)) == (1140, 300)
+  rows = np.concatenate([kept.images, aside.images]).reshape(1440, -1)
+  order = np.lexsort(rows.T)
+  whole = digits.images.reshape(1440, -1)
+  np.testing.assert_array_equal(rows[order], whole[np.lexsort(whole.T)])
+  again, _ = data.hold_out(digits, 300)
+  assert again.fingerprint() == kept.fingerprint()
+  assert np.bincount(aside.labels).min() > 10  # a random part, not the end of a sorted file
+
+
+def test_no_more_can_be_held_out_than_there_is():
+  with pytest.raises(InputError, match='expected holdout < 1440'):
+    data.hold_out(data.load_dataset('digits'), 1440)

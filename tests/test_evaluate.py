@@ -124,6 +124,7 @@ def test_samples_that_cannot_be_scored_leave_nothing_behind(main, tmp_path):
     (['--samples=b', '--num=9'], 'expected num only with run_dir'),
     (['--samples=b', '--eval_seed=-1'], 'expected eval_seed in'),
     (['--samples=b', '--cnn_epochs=0'], 'expected cnn_epochs >= 1, got 0'),
+    (['--samples=b', '--tasks=distinct,fids'], 'expected tasks to be one of'),
     (['--samples=b', '--inception'], 'torch-fidelity, which is not installed'),
   ],
   ids=str,

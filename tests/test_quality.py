@@ -1,0 +1,117 @@
+"""The page on how useful samples are: every number from a record, and the split it is chosen on."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dpgan_jax import data, readers, trainer
+from dpgan_jax._validate import InputError
+from dpgan_jax.config import TrainConfig
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FOLDER = ROOT / 'experiments' / 'quality'
+if str(FOLDER) not in sys.path:
+  sys.path.append(str(FOLDER))
+quality = importlib.import_module('make_quality')
+
+
+@pytest.fixture
+def flags(own_flags):
+  for name in ('add', 'idea', 'prediction', 'kept', 'sweep_dir', 'results'):
+    quality.flags.DEFINE_string(name, None, '')
+
+  def give(**values: str) -> None:
+    for name in own_flags:
+      own_flags[name].unparse()
+    own_flags(['make_quality', *(f'--{k}={v}' for k, v in values.items())])
+
+  return give
+
+
+def sweep() -> dict:
+  def score(mean: float, spread: float | None, reference: float | None) -> dict:
+    return {'mean': mean, 'standard_deviation': spread, 'reference': reference}
+
+  scores = {'tstr_cnn': score(0.9412, 0.0031, 0.987), 'fid': score(3.456, None, 0.04)}
+  return {
+    'settings': {'steps': 8000, 'batch_size': 240, 'label_share': 0.3},
+    'by_epsilon': [
+      {'target_epsilon': 1.0, 'runs': 3, 'scores': scores},
+      {'target_epsilon': 'inf', 'runs': 1, 'scores': {}},
+    ],
+    'spent_together': {'statement': 'All runs together spend much.'},
+  }
+
+
+def test_without_records_the_page_says_so(tmp_path):
+  text = quality.page(tmp_path)
+  assert 'Not measured yet.' in text
+  assert 'Nothing yet.' in text
+
+
+def test_the_final_table_is_the_sweep(tmp_path):
+  folder = tmp_path / 'sweep'
+  folder.mkdir()
+  (folder / 'sweep.json').write_text(json.dumps(sweep()))
+  (folder / 'samples.png').write_bytes(b'a picture')
+  quality.take_sweep(folder, tmp_path / 'quality' / 'final')
+  text = quality.page(tmp_path)
+  assert '| 1.0 | 3 | 0.9412 ± 0.0031 | – | 3.456 | – | ≥ 93.0% |' in text
+  assert '| inf | 1 | – | – | – | – |  |' in text
+  assert '| real images |  | 0.987 | – | 0.04 | – |  |' in text
+  assert 'steps = 8000, batch_size = 240, label_share = 0.3' in text
+  assert 'All runs together spend much.' in text
+  assert '![samples.png](quality/final/samples.png)' in text
+  with pytest.raises(InputError, match='the directory of a sweep'):
+    quality.take_sweep(tmp_path / 'none', tmp_path)
+
+
+def test_an_idea_is_a_record_of_its_run(flags, tmp_path):
+  run_dir = tmp_path / 'slower'
+  config = TrainConfig(
+    dataset='digits', noise_multiplier=1.0, steps=2, batch_size=32, delta=1e-4,
+    g_learning_rate=1e-5, num_samples=20, seed=0,
+  )  # fmt: skip
+  trainer.train(config, data.load_dataset('digits'), run_dir, progress=False)
+  flags(idea='G learns slower', prediction='less collapse', kept='no')
+  with pytest.raises(InputError, match='evaluate the run first'):
+    quality.add(run_dir, tmp_path / 'quality')
+  scores = [{'name': 'tstr_cnn', 'value': 0.5}, {'name': 'kid', 'value': 1.0}]
+  about = {'real_data': 'digits, 1,140 for training and 300 for testing'}
+  (run_dir / 'evaluation.json').write_text(json.dumps({'about': about, 'scores': scores}))
+  path = quality.add(run_dir, tmp_path / 'quality')
+  assert quality.add(run_dir, tmp_path / 'quality') == path  # the same idea again: no second row
+  record = json.loads(path.read_text())
+  assert record['scores'] == {'tstr_cnn': 0.5}
+  assert record['settings']['g_learning_rate'] == 1e-5
+  assert 'seed' not in record['settings']
+  assert '| G learns slower | less collapse |' in quality.page(tmp_path)
+  flags(idea='G learns slower')
+  with pytest.raises(InputError, match='expected --prediction'):
+    quality.add(run_dir, tmp_path / 'quality')
+
+
+def test_the_split_is_a_data_set_of_its_own(tmp_path):
+  """On a set of files in MNIST's format, since the real one is not at hand everywhere."""
+  rng = np.random.default_rng(0)
+  source, out = tmp_path / 'mnist', tmp_path / 'split'
+  source.mkdir()
+  for stem, count in (('train', 600), ('t10k', 20)):
+    labels = np.arange(count, dtype=np.uint8) % 10
+    images = rng.integers(0, 256, (count, 28, 28), np.uint8)
+    (source / f'{stem}-images-idx3-ubyte').write_bytes(readers.idx_bytes(images))
+    (source / f'{stem}-labels-idx1-ubyte').write_bytes(readers.idx_bytes(labels))
+  command = [sys.executable, FOLDER / 'split.py', f'--data_dir={source}', f'--out={out}',
+             '--hold_out=200']  # fmt: skip
+  done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+  assert done.returncode == 0, done.stderr
+  kept = data.load_dataset('idx', data_dir=str(out))
+  aside = data.load_dataset('idx', data_dir=str(out), split='test')
+  assert (len(kept), len(aside)) == (400, 200)
