@@ -40,7 +40,12 @@ class Plan:
 
   def to_record(self) -> dict[str, Any]:
     """What `read` makes a plan of again, beside the facts about the data; JSON-ready."""
-    record = {'config': self.gan.config.to_dict(), 'mechanism': self.gan.mechanism.to_dict()}
+    record: dict[str, Any] = {
+      'config': self.gan.config.to_dict(),
+      'mechanism': self.gan.mechanism.to_dict(),
+      # Chosen by the memory of this machine, and a resumed run must add in the same order.
+      'microbatch_size': self.gan.examples_at_once,
+    }
     if self.classifier is not None:
       record[_LABELLING] = labelling.to_record(self.classifier)
     return record
@@ -77,7 +82,10 @@ def read(saved: Mapping[str, Any], where: object) -> Plan:
       for size in saved['data']['image_shape']
     )
     num_classes = _validate.integer('num_classes', saved['data']['num_classes'], minimum=1)
-    gan = GAN(config, mechanism, (height, width, channels), num_classes)
+    at_once = saved.get('microbatch_size')  # None in runs of version 0.1
+    if at_once is not None:
+      _validate.integer('microbatch_size', at_once, minimum=1)
+    gan = GAN(config, mechanism, (height, width, channels), num_classes, at_once)
     if (_LABELLING in saved) != (config.label_share is not None):
       raise KeyError(_LABELLING)
     classifier = None

@@ -144,9 +144,11 @@ def _plan(config: TrainConfig, dataset: data.ImageDataset, run: RunDir) -> Plan:
   }
   if run.config.is_file():
     saved = run.load_config()
-    run.check_same_config(saved.get('config', {}), config.to_dict())
+    planned = plan.read(saved, run.config)
+    # As read: a setting that an older version did not know has the value that changes nothing.
+    run.check_same_config(planned.gan.config.to_dict(), config.to_dict())
     run.check_same_config(saved.get('data', {}), about)
-    return plan.read(saved, run.config)
+    return planned
   made = plan.make(config, len(dataset), dataset.image_shape, dataset.num_classes)
   run.save_config({**made.to_record(), 'data': about, 'environment': resume.environment()})
   return made

@@ -147,9 +147,9 @@ def test_a_run_that_is_better_to_the_last(tmp_path):
 def test_unfinished_and_unevaluated_runs_are_told_of(tmp_path):
   half = {**run('hinge', {}), 'finished': False, 'steps': 700}
   half['evaluation'] = {'amount': None, 'scores': {}}
-  adaptive = run('eps2', {}, n_d_threshold=0.6)
+  adaptive = run('conditional', {}, n_d_threshold=0.6)
   adaptive['evaluation'] = {**adaptive['evaluation'], 'amount': 'quick'}
-  runs = {'hinge': half, 'eps2': adaptive, 'report_eps9': run('report_eps9', {})}
+  runs = {'hinge': half, 'conditional': adaptive, 'report_eps9': run('report_eps9', {})}
   text, missing = make(tmp_path, page.Study(None, runs, []))
   assert '(**700 of 15,000 steps**)' in text
   assert 'evaluation of hinge' in missing

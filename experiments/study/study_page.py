@@ -339,7 +339,9 @@ def _changed(run: Record, base: Record | None) -> str:
   """Settings that differ from the report's; a step is a step, so records' own settings do not."""
   if base is None or run is base:
     return "the report's settings" if run is base else '?'
-  ignored = {'seed', 'dataset', 'num_samples', 'microbatch_size', 'clipping_strategy'}
+  ignored = {
+    'seed', 'dataset', 'num_samples', 'microbatch_size', 'memory_budget_gib', 'clipping_strategy',
+  }  # fmt: skip
   names = [n for n in run['settings'] if n not in ignored and 'report' not in n]
   changed = [
     f'{n} = {run["settings"][n]} instead of {base["settings"].get(n)}'
