@@ -149,13 +149,16 @@ class Model:
   def sample_for_picture(
     self, num: int, key: jax.Array
   ) -> tuple[np.ndarray, np.ndarray | None]:
-    """As `sample`, in the order of the classes; as many of each where that is sure to end."""
-    shown = np.arange(num, dtype=np.int64) * self.gan.num_classes // num
+    """As `sample`, in the order of the classes, as many of each: fewer of those that a labeller
+    finds too few of among the first images.
+    """
+    classes = self.gan.num_classes
+    shown = np.arange(num, dtype=np.int64) * classes // num
     if self.labeller is None:
       return self.sample(num, labels=shown if self.is_conditional else None, key=key)
-    images, labels = self.sample(num, key=key)
+    images, labels = self.sample(max(num, _SAMPLES_AT_ONCE), key=key)
     assert labels is not None
-    order = np.argsort(labels, kind='stable')
+    order = np.concatenate([np.flatnonzero(labels == k)[: num // classes] for k in range(classes)])
     return images[order], labels[order]
 
   @functools.cached_property

@@ -155,7 +155,11 @@ class Evaluation:
     lines = ['', '## TSTR by class (reads private data: **yes**)', '', f'| class | {head} |']
     lines.append('| --- ' * (1 + 2 * len(names)) + '|')
     for k in range(len(classified[0].detail['per_class'])):
-      cells = [s.detail[which][k] for s in classified for which in ('per_class', _CEILING)]
+      cells = [
+        s.detail[which][k] if which in s.detail else None
+        for s in classified
+        for which in ('per_class', _CEILING)
+      ]
       lines.append(f'| {k} | ' + ' | '.join('–' if c is None else _number(c) for c in cells) + ' |')
     return lines
 
@@ -164,11 +168,12 @@ class Evaluation:
     per_class = self['tstr_cnn'].detail if 'tstr_cnn' in self else None
     figure = Figure(figsize=(9 if per_class else 5, 3.6), dpi=150, layout='constrained')
     panels = figure.subplots(1, 2 if per_class else 1, squeeze=False)[0]
-    names = ['precision', 'recall', 'density', 'coverage']
+    names = [n for n in ('precision', 'recall', 'density', 'coverage') if n in self]
     chosen = [self[name] for name in names]
     _bars(panels[0], names, [s.value for s in chosen], [s.reference or 0.0 for s in chosen])
     if per_class:
-      values, ceiling = ([c or 0.0 for c in per_class[w]] for w in ('per_class', _CEILING))
+      values = [c or 0.0 for c in per_class['per_class']]
+      ceiling = [c or 0.0 for c in per_class.get(_CEILING, [0.0] * len(values))]
       _bars(panels[1], [str(k) for k in range(len(values))], values, ceiling)
       panels[1].set_xlabel('class')
       panels[1].set_ylabel('accuracy on real test images')

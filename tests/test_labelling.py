@@ -147,6 +147,16 @@ def test_samples_have_the_class_that_the_labeller_says(finished):
   np.testing.assert_array_equal(model.labeller.label(images), wanted)
 
 
+def test_pictures_have_at_most_so_many_of_each_class(finished):
+  model = trainer.restore_model(finished).model
+  images, labels = model.sample_for_picture(30, jax.random.key(1))
+  assert labels is not None
+  assert np.all(np.diff(labels) >= 0)
+  assert 0 < np.bincount(labels).max() <= 3
+  assert model.labeller is not None
+  np.testing.assert_array_equal(model.labeller.label(images), labels)
+
+
 def test_a_class_that_is_never_drawn_is_an_error(finished, monkeypatch):
   model = trainer.restore_model(finished).model
   monkeypatch.setattr(model_file, '_MOST_DRAWS', 1)

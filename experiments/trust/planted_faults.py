@@ -59,7 +59,9 @@ def planted(fault: Fault) -> Iterator[None]:
 
 
 def _forget() -> None:
-  for cache in (accounting._step_pld, accounting._epsilon, cross_check._intervals):
+  for cache in (
+    accounting._step_pld, accounting._composed_pld, accounting._epsilon, cross_check._intervals
+  ):  # fmt: skip
     if hasattr(cache, 'cache_clear'):
       cache.cache_clear()
 
