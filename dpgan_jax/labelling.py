@@ -83,7 +83,7 @@ def make_classifier(
   # Chosen on held-out training images of MNIST, scored by classifiers trained on labelled fakes:
   # the more noise, the shorter the steps.
   rate = min(_LARGEST_RATE, _RATE_PER_EPSILON * epsilon)
-  noise: dict[str, float] = {'noise_multiplier': 0.0, 'centre_noise_multiplier': 1.0}
+  noise: dict[str, Any] = {'noise_multiplier': 0.0, 'centre_noise_multiplier': 1.0}
   if math.isfinite(epsilon):
     # The mean of all records' features, each of norm 1: every record takes part, once.
     centre = DPMechanism.for_epsilon(

@@ -257,8 +257,8 @@ def _public_config(config: TrainConfig) -> TrainConfig:
   return config.replace(seed=None)
 
 
-def _leaves(generator: GeneratorState) -> list[tuple[Any, jax.Array]]:
-  return jax.tree_util.tree_leaves_with_path(generator)
+def _leaves(tree: Any) -> list[tuple[Any, jax.Array]]:
+  return jax.tree_util.tree_leaves_with_path(tree)
 
 
 def _name(path: Any) -> str:

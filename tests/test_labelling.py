@@ -8,6 +8,7 @@ import math
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -104,7 +105,7 @@ def test_no_key_of_the_classifier_is_one_of_the_gan(digits):
 
   def keys(state):
     leaves = jax.tree.leaves(state)
-    typed = [x for x in leaves if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
+    typed = [x for x in leaves if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
     return {tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in typed}
 
   own, other = keys(labelling.init(planned.classifier, root)), keys(planned.gan.init(root))
