@@ -86,21 +86,6 @@ def make(
     raise _validate.InputError(
       'expected no label_share here: a GAN is looked at without what names its samples'
     )
-  mechanism = _alone(config, num_examples)
-  if not before or not mechanism.is_private:
-    return Budget(mechanism, before)
-  assert config.target_epsilon is not None  # TrainConfig has checked it
-  sigma = accounting.calibrate_noise_multiplier(
-    lambda s: Budget(dataclasses.replace(mechanism, noise_multiplier=s), before).event(),
-    target_epsilon=config.target_epsilon,
-    delta=config.delta,
-    neighboring_relation=config.neighboring_relation,
-  )
-  return Budget(dataclasses.replace(mechanism, noise_multiplier=sigma), before)
-
-
-def _alone(config: TrainConfig, num_examples: int) -> DPMechanism:
-  """The mechanism of a GAN that has `target_epsilon` for itself."""
   if config.delta >= 1 / num_examples:
     warnings.warn(
       f'delta={config.delta:g} is not below 1/N = {1 / num_examples:.3g}: a mechanism that '
@@ -118,14 +103,39 @@ def _alone(config: TrainConfig, num_examples: int) -> DPMechanism:
   steps = config.steps
   if config.epochs is not None:
     steps = max(1, round(config.epochs * num_examples / config.batch_size))
+  # TrainConfig has checked that two of the three are given, and with stages before which.
+  if before and steps is not None and config.target_epsilon not in (None, math.inf):
+    return _what_is_left(config.target_epsilon, before, {**settings, 'steps': steps})
   if steps is None:
-    # TrainConfig has checked that two of the three are given.
     assert config.target_epsilon is not None
     assert config.noise_multiplier is not None
-    return DPMechanism.for_epsilon_and_noise(
+    mechanism = DPMechanism.for_epsilon_and_noise(
       config.target_epsilon, noise_multiplier=config.noise_multiplier, **settings
     )
-  if config.noise_multiplier is not None:
-    return DPMechanism.create(noise_multiplier=config.noise_multiplier, steps=steps, **settings)
-  assert config.target_epsilon is not None
-  return DPMechanism.for_epsilon(config.target_epsilon, steps=steps, **settings)
+  elif config.noise_multiplier is not None:
+    mechanism = DPMechanism.create(
+      noise_multiplier=config.noise_multiplier, steps=steps, **settings
+    )
+  else:
+    assert config.target_epsilon is not None
+    mechanism = DPMechanism.for_epsilon(config.target_epsilon, steps=steps, **settings)
+  return Budget(mechanism, before)
+
+
+def _what_is_left(
+  target_epsilon: float, before: Mapping[str, DPMechanism], settings: Mapping[str, Any]
+) -> Budget:
+  """The budget of least noise that stays within `target_epsilon` after the stages before."""
+  base = DPMechanism.create(noise_multiplier=1.0, **settings)
+
+  def with_noise(sigma: float) -> Budget:
+    return Budget(dataclasses.replace(base, noise_multiplier=sigma), before)
+
+  return with_noise(
+    accounting.calibrate_noise_multiplier(
+      lambda sigma: with_noise(sigma).event(),
+      target_epsilon=target_epsilon,
+      delta=base.delta,
+      neighboring_relation=base.neighboring_relation,
+    )
+  )
