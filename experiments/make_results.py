@@ -1,6 +1,6 @@
 """Copies what may be published of a run into experiments/results/.
 
-    ./run.sh python experiments/make_results.py --run_dir=runs/eps2 --name=eps2
+    ./run.sh python experiments/make_results.py --run_dir=runs/eps1 --name=eps1
 
 Only files that the run's own report allows to leave are taken, so that nothing of the private
 directory (checkpoints, ledger, metrics on real data) can slip in.
