@@ -15,13 +15,27 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+import dp_accounting
 import jax
 import jax.numpy as jnp
 import numpy as np
 import statistical_checks as statistics
+from dp_accounting import pld
 from statistical_checks import Violation
 
-from dpgan_jax import accounting, audit_gradient, clipping, cross_check, privatizer, resume, trainer
+from dpgan_jax import (
+  accounting,
+  audit_gradient,
+  budget,
+  clipping,
+  cross_check,
+  labelling,
+  plan,
+  privatizer,
+  resume,
+  trainer,
+)
+from dpgan_jax.config import TrainConfig
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.mechanism import DPMechanism
 
@@ -283,6 +297,37 @@ def two_computations_of_epsilon_agree() -> None:
       cross_check.require_agreement(
         m.event(), {m.delta: m.epsilon()}, neighboring_relation=relation
       )
+
+
+def every_stage_is_counted() -> None:
+  """A run of two stages costs what dp-accounting composes of them, the second begun or not."""
+  first = DPMechanism.create(**{**SETTINGS, 'noise_multiplier': 2.0})
+  whole = budget.Budget(DPMechanism.create(**SETTINGS), {'classifier': first})
+  for steps in (0, whole.mechanism.steps):
+    accountant = pld.PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
+    accountant.compose(first.event())
+    if steps:
+      accountant.compose(whole.mechanism.event(steps))
+    _close(whole.epsilon(steps), accountant.get_epsilon(whole.mechanism.delta), f'{steps} steps')
+
+
+def stages_share_no_key() -> None:
+  """The GAN and the classifier that names its samples begin with one root key."""
+  config = TrainConfig(
+    target_epsilon=math.inf, label_share=0.5, steps=2, batch_size=8, generator='report',
+    discriminator='report',
+  )  # fmt: skip
+  planned = plan.make(config, 64, (8, 8, 1), 10)
+  assert planned.classifier is not None
+  root = jax.random.key(0)
+  states = labelling.init(planned.classifier, root), planned.gan.init(root)
+  keys = [
+    tuple(np.asarray(jax.random.key_data(leaf)).tolist())
+    for leaf in jax.tree.leaves(states)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+  ]
+  if len(keys) != 6 or len(set(keys)) < 6:
+    raise Violation(f'expected 6 different keys of two stages, got {len(set(keys))} of {len(keys)}')
 
 
 def a_recorded_rate_is_the_rate_of_the_batches() -> None:
