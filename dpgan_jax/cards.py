@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dpgan_jax import _markdown, statement
+from dpgan_jax import _markdown, statement_text
 from dpgan_jax.statement import Statement, show_epsilon
 
 _OWNER = '*To be filled in by the data owner.*'
@@ -208,7 +208,7 @@ def _title(s: Statement, text: str) -> str:
 
 
 def _guarantee(s: Statement) -> str:
-  return f'**{s.guarantee()}**' if not s.holds else f'{s.guarantee()} {statement.GROUP}'
+  return f'**{s.guarantee()}**' if not s.holds else f'{s.guarantee()} {statement_text.GROUP}'
 
 
 def _training_data(about: About) -> str:

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpgan_jax import _markdown, accounting, cross_check, models, resume, verdicts
+from dpgan_jax import statement_text as text
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.mechanism import DPMechanism
-from dpgan_jax.verdicts import COVERED_METRICS, PICTURE, UNCOVERED_METRICS
+from dpgan_jax.verdicts import PICTURE
 
 _FORMAT = 1
 # What may leave of the environment. A name that is not here stays inside, whatever it may hold.
@@ -30,61 +31,6 @@ _PUBLISH_LINE = {
   verdicts.IF_SECRET: 'May be published only if the seed stays secret: ',
   verdicts.NO: 'Keep private: ',
 }
-_NEIGHBOURS = {
-  'add_or_remove_one': 'two data sets of which one has one record more than the other',
-  'replace_one': 'two data sets of the same size that differ in one record',
-  'replace_special': (
-    'two data sets of the same size, one of which has a blank that contributes nothing in place '
-    'of one record'
-  ),
-}
-_SEED = 'reproducible, not private against those who know the seed'
-_UNIT = 'one record: one labelled image'
-GROUP = (
-  'A person with k records is protected by the group-privacy bound only: (k·ε, k·e^((k-1)·ε)·δ).'
-)
-_SAMPLING = (
-  'Truncated Poisson: in every step each record joins with probability q, independently of all '
-  'other records and steps; of more than the cap, a random subset of the size of the cap is '
-  'kept. The cut is accounted for.'
-)
-_NOISE = (
-  "Every real example's gradient is clipped to norm C as a whole. Gaussian noise of standard "
-  'deviation σ·C is added to each coordinate of the sum, once per step, and the noisy sum is '
-  'divided by B, never by the number of examples that came. Gradients of fakes are added after '
-  'the noise.'
-)
-_TUNING = (
-  'ε covers one training run with settings chosen without looking at the private data. If '
-  'settings, the best of several runs, a checkpoint or the moment to stop were chosen by '
-  'results on the private data, that choice costs privacy which is not counted in ε; Papernot '
-  'and Steinke (2022, arXiv 2110.03620) show how to count it.'
-)
-_DEFAULTS = 'The defaults of dpgan_jax were chosen on MNIST, which is public.'
-_NOT_STATED = 'Not stated: the data owner has not said how the settings were chosen.'
-
-_NOTHING_COVERED = 'Everything that was computed from the private data.'
-_COVERED = (
-  'The generator, as trained and as averaged, at the end and at every checkpoint.',
-  'Everything drawn from it, in any number: samples.npz, samples.png, grids/, and what '
-  'dpgan_jax.sample writes.',
-  "The discriminator's weights, and every other network weight derived from the noisy gradients.",
-  f'Numbers computed on fakes only ({", ".join(COVERED_METRICS)}), and ε itself.',
-)
-_NOT_COVERED = (
-  f'Numbers computed on private examples without noise: {", ".join(UNCOVERED_METRICS)}. They '
-  'are in metrics.jsonl, in TensorBoard, and drawn in losses.png.',
-  'Checkpoints as files: beside the weights they hold the keys of the noise and of the batches. '
-  'Whoever has these can remove the noise.',
-  'The ledger: it holds a fingerprint of the data, which confirms a right guess at them.',
-  'Seeds, keys and any other state of the random number generator.',
-  'The choice of settings, runs, checkpoints or stopping times by results on private data (see '
-  'Tuning).',
-  'Other runs on the same data: each has an ε of its own, and these add up.',
-  'What was done to the data before training: selecting, cropping, labelling.',
-  'What one can observe of the machine during training: memory, timing.',
-)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Statement:
@@ -152,7 +98,7 @@ class Statement:
       )
     condition = (
       '; the seed was fixed by the user, so this holds only against those who neither know nor '
-      f'can guess it ({_SEED})'
+      f'can guess it ({text.SEED})'
       if self.seed_fixed
       else ''
     )
@@ -161,7 +107,8 @@ class Statement:
       'The generator of this run, and everything computed from it without using the private '
       f'data again, is (ε, δ)-differentially private with ε = {show_epsilon(self.epsilon)} and δ '
       f'= {m.delta!r} for the {self.steps_charged} steps charged in the ledger{also}, for any '
-      f'{_NEIGHBOURS[m.neighboring_relation]} ({m.neighboring_relation}; {_UNIT}){condition}.'
+      f'{text.NEIGHBOURS[m.neighboring_relation]} ({m.neighboring_relation}; '
+      f'{text.UNIT}){condition}.'
     )
 
   def progress(self) -> str:
@@ -192,8 +139,8 @@ class Statement:
     """Where the keys came from."""
     if self.seed_fixed:
       return (
-        f'A seed fixed by the user: {_SEED}. Seeds have at most 32 bits, few enough to try them '
-        'all. For a release, train without a seed.'
+        f'A seed fixed by the user: {text.SEED}. Seeds have at most 32 bits, few enough to try '
+        'them all. For a release, train without a seed.'
       )
     return 'A key of 64 bits from the operating system, which only the checkpoints hold.'
 
@@ -269,9 +216,9 @@ class Statement:
           'epsilon': self.epsilon,
           'delta': m.delta,
           'neighboring_relation': m.neighboring_relation,
-          'neighbours': _NEIGHBOURS[m.neighboring_relation],
-          'unit_of_privacy': _UNIT,
-          'group_privacy': GROUP,
+          'neighbours': text.NEIGHBOURS[m.neighboring_relation],
+          'unit_of_privacy': text.UNIT,
+          'group_privacy': text.GROUP,
           'condition': self.randomness() if self.holds and self.seed_fixed else None,
           'curve': [{'delta': delta, 'epsilon': epsilon} for delta, epsilon in self.curve],
         },
@@ -285,8 +232,8 @@ class Statement:
         'mechanism': {
           **m.to_dict(),
           'divisor': m.batch_size,
-          'sampling': _SAMPLING,
-          'noise': _NOISE if m.is_private else 'none',
+          'sampling': text.SAMPLING,
+          'noise': text.NOISE if m.is_private else 'none',
           'num_examples_is_public': True,
         },
         'mechanisms_before': {name: b.to_dict() for name, b in self.before.items()},
@@ -302,14 +249,14 @@ class Statement:
           'num_classes': self.num_classes,
         },
         'settings': {k: v for k, v in settings.items() if k != 'seed' and k not in m.to_dict()},
-        'covered': list(_COVERED) if self.holds else [],
-        'not_covered': list(_NOT_COVERED) if self.holds else [_NOTHING_COVERED],
+        'covered': list(text.COVERED) if self.holds else [],
+        'not_covered': list(text.NOT_COVERED) if self.holds else [text.NOTHING_COVERED],
         'files': self.files(),
         'tuning': {
           'stated': self.tuning_note is not None,
           'note': self.tuning_note,
-          'disclosure': _TUNING,
-          'defaults': _DEFAULTS,
+          'disclosure': text.TUNING,
+          'defaults': text.DEFAULTS,
         },
         'caveats': self.caveats(),
         'environment': {'at_start': self.environment_at_start, 'now': self.environment_now},
@@ -336,15 +283,17 @@ class Statement:
     }
     names = [n for n in ENVIRONMENT if n in self.environment_at_start or n in self.environment_now]
     title = 'Privacy statement' if self.holds else 'NO PRIVACY GUARANTEE'
-    note = f'The data owner states:\n\n> {self.tuning_note}' if self.tuning_note else _NOT_STATED
+    note = text.NOT_STATED
+    if self.tuning_note:
+      note = f'The data owner states:\n\n> {self.tuning_note}'
     sections = (
       f'# {title}',
       self.guarantee(),
-      f'{GROUP} {self.progress()}' if self.holds else self.progress(),
+      f'{text.GROUP} {self.progress()}' if self.holds else self.progress(),
       '## Mechanism as run',
       _markdown.table(('', ''), numbers.items()),
       *self._before(),
-      f'{_SAMPLING} {_NOISE if m.is_private else "No noise is added."}',
+      f'{text.SAMPLING} {text.NOISE if m.is_private else "No noise is added."}',
       f'Accounting: {how["library"]} {how["version"]}, {how["accountant"]}, '
       f'{how["discretisation"]}. {self.second_opinion_sentence()}',
       f'Keys: {self.randomness()}',
@@ -359,7 +308,7 @@ class Statement:
       '## What may be published',
       _markdown.table(('file', 'may be published', 'why'), (row.values() for row in self.files())),
       '## Tuning',
-      f'{_TUNING} {_DEFAULTS}',
+      f'{text.TUNING} {text.DEFAULTS}',
       note,
       '## Caveats',
       _markdown.bullets(self.caveats()),
@@ -403,7 +352,7 @@ class Statement:
       f'Steps: {self.steps_taken} of T = {m.steps} taken, {self.steps_charged} charged',
     ]
     if self.seed_fixed and self.holds:
-      lines.append(f'Seed fixed: {_SEED}')
+      lines.append(f'Seed fixed: {text.SEED}')
     publish: dict[str, list[str]] = {}
     for row in self.files():
       publish.setdefault(row['publish'], []).append(row['file'])

@@ -36,6 +36,7 @@ from dpgan_jax import (
   resume,
   sampling,
   statement,
+  statement_text,
   trainer,
 )
 from dpgan_jax.ledger import Ledger
@@ -162,7 +163,7 @@ _MECHANISM = (
         faults.event(dataset_size=lambda n: n - 1),
         _M.the_event_is_what_the_sampler_does, 'exactness'),
   Fault('relation_not_named', 4, 'the report calls every relation add_or_remove_one',
-        swap(statement, '_NEIGHBOURS', lambda d: dict.fromkeys(d, d['add_or_remove_one'])),
+        swap(statement_text, 'NEIGHBOURS', lambda d: dict.fromkeys(d, d['add_or_remove_one'])),
         _G.the_report_names_its_relation, 'report', slow=True),
   Fault('empty_batch_without_noise', 5, 'an empty batch takes no noisy step',
         swap(privatizer, 'noise_sum', faults.wrapped_update(faults.no_noise_on_an_empty_batch)),
@@ -252,7 +253,7 @@ _GAN = (
 
 _REPORT = (
   Fault('metrics_claimed_as_covered', 17, 'the report covers d_loss_real',
-        swap(statement, '_COVERED', lambda lines: (*lines, 'Numbers: d_loss_real.')),
+        swap(statement_text, 'COVERED', lambda lines: (*lines, 'Numbers: d_loss_real.')),
         _G.the_report_covers_nothing_computed_on_real_data, 'report'),
   Fault('metric_not_marked', 17, 'd_loss_real is taken for a number on fakes',
         swap(metrics, 'REAL_DATA_METRICS', lambda names: names - {'d_loss_real'}),
@@ -276,7 +277,7 @@ _REPORT = (
           noise_multiplier=lambda step: 1.1 * step.noise_multiplier)),
         _M.two_computations_of_epsilon_agree, 'second opinion'),
   Fault('tuning_not_disclosed', 19, 'the report does not say that tuning costs privacy',
-        swap(statement, '_TUNING', to('')), _G.the_report_says_that_tuning_costs, 'report'),
+        swap(statement_text, 'TUNING', to('')), _G.the_report_says_that_tuning_costs, 'report'),
   Fault('seed_of_31_bits', 20, 'the default key comes from a seed of 31 bits',
         swap(resume, 'root_key', to(lambda seed: jax.random.key(
           int.from_bytes(os.urandom(4), 'little') >> 1))),
@@ -285,7 +286,7 @@ _REPORT = (
         swap(report, 'Statement', faults.remade(seed_fixed=False)),
         _G.the_report_names_a_seed_and_does_not_tell_it, 'report'),
   Fault('seed_told', 20, 'the report tells the seed',
-        swap(statement, '_SEED', lambda words: f'{words}: {gan_checks.SEED}'),
+        swap(statement_text, 'SEED', lambda words: f'{words}: {gan_checks.SEED}'),
         _G.the_report_names_a_seed_and_does_not_tell_it, 'report'),
   Fault('caveats_not_stated', 21, 'the report is silent about floating point and the generator',
         swap(statement.Statement, 'caveats', to(lambda self: [])),
