@@ -21,6 +21,7 @@ import dp_accounting
 
 from dpgan_jax import _validate, accounting
 from dpgan_jax.config import TrainConfig
+from dpgan_jax.ledger import check_stages
 from dpgan_jax.mechanism import DPMechanism
 
 STAGE = 'dp_sgd'
@@ -34,10 +35,16 @@ class Budget:
     mechanism: of the GAN's steps, `STAGE`.
     before: other mechanisms by name, all of whose steps are taken before the GAN's first. They act
       on the same records.
+
+  Raises:
+    InputError: stages of different δ, relation or N.
   """
 
   mechanism: DPMechanism
   before: Mapping[str, DPMechanism] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self) -> None:
+    check_stages(self.stages)
 
   @property
   def stages(self) -> dict[str, DPMechanism]:

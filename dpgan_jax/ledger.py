@@ -63,7 +63,7 @@ class Ledger:
       InputError: the ledger on disk belongs to another mechanism or other data (naming what
         differs), or is damaged.
     """
-    _check_stages(stages)
+    check_stages(stages)
     path = pathlib.Path(path)
     header = {
       'format': _FORMAT,
@@ -97,7 +97,7 @@ class Ledger:
     Raises:
       InputError: there is no such file, or as `open`.
     """
-    _check_stages(stages)
+    check_stages(stages)
     path = pathlib.Path(path)
     if not path.exists():
       raise _validate.InputError(f'expected a ledger at {path}, found none')
@@ -227,7 +227,8 @@ class Ledger:
       )
 
 
-def _check_stages(stages: Mapping[str, DPMechanism]) -> None:
+def check_stages(stages: Mapping[str, DPMechanism]) -> None:
+  """Refuses mechanisms that one ε cannot be stated of: δ, relation and N must be the same."""
   if not stages:
     raise _validate.InputError('expected at least one stage, got none')
   for field in ('delta', 'neighboring_relation', 'num_examples'):

@@ -27,12 +27,12 @@ from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN, GeneratorState
 from dpgan_jax.labelling import Labeller
 from dpgan_jax.mechanism import DPMechanism
+from dpgan_jax.plan import LARGEST_SIDE
 
 _FORMAT = 'dpgan_jax generator 1'
 _FORMAT_WITH_LABELLER = 'dpgan_jax generator 2'  # which version 1 would read, and state too small ε
 _SAMPLES_AT_ONCE = 1000
 _MOST_DRAWS = 100  # images drawn for one that is kept, where a labeller has to find its class
-_LARGEST_SIDE = 4096  # of images in a file; the models here are for far smaller ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +229,7 @@ def _without_arrays(record: dict[str, Any]) -> Model:
   """The model that a file's metadata describe."""
   # Before any model is made of them: a generator of images of 2^30 columns is built without end.
   height, width, channels = (
-    _validate.integer('image_shape', size, minimum=1, maximum=_LARGEST_SIDE)
+    _validate.integer('image_shape', size, minimum=1, maximum=LARGEST_SIDE)
     for size in record['image_shape']
   )
   names = tuple(str(name) for name in record['class_names'])

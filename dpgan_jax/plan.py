@@ -11,9 +11,10 @@ from dpgan_jax.budget import Budget
 from dpgan_jax.classifier import Classifier
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN
+from dpgan_jax.mechanism import DPMechanism
 
 _LABELLING = 'labelling'
-_LARGEST_SIDE = 4096
+LARGEST_SIDE = 4096  # of images in a record; the models here are for far smaller ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +33,6 @@ class Plan:
   def budget(self) -> Budget:
     """All that the run may do with the private data."""
     return Budget(self.gan.mechanism, {} if self.classifier is None else self.classifier.stages)
-
-  @property
-  def has_labels(self) -> bool:
-    """Whether samples have a class."""
-    return self.classifier is not None or self.gan.is_conditional
 
   def to_record(self) -> dict[str, Any]:
     """What `read` makes a plan of again, beside the facts about the data; JSON-ready."""
@@ -76,9 +72,9 @@ def read(saved: Mapping[str, Any], where: object) -> Plan:
   """
   try:
     config = TrainConfig.from_dict(saved['config'])
-    mechanism = budget.DPMechanism.from_dict(saved['mechanism'])
+    mechanism = DPMechanism.from_dict(saved['mechanism'])
     height, width, channels = (
-      _validate.integer('image_shape', size, minimum=1, maximum=_LARGEST_SIDE)
+      _validate.integer('image_shape', size, minimum=1, maximum=LARGEST_SIDE)
       for size in saved['data']['image_shape']
     )
     num_classes = _validate.integer('num_classes', saved['data']['num_classes'], minimum=1)

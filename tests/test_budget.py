@@ -75,6 +75,17 @@ def test_the_gan_gets_what_is_left_of_the_target():
   assert whole.mechanism.noise_multiplier > alone.mechanism.noise_multiplier
 
 
+@pytest.mark.parametrize('field', ['delta', 'neighboring_relation', 'num_examples'])
+def test_stages_that_no_one_epsilon_is_of_are_refused(field):
+  value = {'delta': 1e-5, 'neighboring_relation': 'replace_one', 'num_examples': 1500}[field]
+  settings = {
+    'num_examples': 1440, 'batch_size': 32, 'l2_clip_norm': 1.0, 'noise_multiplier': 2.0,
+    'steps': 4, 'delta': DELTA,
+  }  # fmt: skip
+  with pytest.raises(InputError, match=f'expected one {field} for all stages'):
+    Budget(DPMechanism.create(**{**settings, field: value}), BEFORE)
+
+
 def test_a_share_that_nothing_takes_is_refused():
   config = TrainConfig(
     target_epsilon=4.0, label_share=0.3, steps=40, generator='report', discriminator='report'
@@ -85,7 +96,8 @@ def test_a_share_that_nothing_takes_is_refused():
 
 def test_no_privacy_for_any_stage_or_for_none():
   config = TrainConfig(
-    target_epsilon=math.inf, label_share=0.3, steps=4, generator='report', discriminator='report'
-  )
+    target_epsilon=math.inf, label_share=0.3, steps=4, delta=DELTA, generator='report',
+    discriminator='report',
+  )  # fmt: skip
   bare = {n: dataclasses.replace(m, noise_multiplier=0.0) for n, m in BEFORE.items()}
   assert budget.make(config, 1440, bare).epsilon() == math.inf

@@ -101,6 +101,22 @@ def test_without_noise_and_clipping_it_is_plain_sgd(digits, inputs):
   assert model.epsilon() == math.inf
 
 
+def test_the_average_is_that_of_the_last_steps(digits, inputs):
+  model = make(change(average_from=0.5), digits)
+  total = model.mechanism.steps
+  states = training(
+    model, model.init(jax.random.key(0)), inputs, digits.labels, charge=lambda *_: None, stride=1
+  )
+  trained = []
+  for state, _ in states:
+    trained.append(jax.tree.map(np.asarray, state.params))
+    average = jax.tree.map(np.asarray, state.average)
+  first = -(-total // 2)
+  wanted = jax.tree.map(lambda *p: np.mean(p, axis=0), *trained[first:])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), average, wanted)
+  assert not np.allclose(average['Dense_0']['kernel'], trained[-1]['Dense_0']['kernel'], atol=1e-4)
+
+
 def test_a_nan_or_huge_example_changes_the_sum_by_no_more_than_c(digits, inputs):
   """Checklist 5, and the sensitivity of both stages, on neighbouring data sets (σ = 0)."""
   config = change(noise_multiplier=0.0, batch_size=len(digits), steps=1, momentum=0.0)

@@ -67,6 +67,17 @@ def test_runs_together_spend_what_dp_accounting_composes():
   assert max(alone) < spent < sum(alone)
 
 
+def test_what_comes_before_a_gan_is_spent_whole():
+  before = {'classifier': mechanism(3.0, 20)}
+  whole = dataclasses.replace(run('a', 2.0, 1.0), budget=Budget(mechanism(2.0), before))
+  for charged in (0, 25):
+    one = dataclasses.replace(whole, charged=charged)
+    spent, private, _ = table(one).spent_together
+    assert spent == one.epsilon == pytest.approx(whole.budget.epsilon(charged), rel=1e-3)
+    assert private == 1
+  assert table(whole).spent_together[0] > table(run('a', 2.0, 1.0)).spent_together[0]
+
+
 def test_runs_of_one_mechanism_are_one_longer_run():
   spent, private, _ = table(run('a', 1.5, 2.0), run('b', 1.5, 2.0)).spent_together
   assert spent == pytest.approx(mechanism(1.5).epsilon(80), rel=1e-3)
