@@ -16,6 +16,7 @@ import math
 import pathlib
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import dp_accounting
@@ -23,6 +24,7 @@ import numpy as np
 from absl import flags
 
 from dpgan_jax import _files, accounting, cli, cross_check
+from dpgan_jax.budget import Budget
 from dpgan_jax.mechanism import DPMechanism
 
 FLAGS = flags.FLAGS
@@ -115,15 +117,20 @@ def of_reports() -> list[Case]:
   cases = []
   for path in sorted((ROOT / 'experiments' / 'results').glob('*/report.json')):
     facts = json.loads(path.read_text('utf-8'))
-    names = {field.name for field in dataclasses.fields(DPMechanism)}
-    fields = {name: value for name, value in facts['mechanism'].items() if name in names}
-    mechanism = DPMechanism.from_dict(fields)
+    mechanism = _mechanism(facts['mechanism'])
+    before = {name: _mechanism(m) for name, m in facts.get('mechanisms_before', {}).items()}
     epsilon = facts['guarantee']['epsilon']
-    event = mechanism.event(facts['progress']['steps_charged'])
+    spent = Budget(mechanism, before)
+    event = spent.event(facts['progress']['steps_charged'])
     source = path.relative_to(ROOT).as_posix()
-    if mechanism.is_private and mechanism.neighboring_relation == 'add_or_remove_one':
+    if spent.is_private and mechanism.neighboring_relation == 'add_or_remove_one':
       cases.append(Case(path.parent.name, event, f'{epsilon:.6g}', source, mechanism.delta))
   return cases
+
+
+def _mechanism(facts: Mapping[str, Any]) -> DPMechanism:
+  names = {field.name for field in dataclasses.fields(DPMechanism)}
+  return DPMechanism.from_dict({name: value for name, value in facts.items() if name in names})
 
 
 def row(case: Case) -> dict[str, Any]:
