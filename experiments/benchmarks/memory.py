@@ -30,21 +30,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from absl import flags
+from ordinary_gan import EXAMPLES, SHAPE, OrdinaryGAN, make_gan, random_data
 from protocol import peak_memory
 
-from dpgan_jax import _files, _markdown, _validate, cli, memory, models, pace
+from dpgan_jax import _files, _markdown, _validate, cli, memory, models
 from dpgan_jax.config import TrainConfig
-from dpgan_jax.data import to_model_range
-from dpgan_jax.gan import GAN, GANState, StepMetrics, learning_rate
+from dpgan_jax.gan import GAN, GANState
 from dpgan_jax.loop import make_chunk
-from dpgan_jax.losses import LOSSES
-from dpgan_jax.mechanism import DPMechanism
 
 FLAGS = flags.FLAGS
-EXAMPLES, SHAPE, CLASSES = 60_000, (28, 28, 1), 10
 STEPS = 3  # the first compiles and allocates; in the others nothing may grow
 MIB = 2**20
 
@@ -64,62 +60,6 @@ RATIOS = (
   ('private ÷ ordinary D, real half', 'private D, real half', 'ordinary D, real half'),
 )
 TARGETS = {'ratio': 1.5, 'gib': 3.0}
-
-
-class OrdinaryGAN(GAN):
-  """The same GAN without privacy, as anyone would write it: B real examples, gradients of means."""
-
-  def take(self, state: GANState, grads: Any) -> GANState:
-    """The state after D's optimizer, without noise, has seen `grads`."""
-    config = self.config
-    rate = learning_rate(config, 'd', self.mechanism.steps)
-    adam = optax.adam(rate, b1=config.adam_b1, b2=config.adam_b2)
-    updates, opt = adam.update(grads, state.d_opt_state[1], state.d_params)
-    return state._replace(
-      step=state.step + 1,
-      d_params=optax.apply_updates(state.d_params, updates),
-      d_opt_state=(state.d_opt_state[0], opt),
-      pace=pace.after_d_step(state.pace),
-    )
-
-  def d_loss(self, params: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
-    return jnp.mean(LOSSES[self.config.loss].d_real(self._logits(params, images, labels)))
-
-  def real_batch(
-    self, state: GANState, images: jax.Array, labels: jax.Array
-  ) -> tuple[jax.Array, jax.Array]:
-    key = jax.random.fold_in(state.batch_key, state.step)
-    rows = jax.random.randint(key, (self.config.batch_size,), 0, images.shape[0])
-    return to_model_range(images[rows]), labels[rows]
-
-  def _d_step(
-    self, state: GANState, images: jax.Array, labels: jax.Array
-  ) -> tuple[GANState, StepMetrics]:
-    fakes, fake_labels, _ = self._fakes(state.g, self._fake_key(state, 0), self.fake_batch_size)
-    real = self.real_batch(state, images, labels)
-
-    def loss(params: Any) -> jax.Array:
-      fake = LOSSES[self.config.loss].d_fake(self._logits(params, fakes, fake_labels))
-      return self.d_loss(params, *real) + jnp.mean(fake)
-
-    value, grads = jax.value_and_grad(loss)(state.d_params)
-    nothing = StepMetrics(*[jnp.zeros(())] * len(StepMetrics._fields))
-    return self.take(state, grads), nothing._replace(d_loss_real=value)
-
-
-def make_gan(config: TrainConfig, ordinary: bool = False) -> GAN:
-  """The GAN of the settings; how much noise there is makes no difference to memory."""
-  mechanism = DPMechanism.create(
-    num_examples=EXAMPLES,
-    batch_size=config.batch_size,
-    truncated_batch_size=config.truncated_batch_size,
-    l2_clip_norm=config.l2_clip_norm,
-    noise_multiplier=config.noise_multiplier or 1.0,
-    steps=config.steps or 1000,
-    delta=config.delta,
-    neighboring_relation=config.neighboring_relation,
-  )
-  return (OrdinaryGAN if ordinary else GAN)(config, mechanism, SHAPE, CLASSES)
 
 
 def real_half(gan: GAN) -> Any:
@@ -147,9 +87,7 @@ def real_half(gan: GAN) -> Any:
 def measure(kind: str, config: TrainConfig) -> dict[str, Any]:
   """What one process does: takes the steps, then says what it needed."""
   gan = make_gan(config, ordinary=kind.startswith('ordinary'))
-  rng = np.random.default_rng(0)
-  images = jnp.asarray(rng.integers(0, 256, (EXAMPLES, *SHAPE), np.uint8))
-  labels = jnp.asarray(rng.integers(0, CLASSES, EXAMPLES, np.int32))
+  images, labels = random_data()
   state = jax.jit(gan.init)(jax.random.key(0))
   found: dict[str, Any] = {}
   if kind != 'idle':

@@ -1,0 +1,92 @@
+"""What a private GAN is compared with: the same GAN without privacy, and data for both.
+
+"The same without privacy" is what anyone would write: B real examples drawn at random, one gradient
+of the mean loss of both halves, no clipping, no noise; the same networks, fakes, optimizers, n_D
+and compiled loop (`dpgan_jax.loop`). The private GAN looks at more real examples than B: a Poisson
+batch varies, and its slots are made for the largest (`DPMechanism.truncated_batch_size`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dpgan_jax import pace
+from dpgan_jax.config import TrainConfig
+from dpgan_jax.data import to_model_range
+from dpgan_jax.gan import GAN, GANState, StepMetrics, learning_rate
+from dpgan_jax.losses import LOSSES
+from dpgan_jax.mechanism import DPMechanism
+
+# Of MNIST's number and size; what the images show makes no difference to time or memory.
+EXAMPLES, SHAPE, CLASSES = 60_000, (28, 28, 1), 10
+
+
+class OrdinaryGAN(GAN):
+  """The same GAN without privacy, as anyone would write it: B real examples, gradients of means."""
+
+  def take(self, state: GANState, grads: Any) -> GANState:
+    """The state after D's optimizer, without noise, has seen `grads`."""
+    config = self.config
+    rate = learning_rate(config, 'd', self.mechanism.steps)
+    if config.d_optimizer == 'sgd':
+      optimizer = optax.sgd(rate)
+    else:
+      optimizer = optax.adam(rate, b1=config.adam_b1, b2=config.adam_b2)
+    updates, opt = optimizer.update(grads, state.d_opt_state[1], state.d_params)
+    return state._replace(
+      step=state.step + 1,
+      d_params=optax.apply_updates(state.d_params, updates),
+      d_opt_state=(state.d_opt_state[0], opt),
+      pace=pace.after_d_step(state.pace),
+    )
+
+  def d_loss(self, params: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
+    return jnp.mean(LOSSES[self.config.loss].d_real(self._logits(params, images, labels)))
+
+  def real_batch(
+    self, state: GANState, images: jax.Array, labels: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    key = jax.random.fold_in(state.batch_key, state.step)
+    rows = jax.random.randint(key, (self.config.batch_size,), 0, images.shape[0])
+    return to_model_range(images[rows]), labels[rows]
+
+  def _d_step(
+    self, state: GANState, images: jax.Array, labels: jax.Array
+  ) -> tuple[GANState, StepMetrics]:
+    fakes, fake_labels, _ = self._fakes(state.g, self._fake_key(state, 0), self.fake_batch_size)
+    real = self.real_batch(state, images, labels)
+
+    def loss(params: Any) -> jax.Array:
+      fake = LOSSES[self.config.loss].d_fake(self._logits(params, fakes, fake_labels))
+      return self.d_loss(params, *real) + jnp.mean(fake)
+
+    value, grads = jax.value_and_grad(loss)(state.d_params)
+    nothing = StepMetrics(*[jnp.zeros(())] * len(StepMetrics._fields))
+    return self.take(state, grads), nothing._replace(d_loss_real=value)
+
+
+def make_gan(config: TrainConfig, ordinary: bool = False) -> GAN:
+  """The GAN of the settings; how much noise there is makes no difference to time or memory."""
+  mechanism = DPMechanism.create(
+    num_examples=EXAMPLES,
+    batch_size=config.batch_size,
+    truncated_batch_size=config.truncated_batch_size,
+    l2_clip_norm=config.l2_clip_norm,
+    noise_multiplier=config.noise_multiplier or 1.0,
+    steps=config.steps or 1000,
+    delta=config.delta,
+    neighboring_relation=config.neighboring_relation,
+  )
+  return (OrdinaryGAN if ordinary else GAN)(config, mechanism, SHAPE, CLASSES)
+
+
+def random_data() -> tuple[jax.Array, jax.Array]:
+  """Images uint8 [N, H, W, C] and labels int32 [N]."""
+  rng = np.random.default_rng(0)
+  images = jnp.asarray(rng.integers(0, 256, (EXAMPLES, *SHAPE), np.uint8))
+  return images, jnp.asarray(rng.integers(0, CLASSES, EXAMPLES, np.int32))
