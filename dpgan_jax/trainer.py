@@ -2,20 +2,32 @@
 
 The order of events is what makes a crash harmless:
 
-1. The state before the first step, which holds the keys, is saved and on the disk.
-2. A chunk of steps is charged in the ledger, and the charge is on the disk.
+1. The state before the first step, which holds the keys, is saved and on the disk before anything
+   is charged.
+2. A chunk of steps is charged in the ledger, and the charge is on the disk, before it is started.
 3. The chunk runs.
-4. Its metrics are written, then a checkpoint.
+4. When it has ended, and never before, its metrics are written, then a checkpoint.
+
+Host and device work at the same time. While a chunk runs, the host writes what there is to say of
+the chunk before it (4) and then charges the one after it (2), which starts as soon as the running
+one has ended. So the ledger may be two chunks ahead of the metrics on the disk: by the chunk that
+runs, and by the next one. The next is charged only after the record before it was written without
+an error; but a run that is interrupted or killed while it waits for the device has charged a chunk
+that it did not start. That is harmless: a charge is an upper bound on what was taken, and never
+beyond the steps that the run is planned to take. The ε of a metric line is that of the steps whose
+metrics it holds, not that of the ledger.
 
 A run killed anywhere in between continues at its last checkpoint and takes the same steps again,
 with the same batches and the same noise. They were charged before; nothing is charged twice, and
 nothing is ever taken uncharged. A classifier that names the samples (`labelling`) is trained in the
-same way before the GAN, in a directory of its own and under the same ledger.
+same way before the GAN, in a directory of its own and under the same ledger, but a chunk after the
+other.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import shutil
@@ -25,7 +37,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dpgan_jax import (
   _validate,
@@ -41,17 +52,16 @@ from dpgan_jax import (
 )
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.config import TrainConfig
-from dpgan_jax.gan import GAN, GANState, GeneratorState
+from dpgan_jax.gan import GANState, GeneratorState
 from dpgan_jax.labelling import Labeller
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.loop import make_chunk
 from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.plan import Plan
+from dpgan_jax.recorder import ModelOf, Recorder, picture_scale
 from dpgan_jax.run_dir import RunDir
 
 STAGE = budget.STAGE
-ModelOf = Callable[[GeneratorState, int], model_file.Model]
-_GRID_KEY = 0  # sample grids use one public key, so that successive grids show the same z
 
 
 def steps_per_report(config: TrainConfig, mechanism: DPMechanism) -> int:
@@ -183,87 +193,61 @@ def _take_steps(
       return state
     images, labels = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
     stride = steps_per_report(config, mechanism)
+    bar = None
+    if progress:
+      bar = metrics.Progress(total, step, planned.budget.epsilon(), resume.device_name())
+    recorder = Recorder(planned, model_of, run, writer, checkpoints, bar, stride)
     chunks: dict[int, Any] = {}
-    grid = _GridMaker(gan, run)
-    spent_in_all = planned.budget.epsilon()
-    bar = metrics.Progress(total, step, spent_in_all, resume.device_name()) if progress else None
+    waiting: Callable[[], None] | None = None  # writes the record of the chunk that ended last
+    ended = 0.0
+    end = _end_of_chunk(step, stride, total)
+    ledger.charge(end, STAGE)
     while step < total:
-      length = min(stride - step % stride, total - step)
+      length = end - step
       is_new = length not in chunks
       if is_new:
         chunks[length] = make_chunk(gan, length)
-      ledger.charge(step + length, STAGE)
-      started = time.monotonic()
+      called = time.monotonic()
       state, history = chunks[length](state, images, labels)
+      started = time.monotonic()
       if is_new and bar:  # a first call compiles, then returns while the device works
-        bar.note(f'compiled {length} steps in {time.monotonic() - started:.1f} s')
-        started = time.monotonic()
-      step += length
-      # Computed while the device works.
-      epsilon = spent_in_all if step == total else planned.budget.epsilon(step)
-      _wait_interruptibly(history)
-      means = {name: _mean(values) for name, values in history._asdict().items()}
-      speed = {'steps_per_second': length / (time.monotonic() - started)}
-      writer.write(step, {'epsilon': epsilon, **means}, clock=speed)
-      if bar:
-        bar.update(step, epsilon, d=means['d_loss_real'] + means['d_loss_fake'], g=means['g_loss'])
-      report = -(-step // stride)
-      if report % config.reports_per_grid == 0 or step == total:
-        grid.draw(state.g_average, step, epsilon)
-      if config.reports_per_snapshot and (
-        report % config.reports_per_snapshot == 0 or step == total
-      ):
-        name = f'step_{step:08d}.safetensors'
-        model_of(state.g_average, step).save(run.snapshots / name)
-        if config.g_ema_decay:
-          model_of(state.g, step).save(run.snapshots / 'as_trained' / name)
-      if report % config.reports_per_checkpoint == 0 or step == total:
-        checkpoints.save(step, state, {'epsilon': epsilon if np.isfinite(epsilon) else 'inf'})
+        bar.note(f'compiled {length} steps in {started - called:.1f} s')
+      step = end
+      # The device is at work; what follows until `_wait_interruptibly` does not hold it up.
+      if waiting is not None:
+        waiting()
+        waiting = None  # and with it the copy of the state, before `keep` makes the next
+      if step < total:
+        end = _end_of_chunk(step, stride, total)
+        ledger.charge(end, STAGE)
+      kept = recorder.keep(step, state)
+      _wait_interruptibly(history, started)
+      # From end to end, whatever the device did in between; but compiling is no step.
+      since, ended = started if is_new else ended, time.monotonic()
+      waiting = functools.partial(recorder.write, kept, history, length / (ended - since))
+      del kept
+    assert waiting is not None
+    waiting()
     checkpoints.wait()
     if bar:
       bar.close()
   return state
 
 
-def _wait_interruptibly(history: Any) -> None:
-  """Waits for the device without holding up Ctrl-C, which Python handles between bytecodes only."""
-  while not all(leaf.is_ready() for leaf in jax.tree.leaves(history)):
-    time.sleep(0.02)
+def _end_of_chunk(step: int, stride: int, total: int) -> int:
+  """The step that the chunk after `step` ends at: the next to be reported, or the last."""
+  return min(step - step % stride + stride, total)
 
 
-def _mean(values: jax.Array) -> float:
-  array = np.asarray(values, np.float64)
-  array = array[~np.isnan(array)]
-  return float(array.mean()) if array.size else float('nan')
+def _wait_interruptibly(history: Any, since: float) -> None:
+  """Waits for the device without holding up Ctrl-C, which Python handles between bytecodes only.
 
-
-class _GridMaker:
-  """Draws the same hundred z as a picture whenever asked: progress one can see."""
-
-  def __init__(self, gan: GAN, run: RunDir) -> None:
-    self._run = run
-    self._image_shape = gan.image_shape
-    classes = min(gan.num_classes, 10)
-    self._labels = np.repeat(np.arange(classes, dtype=np.int32), 10)
-    self._conditional = gan.is_conditional
-    self._generate = jax.jit(
-      lambda g: gan.generate(g, jax.random.key(_GRID_KEY), jnp.asarray(self._labels))
-    )
-
-  def draw(self, g: GeneratorState, step: int, epsilon: float) -> None:
-    spent = f'epsilon {epsilon:.3g}' if np.isfinite(epsilon) else 'no privacy'
-    figures.sample_grid(
-      data.to_uint8(np.asarray(self._generate(g))),
-      self._run.grids / f'step_{step:08d}.png',
-      labels=self._labels if self._conditional else None,
-      scale=picture_scale(self._image_shape),
-      title=f'step {step}, {spent}',
-    )
-
-
-def picture_scale(image_shape: tuple[int, ...]) -> int:
-  """Screen pixels per pixel: small images are shown about as large as those of MNIST."""
-  return max(1, round(56 / image_shape[0]))
+  It looks again after 1/256 of the time since the start, so that the end of a chunk is noticed
+  within 0.4 % of its time, at the price of a few looks.
+  """
+  leaves = jax.tree.leaves(history)
+  while not all(leaf.is_ready() for leaf in leaves):
+    time.sleep(min(max((time.monotonic() - since) / 256, 1e-4), 0.02))
 
 
 def _leave_samples(model: model_file.Model, run: RunDir, state: GANState) -> None:

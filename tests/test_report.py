@@ -91,14 +91,14 @@ def seeded(tmp_path_factory, compiled_once) -> RunDir:
 
 @pytest.fixture(scope='module')
 def interrupted(tmp_path_factory, compiled_once) -> RunDir:
-  """6 of 9 steps charged and taken, but the process ended before their checkpoint."""
+  """6 of 9 steps charged; the process ended with 3 in a checkpoint and the others under way."""
   folder = tmp_path_factory.mktemp('runs') / 'interrupted'
 
   class Interrupted(trainer.Checkpoints):
     def save(self, step: int, *rest: Any) -> None:
-      if step == 6:
-        raise KeyboardInterrupt
       super().save(step, *rest)
+      if step == 3:
+        raise KeyboardInterrupt
 
   with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
     patch.setattr(trainer, 'Checkpoints', Interrupted)

@@ -21,7 +21,9 @@ import pytest
 from dpgan_jax import _validate, budget, data, model_file, resume, trainer
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.config import TrainConfig
+from dpgan_jax.gan import GAN
 from dpgan_jax.ledger import Ledger
+from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.run_dir import RunDir
 
 CONFIG = TrainConfig(
@@ -60,9 +62,9 @@ def copy(finished, tmp_path) -> pathlib.Path:
 def final_state(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Every leaf of the last checkpoint, keys included, by name."""
   config = json.loads((path / 'config.json').read_text())
-  gan = trainer.GAN(
+  gan = GAN(
     TrainConfig.from_dict(config['config']),
-    trainer.DPMechanism.from_dict(config['mechanism']),
+    DPMechanism.from_dict(config['mechanism']),
     tuple(config['data']['image_shape']),
     config['data']['num_classes'],
   )

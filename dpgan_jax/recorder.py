@@ -1,0 +1,170 @@
+"""What a run records of its steps: metrics, progress, sample grids, snapshots, checkpoints.
+
+In two halves, so that the device need not wait for the host. `Recorder.keep` sets aside, on the
+device and before the state is donated to the next steps, what the record will need; it only
+enqueues work. `Recorder.write` does what takes time on the host (formatting, drawing, the disk),
+while the device is at the next steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpgan_jax import data, figures, metrics, model_file
+from dpgan_jax.checkpoint import Checkpoints
+from dpgan_jax.gan import GAN, GANState, GeneratorState, StepMetrics
+from dpgan_jax.plan import Plan
+from dpgan_jax.run_dir import RunDir
+
+ModelOf = Callable[[GeneratorState, int], model_file.Model]
+_GRID_KEY = 0  # sample grids use one public key, so that successive grids show the same z
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+  """What the record of a step needs of the device, in memory that no later step reuses.
+
+  Attributes:
+    step: the step that was reached.
+    pictures: float32 [n, H, W, C] for the grid; None where none is due.
+    state: the whole state after the step; None where neither snapshot nor checkpoint is due.
+  """
+
+  step: int
+  pictures: jax.Array | None
+  state: GANState | None
+
+
+# A copy inside jit is an operation of the program. `lambda state: state` would return the very
+# buffers that it was given, which the next steps are about to overwrite.
+_copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+
+
+class Recorder:
+  """Writes the records of one run, in the order of its steps."""
+
+  def __init__(
+    self,
+    planned: Plan,
+    model_of: ModelOf,
+    run: RunDir,
+    writer: metrics.MetricsWriter,
+    checkpoints: Checkpoints,
+    bar: metrics.Progress | None,
+    stride: int,
+  ) -> None:
+    """Writes nothing yet.
+
+    Args:
+      planned: what the run does.
+      model_of: makes the publishable model of a generator and its step.
+      run: its directory.
+      writer: of its metrics.
+      checkpoints: of its states.
+      bar: the progress bar; None for none.
+      stride: steps between reports.
+    """
+    self._planned, self._model_of, self._run = planned, model_of, run
+    self._writer, self._checkpoints, self._bar = writer, checkpoints, bar
+    self._config, self._total = planned.gan.config, planned.gan.mechanism.steps
+    self._stride = stride
+    self._grid = _GridMaker(planned.gan, run)
+    self._epsilon_in_all = planned.budget.epsilon()
+
+  def keep(self, step: int, state: GANState) -> Kept:
+    """Sets aside what `write` will need; returns at once, the device does it when `state` is there.
+
+    Args:
+      step: the step that `state` belongs to.
+      state: not donated yet. It may be afterwards, unless this is the run's last step, whose state
+        is not copied. The copy is the one extra state in memory: let go of an earlier `Kept` first.
+    """
+    grid = self._is_due(step, self._config.reports_per_grid)
+    whole = self._has_snapshot(step) or self._has_checkpoint(step)
+    return Kept(
+      step,
+      self._grid.generate(state.g_average) if grid else None,
+      (state if step == self._total else _copy(state)) if whole else None,
+    )
+
+  def write(self, kept: Kept, history: StepMetrics, steps_per_second: float) -> None:
+    """Writes what there is to say of a step that was taken: its metrics first, a checkpoint last.
+
+    Args:
+      kept: of the step, from `keep`.
+      history: metrics of the steps since the record before, float32 [steps] each.
+      steps_per_second: how fast these were.
+
+    Raises:
+      OSError: the disk is full, or an earlier checkpoint could not be written in the background.
+    """
+    step = kept.step
+    epsilon = self._epsilon_in_all
+    if step != self._total:
+      epsilon = self._planned.budget.epsilon(step)
+    means = {name: _mean(values) for name, values in history._asdict().items()}
+    speed = {'steps_per_second': steps_per_second}
+    self._writer.write(step, {'epsilon': epsilon, **means}, clock=speed)
+    if self._bar:
+      d_loss = means['d_loss_real'] + means['d_loss_fake']
+      self._bar.update(step, epsilon, d=d_loss, g=means['g_loss'])
+    if kept.pictures is not None:
+      self._grid.draw(kept.pictures, step, epsilon)
+    if kept.state is not None and self._has_snapshot(step):
+      name = f'step_{step:08d}.safetensors'
+      self._model_of(kept.state.g_average, step).save(self._run.snapshots / name)
+      if self._config.g_ema_decay:
+        self._model_of(kept.state.g, step).save(self._run.snapshots / 'as_trained' / name)
+    if kept.state is not None and self._has_checkpoint(step):
+      spent = epsilon if np.isfinite(epsilon) else 'inf'
+      self._checkpoints.save(step, kept.state, {'epsilon': spent})
+
+  def _is_due(self, step: int, every: int | None) -> bool:
+    report = -(-step // self._stride)
+    return bool(every) and (step == self._total or report % every == 0)
+
+  def _has_snapshot(self, step: int) -> bool:
+    return self._is_due(step, self._config.reports_per_snapshot)
+
+  def _has_checkpoint(self, step: int) -> bool:
+    return self._is_due(step, self._config.reports_per_checkpoint)
+
+
+def _mean(values: jax.Array) -> float:
+  array = np.asarray(values, np.float64)
+  array = array[~np.isnan(array)]
+  return float(array.mean()) if array.size else float('nan')
+
+
+class _GridMaker:
+  """Draws the same hundred z as a picture whenever asked: progress one can see."""
+
+  def __init__(self, gan: GAN, run: RunDir) -> None:
+    self._run = run
+    self._image_shape = gan.image_shape
+    classes = min(gan.num_classes, 10)
+    self._labels = np.repeat(np.arange(classes, dtype=np.int32), 10)
+    self._conditional = gan.is_conditional
+    self.generate = jax.jit(
+      lambda g: gan.generate(g, jax.random.key(_GRID_KEY), jnp.asarray(self._labels))
+    )
+
+  def draw(self, pictures: jax.Array, step: int, epsilon: float) -> None:
+    spent = f'epsilon {epsilon:.3g}' if np.isfinite(epsilon) else 'no privacy'
+    figures.sample_grid(
+      data.to_uint8(np.asarray(pictures)),
+      self._run.grids / f'step_{step:08d}.png',
+      labels=self._labels if self._conditional else None,
+      scale=picture_scale(self._image_shape),
+      title=f'step {step}, {spent}',
+    )
+
+
+def picture_scale(image_shape: tuple[int, ...]) -> int:
+  """Screen pixels per pixel: small images are shown about as large as those of MNIST."""
+  return max(1, round(56 / image_shape[0]))
