@@ -12,17 +12,30 @@ import signal
 import subprocess
 import sys
 import time
+import types
 import warnings
 
 import jax
 import numpy as np
 import pytest
 
-from dpgan_jax import _validate, budget, data, model_file, resume, trainer
+from dpgan_jax import (
+  _validate,
+  budget,
+  data,
+  metrics,
+  model_file,
+  plan,
+  recorder,
+  resume,
+  state_leaves,
+  trainer,
+)
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN
 from dpgan_jax.ledger import Ledger
+from dpgan_jax.loop import make_chunk
 from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.run_dir import RunDir
 
@@ -177,24 +190,194 @@ def test_sigterm_says_how_to_continue(tmp_path):
   )
 
 
-def test_the_charge_is_on_disk_before_the_steps(digits, tmp_path, monkeypatch):
-  """Checklist 22: when a chunk starts, the ledger file already charges its last step."""
-  seen = []
-  original = trainer.make_chunk
+class Watched:
+  """A run in which everything is due at every report: what happened, in order.
 
-  def spying(gan, length):
-    chunk = original(gan, length)
+  Attributes:
+    events: (what, step) in order.
+    charged: what the ledger file charged at each start of a chunk, by its last step.
+    copies: live copies of the state at each event, beside the one that is trained.
+    speeds: steps per second of each metric line, by a clock on which compiling takes 100 s, a
+      metric line 5 s, and waiting for the device 3 s.
+  """
 
-    def call(state, images, labels):
-      seen.append((int(state.step) + length, ledger_of(tmp_path / 'run', digits).charged_steps()))
-      return chunk(state, images, labels)
+  def __init__(self, path: pathlib.Path, digits: data.ImageDataset) -> None:
+    self.path, self.digits = path, digits
+    self.events: list[tuple[str, int]] = []
+    self.charged: dict[int, int] = {}
+    self.copies: list[int] = []
+    self.speeds: list[float] = []
+    self._leaves = -1
+    self._clock = 0.0
 
-    return call
+  def note(self, what: str, step: int) -> None:
+    self.events.append((what, step))
+    shape = (4, 4, 16, 32)  # of a kernel of D that its parameters and both moments of Adam have
+    alive = sum(x.shape == shape for x in jax.live_arrays())
+    if self._leaves < 0:
+      self._leaves = alive
+    self.copies.append((alive - self._leaves) // 3)
 
-  monkeypatch.setattr(trainer, 'make_chunk', spying)
-  trainer.train(CONFIG, digits, tmp_path / 'run', progress=False)
-  assert [step for step, _ in seen] == [3, 6, 9, 12]
-  assert all(charged == step for step, charged in seen)
+  def watch(self, patch: pytest.MonkeyPatch) -> None:
+    make_chunk, wait, charge = trainer.make_chunk, trainer._wait_interruptibly, Ledger.charge
+    write, save, save_model = metrics.MetricsWriter.write, Checkpoints.save, model_file.Model.save
+    draw = recorder._GridMaker.draw
+
+    def make(gan, length):
+      chunk, calls = make_chunk(gan, length), []
+
+      def call(state, *rest):
+        end = int(state.step) + length
+        self.note('start', end)
+        self.charged[end] = ledger_of(self.path, self.digits).charged_steps()
+        self._clock += 0 if calls else 100
+        calls.append(end)
+        return chunk(state, *rest)
+
+      return call
+
+    def waiting(history, since):
+      wait(history, since)
+      self.note('ended', max(self.charged))
+      self._clock += 3
+
+    def writing(writer, step, scalars, *, clock):
+      self.note('line', step)
+      self.speeds.append(clock['steps_per_second'])
+      self._clock += 5
+      write(writer, step, scalars, clock=clock)
+
+    def spying(what, original, step_of):
+      def call(*args, **options):
+        self.note(what, step_of(*args, **options))
+        return original(*args, **options)
+
+      return call
+
+    patch.setattr(trainer, 'make_chunk', make)
+    patch.setattr(trainer, '_wait_interruptibly', waiting)
+    patch.setattr(metrics.MetricsWriter, 'write', writing)
+    patch.setattr(Checkpoints, 'save', spying('save', save, lambda _, step, *rest: step))
+    patch.setattr(Ledger, 'charge', spying('charge', charge, lambda _, step, *rest: step))
+    patch.setattr(
+      model_file.Model, 'save', spying('snapshot', save_model, lambda model, _: model.steps)
+    )
+    patch.setattr(
+      recorder._GridMaker, 'draw', spying('grid', draw, lambda *args: args[2])
+    )
+    patch.setattr(
+      trainer, 'time', types.SimpleNamespace(monotonic=lambda: self._clock, sleep=time.sleep)
+    )
+
+
+@pytest.fixture(scope='module')
+def watched(digits, tmp_path_factory) -> Watched:
+  found = Watched(tmp_path_factory.mktemp('runs') / 'watched', digits)
+  with pytest.MonkeyPatch.context() as patch:
+    found.watch(patch)
+    trainer.train(CONFIG.replace(reports_per_snapshot=1), digits, found.path, progress=False)
+  return found
+
+
+def test_the_charge_is_on_disk_before_the_steps(watched):
+  """Checklist 22: when a chunk starts, the ledger file charges its last step, and no other."""
+  assert watched.charged == {3: 3, 6: 6, 9: 9, 12: 12}
+
+
+def test_records_are_written_and_charges_made_while_the_next_chunk_runs(watched):
+  record = ['line', 'grid', 'snapshot', 'snapshot', 'save']  # the average, and G as trained
+  expected = [('save', 0), ('charge', 3), ('start', 3), ('charge', 6), ('ended', 3)]
+  for step in (3, 6, 9):  # whose records are written while the device is at the next chunk
+    expected += [('start', step + 3), *((what, step) for what in record)]
+    expected += [('charge', step + 6)] if step + 6 <= 12 else []
+    expected += [('ended', step + 3)]
+  expected += [(what, 12) for what in record]
+  assert watched.events == expected
+
+
+def test_there_is_one_copy_of_the_state_at_most_and_none_once_it_is_written(watched):
+  copies = dict(zip(watched.events, watched.copies, strict=True))
+  assert max(copies.values()) == copies['save', 3] == copies['start', 6] == 1
+  assert [copies['charge', step] for step in (6, 9, 12)] == [0, 0, 0]
+
+
+def test_speed_is_from_end_to_end_without_compiling(watched):
+  """A chunk of 3 steps: 3 s of waiting, and from the second on 5 s of a line."""
+  assert watched.speeds == [1.0, 3 / 8, 3 / 8, 3 / 8]
+
+
+def test_records_hold_the_state_of_their_step(watched, digits):
+  """Checkpoints and snapshots, compared with the steps taken one chunk at a time."""
+  planned = plan.make(CONFIG, 1440, digits.image_shape, 10)
+  images, labels = jax.numpy.asarray(digits.images), jax.numpy.asarray(digits.labels)
+  chunk = make_chunk(planned.gan, 3)
+  state = jax.jit(planned.gan.init)(resume.root_key(CONFIG.seed))
+  checkpoints = Checkpoints(watched.path / 'checkpoints')
+  assert checkpoints.steps() == [6, 9, 12]
+  for step in (3, 6, 9, 12):
+    state, _ = chunk(state, images, labels)
+    if step > 3:  # the oldest is gone
+      assert checkpoints.digest(step) == state_leaves.state_digest(state)
+    for folder, generator in (('.', state.g_average), ('as_trained', state.g)):
+      path = watched.path / 'snapshots' / folder / f'step_{step:08d}.safetensors'
+      saved = model_file.load(path).generator
+      assert state_leaves.state_digest(saved) == state_leaves.state_digest(generator)
+
+
+class _Stop(BaseException):
+  pass
+
+
+@pytest.mark.parametrize('moment', ['waits', 'saves'])
+def test_stopped_while_it_does_two_things_it_charges_nothing_more_and_resumes(
+  finished, digits, tmp_path, moment
+):
+  """Ctrl-C during the second chunk, with the third charged; an error in the record of step 6."""
+  path = tmp_path / 'run'
+  wait, save, waits = trainer._wait_interruptibly, Checkpoints.save, []
+
+  def waiting(*args):
+    waits.append(1)
+    if moment == 'waits' and len(waits) == 2:
+      raise _Stop
+    wait(*args)
+
+  def saving(self, step, *rest):
+    if moment == 'saves' and step == 6:
+      raise _Stop
+    save(self, step, *rest)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(trainer, '_wait_interruptibly', waiting)
+    patch.setattr(Checkpoints, 'save', saving)
+    with pytest.raises(_Stop):
+      trainer.train(CONFIG, digits, path, progress=False)
+  lines = [line['step'] for line in metrics.read_metrics(path / 'metrics.jsonl')]
+  assert lines == {'waits': [3], 'saves': [3, 6]}[moment]
+  assert Checkpoints(path / 'checkpoints').steps() == [0, 3]
+  assert ledger_of(path, digits).charged_steps() == 9
+  trainer.train(CONFIG, digits, path, progress=False)
+  assert_same_end(finished, path)
+
+
+@pytest.mark.parametrize('seconds', [0.01, 0.1, 2.0, 100.0])
+def test_the_end_of_a_chunk_is_noticed_soon_and_by_few_looks(monkeypatch, seconds):
+  clock, looks = [0.0], []
+
+  def sleep(pause):
+    clock[0] += pause
+
+  class Leaf:
+    def is_ready(self):
+      looks.append(clock[0])
+      return clock[0] >= seconds
+
+  monkeypatch.setattr(
+    trainer, 'time', types.SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
+  )
+  trainer._wait_interruptibly([Leaf()], 0.0)
+  assert seconds <= clock[0] <= seconds + max(1e-4, min(0.02, seconds / 256)) * 1.01
+  assert len(looks) < 1500 + seconds / 0.02
 
 
 def test_training_again_changes_nothing(finished, copy, digits):
