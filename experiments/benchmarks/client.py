@@ -120,7 +120,7 @@ def start(contender: Contender, peers: pathlib.Path, device: str) -> Worker:
   Raises:
     WorkerError: its environment is not installed.
   """
-  if contender.environment == 'jax':
+  if contender.environment in ('jax', 'gan'):  # the project's own
     executable = sys.executable
   else:
     reason = install_peers.missing(peers, contender.environment)

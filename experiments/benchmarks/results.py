@@ -5,11 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import nets
 import numpy as np
-from contenders import CONTENDERS
+from contenders import CONTENDERS, Contender
+from gans import GANS, WAYS
+
+from dpgan_jax import _files
+
+ALL: dict[str, Contender] = {**CONTENDERS, **WAYS}
 
 
 class Spread(NamedTuple):
@@ -38,7 +44,8 @@ def spread(values: list[float]) -> Spread:
 
 @dataclasses.dataclass
 class Result:
-  """One contender at one network and batch size; `failure` is set where there is no figure.
+  """One contender at one network (or whole GAN) and batch size; `failure` says why there is no
+  figure.
 
   `rounds` has the seconds per step in each round, in order, so that ratios can be taken round by
   round between contenders that ran within seconds of each other. A slow contender has fewer.
@@ -80,12 +87,23 @@ class Results:
         return r
     return None
 
-  def combinations(self) -> list[tuple[str, int]]:
-    return list(dict.fromkeys((r.net, r.batch) for r in self.results))
+  def combinations(self, names: Collection[str] = nets.NETS) -> list[tuple[str, int]]:
+    """What was measured of the networks (or GANs) of these names, in their order."""
+    found = dict.fromkeys((r.net, r.batch) for r in self.results if r.net in names)
+    return sorted(found, key=lambda c: ([*nets.NETS, *GANS].index(c[0]), c[1]))
+
+  def of(self, net: str, batch: int) -> list[Result]:
+    """All results of one combination, in the contenders' order."""
+    found = [r for r in self.results if (r.net, r.batch) == (net, batch)]
+    return sorted(found, key=lambda r: list(ALL).index(r.contender))
+
+  def forget(self, net: str, batch: int) -> None:
+    """Leaves out one combination, before it is measured anew."""
+    self.results = [r for r in self.results if (r.net, r.batch) != (net, batch)]
 
   def best(self, net: str, batch: int, family: str) -> Result | None:
     """The fastest mode of a library."""
-    members = [c.name for c in CONTENDERS.values() if c.family == family]
+    members = [c.name for c in ALL.values() if c.family == family]
     found = [r for r in (self.get(net, batch, name) for name in members) if r]
     return min(found, key=lambda r: r.seconds, default=None)
 
@@ -96,7 +114,8 @@ class Results:
     return spread([a / b for a, b in pairs])
 
   def save(self, path: pathlib.Path) -> None:
-    path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + '\n', encoding='utf-8')
+    with _files.atomic_write(path) as file:
+      file.write(json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + '\n')
 
   @classmethod
   def load(cls, path: pathlib.Path) -> Results:

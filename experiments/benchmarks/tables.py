@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import nets
 from contenders import CONTENDERS
+from gans import GANS, WAYS
 from results import Result, Results, number
 from targets import outcomes
 
+from dpgan_jax import _markdown
+
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-  lines = [header, ['---'] * len(header), *rows]
-  return [f'| {" | ".join(line)} |' for line in lines]
+  return _markdown.table(header, rows).splitlines()
+
+
+def _few(machine: dict[str, Any]) -> str:
+  longest = number(machine['longest_step'])
+  return (
+    f'{machine["slow_rounds"]} for contenders of more than {number(machine["slow_seconds"])} s a'
+    f' step;\na step foretold to take more than {longest} s is not tried,'
+    ' one that does is taken once,\nunless a target asks for it'
+  )
+
+
+def _slots(machine: dict[str, Any]) -> str:
+  count = machine['sessions']
+  return '' if count == 1 else f' (in {count} goes, each network and batch size within one)'
 
 
 def _machine(results: Results) -> list[str]:
@@ -19,8 +37,9 @@ def _machine(results: Results) -> list[str]:
     f'{machine["cpu"]}, {machine["cores"]} cores, {machine["memory_gib"]} GiB'
     f' ({machine["system"]}); device: {machine["device"]}.',
     f'Measured peak, a large float32 matrix product: {number(machine["peak_gflops"])} GFLOP/s.',
-    f'{machine["rounds"]} rounds; load average {machine["load_before"]} before,'
-    f' {machine["load_after"]} after.',
+    f'{machine["rounds"]} rounds of {number(machine["turn_seconds"])} s a turn, {_few(machine)}.',
+    f'Load average {machine["load_before"]} before, {machine["load_after"]} after'
+    f'{_slots(machine)}.',
     f'Command: `{machine["command"]}`',
     '',
   ]
@@ -49,7 +68,7 @@ def _matrix(results: Results) -> list[str]:
 def _row(results: Results, result: Result, reference: Result | None, peak: float) -> list[str]:
   title = CONTENDERS[result.contender].title
   if not result.rounds:
-    return [title, result.failure or 'no figure', *[''] * 7]
+    return [title, result.failure or 'no figure', *[''] * 8]
   if result.note:
     title += f' ({result.note})'
   memory = result.peak_bytes if result.device_bytes is None else result.device_bytes
@@ -63,6 +82,7 @@ def _row(results: Results, result: Result, reference: Result | None, peak: float
     number(result.gflops),
     f'{100 * result.gflops / peak:.0f} %' if peak else '–',
     f'{result.cores_used:.1f}',
+    str(len(result.rounds)),
   ]
 
 
@@ -73,10 +93,10 @@ def _details(results: Results, net: str, batch: int) -> list[str]:
   peak = results.machine['peak_gflops']
   rows = [
     _row(results, r, reference, peak)
-    for r in results.results if (r.net, r.batch) == (net, batch)
+    for r in results.of(net, batch)
   ]  # fmt: skip
   header = ['', 'ms per step', '÷ ours (10–90 %)', 'examples/s', 'compile s', 'peak MiB',
-            'GFLOP/s', 'of peak', 'cores']  # fmt: skip
+            'GFLOP/s', 'of peak', 'cores', 'rounds']  # fmt: skip
   return [
     f'### {spec.title}, B = {batch}',
     '',
@@ -85,6 +105,32 @@ def _details(results: Results, net: str, batch: int) -> list[str]:
     *_table(header, rows),
   ]
 
+
+def _whole_step(results: Results, net: str, batch: int) -> list[str]:
+  private = results.get(net, batch, 'gan_private')
+  rows = []
+  for r in results.of(net, batch):
+    title = f'{WAYS[r.contender].title} ({r.note})' if r.note else WAYS[r.contender].title
+    if not r.rounds:
+      rows.append([title, r.failure or 'no figure', *[''] * 5])
+      continue
+    memory = r.peak_bytes if r.device_bytes is None else r.device_bytes
+    rows.append([
+      title, number(1000 * r.seconds), str(results.ratio(private, r)) if private else '–',
+      str(len(r.rounds)), number(r.compile_seconds), number(memory / 2**20),
+      f'{r.cores_used:.1f}',
+    ])  # fmt: skip
+  header = ['', 'ms per step', 'private ÷ it (10–90 %)', 'rounds', 'compile s', 'peak MiB', 'cores']
+  return [f'### {GANS[net].title}, B = {batch} (`{GANS[net].flag_file}`)', '',
+          *_table(header, rows), '']  # fmt: skip
+
+
+WHOLE_STEP_NOTES = """\
+`GAN.step` in the loop that training takes: D's step on real and fake images, noise, D's optimizer,
+and G's step when its turn has come. *Not private* is the same GAN with one gradient of the mean
+loss of B real examples and the fakes. The private step looks at more real examples than B: a
+Poisson batch varies, and has slots for the largest. That is part of its price and of the ratio in
+the targets; the last row takes as many real examples without privacy."""
 
 NOTES = """\
 Milliseconds are medians over rounds; in every round each contender runs in turn, in a process of
@@ -107,4 +153,8 @@ def markdown(results: Results) -> str:
   lines += [*targets_table(results), '', '## Overview', '', *_matrix(results), '', '## Details', '']
   for net, batch in results.combinations():
     lines += [*_details(results, net, batch), '']
+  whole = results.combinations(GANS)
+  lines += ['## A whole DPGAN step', '', WHOLE_STEP_NOTES, ''] if whole else []
+  for net, batch in whole:
+    lines += _whole_step(results, net, batch)
   return '\n'.join(lines)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
+from gans import GANS
 from results import Result, Results
 
 SMALL = ('tutorial_cnn', 'report_d')
 MEMORY_AT = ('large_d', 512)
+# What the private step is compared with, the bound that is binding, and its name.
+WHOLE_STEP = (
+  ('gan_ordinary', 1.2, 'the same without privacy'),
+  ('gan_ordinary_equal', None, 'the same without privacy on as many real examples'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +60,13 @@ TARGETS = (
 )  # fmt: skip
 
 
+def families_needed(net: str, batch: int) -> set[str]:
+  """Whose figures the binding lines ask for at this network and batch size."""
+  asked = [t for t in TARGETS if t.binding and net in t.nets and batch in t.batches]
+  needed = {family for t in asked for family in (t.above, t.below)}
+  return needed | ({'ours_ghost', 'ours_nonprivate'} if (net, batch) == MEMORY_AT else set())
+
+
 def _ratio_outcome(results: Results, target: Target, net: str) -> Outcome:
   parts, met, complete = [], True, True
   for batch in target.batches:
@@ -91,17 +103,28 @@ def _mib(result: Result) -> str:
   return f'{result.peak_bytes / 2**20:,.0f}'
 
 
-# Lines that other programs measure, each a function of these results: the whole DPGAN step, and
-# what can be said of a GPU.
-EXTRA: list[Callable[[Results], Outcome]] = [
-  lambda _: Outcome('a whole DPGAN step ÷ the same without privacy', '≤ 1.2', '–', 'not measured')
-]
+def whole_step_outcomes(results: Results) -> list[Outcome]:
+  """A private GAN's whole step ÷ an ordinary one's; then ÷ one of as many real examples."""
+  lines = []
+  for gan in GANS.values():
+    private = results.get(gan.name, gan.batch, 'gan_private')
+    for way, wanted, what in WHOLE_STEP:
+      plain = results.get(gan.name, gan.batch, way)
+      measured, verdict = '–', 'not measured'
+      if private and plain:
+        ratio = results.ratio(private, plain)
+        measured, verdict = f'B {gan.batch}: {ratio}', '–'
+        if wanted is not None:
+          verdict = 'met' if ratio.median <= wanted else 'not met'
+      text = f'a whole DPGAN step ÷ {what}, {gan.name}'
+      lines.append(Outcome(text, '–' if wanted is None else f'≤ {wanted:g}', measured, verdict))
+  return lines
 
 
 def outcomes(results: Results) -> list[Outcome]:
   lines = [_ratio_outcome(results, t, net) for t in TARGETS if t.binding for net in t.nets]
   lines.append(memory_outcome(results))
-  lines += [extra(results) for extra in EXTRA]
+  lines += whole_step_outcomes(results)
   return lines + [
     _ratio_outcome(results, t, net) for t in TARGETS if not t.binding for net in t.nets
   ]

@@ -67,11 +67,20 @@ class Model(nn.Module):
     return dpgan_jax.layers.max_pool(x, 2, 1) if self.ours else nn.max_pool(x, (2, 2))
 
 
-def _losses(model: Model, params: Params, images: jax.Array, labels: jax.Array) -> jax.Array:
+def losses(model: Model, params: Params, images: jax.Array, labels: jax.Array) -> jax.Array:
   logits = model.apply({'params': params}, images, labels)
   if model.net.loss == 'softmax':
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
   return optax.sigmoid_binary_cross_entropy(logits, jnp.ones_like(logits))
+
+
+def initial(net: nets.Net) -> Params:
+  """The weights that all contenders start from, as Flax has them."""
+  params: Params = {}
+  for name, value in nets.init_params(net).items():
+    layer, kind = name.split('/')
+    params.setdefault(layer, {})[kind] = jnp.asarray(value)
+  return params
 
 
 # --- The contenders. Each returns (step, the initial state of its optimiser). ---
@@ -82,7 +91,7 @@ def ours(job: Job, params: Params, strategy: str) -> tuple[Step, Any]:
   model = Model(job.spec, ours=True)
 
   def loss_fn(params: Params, image: jax.Array, label: jax.Array) -> jax.Array:
-    return _losses(model, params, image[None], label[None])[0]
+    return losses(model, params, image[None], label[None])[0]
 
   clipped_grad = dpgan_jax.clipped_grad(loss_fn, l2_clip_norm=job.clip, strategy=strategy)
   noise = dpgan_jax.privatizer.noise_sum(job.clip, job.noise, job.batch, jax.random.key(1))
@@ -100,7 +109,7 @@ def nonprivate(job: Job, params: Params, with_our_layers: bool) -> tuple[Step, A
   optimizer = optax.sgd(job.learning_rate)
 
   def step(params: Params, state: Any, images: jax.Array, labels: jax.Array) -> Any:
-    grad = jax.grad(lambda p: jnp.mean(_losses(model, p, images, labels)))(params)
+    grad = jax.grad(lambda p: jnp.mean(losses(model, p, images, labels)))(params)
     updates, state = optimizer.update(grad, state, params)
     return optax.apply_updates(params, updates), state
 
@@ -111,7 +120,7 @@ def with_jax_privacy(job: Job, params: Params) -> tuple[Step, Any]:
   model = Model(job.spec)
 
   def loss_fn(params: Params, images: jax.Array, labels: jax.Array) -> jax.Array:
-    return jnp.mean(_losses(model, params, images, labels))  # of a batch of one, its default
+    return jnp.mean(losses(model, params, images, labels))  # of a batch of one, its default
 
   clipped_grad = jax_privacy.clipped_grad(loss_fn, l2_clip_norm=job.clip, batch_argnums=(1, 2))
   privatizer = jax_privacy.noise_addition.gaussian_privatizer(
@@ -130,7 +139,7 @@ def with_optax_contrib(job: Job, params: Params) -> tuple[Step, Any]:
   model = Model(job.spec)
 
   def loss_fn(params: Params, image: jax.Array, label: jax.Array) -> jax.Array:
-    return _losses(model, params, image[None], label[None])[0]
+    return losses(model, params, image[None], label[None])[0]
 
   aggregate = optax.contrib.differentially_private_aggregate(
     job.clip, job.noise, key=jax.random.key(1)
@@ -165,10 +174,7 @@ class Program:
     self._per_call = {'scan': job.chunk, 'jit': 1}[loop]
     images, labels = job.data()
     self._data = (jnp.asarray(images), jnp.asarray(labels))
-    params: Params = {}
-    for name, value in nets.init_params(job.spec).items():
-      layer, kind = name.split('/')
-      params.setdefault(layer, {})[kind] = jnp.asarray(value)
+    params = initial(job.spec)
     step, state = MAKERS[library](job, params)
     self._carry: Any = (params, state, jax.random.key(2))
     self._call: Any = jax.jit(_loop(job, step, self._per_call), donate_argnums=0)
@@ -217,7 +223,7 @@ def _loop(job: Job, step: Step, length: int) -> Callable[..., Any]:
   return many
 
 
-def _describe() -> dict[str, Any]:
+def describe() -> dict[str, Any]:
   names = ('jax', 'flax', 'optax', 'jax-privacy', 'numpy')
   versions = {name: importlib.metadata.version(name) for name in names}
   device = jax.devices()[0]
@@ -226,7 +232,7 @@ def _describe() -> dict[str, Any]:
   return {'versions': versions, 'threads': cores(), 'device': kind}
 
 
-def _peak() -> float:
+def peak() -> float:
   size = 3072 if jax.default_backend() == 'cpu' else 8192
   a = jax.random.uniform(jax.random.key(0), (size, size))
   product = jax.jit(lambda a: jnp.matmul(a, a, precision='highest'))
@@ -234,7 +240,7 @@ def _peak() -> float:
 
 
 def main() -> None:
-  serve(Session(Program, _describe, _peak))
+  serve(Session(Program, describe, peak))
 
 
 if __name__ == '__main__':

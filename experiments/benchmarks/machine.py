@@ -1,0 +1,48 @@
+"""The machine that figures belong to. Nothing here tells where on it anything lies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import platform
+import re
+from typing import Any
+
+from protocol import cores
+
+
+def memory_bytes(field: str) -> int:
+  """`MemTotal` or `MemAvailable`, in bytes."""
+  with contextlib.suppress(OSError):
+    for line in pathlib.Path('/proc/meminfo').read_text(encoding='utf-8').splitlines():
+      if line.startswith(field + ':'):
+        return int(line.split()[1]) * 1024
+  return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+
+
+def cpu_name() -> str:
+  with contextlib.suppress(OSError):
+    for line in pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines():
+      if line.startswith('model name'):
+        return line.split(':', 1)[1].strip()
+  return platform.processor() or platform.machine()
+
+
+def load() -> str:
+  """The load averages of the last 1, 5 and 15 minutes."""
+  return ' '.join(f'{value:.1f}' for value in os.getloadavg())
+
+
+def describe() -> dict[str, Any]:
+  return {
+    'cpu': cpu_name(),
+    'cores': cores(),
+    'memory_gib': round(memory_bytes('MemTotal') / 2**30),
+    'system': f'{platform.system()} {platform.machine()}',
+  }
+
+
+def without_paths(text: str) -> str:
+  """The text with file names in place of absolute paths, which are this machine's business."""
+  return re.sub(r'(?<![\w.])(/[^\s/:\'"]+)+/', '', text)

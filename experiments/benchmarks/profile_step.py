@@ -1,0 +1,253 @@
+"""What a private step is made of, in time, operations and bytes, beside what is computed anyway.
+
+    ./run.sh python experiments/benchmarks/profile_step.py --out experiments/results/profile
+
+Programs that do more and more of the private step, each in a compiled loop of steps as `speed.py`
+has it, take turns: a batch drawn; its losses; every example's gradient norm; the clipped sum; the
+sum with noise, which is the whole step; and beside them the ordinary step. A part's time is the
+difference of two neighbours', taken within a round. Operations and bytes are those that XLA counts
+for one step's compiled program: fused operations read and write once, drawing a batch counts as
+reading all examples, and what fits a cache need not go to memory. Writes `<out>.md` and
+`<out>.json`. Three minutes, nothing else running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import machine
+import nets
+import numpy as np
+import optax
+import worker_jax
+from protocol import Job
+from results import Spread, number, spread
+
+import dpgan_jax
+from dpgan_jax import _files, _markdown, privatizer
+
+Params = Any
+# part(params, key, images, labels) -> params, changed by something that needs all that was computed
+Part = Callable[[Params, jax.Array, jax.Array, jax.Array], Params]
+
+# In order: each does what the one before it does, and more.
+PRIVATE = {
+  'batch': 'draw a batch',
+  'losses': 'losses (forward pass)',
+  'norms': "backward pass and every example's norm",
+  'sum': 'clipped sum, SGD',
+  'step': 'noise',
+}
+ORDINARY = {'batch': 'draw a batch', 'losses': 'losses (forward pass)',
+            'ordinary': 'backward pass, SGD'}  # fmt: skip
+
+
+def parts(job: Job) -> dict[str, Part]:
+  """The programs, by name."""
+  model = worker_jax.Model(job.spec, ours=True)
+  optimizer = optax.sgd(job.learning_rate)
+  clipped = dpgan_jax.clipped_grad(
+    lambda p, image, label: worker_jax.losses(model, p, image[None], label[None])[0],
+    l2_clip_norm=job.clip,
+  )
+
+  def moved(params: Params, grads: Params) -> Params:
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    return optax.apply_updates(params, updates)
+
+  def nudged(params: Params, value: jax.Array) -> Params:
+    """By next to nothing, which no compiler knows: it must compute `value`."""
+    leaves, tree = jax.tree.flatten(params)
+    smallest = min(range(len(leaves)), key=lambda i: leaves[i].size)
+    leaves[smallest] = leaves[smallest] + 1e-30 * value
+    return jax.tree.unflatten(tree, leaves)
+
+  def batch(params: Params, key: jax.Array, images: jax.Array, labels: jax.Array) -> Params:
+    return nudged(params, jnp.sum(images) + jnp.sum(labels))
+
+  def losses(params: Params, key: jax.Array, images: jax.Array, labels: jax.Array) -> Params:
+    return nudged(params, jnp.sum(worker_jax.losses(model, params, images, labels)))
+
+  def ordinary(params: Params, key: jax.Array, images: jax.Array, labels: jax.Array) -> Params:
+    mean = lambda p: jnp.mean(worker_jax.losses(model, p, images, labels))  # noqa: E731
+    return moved(params, jax.grad(mean)(params))
+
+  def norms(params: Params, key: jax.Array, images: jax.Array, labels: jax.Array) -> Params:
+    return nudged(params, jnp.sum(clipped(params, images, labels).norms))
+
+  def private(noise_multiplier: float) -> Part:
+    def step(params: Params, key: jax.Array, images: jax.Array, labels: jax.Array) -> Params:
+      noise = privatizer.noise_sum(job.clip, noise_multiplier, job.batch, key)
+      total = clipped(params, images, labels).sum
+      return moved(params, noise.update(total, noise.init(params), params)[0])
+
+    return step
+
+  return {
+    'batch': batch, 'losses': losses, 'ordinary': ordinary, 'norms': norms, 'sum': private(0.0),
+    'step': private(job.noise),
+  }  # fmt: skip
+
+
+def loop(job: Job, part: Part, length: int) -> Callable[..., Any]:
+  """`length` times the part, each on its own random batch."""
+
+  def one(carry: Any, images: jax.Array, labels: jax.Array) -> Any:
+    params, key = carry
+    key, batch_key, noise_key = jax.random.split(key, 3)
+    index = jax.random.randint(batch_key, (job.batch,), 0, job.examples)
+    return part(params, noise_key, images[index], labels[index]), key
+
+  def many(carry: Any, images: jax.Array, labels: jax.Array) -> Any:
+    if length == 1:
+      return one(carry, images, labels)
+    return jax.lax.scan(lambda c, _: (one(c, images, labels), None), carry, length=length)[0]
+
+  return many
+
+
+def counted(compiled: Any) -> dict[str, float]:
+  """What XLA counts for a compiled program."""
+  found = compiled.cost_analysis() or {}
+  found = found[0] if isinstance(found, list) else found
+  return {'flops': found.get('flops', 0.0), 'bytes': found.get('bytes accessed', 0.0)}
+
+
+def profile(net: str, batch: int, rounds: int, turn_seconds: float) -> dict[str, Any]:
+  """Seconds per step in every round, and counts, by program."""
+  job = Job(net, 'profile', batch)
+  data = tuple(map(jnp.asarray, job.data()))
+  params = worker_jax.initial(job.spec)
+  found: dict[str, Any] = {'net': net, 'batch': batch, 'programs': {}}
+  calls = {}
+  length = max(2, min(20, round(turn_seconds * 20e9 / (2 * _flops(net) * batch))))
+  for name, part in parts(job).items():
+    carry = (params, jax.random.key(3))
+    single = jax.jit(loop(job, part, 1)).lower(carry, *data).compile()
+    calls[name] = jax.jit(loop(job, part, length)).lower(carry, *data).compile()
+    start = time.perf_counter()
+    jax.block_until_ready(calls[name](carry, *data))
+    taken = (time.perf_counter() - start) / length
+    repeats = max(1, round(turn_seconds / (taken * length)))
+    found['programs'][name] = {**counted(single), 'repeats': repeats, 'rounds': []}
+  for turn in range(rounds):
+    names = list(calls)
+    for name in names[turn % len(names) :] + names[: turn % len(names)]:
+      program, carry = found['programs'][name], (params, jax.random.key(turn))
+      start = time.perf_counter()
+      for _ in range(program['repeats']):
+        carry = calls[name](carry, *data)
+      jax.block_until_ready(carry)
+      program['rounds'].append((time.perf_counter() - start) / length / program['repeats'])
+  return found
+
+
+def _flops(net: str) -> int:
+  return nets.flops_per_example(nets.NETS[net])
+
+
+def _difference(after: list[float], before: list[float] | None) -> Spread:
+  before = before or [0.0] * len(after)
+  return spread([a - b for a, b in zip(after, before, strict=True)])
+
+
+def table(found: dict[str, Any], peak: float) -> str:
+  """The parts of the private step and of the ordinary one, and both whole, in Markdown."""
+  programs, rows = found['programs'], []
+
+  def row(title: str, name: str, before: str | None) -> None:
+    now, then = programs[name], programs.get(before or '', {})
+    seconds = _difference(now['rounds'], then.get('rounds'))
+    flops, moved = (now[k] - then.get(k, 0.0) for k in ('flops', 'bytes'))
+    rate = flops / seconds.median / 1e9 if seconds.median > 0 else float('nan')
+    milliseconds = Spread(*(1000 * value for value in seconds))
+    share = seconds.median / spread(programs['step']['rounds']).median
+    rows.append([
+      title, str(milliseconds), f'{100 * share:.0f} %', number(flops / 1e6),
+      number(moved / 2**20), number(rate) if np.isfinite(rate) else '–',
+      f'{100 * rate / peak:.0f} %' if np.isfinite(rate) else '–',
+    ])  # fmt: skip
+
+  for whole, order, last in (
+    ('**private step**', PRIVATE, 'step'),
+    ('**ordinary step**', ORDINARY, 'ordinary'),
+  ):
+    before = None
+    for name, title in order.items():
+      row(title, name, before)
+      before = name
+    row(whole, last, None)
+  header = ['', 'ms (10–90 %)', 'of the private step', 'MFLOP', 'MiB read and written', 'GFLOP/s',
+            'of peak']  # fmt: skip
+  return _markdown.table(header, rows)
+
+
+def markdown(results: dict[str, Any]) -> str:
+  """The whole page."""
+  here = results['machine']
+  lines = [
+    '# What a private step is made of', '',
+    f'{here["cpu"]}, {here["cores"]} cores, {here["memory_gib"]} GiB ({here["system"]});'
+    f' {", ".join(f"{k} {v}" for k, v in here["versions"].items())}.'
+    f' Measured peak: {number(here["peak_gflops"])} GFLOP/s.'
+    f' Load average {here["load_before"]} before, {here["load_after"]} after.'
+    f' {here["rounds"]} rounds. Command: `{here["command"]}`',
+    '',
+    'Parts are differences of programs that do one thing more each; a difference of two noisy times'
+    ' can come out below zero. FLOP and bytes are what XLA counts for the compiled step.',
+  ]  # fmt: skip
+  for found in results['profiles']:
+    seconds = {k: v['rounds'] for k, v in found['programs'].items()}
+    ratio = spread([a / b for a, b in zip(seconds['step'], seconds['ordinary'], strict=True)])
+    needed = _flops(found['net']) * found['batch'] / 1e6
+    lines += [
+      '', f'## {nets.NETS[found["net"]].title}, B = {found["batch"]}', '',
+      f'Private ÷ ordinary: {ratio}. The products that training without privacy needs:'
+      f' {number(needed)} MFLOP.', '', table(found, here['peak_gflops']),
+    ]  # fmt: skip
+  return '\n'.join(lines) + '\n'
+
+
+def main(argv: list[str] | None = None) -> int:
+  argv = sys.argv[1:] if argv is None else argv
+  parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
+  add = parser.add_argument
+  add('--nets', nargs='+', choices=list(nets.NETS), default=['tutorial_cnn', 'report_d'])
+  add('--batches', nargs='+', type=int, default=[120, 256, 1024])
+  add('--rounds', type=int, default=9)
+  add('--turn_seconds', type=float, default=0.2, help='how long a program runs in one round')
+  add('--out', type=pathlib.Path, help='writes <out>.md and <out>.json')
+  arguments = parser.parse_args(argv)
+  command = ' '.join(['./run.sh python experiments/benchmarks/profile_step.py', *argv])
+  here = {
+    **machine.describe(), **worker_jax.describe(), 'peak_gflops': worker_jax.peak(),
+    'rounds': arguments.rounds, 'load_before': machine.load(),
+    'command': machine.without_paths(command),
+  }  # fmt: skip
+  results: dict[str, Any] = {'machine': here, 'profiles': []}
+  for net in arguments.nets:
+    for batch in arguments.batches:
+      print(f'{net}, B = {batch}', file=sys.stderr, flush=True)
+      found = profile(net, batch, arguments.rounds, arguments.turn_seconds)
+      results['profiles'].append(found)
+  here['load_after'] = machine.load()
+  text = markdown(results)
+  print(text, end='')
+  if arguments.out:
+    with _files.atomic_write(arguments.out.with_suffix('.json')) as file:
+      file.write(json.dumps(results, indent=1, ensure_ascii=False) + '\n')
+    with _files.atomic_write(arguments.out.with_suffix('.md')) as file:
+      file.write(text)
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
