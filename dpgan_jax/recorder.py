@@ -40,9 +40,9 @@ class Kept:
   state: GANState | None
 
 
-# A copy inside jit is an operation of the program. `lambda state: state` would return the very
-# buffers that it was given, which the next steps are about to overwrite.
-_copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+# `jnp.copy` is an operation of the compiled program, so that its outputs have memory of their own
+# by more than JAX's present habit of not handing a program's arguments back as its results.
+copy_state = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
 
 
 class Recorder:
@@ -89,7 +89,7 @@ class Recorder:
     return Kept(
       step,
       self._grid.generate(state.g_average) if grid else None,
-      (state if step == self._total else _copy(state)) if whole else None,
+      (state if step == self._total else copy_state(state)) if whole else None,
     )
 
   def write(self, kept: Kept, history: StepMetrics, steps_per_second: float) -> None:
@@ -141,18 +141,25 @@ def _mean(values: jax.Array) -> float:
   return float(array.mean()) if array.size else float('nan')
 
 
+def _grid_labels(gan: GAN) -> np.ndarray:
+  return np.repeat(np.arange(min(gan.num_classes, 10), dtype=np.int32), 10)
+
+
+def grid_program(gan: GAN) -> Callable[[GeneratorState], jax.Array]:
+  """The compiled function that makes the images of a sample grid, float32 [n, H, W, C]."""
+  labels = _grid_labels(gan)
+  return jax.jit(lambda g: gan.generate(g, jax.random.key(_GRID_KEY), jnp.asarray(labels)))
+
+
 class _GridMaker:
   """Draws the same hundred z as a picture whenever asked: progress one can see."""
 
   def __init__(self, gan: GAN, run: RunDir) -> None:
     self._run = run
     self._image_shape = gan.image_shape
-    classes = min(gan.num_classes, 10)
-    self._labels = np.repeat(np.arange(classes, dtype=np.int32), 10)
+    self._labels = _grid_labels(gan)
     self._conditional = gan.is_conditional
-    self.generate = jax.jit(
-      lambda g: gan.generate(g, jax.random.key(_GRID_KEY), jnp.asarray(self._labels))
-    )
+    self.generate = grid_program(gan)
 
   def draw(self, pictures: jax.Array, step: int, epsilon: float) -> None:
     spent = f'epsilon {epsilon:.3g}' if np.isfinite(epsilon) else 'no privacy'

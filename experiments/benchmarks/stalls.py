@@ -1,0 +1,180 @@
+"""How long the device waits for the host between chunks of steps, on the real path of training.
+
+    ./run.sh python experiments/benchmarks/stalls.py --out=experiments/results/stalls.json
+
+Runs `trainer.train` on the quickstart's settings (`--flagfile` takes others) with everything
+recorded after every chunk (metrics, sample grid, snapshot, checkpoint), and again with metrics
+alone. Each run is a process of its own. What is watched are the calls of the compiled chunk: when
+each was dispatched, and when the device was done with it, which a thread of its own waits for. The
+device idles from the end of a chunk to the dispatch of the next; the first chunk, which compiles,
+and what comes after the last are left out. `--package=FOLDER` measures another version of the
+library, e.g. a worktree of an earlier commit. No private data: the digits are embedded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+from absl import flags
+
+from dpgan_jax import _files, _markdown, _validate, cli, data, trainer
+from dpgan_jax.config import TrainConfig
+
+FLAGS = flags.FLAGS
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CASES: dict[str, dict[str, Any]] = {
+  'everything after every chunk': {'reports_per_grid': 1, 'reports_per_snapshot': 1,
+                                   'reports_per_checkpoint': 1},
+  'metrics alone': {'reports_per_grid': 10**9, 'reports_per_snapshot': None,
+                    'reports_per_checkpoint': 10**9},
+}  # fmt: skip
+
+
+class Watch:
+  """Times of dispatch and of the end of every chunk, seconds on one clock."""
+
+  def __init__(self) -> None:
+    self.dispatched: list[float] = []
+    self.lengths: list[int] = []
+    self._ended: dict[int, float] = {}
+    self._threads: list[threading.Thread] = []
+
+  def make_chunk(self, original: Any) -> Any:
+    """`loop.make_chunk`, whose chunks are watched."""
+
+    def make(gan: Any, length: int) -> Any:
+      chunk = original(gan, length)
+
+      def call(*arguments: Any) -> Any:
+        number = len(self.dispatched)
+        self.dispatched.append(time.monotonic())
+        self.lengths.append(length)
+        state, history = chunk(*arguments)
+        thread = threading.Thread(target=self._wait, args=(number, history))
+        thread.start()
+        self._threads.append(thread)
+        return state, history
+
+      return call
+
+    return make
+
+  def _wait(self, number: int, history: Any) -> None:
+    jax.block_until_ready(history)
+    self._ended[number] = time.monotonic()
+
+  def ended(self) -> list[float]:
+    for thread in self._threads:
+      thread.join()
+    return [self._ended[number] for number in range(len(self.dispatched))]
+
+
+def idle(dispatched: Sequence[float], ended: Sequence[float]) -> Iterator[float]:
+  """Seconds between the end of each chunk and the dispatch of the next; 0 where it came before."""
+  for end, start in zip(ended, dispatched[1:], strict=False):
+    yield max(0.0, start - end)
+
+
+def summary(
+  dispatched: Sequence[float], ended: Sequence[float], lengths: Sequence[int]
+) -> dict[str, Any]:
+  """What the times mean, from the end of the first chunk to the end of the last."""
+  if len(dispatched) < 3:
+    raise _validate.InputError(f'expected at least 3 chunks, got {len(dispatched)}: more steps')
+  gaps = list(idle(dispatched, ended))
+  wall = ended[-1] - ended[0]
+  return {
+    'chunks': len(gaps),
+    'steps': sum(lengths[1:]),
+    'seconds': round(wall, 3),
+    'steps_per_second': round(sum(lengths[1:]) / wall, 2),
+    'idle_ms_median': round(1e3 * statistics.median(gaps), 3),
+    'idle_ms_max': round(1e3 * max(gaps), 3),
+    'idle_share': round(sum(gaps) / wall, 5),
+  }
+
+
+def measure(config: TrainConfig, data_dir: str | None) -> dict[str, Any]:
+  """What one process does: a run in a directory that is thrown away."""
+  watch = Watch()
+  trainer.make_chunk = watch.make_chunk(trainer.make_chunk)
+  # A thread that has something to say gets its turn at once: 5 ms would be an error of that size.
+  sys.setswitchinterval(1e-4)
+  dataset = data.load_dataset(config.dataset, data_dir=data_dir)
+  with tempfile.TemporaryDirectory(dir=FLAGS.work_dir) as folder:
+    trainer.train(config, dataset, pathlib.Path(folder) / 'run', progress=False)
+  return summary(watch.dispatched, watch.ended(), watch.lengths)
+
+
+def in_its_own_process(name: str) -> dict[str, Any]:
+  """Runs this command again for one case, with the package that is asked for."""
+  path = os.pathsep.join([FLAGS.package or str(ROOT), os.environ.get('PYTHONPATH', '')])
+  result = subprocess.run(
+    [sys.executable, *sys.argv, f'--case={name}'],
+    env={**os.environ, 'PYTHONPATH': path}, stdout=subprocess.PIPE, text=True, check=False,
+  )  # fmt: skip
+  if result.returncode:
+    raise _validate.InputError(f'{name}: the process that was measured ended with an error')
+  return json.loads(result.stdout.splitlines()[-1])
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+  """The table, in Markdown."""
+  head = ['recorded', 'chunks', 'steps/s', 'idle between chunks, ms: median', 'longest',
+          'idle, % of the time']  # fmt: skip
+  rows = [
+    [name, str(case['chunks']), f'{case["steps_per_second"]:,.1f}', f'{case["idle_ms_median"]:.2f}',
+     f'{case["idle_ms_max"]:.2f}', f'{100 * case["idle_share"]:.2f}']
+    for name, case in found.items()
+  ]  # fmt: skip
+  return _markdown.table(head, rows)
+
+
+def main() -> None:
+  config = cli.config_from_flags(TrainConfig)
+  if FLAGS.case is not None:
+    changes = CASES[_validate.one_of('case', FLAGS.case, CASES)]
+    print(json.dumps(measure(config.replace(**changes), FLAGS.data_dir)))
+    return
+  found = {}
+  for name in CASES:
+    found[name] = in_its_own_process(name)
+    print(f'{name}: {100 * found[name]["idle_share"]:.2f} % idle', file=sys.stderr, flush=True)
+  print(table(found))
+  if FLAGS.out:
+    record = {
+      'data': config.dataset,
+      'steps': config.steps,
+      'batch_size': config.batch_size,
+      'jax': jax.__version__,
+      'machine': f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores',
+      'device': jax.devices()[0].device_kind,
+      'cases': found,
+    }
+    with _files.atomic_write(pathlib.Path(FLAGS.out)) as file:
+      file.write(json.dumps(record, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+  cli.define_flags(TrainConfig)
+  flags.DEFINE_string('run_dir', None, 'Ignored: it stands in the flag files of training.')
+  flags.DEFINE_string('data_dir', None, 'Folder of the data, as for training.')
+  flags.DEFINE_string('work_dir', None, 'Where the runs are, on the disk to be measured; /tmp.')
+  flags.DEFINE_string('package', None, 'Folder with another version of dpgan_jax to measure.')
+  flags.DEFINE_string('out', None, 'A JSON file for the figures.')
+  flags.DEFINE_string('case', None, 'Measure this one case in this process, and print JSON.')
+  if not any(a.lstrip('-').startswith('flagfile') for a in sys.argv[1:]):
+    sys.argv.insert(1, f'--flagfile={ROOT / "experiments" / "quickstart.flags"}')
+  cli.run(main, interrupted='Nothing was written.')
