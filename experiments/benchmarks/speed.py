@@ -78,7 +78,6 @@ class Harness:
     self._estimate: dict[str, float] = {}  # seconds per step, by contender, from the warm-up
     self.progress = Progress(0)
     self.results = Results()
-    self.memory_limit = arguments.memory_share * machine.memory_bytes('MemAvailable')
 
   def _batches(self, net: str) -> list[int]:
     if self.arguments.batches:
@@ -246,7 +245,9 @@ class Harness:
       r for r in self.results.results
       if (r.net, r.contender) == (result.net, contender.name) and r.batch < result.batch
     ]  # fmt: skip
-    reason = too_large(contender, nets.NETS[result.net], result.batch, self.memory_limit)
+    # Those that are waiting keep some of their memory.
+    limit = self.arguments.memory_share * machine.memory_bytes('MemAvailable')
+    reason = too_large(contender, nets.NETS[result.net], result.batch, limit)
     if reason or not smaller:
       return reason
     last = max(smaller, key=lambda r: r.batch)
