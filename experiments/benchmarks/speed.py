@@ -310,7 +310,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
   add('--longest_step', type=float, default=5.0,
       help='seconds; a step that took longer is taken once, one foretold to is skipped, unless a'
       ' target asks for it')
-  add('--timeout', type=float, default=120.0, help='for one command to a contender, in seconds')
+  add('--timeout', type=float, default=90.0, help='for one command to a contender, in seconds')
   add('--minutes', type=float, default=1e9, help='after which nothing more is begun')
   add('--fresh', action='store_true', help='measure again what <out>.json holds')
   add('--memory_share', type=float, default=0.6, help='of the free memory, for one contender')
