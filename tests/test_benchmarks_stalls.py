@@ -35,14 +35,17 @@ def test_idle_is_from_the_end_of_a_chunk_to_the_next_dispatch(stalls):
   assert list(stalls.idle([0.0, 3.0, 4.0], [1.0, 5.0, 9.0])) == [2.0, 0.0]
 
 
-def test_summary_leaves_out_the_chunk_that_compiles(stalls):
-  found = stalls.summary([0.0, 11.0, 15.5, 20.0], [10.0, 15.0, 19.0, 30.0], [4, 4, 4, 2])
-  assert found == {
-    'chunks': 3, 'steps': 10, 'seconds': 20.0, 'steps_per_second': 0.5,
-    'idle_ms_median': 1000.0, 'idle_ms_max': 1000.0, 'idle_share': 0.125,
+TIMES = ([0.0, 40.0, 60.0, 67.0, 72.0], [10.0, 55.0, 65.0, 71.0, 80.0], [4, 4, 4, 4, 2])
+
+
+def test_summary_leaves_out_the_chunks_that_compile(stalls):
+  """Dispatched at, ended at, steps: 5, 2 and 1 s without work in the 25 s after the second."""
+  assert stalls.summary(*TIMES) == {
+    'chunks': 3, 'steps': 10, 'seconds': 25.0, 'steps_per_second': 0.4,
+    'idle_ms_median': 2000.0, 'idle_ms_max': 5000.0, 'idle_share': 0.32,
   }  # fmt: skip
-  with pytest.raises(_validate.InputError, match='at least 3 chunks, got 2'):
-    stalls.summary([0.0, 1.0], [1.0, 2.0], [4, 4])
+  with pytest.raises(_validate.InputError, match='at least 4 chunks, got 3'):
+    stalls.summary(*(times[:3] for times in TIMES))
 
 
 def test_watched_chunks_end_when_the_device_is_done(stalls, monkeypatch):
@@ -69,9 +72,8 @@ def test_cases_of_stalls_are_settings_and_the_trainer_can_be_watched(stalls):
 
 
 def test_table_of_stalls(stalls):
-  case = stalls.summary([0.0, 11.0, 15.5, 20.0], [10.0, 15.0, 19.0, 30.0], [4, 4, 4, 2])
-  assert stalls.table({'all': case}).splitlines()[2] == (
-    '| all | 3 | 0.5 | 1000.00 | 1000.00 | 12.50 |'
+  assert stalls.table({'all': stalls.summary(*TIMES)}).splitlines()[2] == (
+    '| all | 3 | 0.4 | 2000.00 | 5000.00 | 32.00 |'
   )
 
 

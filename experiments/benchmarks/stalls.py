@@ -6,9 +6,10 @@ Runs `trainer.train` on the quickstart's settings (`--flagfile` takes others) wi
 recorded after every chunk (metrics, sample grid, snapshot, checkpoint), and again with metrics
 alone. Each run is a process of its own. What is watched are the calls of the compiled chunk: when
 each was dispatched, and when the device was done with it, which a thread of its own waits for. The
-device idles from the end of a chunk to the dispatch of the next; the first chunk, which compiles,
-and what comes after the last are left out. `--package=FOLDER` measures another version of the
-library, e.g. a worktree of an earlier commit. No private data: the digits are embedded.
+device idles from the end of a chunk to the dispatch of the next. Counted is from the end of the
+second chunk to the end of the last: during the first two everything is compiled. `--package=FOLDER`
+measures another version of the library, e.g. a worktree of an earlier commit. No private data: the
+digits are embedded.
 """
 
 from __future__ import annotations
@@ -90,16 +91,16 @@ def idle(dispatched: Sequence[float], ended: Sequence[float]) -> Iterator[float]
 def summary(
   dispatched: Sequence[float], ended: Sequence[float], lengths: Sequence[int]
 ) -> dict[str, Any]:
-  """What the times mean, from the end of the first chunk to the end of the last."""
-  if len(dispatched) < 3:
-    raise _validate.InputError(f'expected at least 3 chunks, got {len(dispatched)}: more steps')
-  gaps = list(idle(dispatched, ended))
-  wall = ended[-1] - ended[0]
+  """What the times mean, from the end of the second chunk to the end of the last."""
+  if len(dispatched) < 4:
+    raise _validate.InputError(f'expected at least 4 chunks, got {len(dispatched)}: more steps')
+  gaps = list(idle(dispatched, ended))[1:]
+  wall, steps = ended[-1] - ended[1], sum(lengths[2:])
   return {
     'chunks': len(gaps),
-    'steps': sum(lengths[1:]),
+    'steps': steps,
     'seconds': round(wall, 3),
-    'steps_per_second': round(sum(lengths[1:]) / wall, 2),
+    'steps_per_second': round(steps / wall, 2),
     'idle_ms_median': round(1e3 * statistics.median(gaps), 3),
     'idle_ms_max': round(1e3 * max(gaps), 3),
     'idle_share': round(sum(gaps) / wall, 5),
