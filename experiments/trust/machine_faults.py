@@ -102,7 +102,8 @@ class Machine:
     self.end = outcome.result
     self.half = folder / 'half'
     self.half.mkdir()
-    # Stopped as it charges its last chunk.
+    # Stopped as it charges its last chunk: by then two checkpoints are there, of which one may be
+    # damaged. (The newest is written while the next chunk runs.)
     charges = [
       n for n, (call, path) in enumerate(outcome.changes, start=1)
       if call == 'write' and path.endswith('ledger.jsonl')

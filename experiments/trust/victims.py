@@ -36,7 +36,7 @@ from dpgan_jax.checkpoint import Checkpoints
 
 # σ = 10 so that accounting costs milliseconds; three chunks of two steps, a checkpoint after each.
 SETTINGS = {
-  'dataset': 'digits', 'generator': 'compact', 'noise_multiplier': 10.0, 'steps': 6,
+  'dataset': 'digits', 'generator': 'compact', 'noise_multiplier': 10.0, 'steps': 8,
   'batch_size': 24, 'delta': 1e-4, 'steps_per_report': 2, 'd_steps_per_g_step': 2,
   'num_samples': 20, 'seed': 7,
 }  # fmt: skip
