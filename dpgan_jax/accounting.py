@@ -110,6 +110,23 @@ def epsilon(
   return _epsilon(event, delta, neighboring_relation, _FINE_GRID)
 
 
+def quick_epsilon(
+  event: dp_accounting.DpEvent,
+  *,
+  delta: float,
+  neighboring_relation: str = 'add_or_remove_one',
+) -> float:
+  """An upper bound on ε in a tenth of the time: for progress, which is shown again and again.
+
+  As `epsilon`, but the privacy loss is discretised at 1e-3 whatever it comes to. That rounds
+  against the user too: by about 0.01 % where a step's privacy loss is large, up to 5 % where it is
+  hardly larger than the grid (ε < 0.5 by thousands of steps).
+  """
+  _validate.fraction('delta', delta)
+  _validate.one_of('neighboring_relation', neighboring_relation, RELATIONS)
+  return _epsilon(hashable(event), delta, neighboring_relation, _COARSE_GRID)
+
+
 def grid(epsilon: float) -> float:
   """The spacing of the privacy losses that an ε, as `epsilon` gives it, was computed on."""
   return _COARSE_GRID if epsilon > _FINE_UP_TO else _FINE_GRID

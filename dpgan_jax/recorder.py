@@ -74,7 +74,6 @@ class Recorder:
     self._config, self._total = planned.gan.config, planned.gan.mechanism.steps
     self._stride = stride
     self._grid = _GridMaker(planned.gan, run)
-    self._epsilon_in_all = planned.budget.epsilon()
 
   def keep(self, step: int, state: GANState) -> Kept:
     """Sets aside what `write` will need; returns at once, the device does it when `state` is there.
@@ -104,9 +103,8 @@ class Recorder:
       OSError: the disk is full, or an earlier checkpoint could not be written in the background.
     """
     step = kept.step
-    epsilon = self._epsilon_in_all
-    if step != self._total:
-      epsilon = self._planned.budget.epsilon(step)
+    # Its exact value takes a second, more than all the rest; reports of the run state that one.
+    epsilon = self._planned.budget.epsilon_so_far(step)
     means = {name: _mean(values) for name, values in history._asdict().items()}
     speed = {'steps_per_second': steps_per_second}
     self._writer.write(step, {'epsilon': epsilon, **means}, clock=speed)

@@ -15,7 +15,8 @@ runs, and by the next one. The next is charged only after the record before it w
 an error; but a run that is interrupted or killed while it waits for the device has charged a chunk
 that it did not start. That is harmless: a charge is an upper bound on what was taken, and never
 beyond the steps that the run is planned to take. The ε of a metric line is that of the steps whose
-metrics it holds, not that of the ledger.
+metrics it holds, not that of the ledger; along the way an upper bound on it, since its exact value
+would take longer than the steps.
 
 A run killed anywhere in between continues at its last checkpoint and takes the same steps again,
 with the same batches and the same noise. They were charged before; nothing is charged twice, and

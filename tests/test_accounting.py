@@ -91,6 +91,11 @@ class TestEpsilon:
     assert exact > 20
     assert exact <= accounting.epsilon(gaussian(0.15), delta=DELTA) <= exact * 1.01
 
+  @pytest.mark.parametrize(('event', 'above'), [(run(200, 0.7), 1.001), (run(20), 1.05)])
+  def test_quick_is_little_above(self, event, above):
+    exact = accounting.epsilon(event, delta=DELTA)
+    assert exact < accounting.quick_epsilon(event, delta=DELTA) < above * exact
+
   def test_refuses(self):
     for delta in (0.0, 1.0, -1e-5, math.nan):
       with pytest.raises(InputError, match=f'delta in .0, 1., got {delta}'):

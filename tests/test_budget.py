@@ -57,6 +57,17 @@ def test_what_comes_before_counts_whole_though_no_step_is_taken():
   assert list(whole.stages) == ['classifier', 'classifier_centre', 'dp_sgd']
 
 
+@pytest.mark.parametrize('before', [{}, BEFORE])
+def test_epsilon_so_far_is_an_upper_bound_that_grows_to_the_exact_end(before):
+  last = 40
+  whole = Budget(mechanism(2.0, last), before)
+  shown = [whole.epsilon_so_far(s) for s in (0, 1, last // 2, last - 1, last)]
+  exact = [whole.epsilon(s) for s in (0, 1, last // 2, last - 1, last)]
+  assert shown == sorted(shown)
+  assert all(e <= s <= 1.05 * e + 1e-3 for s, e in zip(shown, exact, strict=True))
+  assert shown[-1] == exact[-1]
+
+
 def test_one_stage_without_noise_is_no_guarantee():
   bare = dataclasses.replace(BEFORE['classifier'], noise_multiplier=0.0)
   for whole in (Budget(mechanism(2.0, 40), {'c': bare}), Budget(mechanism(0.0, 40), BEFORE)):

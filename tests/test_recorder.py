@@ -94,7 +94,7 @@ def test_metrics_are_written_first_and_the_checkpoint_last(state, notes, tmp_pat
   made = recorder(notes, tmp_path, reports_per_grid=1, reports_per_snapshot=1)
   made.write(made.keep(6, state), HISTORY, 7.0)
   (line, bar, save), run = notes.told, tmp_path / 'run'
-  epsilon = plan.make(CONFIG, 1440, (8, 8, 1), 10).budget.epsilon(6)
+  epsilon = plan.make(CONFIG, 1440, (8, 8, 1), 10).budget.epsilon_so_far(6)
   assert line == ('line', 6, {'epsilon': epsilon, **dict.fromkeys(StepMetrics._fields, 2.0)},
                   {'steps_per_second': 7.0})  # fmt: skip
   assert bar == ('bar', 6, epsilon, {'d': 4.0, 'g': 2.0})

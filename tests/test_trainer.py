@@ -121,9 +121,10 @@ def test_run_leaves_what_it_promises(finished):
     f'step_{step:08d}.png' for step in (3, 6, 9, 12)
   ]
   lines = [json.loads(line) for line in (finished / 'metrics.jsonl').read_text().splitlines()]
-  mechanism = budget.make(CONFIG, 1440).mechanism
+  whole = budget.make(CONFIG, 1440)
   assert [line['step'] for line in lines] == [3, 6, 9, 12]
-  assert [line['epsilon'] for line in lines] == [mechanism.epsilon(s) for s in (3, 6, 9, 12)]
+  assert [line['epsilon'] for line in lines] == [whole.epsilon_so_far(s) for s in (3, 6, 9, 12)]
+  assert lines[-1]['epsilon'] == whole.mechanism.epsilon()
 
 
 def test_snapshots_are_publishable_generators_of_their_step(digits, tmp_path):
