@@ -22,6 +22,7 @@ Source: Abadi et al. 2016 (arXiv 1607.00133), algorithm 1.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -29,11 +30,18 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dpgan_jax import _validate, ghost, ghost_rules
+from dpgan_jax import _validate, ghost, ghost_rules, memory
 
 PyTree = Any
 Strategy = Literal['auto', 'ghost', 'vmap']
 STRATEGIES: tuple[Strategy, ...] = ('auto', 'ghost', 'vmap')
+
+_CACHE_BYTES = 2**24
+"""What a CPU should work with at once: about what its cores find in their caches. A constant, so
+that the order of additions does not depend on the processor."""
+_PASSES_OVER_PARAMETERS = 8
+"""Every part of a batch reads and writes the parameters and their sums: its own work should be as
+many times larger. Measured with 0.03 M and 1.7 M parameters (experiments/results/microbatch.md)."""
 
 
 class ClippedSum(NamedTuple):
@@ -171,9 +179,10 @@ def clipped_grad(
       pass, and form per-example gradients only of parameters that do not enter by a matrix product,
       convolution or lookup, and of layers where that is cheaper: 'auto' means in time, 'ghost' in
       memory (see `ghost_rules`).
-    microbatch_size: how many examples are looked at at once; None for all of them. It changes
-      memory and speed only: the result is the same up to the order of float32 additions.
-      `memory.largest_microbatch` finds how many fit.
+    microbatch_size: how many examples are looked at at once, at most; None for what is fast
+      (`fast_microbatch`), however much memory that takes. It changes memory and speed only: the
+      result is the same up to the order of float32 additions. `largest_microbatch` finds how many
+      fit.
 
   Returns:
     `fn(params, *batch, mask=None) -> ClippedGrad`, where each array of `batch` is [n, ...].
@@ -205,6 +214,7 @@ def clipped_grad(
   ) -> ClippedGrad:
     count = mask.shape[0]
     passes = math.ceil(count / size)
+    size = math.ceil(count / passes)  # equal parts: hardly any padding
     padding = passes * size - count
 
     def split(x: jax.Array) -> jax.Array:
@@ -228,10 +238,12 @@ def clipped_grad(
     count = num_examples(batch, mask)
     mask = jnp.ones(count, bool) if mask is None else mask
     plan = ghost.make_plan(loss_fn, params, batch, cover=strategy != 'vmap')
-    if microbatch_size is None or microbatch_size >= count:
-      result = one_pass(plan, params, batch, mask)
+    whole = functools.partial(one_pass, plan)
+    size = microbatch_size or _fast(whole, params, batch, mask)
+    if size >= count:
+      result = whole(params, batch, mask)
     else:
-      result = in_parts(microbatch_size, plan, params, batch, mask)
+      result = in_parts(size, plan, params, batch, mask)
     if plan.entangled and count > 1:  # look at each example alone, so that NaN cannot spread
       result = jax.lax.cond(
         jnp.all(jnp.isfinite(result.norms)),
@@ -241,3 +253,86 @@ def clipped_grad(
     return result
 
   return fn
+
+
+def _fast(
+  whole: Callable[..., ClippedGrad], params: PyTree, batch: tuple[PyTree, ...], mask: Any
+) -> int:
+  """How many examples to look at at once; `whole` looks at all of them."""
+  count = mask.shape[0]
+  if jax.default_backend() != 'cpu':
+    return count  # the more at once, the better an accelerator is used
+  own = sum(math.prod(jnp.shape(p)) * jnp.result_type(p).itemsize for p in jax.tree.leaves(params))
+  wanted = max(_CACHE_BYTES, _PASSES_OVER_PARAMETERS * own)
+  needed = memory.working_bytes(whole, params, batch, mask)
+  if needed <= 2 * wanted:  # two halves would gain no more than the second start costs
+    return count
+  return math.ceil(count / math.ceil(needed / wanted))
+
+
+def fast_microbatch(
+  loss_fn: Callable[..., jax.Array],
+  params: PyTree,
+  batch: tuple[PyTree, ...],
+  *,
+  strategy: Strategy = 'auto',
+) -> int:
+  """How many examples `clipped_grad` looks at at once if nothing else is asked for.
+
+  On a CPU, parts whose working memory stays in the caches: a layer's output is still there when the
+  next layer, or the backward pass, reads it. Elsewhere all examples. It depends on shapes only.
+
+  Args:
+    loss_fn: the loss on one example, as for `clipped_grad`.
+    params: pytree of arrays or shapes.
+    batch: pytrees of arrays or shapes [n, ...], n ≥ 1.
+    strategy: as for `clipped_grad`.
+  """
+  count = jax.tree.leaves(batch)[0].shape[0]
+  if jax.default_backend() != 'cpu':
+    return count
+  whole = clipped_grad(loss_fn, l2_clip_norm=1.0, strategy=strategy, microbatch_size=count)
+  mask = jax.ShapeDtypeStruct((count,), jnp.bool_)
+  return _fast(lambda p, b, m: whole(p, *b, mask=m), params, batch, mask)
+
+
+def largest_microbatch(
+  loss_fn: Callable[..., jax.Array],
+  params: PyTree,
+  batch: tuple[PyTree, ...],
+  *,
+  budget: int,
+  strategy: Strategy = 'auto',
+) -> int:
+  """The most examples that `clipped_grad` should look at at once, within `budget` bytes.
+
+  Args:
+    loss_fn: the loss on one example, as for `clipped_grad`.
+    params: pytree of arrays or shapes.
+    batch: pytrees of arrays or shapes [n, ...], n ≥ 1.
+    budget: bytes, for the working memory of one call.
+    strategy: as for `clipped_grad`.
+
+  Returns:
+    `fast_microbatch` where that fits; otherwise its number of parts times the smallest power of two
+    that fits: few different programs.
+
+  Raises:
+    InputError: a single example needs more than `budget`.
+  """
+  count = jax.tree.leaves(batch)[0].shape[0]
+  parts = math.ceil(count / fast_microbatch(loss_fn, params, batch, strategy=strategy))
+  while True:
+    size = math.ceil(count / parts)
+    # The clip norm does not change what is held in memory.
+    fn = clipped_grad(loss_fn, l2_clip_norm=1.0, strategy=strategy, microbatch_size=size)
+    needed = memory.working_bytes(fn, params, *batch)
+    if needed <= budget:
+      return size
+    if size == 1:
+      raise _validate.InputError(
+        f'expected memory_budget_gib >= {needed / memory.GIB:.3g}, what the gradient of a single '
+        f'example takes, got {budget / memory.GIB:.3g}'
+      )
+    # Memory falls at most as fast as the number of examples: fewer parts cannot be enough.
+    parts *= 1 << max(1, math.ceil(math.log2(needed / budget)))

@@ -163,8 +163,9 @@ class GAN:
   def examples_at_once(self) -> int:
     """How many examples of either half a discriminator step looks at at once.
 
-    `config.microbatch_size` if that is given, else all of them or, where that would not fit the
-    budget (`config.memory_budget_gib`), as many as do. The sums' last bits depend on it.
+    `config.microbatch_size` if that is given, else as many as is fast (`clipping.fast_microbatch`)
+    or, where that would not fit the budget (`config.memory_budget_gib`), as many as do. The sums'
+    last bits depend on it.
 
     Raises:
       InputError: the gradient of one example alone is beyond the budget.
@@ -177,7 +178,7 @@ class GAN:
     images, labels = each(jnp.uint8, *self.image_shape), each(jnp.int32)
     fakes = each(jnp.float32, *self.image_shape)
     partners = (fakes, each(jnp.float32)) if self.config.gradient_penalty else ()
-    return memory.largest_microbatch(
+    return clipping.largest_microbatch(
       self._real_loss,
       jax.eval_shape(self.discriminator.init, jax.random.key(0), fakes, labels)['params'],
       (images, labels, *partners),

@@ -1,15 +1,15 @@
-"""How much memory a program needs, told before it is compiled, and batches cut to fit.
+"""How much memory a program needs, told before it is compiled.
 
-`clipping.clipped_grad` looks at a whole batch at once unless told otherwise, which is fastest and
-nearly always fits. Where it does not, the batch is looked at in equal parts, one after the other:
+`clipping` looks at a batch in equal parts, one after the other, where that is faster or where all
+of it would not fit:
 
     working_bytes      the memory that a function needs beside arguments and results
     budget_bytes       how much of this machine's memory it may take
-    largest_microbatch how many examples may be looked at at once
 
 The estimate comes from the traced program alone: a tenth of the time that compiling takes, and the
-same every time. The choice therefore depends on settings, shapes and the size of the machine only,
-never on what else runs there: a resumed run repeats it, and with it its steps bit for bit.
+same every time. What is chosen by it therefore depends on settings, shapes and the size of the
+machine only, never on what else runs there: a resumed run repeats it, and with it its steps bit for
+bit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 
-from dpgan_jax import _validate, clipping
+from dpgan_jax import _validate
 
 PyTree = Any
 GIB = 2**30
@@ -121,45 +121,3 @@ def _device_bytes() -> int:
     except (OSError, ValueError):  # no such control group, or one without a limit ('max')
       continue
   return min(limits)
-
-
-def largest_microbatch(
-  loss_fn: Callable[..., jax.Array],
-  params: PyTree,
-  batch: tuple[PyTree, ...],
-  *,
-  budget: int,
-  strategy: clipping.Strategy = 'auto',
-) -> int:
-  """The most examples that `clipping.clipped_grad` may look at at once within `budget` bytes.
-
-  Args:
-    loss_fn: the loss on one example, as for `clipped_grad`.
-    params: pytree of arrays or shapes.
-    batch: pytrees of arrays or shapes [n, ...], n ≥ 1.
-    budget: bytes, for the working memory of one call.
-    strategy: as for `clipped_grad`.
-
-  Returns:
-    n where the whole batch fits; otherwise n divided by the smallest power of two that fits,
-    rounded up: few different programs, none with a nearly empty last part.
-
-  Raises:
-    InputError: a single example needs more than `budget`.
-  """
-  count = jax.tree.leaves(batch)[0].shape[0]
-  parts = 1
-  while True:
-    size = math.ceil(count / parts)
-    # The clip norm does not change what is held in memory.
-    fn = clipping.clipped_grad(loss_fn, l2_clip_norm=1.0, strategy=strategy, microbatch_size=size)
-    needed = working_bytes(fn, params, *batch)
-    if needed <= budget:
-      return size
-    if size == 1:
-      raise _validate.InputError(
-        f'expected memory_budget_gib >= {needed / GIB:.3g}, what the gradient of a single example '
-        f'takes, got {budget / GIB:.3g}'
-      )
-    # Memory falls at most as fast as the number of examples: fewer parts cannot be enough.
-    parts *= 1 << max(1, math.ceil(math.log2(needed / budget)))

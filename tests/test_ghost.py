@@ -364,7 +364,7 @@ def test_large_layers_are_not_formed_per_example():
 
   def temporary(strategy: str) -> int:
     fn = clipping.clipped_grad(
-      lambda w, x: jnp.tanh(x @ w).sum(), l2_clip_norm=1.0, strategy=strategy
+      lambda w, x: jnp.tanh(x @ w).sum(), l2_clip_norm=1.0, strategy=strategy, microbatch_size=64
     )
     compiled = jax.jit(fn).lower(jnp.ones((400, 400)), jnp.ones((64, 400))).compile()
     return compiled.memory_analysis().temp_size_in_bytes

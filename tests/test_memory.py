@@ -79,7 +79,7 @@ class TestLargestMicrobatch:
     return memory.working_bytes(fn, PARAMS, shapes(n))
 
   def choose(self, n: int, budget: int) -> int:
-    return memory.largest_microbatch(loss, PARAMS, (shapes(n),), budget=budget, strategy='vmap')
+    return clipping.largest_microbatch(loss, PARAMS, (shapes(n),), budget=budget, strategy='vmap')
 
   def test_the_whole_batch_where_it_fits(self):
     assert self.choose(60, self.fits(60, None)) == 60
@@ -101,7 +101,7 @@ class TestLargestMicrobatch:
     params = jax.ShapeDtypeStruct((200, 200), jnp.float32)
     batch = (jax.ShapeDtypeStruct((64, 200), jnp.float32),)
     by_vmap, by_ghost = (
-      memory.largest_microbatch(loss, params, batch, budget=2**21, strategy=s)
+      clipping.largest_microbatch(loss, params, batch, budget=2**21, strategy=s)
       for s in ('vmap', 'auto')
     )
     assert by_ghost == 64 >= 16 * by_vmap
@@ -140,3 +140,52 @@ class TestBudget:
     assert memory.budget_bytes() == 2**28
     monkeypatch.setattr(memory, '_CGROUP_LIMITS', files[:2])
     assert memory.budget_bytes() > 2**28
+
+
+class TestFastMicrobatch:
+  """Parts of a batch whose work stays in a CPU's caches; all of it elsewhere."""
+
+  # 4 × 200 numbers an example beside few parameters.
+  SMALL = jax.ShapeDtypeStruct((30, 200), jnp.float32)
+
+  def choose(self, n: int, params=SMALL) -> int:
+    batch = (jax.ShapeDtypeStruct((n, params.shape[0]), jnp.float32),)
+    return clipping.fast_microbatch(loss, params, batch)
+
+  def needed(self, n: int, size: int, params=SMALL) -> int:
+    fn = clipping.clipped_grad(loss, l2_clip_norm=1.0, microbatch_size=size)
+    batch = jax.ShapeDtypeStruct((n, params.shape[0]), jnp.float32)
+    return memory.working_bytes(fn, params, batch)
+
+  def test_a_small_batch_is_looked_at_whole(self):
+    n = 2 * clipping._CACHE_BYTES // self.needed(1000, 1000) * 1000
+    assert self.choose(n) == n
+    assert self.choose(2 * n) < n
+
+  @pytest.mark.skipif(not CPU, reason='an accelerator looks at all of a batch')
+  def test_parts_of_a_large_one_fit_the_cache_and_are_no_smaller_than_that(self):
+    n = 50_000
+    size = self.choose(n)
+    assert 0.9 < self.needed(size, size) / clipping._CACHE_BYTES <= 1.01
+
+  @pytest.mark.skipif(not CPU, reason='an accelerator looks at all of a batch')
+  def test_many_parameters_are_read_and_written_for_many_examples(self):
+    params = jax.ShapeDtypeStruct((30, 200_000), jnp.float32)
+    size = self.choose(1000, params)
+    own = 4 * 30 * 200_000
+    assert own > clipping._CACHE_BYTES
+    assert self.needed(size, size, params) / own > 0.9 * clipping._PASSES_OVER_PARAMETERS
+    assert size < 1000
+
+  def test_the_choice_is_what_clipped_grad_does_by_itself(self):
+    n = 50_000
+    batch = jax.ShapeDtypeStruct((n, 30), jnp.float32)
+
+    def program(size: int | None) -> str:
+      fn = clipping.clipped_grad(loss, l2_clip_norm=1.0, microbatch_size=size)
+      return str(jax.make_jaxpr(fn)(self.SMALL, batch))
+
+    assert program(None) == program(self.choose(n)) != program(n)
+    fits = clipping.largest_microbatch(loss, self.SMALL, (batch,), budget=2**30)
+    assert fits == self.choose(n)
+    assert clipping.largest_microbatch(loss, self.SMALL, (batch,), budget=2**24) < fits
