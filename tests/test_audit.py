@@ -23,10 +23,9 @@ GRADIENT = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _flags():
-  if 'run_dir' not in audit.FLAGS:
-    audit.define_flags()
+@pytest.fixture(autouse=True)
+def _flags(own_flags):
+  audit.define_flags()
 
 
 @pytest.fixture
