@@ -39,10 +39,10 @@ Step = tuple[Literal['reshape', 'transpose', 'flip'], tuple[int, ...]]
 
 _CANCELLATION = 2.0**-10  # (2⁻⁵)², on the square of the norm
 _TINY = float(np.finfo(np.float32).tiny)
-_FLOPS_PER_FLOAT_MOVED = {'cpu': 6}
+_FLOPS_PER_FLOAT_MOVED = 16
+_FLOPS_PER_FLOAT_MOVED_ON_CPU = 6
 """What moving one float32 costs in multiply-adds. On a CPU a part of a batch is in its caches
 (`clipping.fast_microbatch`), and what is moved comes from there."""
-_FLOPS_PER_FLOAT_MOVED_ELSEWHERE = 16
 
 
 def apply_steps(steps: tuple[Step, ...], x: jax.Array) -> jax.Array:
@@ -229,8 +229,8 @@ def cheapest(shape: tuple[int, int, int, int], preference: Preference) -> Method
     return 'outer'
   direct, gram = inputs * outputs, times * times
   if preference == 'time':
-    backend = jax.default_backend()
-    moved = _FLOPS_PER_FLOAT_MOVED.get(backend, _FLOPS_PER_FLOAT_MOVED_ELSEWHERE)
+    on_cpu = jax.default_backend() == 'cpu'
+    moved = _FLOPS_PER_FLOAT_MOVED_ON_CPU if on_cpu else _FLOPS_PER_FLOAT_MOVED
     direct = 3 * moved * direct
     gram = times * times * (inputs + outputs) + 6 * moved * gram
   return 'gram' if gram < direct else 'direct'

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dpgan_jax import clipping, memory, models
+from dpgan_jax import clipping, ghost_rules, memory, models
 from dpgan_jax._validate import InputError
 
 SHAPE, CLASSES = (8, 8, 1), 3
@@ -189,3 +189,17 @@ class TestFastMicrobatch:
     fits = clipping.largest_microbatch(loss, self.SMALL, (batch,), budget=2**30)
     assert fits == self.choose(n)
     assert clipping.largest_microbatch(loss, self.SMALL, (batch,), budget=2**24) < fits
+
+  @pytest.mark.skipif(not CPU, reason='of the rule for CPUs')
+  def test_kernels_of_the_report_have_their_gradients_formed_there(self):
+    assert ghost_rules.cheapest((1, 25, 256, 32), 'time') == 'direct'
+    assert ghost_rules.cheapest((1, 49, 2048, 256), 'time') == 'gram'
+
+  def test_parts_are_equal(self):
+    """A microbatch of 7 means two parts of 4 for 8 examples, not 7 and 1 padded by 6."""
+
+    def program(size: int) -> str:
+      fn = clipping.clipped_grad(loss, l2_clip_norm=1.0, microbatch_size=size)
+      return str(jax.make_jaxpr(fn)(self.SMALL, shapes(8)))
+
+    assert program(7) == program(4) != program(3)

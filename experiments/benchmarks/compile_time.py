@@ -26,13 +26,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ordinary_gan
 from absl import flags
 
 from dpgan_jax import _files, _markdown, _validate, cli, recorder, trainer
 from dpgan_jax.config import TrainConfig
-from dpgan_jax.gan import GAN
 from dpgan_jax.loop import make_chunk
-from dpgan_jax.mechanism import DPMechanism
 
 FLAGS = flags.FLAGS
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1]
@@ -40,29 +39,10 @@ DATA = {'digits': (1440, (8, 8, 1), 10), 'mnist': (60_000, (28, 28, 1), 10)}
 WANTED = {'quickstart': 15.0, 'eps1': 60.0, 'revisited_eps10': 60.0}  # seconds, cold, on 2 cores
 
 
-def make_gan(config: TrainConfig) -> GAN:
-  """The GAN of the settings on data of its data set's number and shape.
-
-  Its noise multiplier, which is a constant of the program, is given or 1: calibrating it would take
-  longer than compiling, and is no part of it.
-  """
-  examples, shape, classes = DATA[_validate.one_of('dataset', config.dataset, DATA)]
-  mechanism = DPMechanism.create(
-    num_examples=examples,
-    batch_size=config.batch_size,
-    truncated_batch_size=config.truncated_batch_size,
-    l2_clip_norm=config.l2_clip_norm,
-    noise_multiplier=config.noise_multiplier or 1.0,
-    steps=config.steps or 1000,
-    delta=config.delta,
-    neighboring_relation=config.neighboring_relation,
-  )
-  return GAN(config, mechanism, shape, classes)
-
-
 def measure(config: TrainConfig) -> dict[str, float]:
   """Seconds for each program, tracing included, in this process."""
-  gan = make_gan(config)
+  dataset = _validate.one_of('dataset', config.dataset, DATA)
+  gan = ordinary_gan.make_gan(config, data=DATA[dataset])
   started = time.monotonic()
   gan.examples_at_once  # noqa: B018 (traces the step once, and remembers what it found)
   found = {'memory estimate': time.monotonic() - started}
@@ -123,6 +103,7 @@ def main() -> None:
   print(table(found))
   if FLAGS.out:
     record = {
+      'command': './run.sh python experiments/benchmarks/compile_time.py --out=FILE',
       'jax': jax.__version__,
       'machine': f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores',
       'device': jax.devices()[0].device_kind,

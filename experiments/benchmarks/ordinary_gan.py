@@ -70,10 +70,21 @@ class OrdinaryGAN(GAN):
     return self.take(state, grads), nothing._replace(d_loss_real=value)
 
 
-def make_gan(config: TrainConfig, ordinary: bool = False) -> GAN:
-  """The GAN of the settings; how much noise there is makes no difference to time or memory."""
+def make_gan(
+  config: TrainConfig,
+  ordinary: bool = False,
+  data: tuple[int, Any, int] = (EXAMPLES, SHAPE, CLASSES),
+) -> GAN:
+  """The GAN of the settings; how much noise there is makes no difference to time or memory.
+
+  Args:
+    config: the settings. A noise multiplier that is not given is 1: calibrating it takes long.
+    ordinary: without privacy.
+    data: number of examples, their (H, W, C), number of classes.
+  """
+  examples, shape, classes = data
   mechanism = DPMechanism.create(
-    num_examples=EXAMPLES,
+    num_examples=examples,
     batch_size=config.batch_size,
     truncated_batch_size=config.truncated_batch_size,
     l2_clip_norm=config.l2_clip_norm,
@@ -82,7 +93,7 @@ def make_gan(config: TrainConfig, ordinary: bool = False) -> GAN:
     delta=config.delta,
     neighboring_relation=config.neighboring_relation,
   )
-  return (OrdinaryGAN if ordinary else GAN)(config, mechanism, SHAPE, CLASSES)
+  return (OrdinaryGAN if ordinary else GAN)(config, mechanism, shape, classes)
 
 
 def random_data() -> tuple[jax.Array, jax.Array]:

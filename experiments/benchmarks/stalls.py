@@ -156,6 +156,7 @@ def main() -> None:
   print(table(found))
   if FLAGS.out:
     record = {
+      'command': './run.sh python experiments/benchmarks/stalls.py --out=FILE',
       'data': config.dataset,
       'steps': config.steps,
       'batch_size': config.batch_size,
