@@ -1,4 +1,4 @@
-"""What a run may spend in all: the GAN's noisy steps, and stages that come whole before them.
+"""What a run may spend in all: the GAN's noisy steps, and stages beside them that count whole.
 
 `make` turns settings into it. `Budget` then answers for the whole run what a `DPMechanism` answers
 for one stage of it.
@@ -33,15 +33,15 @@ class Budget:
 
   Attributes:
     mechanism: of the GAN's steps, `STAGE`.
-    before: other mechanisms by name, all of whose steps are taken before the GAN's first. They act
-      on the same records.
+    beside: other mechanisms by name, on the same records. Each counts whole from the start, whether
+      its steps are taken before the GAN's or after them.
 
   Raises:
     InputError: stages of different δ, relation or N.
   """
 
   mechanism: DPMechanism
-  before: Mapping[str, DPMechanism] = dataclasses.field(default_factory=dict)
+  beside: Mapping[str, DPMechanism] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self) -> None:
     check_stages(self.stages)
@@ -49,7 +49,7 @@ class Budget:
   @property
   def stages(self) -> dict[str, DPMechanism]:
     """Every stage by name, in the order in which JSON gives them back: what a ledger is for."""
-    return dict(sorted({**self.before, STAGE: self.mechanism}.items()))
+    return dict(sorted({**self.beside, STAGE: self.mechanism}.items()))
 
   @property
   def is_private(self) -> bool:
@@ -57,12 +57,15 @@ class Budget:
     return all(m.is_private for m in self.stages.values())
 
   def event(self, steps: int | None = None) -> dp_accounting.DpEvent:
-    """What `steps` steps of the GAN (default: all) do after all that came before them."""
+    """What `steps` steps of the GAN (default: all) do, and all the stages beside them."""
     own = self.mechanism.event(steps)
-    if not self.before:
+    if not self.beside:
       return own
-    earlier = [m.event() for m in self.before.values()]
-    return dp_accounting.ComposedDpEvent(earlier if steps == 0 else [*earlier, own])
+    events = {name: m.event() for name, m in self.beside.items()}
+    if steps != 0:
+      events[STAGE] = own
+    # In the order of a ledger's stages: the same rounding, and so the same ε.
+    return dp_accounting.ComposedDpEvent([events[name] for name in sorted(events)])
 
   def epsilon(self, steps: int | None = None, delta: float | None = None) -> float:
     """ε of `event(steps)` at `delta` (default: the mechanisms' δ); `inf` without a guarantee."""
@@ -91,20 +94,20 @@ class Budget:
 
 
 def make(
-  config: TrainConfig, num_examples: int, before: Mapping[str, DPMechanism] | None = None
+  config: TrainConfig, num_examples: int, beside: Mapping[str, DPMechanism] | None = None
 ) -> Budget:
   """The budget that the settings ask for: two of ε, σ and T give the third.
 
   Args:
     config: the settings.
     num_examples: N.
-    before: stages that are to come first, if any; the GAN gets what they leave of `target_epsilon`.
+    beside: other stages, if any; the GAN gets what they leave of `target_epsilon`.
 
   Raises:
     InputError: a combination that no mechanism satisfies. Warns if δ ≥ 1/N.
   """
-  before = before or {}
-  if config.label_share is not None and not before:
+  beside = beside or {}
+  if config.label_share is not None and not beside:
     raise _validate.InputError(
       'expected no label_share here: a GAN is looked at without what names its samples'
     )
@@ -125,9 +128,9 @@ def make(
   steps = config.steps
   if config.epochs is not None:
     steps = max(1, round(config.epochs * num_examples / config.batch_size))
-  # TrainConfig has checked that two of the three are given, and with stages before which.
-  if before and steps is not None and config.target_epsilon not in (None, math.inf):
-    return _what_is_left(config.target_epsilon, before, {**settings, 'steps': steps})
+  # TrainConfig has checked that two of the three are given, and with other stages which.
+  if beside and steps is not None and config.target_epsilon not in (None, math.inf):
+    return _what_is_left(config.target_epsilon, beside, {**settings, 'steps': steps})
   if steps is None:
     assert config.target_epsilon is not None
     assert config.noise_multiplier is not None
@@ -141,17 +144,17 @@ def make(
   else:
     assert config.target_epsilon is not None
     mechanism = DPMechanism.for_epsilon(config.target_epsilon, steps=steps, **settings)
-  return Budget(mechanism, before)
+  return Budget(mechanism, beside)
 
 
 def _what_is_left(
-  target_epsilon: float, before: Mapping[str, DPMechanism], settings: Mapping[str, Any]
+  target_epsilon: float, beside: Mapping[str, DPMechanism], settings: Mapping[str, Any]
 ) -> Budget:
-  """The budget of least noise that stays within `target_epsilon` after the stages before."""
+  """The budget of least noise that stays within `target_epsilon` with the stages beside."""
   base = DPMechanism.create(noise_multiplier=1.0, **settings)
 
   def with_noise(sigma: float) -> Budget:
-    return Budget(dataclasses.replace(base, noise_multiplier=sigma), before)
+    return Budget(dataclasses.replace(base, noise_multiplier=sigma), beside)
 
   return with_noise(
     accounting.calibrate_noise_multiplier(

@@ -198,7 +198,7 @@ def usage(about: About) -> str:
 
 
 def _kind(about: About) -> str:
-  if about.statement.before:
+  if about.statement.beside:
     return 'unconditional, with a private classifier that names its samples'
   return 'class-conditional' if about.class_counts is not None else 'unconditional'
 
@@ -241,7 +241,7 @@ def _classes(about: About) -> str:
   }
   how = (
     'A private classifier has named what the generator drew; the counts are not the real ones:'
-    if about.statement.before
+    if about.statement.beside
     else 'Classes are drawn equally often, whatever the real counts:'
   )
   return f'{how}\n\n{_table(rows, ("class", "samples"))}'

@@ -95,8 +95,15 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {'linear': Linear, 'tutorial_cn
 # --- training -------------------------------------------------------------------------------------
 
 
-def make_stages(config: ClassifierConfig, num_examples: int) -> dict[str, DPMechanism]:
+def make_stages(
+  config: ClassifierConfig, num_examples: int, stage: str = STAGE
+) -> dict[str, DPMechanism]:
   """The mechanisms of a run by stage: together they spend `target_epsilon` at most, if given.
+
+  Args:
+    config: the settings.
+    num_examples: N.
+    stage: what the training's is called in a ledger.
 
   Raises:
     InputError: a combination that no mechanism satisfies.
@@ -138,7 +145,7 @@ def make_stages(config: ClassifierConfig, num_examples: int) -> dict[str, DPMech
       both, target_epsilon=config.target_epsilon, delta=config.delta
     )
     mechanism = dataclasses.replace(base, noise_multiplier=sigma)
-  stages[STAGE] = mechanism
+  stages[stage] = mechanism
   return dict(sorted(stages.items()))  # the order in which JSON gives them back
 
 
@@ -181,15 +188,17 @@ class Classifier:
 
   Attributes:
     config: the settings.
-    stages: its mechanisms by name, `STAGE` and perhaps `CENTRE`.
+    stages: its mechanisms by name, `stage` and perhaps `CENTRE`.
     image_shape: (H, W, C).
     num_classes: K.
+    stage: what its training is called in a ledger.
   """
 
   config: ClassifierConfig
   stages: Mapping[str, DPMechanism]
   image_shape: tuple[int, int, int]
   num_classes: int
+  stage: str = STAGE
 
   def __post_init__(self) -> None:
     models.require_per_example(self.model, jnp.zeros((2, *self.input_shape)))
@@ -201,9 +210,11 @@ class Classifier:
     image_shape: tuple[int, int, int],
     num_classes: int,
     num_examples: int,
+    stage: str = STAGE,
   ) -> Classifier:
     """A classifier for a data set of `num_examples` images."""
-    return cls(config, make_stages(config, num_examples), image_shape, num_classes)
+    stages = make_stages(config, num_examples, stage)
+    return cls(config, stages, image_shape, num_classes, stage)
 
   @property
   def model(self) -> nn.Module:
@@ -217,7 +228,7 @@ class Classifier:
   @property
   def mechanism(self) -> DPMechanism:
     """That of training."""
-    return self.stages[STAGE]
+    return self.stages[self.stage]
 
   def event(self, steps: int | None = None) -> dp_accounting.DpEvent:
     """What the centre and `steps` steps of training (default: all) do, for dp-accounting."""
@@ -329,22 +340,25 @@ class Classifier:
 
   def classes(self, params: PyTree, centre: jax.Array, inputs: np.ndarray) -> np.ndarray:
     """The same for parameters and centre on their own, without keys: what may be published."""
+    return np.argmax(self.logits(params, centre, inputs), axis=-1).astype(np.int32)
+
+  def logits(self, params: PyTree, centre: jax.Array, inputs: np.ndarray) -> np.ndarray:
+    """What the model says of each of the prepared inputs, float32 [n, K]."""
     parts = []
     for start in range(0, len(inputs), _ROWS_AT_ONCE):
       part = inputs[start : start + _ROWS_AT_ONCE]
       padded = np.zeros((_ROWS_AT_ONCE, *part.shape[1:]), part.dtype)  # one shape, one compilation
       padded[: len(part)] = part
-      parts.append(np.asarray(self._classes(params, centre, padded))[: len(part)])
+      parts.append(np.asarray(self._logits(params, centre, padded))[: len(part)])
     return np.concatenate(parts)
 
   @functools.cached_property
-  def _classes(self) -> Callable[..., jax.Array]:
+  def _logits(self) -> Callable[..., jax.Array]:
     @jax.jit
-    def classes(params: PyTree, centre: jax.Array, part: jax.Array) -> jax.Array:
-      logits: Any = self.model.apply({'params': params}, self._seen(part, centre))
-      return jnp.argmax(logits, axis=-1)
+    def logits(params: PyTree, centre: jax.Array, part: jax.Array) -> Any:
+      return self.model.apply({'params': params}, self._seen(part, centre))
 
-    return classes
+    return logits
 
 
 def training(
@@ -384,7 +398,7 @@ def training(
   while step < total:
     length = min(stride - step % stride, total - step)
     step += length
-    charge(step, STAGE)
+    charge(step, classifier.stage)
     state, metrics = chunk(state, x, y, length)
     yield state, metrics
 

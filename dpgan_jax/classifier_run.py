@@ -15,7 +15,7 @@ import numpy as np
 
 from dpgan_jax import metrics, resume
 from dpgan_jax.checkpoint import Checkpoints
-from dpgan_jax.classifier import STAGE, Classifier, ClassifierState, training
+from dpgan_jax.classifier import Classifier, ClassifierState, training
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.run_dir import RunDir
 
@@ -28,6 +28,7 @@ def train(
   directory: RunDir,
   ledger: Ledger,
   *,
+  first: Callable[[ClassifierState], ClassifierState] | None = None,
   progress: bool = True,
 ) -> ClassifierState:
   """Trains, or continues; returns the state after the last step.
@@ -39,6 +40,7 @@ def train(
     labels: int32 [N].
     directory: where metrics and checkpoints go.
     ledger: charged for every step before it is taken; it covers the classifier's stages.
+    first: what a new state becomes before it is kept; the data have no part in it.
     progress: show a progress bar on stderr.
 
   Raises:
@@ -46,9 +48,9 @@ def train(
   """
   seed, total = classifier.config.seed, classifier.mechanism.steps
   with Checkpoints(directory.checkpoints) as checkpoints:
-    state = resume.start_or_resume(init, seed, ledger, checkpoints, tuple(classifier.stages))
+    state = resume.start_or_resume(init, seed, ledger, checkpoints, tuple(classifier.stages), first)
     # The centre is charged first, and a ledger can lose its end only: this covers it too.
-    ledger.require_covers(step := int(state.step), STAGE)
+    ledger.require_covers(step := int(state.step), classifier.stage)
     with metrics.MetricsWriter(directory.path, resume_step=step if step else None) as writer:
       if step == total:
         return state

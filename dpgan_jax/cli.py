@@ -164,12 +164,33 @@ def _calm() -> None:
 
 
 def define_flags(config_class: Any) -> None:
-  """Defines one flag per field of a configuration dataclass, typed and documented by it."""
+  """Defines one flag per field of a configuration dataclass, typed and documented by it.
+
+  `--name=none` takes back what a flag file gave to a field that may be None.
+  """
   hints = typing.get_type_hints(config_class)
   for field in dataclasses.fields(config_class):
-    (kind,) = {t for t in typing.get_args(hints[field.name]) or (hints[field.name],)} - {type(None)}
+    kinds = set(typing.get_args(hints[field.name]) or (hints[field.name],))
+    (kind,) = kinds - {type(None)}
     define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}[kind]
     define(field.name, field.default, field.metadata['help'])
+    if type(None) in kinds:
+      flag = flags.FLAGS[field.name]
+      flag.parser = _OrNone(flag.parser)
+
+
+class _OrNone(flags.ArgumentParser):
+  """Another parser, and the word none."""
+
+  def __init__(self, parser: Any) -> None:
+    self._parser = parser
+    self.syntactic_help = parser.syntactic_help
+
+  def parse(self, argument: Any) -> Any:
+    return None if argument == 'none' else self._parser.parse(argument)
+
+  def flag_type(self) -> str:
+    return self._parser.flag_type()
 
 
 def config_from_flags(config_class: Any) -> Any:

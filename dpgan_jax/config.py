@@ -55,6 +55,11 @@ class TrainConfig:
     'Share of target_epsilon for a private classifier that gives the samples of a generator that '
     'knows no classes theirs; the GAN gets the rest. Default: samples have no classes then.',
   )
+  label_cnn_share: float | None = _field(
+    None,
+    'Share of target_epsilon for a small CNN that, taught by named samples and then by records, '
+    'names samples together with that classifier. Default: it names them alone.',
+  )
 
   # Models.
   generator: str = _field(
@@ -180,6 +185,7 @@ class TrainConfig:
       self._check(name, _validate.positive)
     self._check('n_d_threshold', _validate.fraction)
     self._check('label_share', _validate.fraction)
+    self._check('label_cnn_share', _validate.fraction)
     self._check('target_epsilon', _validate.positive, allow_inf=True)
     self._check('noise_multiplier', _validate.non_negative)
     self._check('l2_clip_norm', _validate.positive, required=True, allow_inf=True)
@@ -237,6 +243,14 @@ class TrainConfig:
       )
 
   def _check_labels(self) -> None:
+    if self.label_cnn_share is not None:
+      if self.label_share is None:
+        raise _validate.InputError('expected label_share with label_cnn_share, got none')
+      if self.label_share + self.label_cnn_share >= 1:
+        raise _validate.InputError(
+          'expected label_share and label_cnn_share to leave something to the GAN, got '
+          f'{self.label_share:g} and {self.label_cnn_share:g}'
+        )
     if self.label_share is None:
       return
     if self.generator not in models.UNCONDITIONAL:

@@ -23,7 +23,7 @@ import numpy as np
 
 from dpgan_jax import _validate, classifier_run, data
 from dpgan_jax.checkpoint import Checkpoints
-from dpgan_jax.classifier import Classifier, ClassifierState
+from dpgan_jax.classifier import STAGE, Classifier, ClassifierState
 from dpgan_jax.classifier_config import ClassifierConfig
 from dpgan_jax.classifier_inputs import prepare
 from dpgan_jax.config import TrainConfig
@@ -45,23 +45,49 @@ class Labeller:
 
   Attributes:
     classifier: settings, stages, shapes.
-    params: the average of the linear layer's parameters.
+    params: the average of the model's parameters.
     centre: float32 [features], the noisy mean that is subtracted from the features.
+    cnn: a second one that has a say (`label_cnn`), if there is one.
   """
 
   classifier: Classifier
   params: PyTree
   centre: jax.Array
+  cnn: Labeller | None = None
 
   def label(self, images: np.ndarray) -> np.ndarray:
     """The class of each image: uint8 [n, H, W, C] → int64 [n]."""
+    return self.log_probabilities(images).argmax(axis=-1)
+
+  def log_probabilities(self, images: np.ndarray) -> np.ndarray:
+    """Of each class, up to a constant of each image: uint8 [n, H, W, C] → float32 [n, K]."""
     inputs = prepare(self.classifier.config, images)
-    return self.classifier.classes(self.params, self.centre, inputs).astype(np.int64)
+    logits = self.classifier.logits(self.params, self.centre, inputs)
+    own = np.asarray(jax.nn.log_softmax(logits))
+    return own if self.cnn is None else own + self.cnn.log_probabilities(images)
+
+  @property
+  def stages(self) -> dict[str, DPMechanism]:
+    """The mechanisms of all that it is made of."""
+    return {**self.classifier.stages, **({} if self.cnn is None else self.cnn.stages)}
 
   @property
   def arrays(self) -> dict[str, PyTree]:
     """What a file of it holds beside settings and stages."""
-    return {'params': self.params, 'centre': self.centre}
+    own = {'params': self.params, 'centre': self.centre}
+    return own if self.cnn is None else {**own, 'cnn': self.cnn.arrays}
+
+  @property
+  def abstract_arrays(self) -> dict[str, PyTree]:
+    """Shapes and dtypes of `arrays`, from settings alone."""
+    state = jax.eval_shape(self.classifier.init, jax.random.key(0))
+    own = of_state(self.classifier, state).arrays
+    return own if self.cnn is None else {**own, 'cnn': self.cnn.abstract_arrays}
+
+  def with_arrays(self, arrays: Mapping[str, PyTree]) -> Labeller:
+    """The same with other `arrays`."""
+    cnn = None if self.cnn is None else self.cnn.with_arrays(arrays['cnn'])
+    return dataclasses.replace(self, params=arrays['params'], centre=arrays['centre'], cnn=cnn)
 
 
 def make_classifier(
@@ -149,12 +175,20 @@ def restore(classifier: Classifier, directory: pathlib.Path) -> Labeller:
   Raises:
     InputError: it is not.
   """
-  with Checkpoints(RunDir(directory).checkpoints) as checkpoints:
-    restored = checkpoints.restore_latest(jax.eval_shape(classifier.init, jax.random.key(0)))
-  if restored is None or restored[0] < classifier.mechanism.steps:
+  found = restore_finished(classifier, directory)
+  if found is None:
     raise _validate.InputError(
       f'{directory} has no finished classifier to name samples: let dpgan_jax.train run'
     )
+  return found
+
+
+def restore_finished(classifier: Classifier, directory: pathlib.Path) -> Labeller | None:
+  """The same, or None where it is not trained to its end."""
+  with Checkpoints(RunDir(directory).checkpoints) as checkpoints:
+    restored = checkpoints.restore_latest(jax.eval_shape(classifier.init, jax.random.key(0)))
+  if restored is None or restored[0] < classifier.mechanism.steps:
+    return None
   return of_state(classifier, restored[1])
 
 
@@ -180,7 +214,11 @@ def to_record(classifier: Classifier) -> dict[str, Any]:
 
 
 def from_record(
-  record: Mapping[str, Any], image_shape: tuple[int, int, int], num_classes: int, seed: int | None
+  record: Mapping[str, Any],
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+  seed: int | None,
+  stage: str = STAGE,
 ) -> Classifier:
   """The inverse of `to_record`.
 
@@ -189,4 +227,6 @@ def from_record(
   """
   config = dataclasses.replace(ClassifierConfig.from_dict(record['config']), seed=seed)
   stages = {str(name): DPMechanism.from_dict(m) for name, m in record['stages'].items()}
-  return Classifier(config, stages, image_shape, num_classes)
+  if stage not in stages:
+    raise KeyError(stage)
+  return Classifier(config, stages, image_shape, num_classes, stage)

@@ -1,6 +1,6 @@
 """A trained generator on its own: draw samples, save, load. Nothing private is in it.
 
-The file is safetensors: the generator's arrays (and those of the classifier that names its samples,
+The file is safetensors: the generator's arrays (and those of the classifiers that name its samples,
 where it knows no classes itself), and in its metadata the settings, the mechanisms and the number
 of steps taken, from which anyone can compute ε again. It holds no discriminator, optimizer state or
 key, nothing that ε does not cover, and loading it runs no code.
@@ -21,7 +21,7 @@ import numpy as np
 import safetensors
 import safetensors.flax
 
-from dpgan_jax import _files, _validate, data, labelling
+from dpgan_jax import _files, _validate, data, label_cnn, labelling
 from dpgan_jax.budget import Budget
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN, GeneratorState
@@ -30,7 +30,9 @@ from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.plan import LARGEST_SIDE
 
 _FORMAT = 'dpgan_jax generator 1'
-_FORMAT_WITH_LABELLER = 'dpgan_jax generator 2'  # which version 1 would read, and state too small ε
+# Of other names, since an earlier version would read them without, and state too small an ε.
+_FORMAT_WITH_LABELLER = 'dpgan_jax generator 2'
+_FORMAT_WITH_CNN = 'dpgan_jax generator 3'
 _SAMPLES_AT_ONCE = 1000
 _MOST_DRAWS = 100  # images drawn for one that is kept, where a labeller has to find its class
 
@@ -64,8 +66,7 @@ class Model:
   @property
   def budget(self) -> Budget:
     """All stages of the run."""
-    before = {} if self.labeller is None else self.labeller.classifier.stages
-    return Budget(self.gan.mechanism, before)
+    return Budget(self.gan.mechanism, {} if self.labeller is None else self.labeller.stages)
 
   def epsilon(self, delta: float | None = None) -> float:
     """ε of everything computed from this file, at `delta` (default: the mechanism's)."""
@@ -181,6 +182,9 @@ class Model:
     if self.labeller is not None:
       record['format'] = _FORMAT_WITH_LABELLER
       record['labeller'] = labelling.to_record(self.labeller.classifier)
+      if self.labeller.cnn is not None:
+        record['format'] = _FORMAT_WITH_CNN
+        record['label_cnn'] = labelling.to_record(self.labeller.cnn.classifier)
       tensors |= {_name(path): leaf for path, leaf in _leaves({'labeller': self.labeller.arrays})}
     with _files.atomic_write(path, 'wb') as file:
       file.write(safetensors.flax.save(tensors, {'dpgan_jax': json.dumps(record, sort_keys=True)}))
@@ -201,7 +205,7 @@ def load(path: str | os.PathLike[str]) -> Model:
       tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
   except (safetensors.SafetensorError, ValueError, RecursionError) as error:
     raise _validate.InputError(f'expected {path} to be a safetensors file, got: {error}') from None
-  formats = (_FORMAT, _FORMAT_WITH_LABELLER)
+  formats = (_FORMAT, _FORMAT_WITH_LABELLER, _FORMAT_WITH_CNN)
   if not isinstance(record, dict) or record.get('format') not in formats:
     raise _validate.InputError(f'{path} is not a dpgan_jax generator of this version')
   try:
@@ -219,9 +223,7 @@ def load(path: str | os.PathLike[str]) -> Model:
 
   labeller = model.labeller
   if labeller is not None:
-    state = jax.eval_shape(labeller.classifier.init, jax.random.key(0))
-    arrays = labelling.of_state(labeller.classifier, state).arrays
-    labeller = dataclasses.replace(labeller, **filled({'labeller': arrays})['labeller'])
+    labeller = labeller.with_arrays(filled({'labeller': labeller.abstract_arrays})['labeller'])
   return dataclasses.replace(model, generator=filled(abstract), labeller=labeller)
 
 
@@ -244,11 +246,21 @@ def _without_arrays(record: dict[str, Any]) -> Model:
   )
   steps = _validate.integer('steps', record['steps'], minimum=0, maximum=gan.mechanism.steps)
   labeller = None
-  if record['format'] == _FORMAT_WITH_LABELLER:
-    classifier = labelling.from_record(record['labeller'], gan.image_shape, num_classes, None)
-    labeller = Labeller(classifier, {}, jnp.zeros(()))
+  if record['format'] != _FORMAT:
+    about = (gan.image_shape, num_classes, None)
+    cnn = None
+    if record['format'] == _FORMAT_WITH_CNN:
+      classifier = labelling.from_record(record['label_cnn'], *about, label_cnn.STAGE)
+      cnn = Labeller(classifier, {}, jnp.zeros(()))
+    classifier = labelling.from_record(record['labeller'], *about)
+    labeller = Labeller(classifier, {}, jnp.zeros(()), cnn)
   if (labeller is None) != (gan.config.label_share is None):
     raise _validate.InputError('a labeller is there without label_share, or missing with it')
+  # Generators of the steps before the last have none yet: what they are named by costs less.
+  needs_cnn = gan.config.label_cnn_share is not None
+  has_cnn = labeller is not None and labeller.cnn is not None
+  if has_cnn and not needs_cnn:
+    raise _validate.InputError('a CNN names samples without label_cnn_share')
   return Model(gan, GeneratorState({}, {}), steps, names, str(record['dataset']), labeller)
 
 

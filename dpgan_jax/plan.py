@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from dpgan_jax import _validate, budget, labelling
+from dpgan_jax import _validate, budget, label_cnn, labelling
 from dpgan_jax.budget import Budget
 from dpgan_jax.classifier import Classifier
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN
 from dpgan_jax.mechanism import DPMechanism
 
-_LABELLING = 'labelling'
+_LABELLING, _LABEL_CNN = 'labelling', 'label_cnn'
 LARGEST_SIDE = 4096  # of images in a record; the models here are for far smaller ones
 
 
@@ -24,15 +24,17 @@ class Plan:
   Attributes:
     gan: the GAN.
     classifier: names its samples (`labelling`); None where nothing does.
+    cnn: has a say in it after the GAN is trained (`label_cnn`); None where there is none.
   """
 
   gan: GAN
   classifier: Classifier | None = None
+  cnn: Classifier | None = None
 
   @property
   def budget(self) -> Budget:
     """All that the run may do with the private data."""
-    return Budget(self.gan.mechanism, {} if self.classifier is None else self.classifier.stages)
+    return Budget(self.gan.mechanism, _stages(self.classifier, self.cnn))
 
   def to_record(self) -> dict[str, Any]:
     """What `read` makes a plan of again, beside the facts about the data; JSON-ready."""
@@ -44,7 +46,13 @@ class Plan:
     }
     if self.classifier is not None:
       record[_LABELLING] = labelling.to_record(self.classifier)
+    if self.cnn is not None:
+      record[_LABEL_CNN] = labelling.to_record(self.cnn)
     return record
+
+
+def _stages(*classifiers: Classifier | None) -> dict[str, DPMechanism]:
+  return {name: m for c in classifiers if c is not None for name, m in c.stages.items()}
 
 
 def make(
@@ -56,8 +64,9 @@ def make(
     InputError: settings that no mechanism satisfies, or that do not fit the data.
   """
   classifier = labelling.make_classifier(config, image_shape, num_classes, num_examples)
-  stages = budget.make(config, num_examples, None if classifier is None else classifier.stages)
-  return Plan(GAN(config, stages.mechanism, image_shape, num_classes), classifier)
+  cnn = label_cnn.make_classifier(config, image_shape, num_classes, num_examples)
+  stages = budget.make(config, num_examples, _stages(classifier, cnn))
+  return Plan(GAN(config, stages.mechanism, image_shape, num_classes), classifier, cnn)
 
 
 def read(saved: Mapping[str, Any], where: object) -> Plan:
@@ -82,14 +91,18 @@ def read(saved: Mapping[str, Any], where: object) -> Plan:
     if at_once is not None:
       _validate.integer('microbatch_size', at_once, minimum=1)
     gan = GAN(config, mechanism, (height, width, channels), num_classes, at_once)
-    if (_LABELLING in saved) != (config.label_share is not None):
-      raise KeyError(_LABELLING)
-    classifier = None
+    shares = {_LABELLING: config.label_share, _LABEL_CNN: config.label_cnn_share}
+    for name, share in shares.items():
+      if (name in saved) != (share is not None):
+        raise KeyError(name)
+    about = (gan.image_shape, num_classes, config.seed)
+    classifier = cnn = None
     if _LABELLING in saved:
-      record = saved[_LABELLING]
-      classifier = labelling.from_record(record, gan.image_shape, num_classes, config.seed)
+      classifier = labelling.from_record(saved[_LABELLING], *about)
+    if _LABEL_CNN in saved:
+      cnn = labelling.from_record(saved[_LABEL_CNN], *about, label_cnn.STAGE)
   except _validate.InputError:
     raise
   except (KeyError, TypeError, ValueError, AttributeError) as error:
     raise _validate.InputError(f'{where} is not the record of a run: {error!r}') from None
-  return Plan(gan, classifier)
+  return Plan(gan, classifier, cnn)

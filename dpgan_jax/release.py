@@ -161,9 +161,10 @@ def _refuse_run(
       'away; train without --seed, or say --seed_is_secret if nobody else knows it'
     )
   if not said.finished and not allow_unfinished:
+    rest = '' if said.beside_finished else ', and not all of what names its samples'
     raise _validate.InputError(
-      f'this run has taken {said.steps_taken} of {said.mechanism.steps} steps; finish it with '
-      'dpgan_jax.train, or say --allow_unfinished'
+      f'this run has taken {said.steps_taken} of {said.mechanism.steps} steps{rest}; finish it '
+      'with dpgan_jax.train, or say --allow_unfinished'
     )
 
 
@@ -261,8 +262,9 @@ def _read_report(path: pathlib.Path, budget: Budget) -> tuple[float, int]:
     facts = json.loads(path.read_bytes())
     epsilon, steps = float(facts['guarantee']['epsilon']), int(facts['progress']['steps_charged'])
     same = all(facts['mechanism'][k] == v for k, v in budget.mechanism.to_dict().items())
-    before = {name: m.to_dict() for name, m in budget.before.items()}
-    same = same and facts.get('mechanisms_before', {}) == before
+    # All that the generator holds; of an unfinished run, the report states what is still to come.
+    stated = facts.get('mechanisms_beside', facts.get('mechanisms_before', {}))
+    same = same and all(stated.get(name) == m.to_dict() for name, m in budget.beside.items())
   except (KeyError, TypeError, ValueError, RecursionError) as error:
     raise _validate.InputError(f'{path} is not a report of dpgan_jax: {error!r}') from None
   if not same:

@@ -51,7 +51,7 @@ def build(run: RunDir, *, tuning_note: str | None = None) -> Statement:
   budget, mechanism, config = planned.budget, planned.gan.mechanism, planned.gan.config
   # Checkpoints first: a run that is training meanwhile charges its ledger before it takes steps.
   taken = max(Checkpoints(run.checkpoints).steps(), default=0)
-  charged = _charged_steps(run, budget, taken)
+  charged, beside_finished = _charged_steps(run, budget, taken)
   curve = {delta: budget.epsilon(charged, delta) for delta in _deltas(mechanism.delta)}
   budgeted = budget.epsilon()
   second_opinion = _second_opinion(budget, charged, curve)
@@ -60,12 +60,13 @@ def build(run: RunDir, *, tuning_note: str | None = None) -> Statement:
   return Statement(
     config=config.replace(seed=None),
     mechanism=mechanism,
-    before=budget.before,
+    beside=budget.beside,
     image_shape=planned.gan.image_shape,
     num_classes=planned.gan.num_classes,
     seed_fixed=config.seed is not None,
     steps_taken=taken,
     steps_charged=charged,
+    beside_finished=beside_finished,
     curve=tuple(curve.items()),
     epsilon=curve[mechanism.delta],
     epsilon_budgeted=budgeted,
@@ -112,10 +113,9 @@ def save(statement: Statement, folder: pathlib.Path) -> None:
 # --- reading a run -------------------------------------------------------------------------------
 
 
-def _charged_steps(run: RunDir, budget: Budget, taken: int) -> int:
-  """Steps of the GAN paid for, having checked that they cover the steps taken.
-
-  What comes before them counts whole in any case.
+def _charged_steps(run: RunDir, budget: Budget, taken: int) -> tuple[int, bool]:
+  """Steps of the GAN paid for, having checked that they cover the steps taken; and whether the
+  stages beside them are paid for whole, as they count in any case.
   """
   if not run.ledger.exists():
     if taken:
@@ -123,10 +123,11 @@ def _charged_steps(run: RunDir, budget: Budget, taken: int) -> int:
         f'{run.ledger} is missing but a checkpoint has taken {taken} steps: what has been spent '
         'is no longer certain; restore the file from a backup'
       )
-    return 0
+    return 0, not budget.beside
   ledger = Ledger.read(run.ledger, stages=budget.stages)
   ledger.require_covers(taken, STAGE)
-  return ledger.charged_steps(STAGE)
+  whole = all(ledger.charged_steps(name) == m.steps for name, m in budget.beside.items())
+  return ledger.charged_steps(STAGE), whole
 
 
 def _second_opinion(

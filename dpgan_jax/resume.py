@@ -39,6 +39,7 @@ def start_or_resume(
   ledger: Ledger,
   checkpoints: Checkpoints,
   stages: Collection[str],
+  first: Callable[[State], State] | None = None,
 ) -> State:
   """The state of the latest checkpoint; without one, `init` of a new key, saved before use.
 
@@ -48,6 +49,7 @@ def start_or_resume(
     ledger: of the run.
     checkpoints: of this state.
     stages: those of the ledger's that these checkpoints are about.
+    first: what a new state becomes before it is saved, where that is too much to compile.
 
   Raises:
     InputError: steps are charged but there is no checkpoint to continue from.
@@ -63,6 +65,8 @@ def start_or_resume(
       'own'
     )
   state = jax.jit(init)(key)
+  if first is not None:
+    state = first(state)
   checkpoints.save(0, state, {})
   checkpoints.wait()  # the keys must be on the disk before anything is charged
   return state

@@ -123,6 +123,11 @@ class RunDir:
     return self.path / 'labeller'
 
   @property
+  def label_cnn(self) -> pathlib.Path:
+    """Directory of the CNN that has a say in it, trained after the GAN; private."""
+    return self.path / 'label_cnn'
+
+  @property
   def tensorboard(self) -> pathlib.Path:
     return self.path / 'tensorboard'
 

@@ -39,12 +39,14 @@ class Statement:
   Attributes:
     config: the settings, without the seed.
     mechanism: the mechanism of the GAN, as run.
-    before: the mechanisms of what came before it, by stage: of the classifier that names samples.
+    beside: the mechanisms of the other stages by name: of the classifiers that name samples. They
+      are part of every ε here, whole.
     image_shape: (H, W, C).
     num_classes: K.
     seed_fixed: whether the keys came from a seed that somebody knows.
     steps_taken: steps of the latest checkpoint.
     steps_charged: steps paid for in the ledger, ≥ `steps_taken`. ε is for these.
+    beside_finished: whether the other stages are charged whole in the ledger too.
     curve: pairs (δ, ε) that hold for the steps charged.
     epsilon: ε of the steps charged at the mechanism's δ; `inf` without a guarantee.
     epsilon_budgeted: ε once all T steps are charged.
@@ -56,12 +58,13 @@ class Statement:
 
   config: TrainConfig
   mechanism: DPMechanism
-  before: Mapping[str, DPMechanism]
+  beside: Mapping[str, DPMechanism]
   image_shape: tuple[int, ...]
   num_classes: int
   seed_fixed: bool
   steps_taken: int
   steps_charged: int
+  beside_finished: bool
   curve: tuple[tuple[float, float], ...]
   epsilon: float
   epsilon_budgeted: float
@@ -77,8 +80,8 @@ class Statement:
 
   @property
   def finished(self) -> bool:
-    """Whether all T steps have been taken."""
-    return self.steps_taken == self.mechanism.steps
+    """Whether all T steps have been taken, and those of the other stages."""
+    return self.steps_taken == self.mechanism.steps and self.beside_finished
 
   # --- sentences ---------------------------------------------------------------------------------
 
@@ -102,7 +105,7 @@ class Statement:
       if self.seed_fixed
       else ''
     )
-    also = ' and what came before them (see Mechanism)' if self.before else ''
+    also = ' and the other stages (see Mechanism)' if self.beside else ''
     return (
       'The generator of this run, and everything computed from it without using the private '
       f'data again, is (ε, δ)-differentially private with ε = {show_epsilon(self.epsilon)} and δ '
@@ -116,6 +119,11 @@ class Statement:
     total = self.mechanism.steps
     if self.finished:
       return f'The run is finished: {self.steps_taken} of T = {total} steps taken, as many charged.'
+    if self.steps_taken == total:
+      return (
+        f'The run is not finished: all T = {total} steps of the GAN are taken, but not those of '
+        f'what names its samples. ε is {show_epsilon(self.epsilon)} with these.'
+      )
     return (
       f'The run is not finished: its latest checkpoint has taken {self.steps_taken} of T = '
       f'{total} steps. {self.steps_charged} are charged, since steps are paid for before they '
@@ -158,10 +166,10 @@ class Statement:
       )
     else:
       public = 'N is public: neighbouring data sets have the same size, and so the same q = B/N.'
-    if self.before:
+    if self.beside:
       labels = (
-        'The generator is not class-conditional: a classifier trained with differential privacy '
-        'names its samples; its mistakes are in the labels, and how often the generator draws a '
+        'The generator is not class-conditional: what names its samples was trained with '
+        'differential privacy; its mistakes are in the labels, and how often the generator draws a '
         'class need not be how often it is real.'
       )
     elif self.config.generator in models.UNCONDITIONAL:
@@ -236,7 +244,7 @@ class Statement:
           'noise': text.NOISE if m.is_private else 'none',
           'num_examples_is_public': True,
         },
-        'mechanisms_before': {name: b.to_dict() for name, b in self.before.items()},
+        'mechanisms_beside': {name: b.to_dict() for name, b in self.beside.items()},
         'accounting': self._accounting(),
         'randomness': {
           'seed_fixed': self.seed_fixed,
@@ -292,7 +300,7 @@ class Statement:
       f'{text.GROUP} {self.progress()}' if self.holds else self.progress(),
       '## Mechanism as run',
       _markdown.table(('', ''), numbers.items()),
-      *self._before(),
+      *self._beside(),
       f'{text.SAMPLING} {text.NOISE if m.is_private else "No noise is added."}',
       f'Accounting: {how["library"]} {how["version"]}, {how["accountant"]}, '
       f'{how["discretisation"]}. {self.second_opinion_sentence()}',
@@ -323,17 +331,17 @@ class Statement:
     )
     return '\n\n'.join(sections) + '\n'
 
-  def _before(self) -> list[str]:
-    """The stages before the GAN, as a sentence and a table."""
-    if not self.before:
+  def _beside(self) -> list[str]:
+    """The stages beside the GAN, as a sentence and a table."""
+    if not self.beside:
       return []
     rows = (
       (name, b.batch_size, b.l2_clip_norm, b.noise_multiplier, b.steps)
-      for name, b in self.before.items()
+      for name, b in self.beside.items()
     )
     return [
-      'Before it, on the same records, a classifier was trained that names the samples. Its stages '
-      'are part of every ε of this statement, whole:',
+      'On the same records, what names the samples is trained. Its stages are part of every ε of '
+      'this statement, whole:',
       _markdown.table(('stage', 'B', 'C', 'σ', 'T'), rows),
     ]
 

@@ -83,8 +83,8 @@ class Run:
   @property
   def spent(self) -> list[tuple[DPMechanism, int]]:
     """The steps of each stage that are paid for."""
-    before = [(m, m.steps) for m in self.budget.before.values()]
-    return [*before, (self.mechanism, self.charged)] if self.charged else before
+    beside = [(m, m.steps) for m in self.budget.beside.values()]
+    return [*beside, (self.mechanism, self.charged)] if self.charged else beside
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,9 +20,9 @@ would take longer than the steps.
 
 A run killed anywhere in between continues at its last checkpoint and takes the same steps again,
 with the same batches and the same noise. They were charged before; nothing is charged twice, and
-nothing is ever taken uncharged. A classifier that names the samples (`labelling`) is trained in the
-same way before the GAN, in a directory of its own and under the same ledger, but a chunk after the
-other.
+nothing is ever taken uncharged. What names the samples is trained in the same way, under the same
+ledger but in directories of its own and a chunk after the other: a linear classifier before the
+GAN (`labelling`), a CNN after it (`label_cnn`).
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from dpgan_jax import (
   data,
   export,
   figures,
+  label_cnn,
   labelling,
   metrics,
   model_file,
@@ -141,6 +142,7 @@ def train(
           ledger.require_covers(record['step'])
       state = _take_steps(planned, model_of, dataset, run, ledger, checkpoints, state, progress)
     model = model_of(state.g_average, int(state.step))
+    model = _with_cnn(model, planned, dataset, run, ledger, state, progress)
     _leave_samples(model, run, state)
   return Trained(model, run)
 
@@ -175,6 +177,31 @@ def _labeller(
   return labelling.train(
     planned.classifier, dataset, RunDir(run.labeller), ledger, progress=progress
   )
+
+
+def _with_cnn(
+  model: model_file.Model,
+  planned: Plan,
+  dataset: data.ImageDataset,
+  run: RunDir,
+  ledger: Ledger,
+  state: GANState,
+  progress: bool,
+) -> model_file.Model:
+  """The trained generator, its samples named by the CNN too; as it is if none is planned."""
+  if planned.cnn is None:
+    return model
+  assert model.labeller is not None  # TrainConfig asks for both
+
+  def draw(num: int, key: jax.Array) -> Any:
+    return model.sample(num, key=key)
+
+  run.label_cnn.mkdir(exist_ok=True)
+  labeller = label_cnn.train(
+    planned.cnn, model.labeller, draw, _samples_key(state, 3), dataset, RunDir(run.label_cnn),
+    ledger, progress=progress,
+  )  # fmt: skip
+  return dataclasses.replace(model, labeller=labeller)
 
 
 def _take_steps(
@@ -253,7 +280,7 @@ def _wait_interruptibly(history: Any, since: float) -> None:
 
 def _leave_samples(model: model_file.Model, run: RunDir, state: GANState) -> None:
   """Samples, their picture and the loss curves; drawn from the state, so the same every time."""
-  key = jax.random.fold_in(jax.random.fold_in(state.fake_key, state.step), 2)
+  key = _samples_key(state, 2)
   images, labels = model.sample(model.gan.config.num_samples, key=key)
   export.export(run.samples_npz, images, labels, format='npz', overwrite=True)
   num = 10 * min(model.gan.num_classes, 10)
@@ -261,6 +288,11 @@ def _leave_samples(model: model_file.Model, run: RunDir, state: GANState) -> Non
   scale = picture_scale(model.gan.image_shape)
   figures.sample_grid(images, run.samples_png, labels=labels, scale=scale)
   figures.loss_curves(metrics.read_metrics(run.metrics), run.losses_png)
+
+
+def _samples_key(state: GANState, purpose: int) -> jax.Array:
+  """A key for samples at this step; the GAN itself draws nothing for it."""
+  return jax.random.fold_in(jax.random.fold_in(state.fake_key, state.step), purpose)
 
 
 def restore_model(run_dir: str | os.PathLike[str]) -> Trained:
@@ -285,6 +317,9 @@ def restore_model(run_dir: str | os.PathLike[str]) -> Trained:
   labeller = None
   if planned.classifier is not None:
     labeller = labelling.restore(planned.classifier, run.labeller)
+  if planned.cnn is not None and labeller is not None and step == planned.gan.mechanism.steps:
+    cnn = labelling.restore_finished(planned.cnn, run.label_cnn)
+    labeller = dataclasses.replace(labeller, cnn=cnn)
   model = model_file.Model(
     planned.gan, state.g_average, step, class_names, config.dataset, labeller
   )

@@ -237,6 +237,16 @@ def test_flags_of_a_run_become_its_settings(fresh_flags):
   )
 
 
+def test_what_a_flag_file_gave_can_be_taken_back_where_nothing_may_stand(fresh_flags, tmp_path):
+  cli.define_flags(TrainConfig)
+  file = tmp_path / 'run.flags'
+  file.write_text('--label_share=0.3\n--steps=7\n--batch_size=5\n')
+  fresh_flags(['train', f'--flagfile={file}', '--label_share=none', '--steps=none'])
+  assert (fresh_flags.label_share, fresh_flags.steps, fresh_flags.batch_size) == (None, None, 5)
+  with pytest.raises(flags.IllegalFlagValueError, match='batch_size=none'):
+    fresh_flags(['train', '--batch_size=none'])
+
+
 @pytest.mark.parametrize(
   ('seconds', 'text'),
   [

@@ -135,6 +135,7 @@ _OUT_OF_RANGE = {
   'l2_clip_norm': [0.0, -1.0, math.nan, None],
   'n_d_threshold': [0.0, 1.0, math.nan],
   'label_share': [0.0, 1.0, math.nan],
+  'label_cnn_share': [0.0, 1.0, math.nan],
   'delta': [0.0, 1.0, -1e-5, math.nan, None],
   'seed': [-1, 2**32, 0.5],
 }

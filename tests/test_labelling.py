@@ -125,10 +125,10 @@ def test_every_stage_is_charged_and_stated(finished):
   statement = report.build(run)
   assert statement.epsilon == ledger.epsilon() == planned.budget.epsilon()
   assert statement.epsilon > planned.gan.mechanism.epsilon()
-  assert set(statement.to_json()['mechanisms_before']) == {'classifier', 'classifier_centre'}
+  assert set(statement.to_json()['mechanisms_beside']) == {'classifier', 'classifier_centre'}
   text = statement.to_markdown()
   assert 'classifier_centre' in text
-  assert 'names its samples' in text
+  assert 'names the samples' in text
 
 
 def test_samples_have_the_class_that_the_labeller_says(finished):

@@ -131,6 +131,7 @@ def test_the_open_problem_is_measured_and_its_cure_compared(tmp_path):
   assert f'| report_eps1.5_nd10 | {changed} | – | 30 | – | 20 | 20 (30) | 20 | 1.00 |' in text
   assert '| report_eps1.5 | 500 | 1 | 0.49 | 0.99 | – |' in text
   assert '| report_eps1.5 | 1,500 | 1 | 0.47 | 0.99 | – |' in text
+  assert 'In report_eps1.5 D never recognised fewer than 0.99 of the fakes' in text
   assert (tmp_path / 'study' / 'problem_fid.png').is_file()
   assert '(study/runs/report_eps1.5_nd10_steps.png)' in text
   assert '| report_eps1.5 | the same at ε = 1.5 (figure 6.3) | 1.5 | bce | 1 | 12.25 (real' in text

@@ -129,7 +129,8 @@ def _final(folder: pathlib.Path) -> list[str]:
   real = [_number(s.get('reference') if (s := _first(sweep, n)) else None) for n in SCORES]
   rows.append(('real images', '', *real, ''))
   settings = sweep['settings']
-  shown = {k: settings[k] for k in ('steps', 'batch_size', 'label_share') if k in settings}
+  names = ('steps', 'batch_size', 'label_share', 'label_cnn_share')
+  shown = {k: settings[k] for k in names if settings.get(k) is not None}
   parts = [
     'Made by `python -m dpgan_jax.sweep --flagfile=experiments/mnist.flags` '
     f'({", ".join(f"{k} = {v}" for k, v in shown.items())}), scored once on the test set.',

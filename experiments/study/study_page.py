@@ -332,6 +332,14 @@ def _measured(runs: Mapping[str, Record]) -> list[str]:
         for n in ('n_d', 'd_real_accuracy', 'd_fake_accuracy', 'clipped_fraction')
       ]
       lines.append(f'| {name} | {line["step"]:,} | {" | ".join(cells)} |')
+  fakes = [line.get('d_fake_accuracy') for line in (runs.get(PROBLEM) or {}).get('metrics', [])]
+  if fakes and None not in fakes:
+    lines += ['', (
+      f'In {PROBLEM} D never recognised fewer than {min(fakes):.3g} of the fakes (lowest of the '
+      'means). Fakes are all that may be looked at for free, and so all that an adaptive n_D '
+      '(--n_d_threshold) goes by: with any threshold below that it stays where it is, and the run '
+      'is the same.'
+    )]  # fmt: skip
   return lines
 
 

@@ -29,6 +29,7 @@ from dpgan_jax import (
   budget,
   clipping,
   cross_check,
+  label_cnn,
   labelling,
   plan,
   privatizer,
@@ -312,22 +313,27 @@ def every_stage_is_counted() -> None:
 
 
 def stages_share_no_key() -> None:
-  """The GAN and the classifier that names its samples begin with one root key."""
+  """The GAN and the classifiers that name its samples begin with one root key."""
   config = TrainConfig(
-    target_epsilon=math.inf, label_share=0.5, steps=2, batch_size=8, generator='report',
-    discriminator='report',
+    target_epsilon=math.inf, label_share=0.5, label_cnn_share=0.25, steps=2, batch_size=8,
+    generator='report', discriminator='report',
   )  # fmt: skip
   planned = plan.make(config, 64, (8, 8, 1), 10)
   assert planned.classifier is not None
+  assert planned.cnn is not None
   root = jax.random.key(0)
-  states = labelling.init(planned.classifier, root), planned.gan.init(root)
+  states = (
+    labelling.init(planned.classifier, root),
+    planned.gan.init(root),
+    label_cnn.init(planned.cnn, root),
+  )
   keys = [
     tuple(np.asarray(jax.random.key_data(leaf)).tolist())
     for leaf in jax.tree.leaves(states)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
   ]
-  if len(keys) != 6 or len(set(keys)) < 6:
-    raise Violation(f'expected 6 different keys of two stages, got {len(set(keys))} of {len(keys)}')
+  if len(keys) != 9 or len(set(keys)) < 9:
+    raise Violation(f'expected 9 different keys of 3 stages, got {len(set(keys))} of {len(keys)}')
 
 
 def a_recorded_rate_is_the_rate_of_the_batches() -> None:

@@ -118,9 +118,10 @@ def of_reports() -> list[Case]:
   for path in sorted((ROOT / 'experiments' / 'results').glob('*/report.json')):
     facts = json.loads(path.read_text('utf-8'))
     mechanism = _mechanism(facts['mechanism'])
-    before = {name: _mechanism(m) for name, m in facts.get('mechanisms_before', {}).items()}
+    stages = facts.get('mechanisms_beside', facts.get('mechanisms_before', {}))
+    beside = {name: _mechanism(m) for name, m in stages.items()}
     epsilon = facts['guarantee']['epsilon']
-    spent = Budget(mechanism, before)
+    spent = Budget(mechanism, beside)
     event = spent.event(facts['progress']['steps_charged'])
     source = path.relative_to(ROOT).as_posix()
     if spent.is_private and mechanism.neighboring_relation == 'add_or_remove_one':
