@@ -86,6 +86,11 @@ def show_plan(config: TrainConfig, dataset: data.ImageDataset) -> None:
     'device': f'{resume.device_name()} x {jax.device_count()}',
     'expected time': f'{cli.duration(seconds * mechanism.steps)} ({seconds * 1e3:.1f} ms a step)',
   }
+  if planned.budget.beside:
+    rows['names samples'] = '; '.join(
+      f'{name}: B = {m.batch_size}, sigma = {m.noise_multiplier:.4g}, {m.steps} steps'
+      for name, m in planned.budget.beside.items()
+    )
   for name, value in rows.items():
     print(f'{name:>17}: {value}')
   if mechanism.is_private and math.isinf(epsilon):

@@ -37,6 +37,17 @@ def test_dry_run_shows_the_plan_and_trains_nothing(tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+def test_dry_run_shows_what_names_samples():
+  rest = (
+    '--dataset=digits', '--target_epsilon=5', '--steps=4', '--batch_size=20', '--delta=1e-4',
+    '--generator=report', '--discriminator=report', '--label_share=0.3', '--label_cnn_share=0.3',
+  )  # fmt: skip
+  result = train(*rest, '--dry_run')
+  assert result.returncode == 0, result.stderr
+  assert 'names samples: classifier: B = ' in result.stdout
+  assert '; label_cnn: B = ' in result.stdout
+
+
 BAD = {
   'unknown flag': (['--no_such_flag=1'], 'no_such_flag'),
   'contradiction': (['--target_epsilon=2'], 'two of them determine the third'),

@@ -8,7 +8,8 @@ set is the held-out part. The real test set is not read. What an idea does is me
     ./run.sh python -m dpgan_jax.train --flagfile=experiments/eps1.flags --dataset=idx \\
         --data_dir=runs/mnist_split --run_dir=runs/screen/NAME --seed=0 [--SETTING=VALUE …]
     ./run.sh python -m dpgan_jax.evaluate --run_dir=runs/screen/NAME --data_dir=runs/mnist_split \\
-        --tasks=tstr_cnn,features,secondary --num=30000 --scores_dir=runs/screen/scores
+        --tasks=tstr_cnn,features,secondary --num=20000 --cnn_epochs=6 \\
+        --scores_dir=runs/screen/scores
 """
 
 from __future__ import annotations
