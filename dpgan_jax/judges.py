@@ -362,7 +362,7 @@ class Classified:
 # What few epochs need: the best of experiments/results/judge_pace.json, scored on held-out training
 # images of MNIST. (That the CNN has one dropout and not two was settled before that, on its test
 # images.) No sample of any generator was looked at.
-_PACE: dict[str, Any] = {
+PACE: dict[str, Any] = {
   'cnn': {'batch_size': 64, 'learning_rate': 1.5e-3},
   'mlp': {'batch_size': 128, 'learning_rate': 1.5e-3},
   'lr': {'batch_size': 64, 'learning_rate': 5e-3},
@@ -403,7 +403,7 @@ def train_and_test(
   fitted = fit(
     CLASSIFIERS[classifier](num_classes), images[used], labels[used],
     epochs=epochs, seed=seed, hold_out=(images[held], labels[held]), progress=progress,
-    **(_PACE[classifier] if pace is None else pace),
+    **(PACE[classifier] if pace is None else pace),
   )  # fmt: skip
   right = fitted.predict(test_images) == test_labels
   per_class = [right[test_labels == k] for k in range(num_classes)]

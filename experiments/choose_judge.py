@@ -4,7 +4,7 @@
         --out=experiments/results/judge_pace.json
 
 Each classifier is trained on 50,000 training images (a tenth of them chooses the epoch, as in an
-evaluation) and scored on the other 10,000; the test set is not read. `judges._PACE` takes the best.
+evaluation) and scored on the other 10,000; the test set is not read. `judges.PACE` takes the best.
 MNIST is public, so nothing here is private. About half an hour on 2 cores.
 """
 

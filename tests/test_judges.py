@@ -228,6 +228,6 @@ def test_wrong_calls_are_refused(digits):
 def test_the_pace_is_the_best_of_what_was_tried_on_held_out_training_images():
   results = pathlib.Path(__file__).resolve().parents[1] / 'experiments' / 'results'
   tried = json.loads((results / 'judge_pace.json').read_text(encoding='utf-8'))['tried']
-  for name, pace in judges._PACE.items():
+  for name, pace in judges.PACE.items():
     best = max((t for t in tried if t['classifier'] == name), key=lambda t: t['accuracy'])
     assert {key: best[key] for key in pace} == pace

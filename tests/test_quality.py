@@ -73,6 +73,33 @@ def test_the_final_table_is_the_sweep(tmp_path):
     quality.take_sweep(tmp_path / 'none', tmp_path)
 
 
+def test_names_and_images_are_told_apart(tmp_path):
+  assert '## Names or images\n\nNot measured yet.' in quality.page(tmp_path)
+  folder = tmp_path / 'quality' / 'limits'
+  folder.mkdir(parents=True)
+  for name, epsilon, tstr in (
+    ('eps10', 9.991, {'linear': 0.94, 'linear and CNN': 0.95, 'real': 0.96}),
+    ('eps1', 0.9994, {'linear': 0.91, 'real': 0.93}),
+  ):
+    record = {'epsilon': epsilon, 'tstr': tstr, 'on_real': 0.99,
+              'agreement': {who: value - 0.1 for who, value in tstr.items()}}  # fmt: skip
+    (folder / f'{name}.json').write_text(json.dumps(record))
+  text = quality.page(tmp_path)
+  assert '| 0.9994 | 0.91 (0.81) | – (–) | 0.93 | 0.99 |\n| 9.991 | 0.94 (0.84) |' in text
+
+
+def test_better_names_make_the_same_samples_more_useful():
+  """Real digits stand in for samples: the CNN that learns from real ones knows their names."""
+  limit = importlib.import_module('label_limit')
+  real, test = (data.load_dataset('digits', split=split) for split in ('train', 'test'))
+  wrong = (real.labels + (np.arange(len(real)) % 2)) % 10  # every second name
+  found = limit.measure(real.images, {'half wrong': wrong}, real, test, epochs=8)
+  assert found['agreement']['real'] == 1
+  assert 0.4 < found['agreement']['half wrong'] < 0.6
+  assert found['on_real'] > 0.9
+  assert found['tstr']['real'] > max(0.85, found['tstr']['half wrong'] + 0.1)
+
+
 def test_an_idea_is_a_record_of_its_run(flags, tmp_path):
   run_dir = tmp_path / 'slower'
   config = TrainConfig(

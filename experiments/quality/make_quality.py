@@ -104,6 +104,8 @@ def page(results: pathlib.Path) -> str:
     f'images but the held-out ones. {PRIVATE}',
     '## With the committed settings',
     *_final(results / 'quality' / 'final'),
+    '## Names or images',
+    _limits(results / 'quality' / 'limits'),
     '## What was tried',
     'One run each, trained on 50,000 training images of MNIST and scored on the 10,000 others, '
     'with fewer samples than the table above; the test set was not read. In the order in which it '
@@ -146,6 +148,32 @@ def _final(folder: pathlib.Path) -> list[str]:
 def _first(sweep: dict[str, Any], name: str) -> dict[str, Any] | None:
   found = [g['scores'][name] for g in sweep['by_epsilon'] if name in g['scores']]
   return found[0] if found else None
+
+
+def _limits(folder: pathlib.Path) -> str:
+  """What stands in the way: the records of label_limit.py."""
+  rows, who = [], {}
+  for path in sorted(folder.glob('*.json')):
+    r = json.loads(path.read_bytes())
+    who |= dict.fromkeys(n for n in r['tstr'] if n != 'real')
+    rows.append((float(r['epsilon']), r))
+  if not rows:
+    return 'Not measured yet.'
+  table = [
+    (
+      f'{epsilon:.4g}',
+      *(f'{_number(r["tstr"].get(n))} ({_number(r["agreement"].get(n))})' for n in who),
+      _number(r['tstr']['real']),
+      _number(r['on_real']),
+    )
+    for epsilon, r in sorted(rows, key=lambda row: row[0])
+  ]
+  header = ('ε', *(f'named by: {n}' for n in who), 'by a CNN trained on real images', 'that CNN')
+  return (
+    'TSTR of the same samples under different names, by `experiments/quality/label_limit.py`; in '
+    'brackets how often the names are those that a CNN trained on real images gives. What its '
+    'names gain is lost to names now; what they lack to that CNN itself is lost to images.\n\n'
+  ) + _markdown.table(header, table)
 
 
 def _tried(folder: pathlib.Path) -> str:

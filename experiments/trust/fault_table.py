@@ -298,7 +298,7 @@ _LEDGER = (
         swap(Ledger, 'charge', faults.charged_late), _G.steps_are_charged_before_they_are_taken,
         'exactness', slow=True),
   Fault('report_of_taken_steps', 22, 'the report counts the steps of the last checkpoint',
-        swap(report, '_charged_steps', to(lambda run, mechanism, taken: taken)),
+        swap(report, '_charged_steps', to(lambda run, budget, taken: (taken, True))),
         _G.the_report_counts_what_is_charged, 'report'),
   Fault('budget_overrun', 23, 'a run takes one step more than its budget',
         swap(mechanism_checks, 'OVERRUN', to(1)), _M.a_run_stays_within_its_budget, 'refusal'),

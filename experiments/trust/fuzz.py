@@ -153,12 +153,14 @@ def _flag_values(define: Callable[[], None]) -> flags.FlagValues:
   values = flags.FlagValues()
   names = [f'DEFINE_{kind}' for kind in ('integer', 'float', 'string', 'bool', 'list', 'enum')]
   originals = {name: getattr(flags, name) for name in names}
+  ours, flags.FLAGS = flags.FLAGS, values
   try:
     for name, original in originals.items():
       partial = lambda *a, _f=original, **k: _f(*a, flag_values=values, **k)  # noqa: E731
       setattr(flags, name, partial)
     define()
   finally:
+    flags.FLAGS = ours
     for name, original in originals.items():
       setattr(flags, name, original)
   return values

@@ -1,0 +1,116 @@
+"""How much of what samples lack is in their names, and how much in the images themselves.
+
+    ./run.sh python experiments/quality/label_limit.py --run_dir=runs/sweep/eps10/seed_0 \\
+        --name=eps10 [--data_dir=…] [--num=60000]
+
+The same samples are named by the private linear classifier alone, by all that names samples in the
+run, and by a CNN trained on real images. A CNN is trained on the samples with each, and tested on
+real images, as for TSTR. What the last names gain is lost to names; what even they lack to the CNN
+that gave them is lost to images. The real images are read without noise: for public data only. It
+writes experiments/results/quality/limits/NAME.json; make_quality.py shows it. About 15 minutes on
+2 cores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from dpgan_jax import _files, _validate, cli, data, evaluation, judges, resume, trainer
+from dpgan_jax.statement import rounded_up
+
+FLAGS = flags.FLAGS
+RESULTS = pathlib.Path(__file__).resolve().parents[1] / 'results' / 'quality' / 'limits'
+PUBLIC = ('digits', 'mnist', 'fashion_mnist', 'kmnist', 'emnist')
+
+
+def measure(
+  images: np.ndarray,
+  names: dict[str, np.ndarray],
+  real: data.ImageDataset,
+  test: data.ImageDataset,
+  epochs: int,
+) -> dict[str, Any]:
+  """What classifiers trained on images with each of `names`, and with real-taught ones, get right.
+
+  Args:
+    images: samples uint8 [n, h, w, c].
+    names: classes [n] of them by who gave them.
+    real: the images that the CNN which names them last is trained on.
+    test: the real images that everything is tested on.
+    epochs: of every classifier.
+  """
+  unseen = (test.images, test.labels)
+
+  def tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+  tell('CNN on real images')
+  held = len(real) // 10
+  teacher = judges.fit(
+    judges.CLASSIFIERS['cnn'](real.num_classes), real.images[held:], real.labels[held:],
+    epochs=epochs, seed=0, hold_out=(real.images[:held], real.labels[:held]),
+    **judges.PACE['cnn'],
+  )  # fmt: skip
+  truth = teacher.predict(images)
+  found: dict[str, Any] = {
+    'on_real': float((teacher.predict(test.images) == test.labels).mean()),
+    'agreement': {},
+    'tstr': {},
+  }
+  for who, labels in {**names, 'real': truth}.items():
+    tell(f'CNN on samples named by: {who}')
+    classified = judges.train_and_test(
+      'cnn', (images, labels), unseen, num_classes=real.num_classes, epochs=epochs
+    )
+    found['tstr'][who] = classified.accuracy
+    found['agreement'][who] = float((labels == truth).mean())
+  return found
+
+
+def main() -> None:
+  if FLAGS.run_dir is None or FLAGS.name is None:
+    raise _validate.InputError('expected --run_dir=DIRECTORY of a run and --name=NAME of a record')
+  _validate.integer('num', FLAGS.num, minimum=100)
+  model = trainer.restore_model(FLAGS.run_dir).model
+  if model.dataset not in PUBLIC:
+    raise _validate.InputError(
+      f'expected a run of a public data set ({", ".join(PUBLIC)}), got {model.dataset}'
+    )
+  if model.labeller is None:
+    raise _validate.InputError('expected a run whose samples are named (label_share)')
+  real = data.load_dataset(model.dataset, data_dir=FLAGS.data_dir)
+  test = data.load_dataset(model.dataset, data_dir=FLAGS.data_dir, split='test')
+  images, own = model.sample(FLAGS.num, key=resume.root_key(0))
+  assert own is not None
+  names = {'linear': dataclasses.replace(model.labeller, cnn=None).label(images)}
+  if model.labeller.cnn is not None:
+    names['linear and CNN'] = own
+  epochs = evaluation.Settings().epochs('cnn', FLAGS.num)
+  epsilon = model.epsilon()
+  record = {
+    'epsilon': 'inf' if math.isinf(epsilon) else rounded_up(epsilon),
+    'samples': FLAGS.num,
+    'epochs': epochs,
+    **measure(images, names, real, test, epochs),
+  }
+  RESULTS.mkdir(parents=True, exist_ok=True)
+  path = RESULTS / f'{FLAGS.name}.json'
+  with _files.atomic_write(path) as file:
+    file.write(json.dumps(record, indent=2, allow_nan=False) + '\n')
+  print(f'written: {path.name}')
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('run_dir', None, 'Directory of a run.')
+  flags.DEFINE_string('name', None, 'Name of the record.')
+  flags.DEFINE_string('data_dir', None, 'Folder of the real data; default: download by name.')
+  flags.DEFINE_integer('num', 60_000, 'Samples.')
+  cli.run(main)
