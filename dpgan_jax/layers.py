@@ -1,9 +1,9 @@
 """Layers whose arithmetic suits the backend; parameters and results are those of Flax's own layers.
 
 On XLA:CPU a convolution inside a compiled loop is several times slower than the same sums written
-as patches × matrix, and compiles far longer. `Conv` therefore has two implementations behind one
-set of parameters (`kernel` [h, w, in, out] and `bias` [out], as `flax.linen.Conv`), chosen when it
-is traced.
+as products of matrices, and compiles far longer. `Conv` therefore has several implementations
+behind one set of parameters (`kernel` [h, w, in, out] and `bias` [out], as `flax.linen.Conv`),
+chosen when it is traced.
 """
 
 from __future__ import annotations
@@ -94,25 +94,86 @@ def conv2d(
   *,
   stride: int = 1,
   padding: Padding = 'SAME',
-  implementation: Literal['patches', 'lax'] | None = None,
+  implementation: Literal['patches', 'shifts', 'lax'] | None = None,
 ) -> jax.Array:
   """2-D convolution (cross-correlation), NHWC × HWIO → NHWC.
+
+  'patches' copies every window out and multiplies once; 'shifts' (stride 1, padding SAME)
+  multiplies every pixel by every tap and adds up shifted results. The first moves window · in
+  numbers per pixel, the second window · out: the last layer of a generator, with one or three
+  channels to go to, is several times as fast by the second (experiments/benchmarks/last_layer.py).
 
   Args:
     x: [n, height, width, in].
     kernel: [kernel height, kernel width, in, out].
     stride: the same in both directions.
     padding: as XLA understands it.
-    implementation: None chooses 'patches' on a CPU and 'lax' elsewhere.
+    implementation: None chooses 'patches' or 'shifts' on a CPU and 'lax' elsewhere.
+
+  Raises:
+    InputError: 'shifts' was asked for with another stride or padding.
   """
-  if implementation is None:
-    implementation = 'patches' if jax.default_backend() == 'cpu' else 'lax'
-  if implementation == 'lax':
+  can_shift = stride == 1 and padding == 'SAME'
+  if implementation is None and jax.default_backend() == 'cpu':
+    few = 2 * kernel.shape[3] <= kernel.shape[2]
+    implementation = 'shifts' if can_shift and few else 'patches'
+  if implementation == 'shifts':
+    if not can_shift:
+      raise _validate.InputError(
+        f"'shifts' is for stride 1 and padding SAME, got {stride} and {padding}"
+      )
+    return _shifts(x, kernel)
+  if implementation in ('lax', None):
     return jax.lax.conv_general_dilated(
       x, kernel, (stride, stride), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
     )
   window = (kernel.shape[0], kernel.shape[1])
   return patches(x, window, stride, padding) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _same_pads(x: jax.Array, kernel: jax.Array) -> Pads:
+  pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), 'SAME')
+  return tuple(tuple(pair) for pair in pads)
+
+
+@jax.custom_vjp
+def _shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """A convolution of stride 1 and padding SAME as one product per pixel and tap, then sums.
+
+  The gradient is written by hand, from windows of the output's: of the sums' own, XLA:CPU makes
+  loops that add up the same taps again for every use.
+  """
+  n, rows, columns, _ = x.shape
+  height, width, channels, features = kernel.shape
+  vertical, horizontal = _same_pads(x, kernel)
+  taps = x @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+  taps = taps.reshape(n, rows, columns, height, width * features)
+  taps = jnp.pad(taps, ((0, 0), vertical, (0, 0), (0, 0), (0, 0)))
+  by_row = functools.reduce(jnp.add, [taps[:, i : i + rows, :, i] for i in range(height)])
+  by_row = by_row.reshape(n, rows, columns, width, features)
+  by_row = jnp.pad(by_row, ((0, 0), (0, 0), horizontal, (0, 0), (0, 0)))
+  return functools.reduce(jnp.add, [by_row[:, :, j : j + columns, j] for j in range(width)])
+
+
+def _shifts_forward(
+  x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  return _shifts(x, kernel), (x, kernel)
+
+
+def _shifts_backward(
+  residual: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  x, kernel = residual
+  height, width, channels, features = kernel.shape
+  (top, bottom), (left, right) = _same_pads(x, kernel)
+  windows = _patches(g, (height, width), 1, ((bottom, top), (right, left)))
+  flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2).reshape(-1, channels)
+  d_kernel = jnp.einsum('nijc,nijp->cp', x, windows).reshape(channels, height, width, features)
+  return windows @ flipped, d_kernel.transpose(1, 2, 0, 3)[::-1, ::-1]
+
+
+_shifts.defvjp(_shifts_forward, _shifts_backward)
 
 
 class Conv(nn.Module):

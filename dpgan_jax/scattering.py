@@ -47,7 +47,8 @@ Path = tuple[tuple[int, int], ...]
 """The wavelets (j, θ) on the way to one channel: none, one or two of them."""
 
 _PERIODS = 3  # periods of 2π over which a sampled filter's spectrum is summed; beyond: < 1e-12
-_FLOATS_AT_ONCE = 2**25  # of intermediates: 128 MiB
+# Of intermediates, 128 MiB; on a CPU 8 MiB, which its caches hold: a third faster there.
+_FLOATS_AT_ONCE, _FLOATS_AT_ONCE_ON_CPU = 2**25, 2**21
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +183,8 @@ def of_images(scattering: Scattering, images: np.ndarray | jax.Array) -> np.ndar
   # the size.
   area = math.prod(_padded(size, scattering.scales) for size in (height, width))
   largest = 4 * area * max(scattering.angles, scattering.angles**2 // 4)
-  block = max(1, min(n, _FLOATS_AT_ONCE // (largest * colours)))
+  at_once = _FLOATS_AT_ONCE_ON_CPU if jax.default_backend() == 'cpu' else _FLOATS_AT_ONCE
+  block = max(1, min(n, at_once // (largest * colours)))
 
   @jax.jit
   def transform(part: jax.Array) -> jax.Array:

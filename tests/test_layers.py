@@ -64,6 +64,41 @@ def test_patches_are_xlas_convolution(shapes):
   assert_same(*both(normal(0, *image), normal(1, *kernel)))
 
 
+@EXAMPLES
+@hypothesis.given(convolutions())
+def test_shifts_are_xlas_convolution_or_refused(shapes):
+  image, kernel, stride, padding = shapes
+  shifts, xlas = (
+    functools.partial(layers.conv2d, stride=stride, padding=padding, implementation=name)
+    for name in ('shifts', 'lax')
+  )
+  x, k = normal(0, *image), 0.1 * normal(1, *kernel)
+  if (stride, padding) != (1, 'SAME'):
+    with pytest.raises(_validate.InputError, match='for stride 1 and padding SAME'):
+      shifts(x, k)
+    return
+
+  @jax.jit
+  def both(x, k):
+    weights = normal(2, *jax.eval_shape(xlas, x, k).shape)
+
+    def slope(conv):  # a gradient of gradients, as a penalty on them needs
+      sizes = lambda x, k: jnp.sum(jax.grad(lambda x: jnp.sum(jnp.sin(conv(x, k))))(x) ** 2)  # noqa: E731
+      return jax.grad(sizes, (0, 1))(x, k)
+
+    return [(*value_and_grads(conv, x, k, weights), *slope(conv)) for conv in (shifts, xlas)]
+
+  assert_same(*both(x, k))
+
+
+@pytest.mark.parametrize(('features', 'chosen'), [(8, '_shifts'), (9, '_patches')])
+def test_shifts_are_chosen_for_few_channels_out_of_many(features, chosen):
+  conv = jax.make_jaxpr(layers.conv2d)(normal(0, 1, 5, 5, 16), normal(1, 3, 3, 16, features))
+  assert [f'name={name}' in str(conv) for name in ('_shifts', '_patches')] == [
+    name == chosen for name in ('_shifts', '_patches')
+  ]
+
+
 def test_patches_are_chosen_on_a_cpu_and_xlas_convolution_elsewhere(monkeypatch):
   def primitives() -> str:
     return str(jax.make_jaxpr(lambda x, k: layers.conv2d(x, k))(normal(0, 1, 5, 5, 2), kernel))
@@ -166,11 +201,16 @@ def test_depth_to_space_is_undone_by_space_to_depth(shape, factor):
 def test_per_example_gradients_are_the_gradients_of_each_example(implementation):
   """`vmap(grad)`, the way DP-SGD uses the layers."""
   conv = functools.partial(layers.conv2d, stride=2, implementation=implementation)
-  params = {'conv': normal(0, 4, 4, 2, 3), 'up': normal(1, 5, 5, 3, 2)}
+  params = {
+    'conv': normal(0, 4, 4, 2, 3),
+    'up': normal(1, 5, 5, 3, 2),
+    'last': normal(3, 3, 3, 2, 1),
+  }
 
   def loss(params, image):
     x = layers.max_pool(conv(image[None], params['conv']), 2, 1)
-    return jnp.sum(jnp.sin(layers.upsample_conv2d(x, params['up'])))
+    x = jnp.sin(layers.upsample_conv2d(x, params['up']))
+    return jnp.sum(jnp.sin(layers.conv2d(x, params['last'], implementation='shifts')))
 
   images = normal(2, 3, 7, 6, 2)
   together = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(params, images)

@@ -229,7 +229,7 @@ def test_blocks_change_nothing(monkeypatch):
   transform = Scattering(9, 8, 1, 4)
   whole = of_images(transform, images)
   assert whole.shape == (7, *transform.output_shape[1:], 3 * 5)
-  monkeypatch.setattr(scattering, '_FLOATS_AT_ONCE', 20_000)  # blocks of a few images
+  monkeypatch.setattr(scattering, '_FLOATS_AT_ONCE_ON_CPU', 20_000)  # blocks of a few images
   np.testing.assert_allclose(of_images(transform, images), whole, atol=1e-6)
   grey = transform(jnp.asarray(images[..., 1], jnp.float32) / 255)
   np.testing.assert_allclose(whole[..., 5:10], np.moveaxis(grey, 1, -1), atol=1e-6)
