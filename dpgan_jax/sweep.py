@@ -56,7 +56,7 @@ def parse_epsilons(text: str | None) -> list[float]:
   Raises:
     InputError: none given, one that is no number > 0, or one that is there twice.
   """
-  parts = [part.strip() for part in (text or '').split(',')]
+  parts = _between_commas(text or '')
   if parts == ['']:
     raise _validate.InputError('expected --epsilons=LIST of numbers > 0, such as 0.5,1,2,inf')
   epsilons: list[float] = []
@@ -75,8 +75,37 @@ def parse_epsilons(text: str | None) -> list[float]:
   return epsilons
 
 
+def parse_steps_at(text: str | None, epsilons: Sequence[float]) -> dict[float, int]:
+  """`'10:16000'` → {10.0: 16000}.
+
+  Raises:
+    InputError: not in this form, or of an ε that is not among those of the sweep, or named twice.
+  """
+  steps: dict[float, int] = {}
+  for part in _between_commas(text) if text else []:
+    epsilon, _, count = part.partition(':')
+    try:
+      key, value = float(epsilon), int(count)
+    except ValueError:
+      raise _validate.InputError(
+        f'expected steps_at to be EPSILON:STEPS between commas, such as 10:16000, got {part!r}'
+      ) from None
+    if key not in epsilons or key in steps:
+      what = 'another epsilon' if key in steps else 'an epsilon of the sweep'
+      raise _validate.InputError(f'expected each of steps_at to name {what}, got {part!r}')
+    steps[key] = _validate.integer('steps_at', value, minimum=1)
+  return steps
+
+
+def _between_commas(text: str) -> list[str]:
+  return [part.strip() for part in text.split(',')]
+
+
 def plan(
-  settings: Mapping[str, Any], epsilons: Sequence[float], seeds: int | None
+  settings: Mapping[str, Any],
+  epsilons: Sequence[float],
+  seeds: int | None,
+  steps_at: Mapping[float, int] | None = None,
 ) -> list[Planned]:
   """The runs, in the order they are made: every ε once before any is repeated with another seed.
 
@@ -84,6 +113,7 @@ def plan(
     settings: fields of `TrainConfig`; `target_epsilon` and `seed` are the plan's.
     epsilons: budgets, all different.
     seeds: runs per ε, with the fixed seeds 0, 1, ...; None: one run each, of a secret key.
+    steps_at: steps of runs of some ε, in the place of those of `settings`.
 
   Raises:
     InputError: settings that do not validate with one of the ε.
@@ -97,7 +127,10 @@ def plan(
   for seed in [None] if seeds is None else range(seeds):
     key = SECRET if seed is None else f'seed_{seed}'
     for epsilon in epsilons:
-      config = TrainConfig(**{**settings, 'target_epsilon': epsilon, 'seed': seed})
+      own: dict[str, Any] = {'target_epsilon': epsilon, 'seed': seed}
+      if epsilon in (steps_at or {}):
+        own |= {'steps': steps_at[epsilon], 'epochs': None}
+      config = TrainConfig(**{**settings, **own})
       runs.append(Planned(f'eps{short(epsilon)}/{key}', config))
   return runs
 
@@ -108,7 +141,7 @@ def short(epsilon: float) -> str:
 
 
 def open_sweep(path: str, settings: Mapping[str, Any], dataset: data.ImageDataset) -> RunDir:
-  """The directory of the sweep, whose runs share all settings but ε and seed.
+  """The directory of the sweep, whose runs share all settings but ε, seed and what `steps_at` says.
 
   Raises:
     InputError: it holds something else, or a sweep of other settings (naming what differs).
@@ -217,6 +250,9 @@ def score(
 def define_flags() -> None:
   cli.define_flags(TrainConfig)
   flags.DEFINE_string('epsilons', None, 'Privacy budgets of the runs: 0.5,1,2,inf.')
+  flags.DEFINE_string(
+    'steps_at', None, 'Steps of the runs of some epsilons, EPSILON:STEPS between commas: 10:16000.'
+  )
   flags.DEFINE_integer(
     'seeds',
     None,
@@ -233,7 +269,8 @@ def define_flags() -> None:
 
 def main() -> None:
   settings = {f.name: getattr(FLAGS, f.name) for f in dataclasses.fields(TrainConfig)}
-  runs = plan(settings, parse_epsilons(FLAGS.epsilons), FLAGS.seeds)
+  epsilons = parse_epsilons(FLAGS.epsilons)
+  runs = plan(settings, epsilons, FLAGS.seeds, parse_steps_at(FLAGS.steps_at, epsilons))
   if not FLAGS.sweep_dir:
     raise _validate.InputError('expected --sweep_dir=DIRECTORY, where runs and table go')
   amount = evaluate.amount_from_flags()
@@ -242,7 +279,7 @@ def main() -> None:
   if FLAGS.evaluate:
     test = data.load_dataset(settings['dataset'], data_dir=FLAGS.data_dir, split='test')
   print(f'{dataset.name}: {len(dataset)} images {dataset.image_shape}; {len(runs)} runs')
-  settings = runs[0].config.to_dict()  # as validated
+  settings = plan(settings, epsilons[:1], FLAGS.seeds)[0].config.to_dict()  # as validated
   sweep = open_sweep(FLAGS.sweep_dir, settings, dataset)
   with sweep.lock():
     failures = _make(runs, sweep.path, dataset, test, amount)

@@ -214,6 +214,7 @@ def to_json(table: Table) -> dict[str, Any]:
       {
         'target_epsilon': _finite(target),
         'runs': len(runs),
+        'steps': sorted({run.mechanism.steps for run in runs}),
         'scores': {n: s for n in names if (s := summary(runs, n)) is not None},
       }
       for target, runs in groups.items()
@@ -302,14 +303,15 @@ def score_table(table: Table) -> list[str]:
   if not names:
     return ['No run has been evaluated.']
   titles = [scores.TITLES[name] for name in names]
-  lines = [f'| ε | runs | {" | ".join(titles)} |', '| --- ' * (2 + len(names)) + '|']
+  lines = [f'| ε | runs | steps | {" | ".join(titles)} |', '| --- ' * (3 + len(names)) + '|']
   for target, runs in groups.items():
     cells = [_cell(summary(runs, name)) for name in names]
-    lines.append(f'| {show_epsilon(target)} | {len(runs)} | {" | ".join(cells)} |')
+    steps = ', '.join(f'{n:,}' for n in sorted({run.mechanism.steps for run in runs}))
+    lines.append(f'| {show_epsilon(target)} | {len(runs)} | {steps} | {" | ".join(cells)} |')
   evaluated = [run for run in table.runs if run.scores]
   real = [(summary(evaluated, name) or {}).get('reference') for name in names]
   cells = ['–' if r is None else f'{r:.4g}' for r in real]
-  return [*lines, f'| real images |  | {" | ".join(cells)} |']
+  return [*lines, f'| real images |  |  | {" | ".join(cells)} |']
 
 
 def _cell(found: Mapping[str, Any] | None) -> str:

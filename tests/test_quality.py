@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -14,6 +16,7 @@ import pytest
 from dpgan_jax import data, readers, trainer
 from dpgan_jax._validate import InputError
 from dpgan_jax.config import TrainConfig
+from dpgan_jax.run_dir import RunDir
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDER = ROOT / 'experiments' / 'quality'
@@ -43,8 +46,12 @@ def sweep() -> dict:
   return {
     'settings': {'steps': 8000, 'batch_size': 240, 'label_share': 0.3},
     'by_epsilon': [
-      {'target_epsilon': 1.0, 'runs': 3, 'scores': scores},
-      {'target_epsilon': 'inf', 'runs': 1, 'scores': {}},
+      {'target_epsilon': 1.0, 'runs': 3, 'steps': [8000], 'scores': scores},
+      {'target_epsilon': 'inf', 'runs': 1, 'steps': [8000, 9000], 'scores': {}},
+    ],
+    'runs': [
+      {'run': name, 'target_epsilon': epsilon, 'finished': epsilon != 2.0}
+      for name, epsilon in (('a', 1.0), ('b', 1.0), ('c', 2.0), ('d', 'inf'))
     ],
     'spent_together': {'statement': 'All runs together spend much.'},
   }
@@ -61,12 +68,18 @@ def test_the_final_table_is_the_sweep(tmp_path):
   folder.mkdir()
   (folder / 'sweep.json').write_text(json.dumps(sweep()))
   (folder / 'samples.png').write_bytes(b'a picture')
+  for name, took in (('a', 60 * 25), ('b', 60 * 35), ('d', 60 * 12)):
+    run = RunDir.open(folder / name, create=True)
+    for path, time in ((run.config, 1000), (run.samples_npz, 1000 + took)):
+      path.touch()
+      os.utime(path, (time, time))
   quality.take_sweep(folder, tmp_path / 'quality' / 'final')
   text = quality.page(tmp_path)
-  assert '| 1.0 | 3 | 0.9412 ± 0.0031 | – | 3.456 | – | ≥ 93.0% |' in text
-  assert '| inf | 1 | – | – | – | – |  |' in text
-  assert '| real images |  | 0.987 | – | 0.04 | – |  |' in text
-  assert 'steps = 8000, batch_size = 240, label_share = 0.3' in text
+  assert '| 1 | 3 | 8,000 | 30 | 0.9412 ± 0.0031 | – | 3.456 | – | ≥ 93.0% |' in text
+  assert '| ∞ | 1 | 8,000, 9,000 | 12 | – | – | – | – |  |' in text
+  assert '| real images |  |  |  | 0.987 | – | 0.04 | – |  |' in text
+  assert '(batch_size = 240, label_share = 0.3)' in text
+  assert re.search(r'one core of .+, \d+ cores, \d+ GiB', text)
   assert 'All runs together spend much.' in text
   assert '![samples.png](quality/final/samples.png)' in text
   with pytest.raises(InputError, match='the directory of a sweep'):

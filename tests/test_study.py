@@ -65,7 +65,7 @@ def group(epsilon, tstr: list[float], secondary: list[float]) -> dict:
     }  # fmt: skip
 
   scores = {'tstr_cnn': of(tstr, 0.99), 'secondary_accuracy': of(secondary, None)}
-  return {'target_epsilon': epsilon, 'runs': len(tstr), 'scores': scores}
+  return {'target_epsilon': epsilon, 'runs': len(tstr), 'steps': [40], 'scores': scores}
 
 
 SWEEP = {
@@ -104,9 +104,9 @@ def test_findings_and_figures_of_a_sweep(tmp_path):
   found = '0.71 at ε = 1, 0.9 at ε = 9; rises 2 times and falls 0 times from one ε to the next'
   assert f'{found}; 0.95 without privacy' in text
   assert '0.975 at ε = 1, 0.97 at ε = 9; rises 1 times and falls 1 times' in text
-  assert '| 1 | 0.71 ± 0.01 | 0.975 ± 0.01 |' in text
-  assert '| ∞ | 0.95 | 0.8 |' in text
-  assert '| real | 0.99 | – |' in text
+  assert '| 1 | 2 | 40 | 0.71 ± 0.01 | 0.975 ± 0.01 |' in text
+  assert '| ∞ | 1 | 40 | 0.95 | 0.8 |' in text
+  assert '| real |  |  | 0.99 | – |' in text
   assert 'Together they spend this much.' in text
   for name in ('tstr', 'secondary_accuracy'):
     assert (tmp_path / 'study' / 'sweep' / f'{name}.png').is_file()

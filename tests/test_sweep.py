@@ -75,6 +75,32 @@ def test_every_epsilon_comes_once_before_any_is_repeated():
   assert {run.config.batch_size for run in runs} == {32}
 
 
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('10', "got '10'"),
+    ('10:', "got '10:'"),
+    ('10:1e4', "got '10:1e4'"),
+    ('10:5,', "got ''"),
+    ('10:0', 'expected steps_at >= 1, got 0'),
+    ('9:5', "expected each of steps_at to name an epsilon of the sweep, got '9:5'"),
+    ('10:5, 10.0:6', "expected each of steps_at to name another epsilon, got '10.0:6'"),
+  ],
+)
+def test_steps_at_that_will_not_do_are_refused(text, message):
+  with pytest.raises(InputError, match=message):
+    sweep.parse_steps_at(text, [1.0, 10.0])
+
+
+def test_steps_at_are_taken_in_the_place_of_the_settings():
+  assert sweep.parse_steps_at(None, [1.0]) == {}
+  at = sweep.parse_steps_at('10:9, inf:8', [1.0, 10.0, float('inf')])
+  for settings in ({'steps': 4}, {'epochs': 2}):
+    runs = sweep.plan(settings, [1.0, 10.0, float('inf')], 1, at)
+    assert [run.config.steps for run in runs] == [settings.get('steps'), 9, 8]
+    assert [run.config.epochs for run in runs] == [settings.get('epochs'), None, None]
+
+
 def test_without_seeds_keys_are_secret():
   (run,) = sweep.plan({'steps': 4}, [2.0], None)
   assert (run.name, run.config.seed) == ('eps2/secret_key', None)

@@ -120,14 +120,14 @@ def test_mean_and_spread_are_over_runs_of_one_epsilon():
     'reference': pytest.approx(0.98),
     'reads_private_data': True,
   }
-  assert (infinite['target_epsilon'], infinite['runs']) == ('inf', 1)
+  assert (infinite['target_epsilon'], infinite['runs'], infinite['steps']) == ('inf', 1, [40])
   assert infinite['scores']['tstr_cnn']['standard_deviation'] is None
   assert 'fid' not in infinite['scores']
   json.dumps(record, allow_nan=False)
   page = sweep_table.to_markdown(whole, ['tstr.png'], ['steps.png: no snapshots'])
-  assert '| 2 | 2 | 0.85 ± 0.071 | 15 ± 7.1 |' in page
-  assert '| ∞ | 1 | 0.95 | – |' in page
-  assert '| real images |  | 0.98 | 0.5 |' in page
+  assert '| 2 | 2 | 40 | 0.85 ± 0.071 | 15 ± 7.1 |' in page
+  assert '| ∞ | 1 | 40 | 0.95 | – |' in page
+  assert '| real images |  |  | 0.98 | 0.5 |' in page
   assert '| epsinf/seed_1 | ∞ | 0 | 40 | finished, not evaluated |' in page
   assert '![tstr.png](tstr.png)' in page
   assert '- left out: steps.png: no snapshots' in page

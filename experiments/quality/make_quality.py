@@ -17,6 +17,8 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
+import statistics
+import sys
 from typing import Any
 
 from absl import flags
@@ -24,6 +26,11 @@ from absl import flags
 from dpgan_jax import _files, _markdown, _validate, cli, report
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.run_dir import RunDir
+from dpgan_jax.statement import show_epsilon
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / 'benchmarks'))
+
+import machine
 
 FLAGS = flags.FLAGS
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / 'results'
@@ -62,15 +69,13 @@ def add(run_dir: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
   settings = {
     k: v for k, v in statement.config.to_dict().items() if v != defaults[k] and k != 'seed'
   }
-  # From the settings, the first file of a run, to its samples, the last: right if it ran through.
-  seconds = run.samples_npz.stat().st_mtime - run.config.stat().st_mtime
   record = {
     'idea': FLAGS.idea,
     'prediction': FLAGS.prediction,
     'kept': FLAGS.kept,
     'epsilon': statement.to_json()['guarantee']['epsilon'],
     'steps': statement.steps_taken,
-    'minutes': round(seconds / 60, 1),
+    'minutes': minutes(run),
     'real_data': found['about']['real_data'],
     'scores': {s['name']: s['value'] for s in found['scores'] if s['name'] in SCORES},
     'settings': settings,
@@ -83,12 +88,24 @@ def add(run_dir: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
   return path
 
 
+def minutes(run: RunDir) -> float:
+  """From the settings, the first file of a run, to its samples: right if it ran through."""
+  seconds = run.samples_npz.stat().st_mtime - run.config.stat().st_mtime
+  return round(seconds / 60, 1)
+
+
 def take_sweep(sweep_dir: pathlib.Path, results: pathlib.Path) -> None:
-  """Keeps a sweep's table and pictures beside the page."""
+  """Keeps a sweep's table and pictures beside the page, and how long its runs took here."""
   table = sweep_dir / 'sweep.json'
   if not table.is_file():
     raise _validate.InputError(f'expected {table}: the directory of a sweep')
-  _write(results / 'sweep.json', json.loads(table.read_bytes()))
+  sweep = json.loads(table.read_bytes())
+  finished = [run['run'] for run in sweep['runs'] if run['finished']]
+  sweep['minutes'] = {
+    name: minutes(RunDir.open(sweep_dir / name, create=False)) for name in finished
+  }
+  sweep['machine'] = machine.describe()
+  _write(results / 'sweep.json', sweep)
   for name in ('samples.png', 'tstr.png'):
     if (sweep_dir / name).is_file():
       with _files.atomic_write(results / name, 'wb') as file, (sweep_dir / name).open('rb') as old:
@@ -127,22 +144,33 @@ def _final(folder: pathlib.Path) -> list[str]:
     cells = [_spread(scores.get(name)) for name in SCORES]
     target = TARGETS.get(epsilon)
     aim = '' if target is None else f'≥ {target:.1%}'
-    rows.append((group['target_epsilon'], group['runs'], *cells, aim))
+    names = [r['run'] for r in sweep['runs'] if r['target_epsilon'] == group['target_epsilon']]
+    took = [sweep['minutes'][name] for name in names if name in sweep['minutes']]
+    steps = ', '.join(f'{n:,}' for n in group['steps'])
+    rows.append((
+      show_epsilon(epsilon), group['runs'], steps, f'{statistics.fmean(took):.0f}', *cells, aim,
+    ))  # fmt: skip
   real = [_number(s.get('reference') if (s := _first(sweep, n)) else None) for n in SCORES]
-  rows.append(('real images', '', *real, ''))
+  rows.append(('real images', '', '', '', *real, ''))
   settings = sweep['settings']
-  names = ('steps', 'batch_size', 'label_share', 'label_cnn_share')
+  names = ('batch_size', 'label_share', 'label_cnn_share')
   shown = {k: settings[k] for k in names if settings.get(k) is not None}
   parts = [
     'Made by `python -m dpgan_jax.sweep --flagfile=experiments/mnist.flags` '
-    f'({", ".join(f"{k} = {v}" for k, v in shown.items())}), scored once on the test set.',
-    _markdown.table(('ε', 'seeds', *SCORES.values(), 'to reach'), rows),
+    f'({", ".join(f"{k} = {v}" for k, v in shown.items())}), scored once on the test set. Minutes '
+    f'of training are means over runs, each on one core of {_machine(sweep["machine"])}, with '
+    'other work on the others.',
+    _markdown.table(('ε', 'seeds', 'steps', 'minutes', *SCORES.values(), 'to reach'), rows),
     sweep['spent_together']['statement'],
   ]
   for name in ('tstr.png', 'samples.png'):
     if (folder / name).is_file():
       parts.append(f'![{name}](quality/final/{name})')
   return parts
+
+
+def _machine(described: dict[str, Any]) -> str:
+  return f'{described["cpu"]}, {described["cores"]} cores, {described["memory_gib"]} GiB'
 
 
 def _first(sweep: dict[str, Any], name: str) -> dict[str, Any] | None:

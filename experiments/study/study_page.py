@@ -180,18 +180,18 @@ def _sweep(study: Study, results: pathlib.Path, within: str, missing: list[str])
   if study.sweep is None:
     missing.append('the sweep over ε (dpgan_jax.sweep)')
     return [*lines, 'Not measured yet.']
-  groups = {
-    _number(group['target_epsilon']): group['scores'] for group in study.sweep['by_epsilon']
-  }
+  made_of = {_number(group['target_epsilon']): group for group in study.sweep['by_epsilon']}
+  groups = {epsilon: group['scores'] for epsilon, group in made_of.items()}
   names = [n for n in sweep_table.COLUMNS if any(n in found for found in groups.values())]
-  lines += [f'| ε | {" | ".join(scores.TITLES[n] for n in names)} |',
-            '| --- ' * (1 + len(names)) + '|']  # fmt: skip
+  lines += [f'| ε | seeds | steps | {" | ".join(scores.TITLES[n] for n in names)} |',
+            '| --- ' * (3 + len(names)) + '|']  # fmt: skip
   for epsilon, found in groups.items():
-    cells = [_mean(found.get(name)) for name in names]
-    lines.append(f'| {show_epsilon(epsilon)} | {" | ".join(cells)} |')
+    group, cells = made_of[epsilon], [_mean(found.get(name)) for name in names]
+    steps = ', '.join(f'{n:,}' for n in group['steps'])
+    lines.append(f'| {show_epsilon(epsilon)} | {group["runs"]} | {steps} | {" | ".join(cells)} |')
   last = list(groups.values())[-1] if groups else {}
   real = [(last.get(name) or {}).get('reference') for name in names]
-  lines.append(f'| real | {" | ".join("–" if r is None else f"{r:.4g}" for r in real)} |')
+  lines.append(f'| real |  |  | {" | ".join("–" if r is None else f"{r:.4g}" for r in real)} |')
   lines += ['', study.sweep['spent_together']['statement'], '']
   per_run = {
     epsilon: [
