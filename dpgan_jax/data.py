@@ -56,7 +56,9 @@ _CLASS_NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _EMNIST_PART = {'emnist': 'balanced', 'emnist_digits': 'digits', 'emnist_letters': 'letters'}
 
-DATASETS = (*_CLASS_NAMES, 'idx', 'npz', 'png')
+PUBLIC = tuple(_CLASS_NAMES)
+"""Data sets that anyone may download: scores on their images may be shown."""
+DATASETS = (*PUBLIC, 'idx', 'npz', 'png')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

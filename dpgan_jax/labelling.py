@@ -169,27 +169,26 @@ def train(
   return of_state(classifier, state)
 
 
-def restore(classifier: Classifier, directory: pathlib.Path) -> Labeller:
-  """The labeller of a run, which has to be trained to its end.
+def restore(classifier: Classifier, directory: pathlib.Path, *, paid: bool) -> Labeller | None:
+  """The labeller of a run as it is at its end, or None where it is not there yet.
+
+  Args:
+    classifier: what it was made from.
+    directory: where its checkpoints are.
+    paid: whether all its steps are charged, so that it has to be there.
 
   Raises:
-    InputError: it is not.
+    InputError: it is paid for and not there.
   """
-  found = restore_finished(classifier, directory)
-  if found is None:
+  with Checkpoints(RunDir(directory).checkpoints) as checkpoints:
+    restored = checkpoints.restore_latest(jax.eval_shape(classifier.init, jax.random.key(0)))
+  if restored is not None and restored[0] == classifier.mechanism.steps:
+    return of_state(classifier, restored[1])
+  if paid:
     raise _validate.InputError(
       f'{directory} has no finished classifier to name samples: let dpgan_jax.train run'
     )
-  return found
-
-
-def restore_finished(classifier: Classifier, directory: pathlib.Path) -> Labeller | None:
-  """The same, or None where it is not trained to its end."""
-  with Checkpoints(RunDir(directory).checkpoints) as checkpoints:
-    restored = checkpoints.restore_latest(jax.eval_shape(classifier.init, jax.random.key(0)))
-  if restored is None or restored[0] < classifier.mechanism.steps:
-    return None
-  return of_state(classifier, restored[1])
+  return None
 
 
 def init(classifier: Classifier, key: jax.Array) -> ClassifierState:

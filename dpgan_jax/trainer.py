@@ -299,7 +299,7 @@ def restore_model(run_dir: str | os.PathLike[str]) -> Trained:
   """The generator of a run's latest good checkpoint; the run may still be training.
 
   Raises:
-    InputError: not a run directory, or no checkpoint in it.
+    InputError: not a run directory, no checkpoint in it, or what names its samples is lost.
   """
   run = RunDir.open(pathlib.Path(run_dir), create=False)
   saved = run.load_config()
@@ -316,9 +316,11 @@ def restore_model(run_dir: str | os.PathLike[str]) -> Trained:
   config = planned.gan.config
   labeller = None
   if planned.classifier is not None:
-    labeller = labelling.restore(planned.classifier, run.labeller)
+    labeller = labelling.restore(planned.classifier, run.labeller, paid=True)
   if planned.cnn is not None and labeller is not None and step == planned.gan.mechanism.steps:
-    cnn = labelling.restore_finished(planned.cnn, run.label_cnn)
+    ledger = Ledger.read(run.ledger, stages=planned.budget.stages)
+    paid = ledger.charged_steps(label_cnn.STAGE) == planned.cnn.mechanism.steps
+    cnn = labelling.restore(planned.cnn, run.label_cnn, paid=paid)
     labeller = dataclasses.replace(labeller, cnn=cnn)
   model = model_file.Model(
     planned.gan, state.g_average, step, class_names, config.dataset, labeller

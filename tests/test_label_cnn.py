@@ -311,3 +311,5 @@ def test_a_lost_cnn_is_not_trained_a_second_time(finished, digits, tmp_path):
   shutil.rmtree(copy / 'label_cnn')
   with pytest.raises(InputError, match='second release'):
     trainer.train(CONFIG, digits, copy, progress=False)
+  with pytest.raises(InputError, match='no finished classifier to name samples'):
+    trainer.restore_model(copy)  # nor are its samples named by the linear classifier alone

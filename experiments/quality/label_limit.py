@@ -28,7 +28,6 @@ from dpgan_jax.statement import rounded_up
 
 FLAGS = flags.FLAGS
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / 'results' / 'quality' / 'limits'
-PUBLIC = ('digits', 'mnist', 'fashion_mnist', 'kmnist', 'emnist')
 
 
 def measure(
@@ -80,9 +79,9 @@ def main() -> None:
     raise _validate.InputError('expected --run_dir=DIRECTORY of a run and --name=NAME of a record')
   _validate.integer('num', FLAGS.num, minimum=100)
   model = trainer.restore_model(FLAGS.run_dir).model
-  if model.dataset not in PUBLIC:
+  if model.dataset not in data.PUBLIC:
     raise _validate.InputError(
-      f'expected a run of a public data set ({", ".join(PUBLIC)}), got {model.dataset}'
+      f'expected a run of a public data set ({", ".join(data.PUBLIC)}), got {model.dataset}'
     )
   if model.labeller is None:
     raise _validate.InputError('expected a run whose samples are named (label_share)')

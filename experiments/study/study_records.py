@@ -12,14 +12,13 @@ import pathlib
 import shutil
 from typing import Any
 
-from dpgan_jax import _files, _validate, metrics, report, snapshots
+from dpgan_jax import _files, _validate, data, metrics, report, snapshots
 from dpgan_jax.evaluation_steps import JSON as STEPS
 from dpgan_jax.evaluation_steps import JSON_AS_TRAINED as STEPS_AS_TRAINED
 from dpgan_jax.run_dir import RunDir
 from dpgan_jax.sweep_table import EVALUATION
 
 FORMAT = 'dpgan_jax study record 1'
-PUBLIC = ('digits', 'mnist', 'fashion_mnist', 'kmnist', 'emnist')
 _METRICS = ('n_d', 'd_real_accuracy', 'd_fake_accuracy', 'clipped_fraction')
 
 
@@ -152,10 +151,10 @@ def collect_sweep(path: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
 
 
 def _check_public(dataset: Any, path: pathlib.Path) -> None:
-  if dataset not in PUBLIC:
+  if dataset not in data.PUBLIC:
     raise _validate.InputError(
-      f'expected runs of a public data set ({", ".join(PUBLIC)}), as the page shows scores on real '
-      f'images; {path} is of {dataset}'
+      f'expected runs of a public data set ({", ".join(data.PUBLIC)}), as the page shows scores on '
+      f'real images; {path} is of {dataset}'
     )
 
 
