@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -51,7 +52,8 @@ def make_classifier(
     return None
   assert config.target_epsilon is not None  # TrainConfig has checked it
   epsilon = config.label_cnn_share * config.target_epsilon
-  noise = {'target_epsilon': epsilon} if math.isfinite(epsilon) else {'noise_multiplier': 0.0}
+  finite = math.isfinite(epsilon)
+  noise: dict[str, Any] = {'target_epsilon': epsilon} if finite else {'noise_multiplier': 0.0}
   classifier_config = ClassifierConfig(
     dataset=config.dataset, seed=config.seed, delta=config.delta, model='tutorial_cnn',
     features='pixels', steps=_STEPS, batch_size=max(1, round(_BATCH_SHARE * num_examples)),

@@ -9,7 +9,7 @@ chosen when it is traced.
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -133,7 +133,7 @@ def conv2d(
 
 def _same_pads(x: jax.Array, kernel: jax.Array) -> Pads:
   pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), 'SAME')
-  return tuple(tuple(pair) for pair in pads)
+  return tuple((low, high) for low, high in pads)
 
 
 @jax.custom_vjp
@@ -167,7 +167,7 @@ def _shifts_backward(
   x, kernel = residual
   height, width, channels, features = kernel.shape
   (top, bottom), (left, right) = _same_pads(x, kernel)
-  windows = _patches(g, (height, width), 1, ((bottom, top), (right, left)))
+  windows: Any = _patches(g, (height, width), 1, ((bottom, top), (right, left)))
   flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2).reshape(-1, channels)
   d_kernel = jnp.einsum('nijc,nijp->cp', x, windows).reshape(channels, height, width, features)
   return windows @ flipped, d_kernel.transpose(1, 2, 0, 3)[::-1, ::-1]

@@ -123,13 +123,13 @@ def plan(
       raise _validate.InputError(f'expected --{instead} in a sweep, in the place of --{name}')
   if seeds is not None:
     _validate.integer('seeds', seeds, minimum=1)
-  runs = []
+  runs, other_steps = [], steps_at or {}
   for seed in [None] if seeds is None else range(seeds):
     key = SECRET if seed is None else f'seed_{seed}'
     for epsilon in epsilons:
       own: dict[str, Any] = {'target_epsilon': epsilon, 'seed': seed}
-      if epsilon in (steps_at or {}):
-        own |= {'steps': steps_at[epsilon], 'epochs': None}
+      if epsilon in other_steps:
+        own |= {'steps': other_steps[epsilon], 'epochs': None}
       config = TrainConfig(**{**settings, **own})
       runs.append(Planned(f'eps{short(epsilon)}/{key}', config))
   return runs
