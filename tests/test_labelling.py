@@ -8,7 +8,6 @@ import math
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -95,22 +94,6 @@ def test_a_plan_is_read_back_from_its_record():
   del record['labelling']
   with pytest.raises(InputError, match='not the record of a run'):
     plan.read(record, 'config.json')
-
-
-def test_no_key_of_the_classifier_is_one_of_the_gan(digits):
-  """Both begin with the root key of the run: a shared key would add the same noise twice."""
-  planned = plan.make(CONFIG, N, SHAPE, CLASSES)
-  assert planned.classifier is not None
-  root = jax.random.key(0)
-
-  def keys(state):
-    leaves = jax.tree.leaves(state)
-    typed = [x for x in leaves if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
-    return {tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in typed}
-
-  own, other = keys(labelling.init(planned.classifier, root)), keys(planned.gan.init(root))
-  assert len(own) == len(other) == 3
-  assert not own & other
 
 
 # --- a run ---------------------------------------------------------------------------------------
