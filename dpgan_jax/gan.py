@@ -160,6 +160,20 @@ class GAN:
     return self.config.g_batch_size or self.config.batch_size
 
   @functools.cached_property
+  def noise_in_d(self) -> float:
+    """Noise that reaches D between two generator steps, relative to the longest mean of gradients.
+
+    √P·σ / (B·√n_D): the noise has P coordinates of standard deviation σC/B in each of n_D steps,
+    and a mean of B clipped gradients is no longer than C. Public. On MNIST generators learnt at
+    values up to 3.0, and from 3.9 on got worse with every step (experiments/results/QUALITY.md);
+    longer training at the same ε means a larger value.
+    """
+    d_params = jax.eval_shape(self.init, jax.random.key(0)).d_params
+    m = self.mechanism
+    parameters, n_d = models.count_parameters(d_params), self.config.d_steps_per_g_step
+    return math.sqrt(parameters / n_d) * m.noise_multiplier / m.batch_size
+
+  @functools.cached_property
   def examples_at_once(self) -> int:
     """How many examples of either half a discriminator step looks at at once.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from dpgan_jax.classifier import Classifier
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN
 from dpgan_jax.mechanism import DPMechanism
+
+_NOISY = 3.0  # of `GAN.noise_in_d`
 
 _LABELLING, _LABEL_CNN = 'labelling', 'label_cnn'
 LARGEST_SIDE = 4096  # of images in a record; the models here are for far smaller ones
@@ -58,7 +61,7 @@ def _stages(*classifiers: Classifier | None) -> dict[str, DPMechanism]:
 def make(
   config: TrainConfig, num_examples: int, image_shape: tuple[int, int, int], num_classes: int
 ) -> Plan:
-  """The plan that the settings ask for.
+  """The plan that the settings ask for; warns of one in which noise drowns what D learns.
 
   Raises:
     InputError: settings that no mechanism satisfies, or that do not fit the data.
@@ -66,7 +69,15 @@ def make(
   classifier = labelling.make_classifier(config, image_shape, num_classes, num_examples)
   cnn = label_cnn.make_classifier(config, image_shape, num_classes, num_examples)
   stages = budget.make(config, num_examples, _stages(classifier, cnn))
-  return Plan(GAN(config, stages.mechanism, image_shape, num_classes), classifier, cnn)
+  gan = GAN(config, stages.mechanism, image_shape, num_classes)
+  if gan.noise_in_d > _NOISY:
+    warnings.warn(
+      f'between two generator steps D gets noise {gan.noise_in_d:.2g} times as long as its longest '
+      f'gradient: above {_NOISY:g} images are likely to get worse with training. Fewer steps, more '
+      'd_steps_per_g_step, a larger batch or epsilon, or a smaller discriminator give less',
+      stacklevel=2,
+    )
+  return Plan(gan, classifier, cnn)
 
 
 def read(saved: Mapping[str, Any], where: object) -> Plan:

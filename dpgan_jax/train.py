@@ -83,6 +83,7 @@ def show_plan(config: TrainConfig, dataset: data.ImageDataset) -> None:
     'generator': f'{config.generator}, {models.count_parameters(state.g.params):,} parameters',
     'discriminator': f'{config.discriminator}, '
     f'{models.count_parameters(state.d_params):,} parameters',
+    'noise in D': f'{gan.noise_in_d:.2g} times its longest gradient, between two steps of G',
     'device': f'{resume.device_name()} x {jax.device_count()}',
     'expected time': f'{cli.duration(seconds * mechanism.steps)} ({seconds * 1e3:.1f} ms a step)',
   }

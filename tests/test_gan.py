@@ -428,6 +428,18 @@ def test_learning_rate_schedules(schedule, middle):
   assert [float(rate(t)) for t in (0, 50, 100)] == pytest.approx([0.15, middle, 0.052], rel=1e-4)
 
 
+def test_noise_in_d_is_that_of_n_d_steps_over_the_longest_gradient():
+  """As measured: noise alone, of one step, over C; n_D steps add up to √n_D of them, over n_D."""
+  gan = make_gan(sigma=3.0, clip=0.5, d_steps_per_g_step=4)
+  state = init(gan, jax.random.key(0))
+  m = gan.mechanism
+  nothing = jax.tree.map(jnp.zeros_like, state.d_params)
+  transform = m.noise_sum(jax.random.key(1))
+  noise, _ = transform.update(nothing, transform.init(state.d_params))
+  one = float(optax.global_norm(noise)) / m.l2_clip_norm
+  assert gan.noise_in_d == pytest.approx(one * math.sqrt(4) / 4, rel=0.1)  # of many coordinates
+
+
 def test_average_starts_from_the_first_generators_and_then_lags(dataset):
   gan = make_gan(d_steps_per_g_step=1, g_ema_decay=0.9)
   state = init(gan, jax.random.key(0))

@@ -37,6 +37,16 @@ def test_dry_run_shows_the_plan_and_trains_nothing(tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+def test_noise_that_drowns_what_d_learns_is_told_of_beforehand(tmp_path):
+  rest = ('--steps=4', '--batch_size=20', '--d_steps_per_g_step=1', '--dataset=digits', '--dry_run')
+  quiet = train('--noise_multiplier=0.5', *rest)
+  assert 'between two generator steps' not in quiet.stderr
+  loud = train('--noise_multiplier=5', *rest)
+  assert loud.returncode == 0, loud.stderr
+  assert 'between two generator steps' in loud.stderr
+  assert 'Fewer steps, more d_steps_per_g_step' in loud.stderr
+
+
 def test_dry_run_shows_what_names_samples():
   rest = (
     '--dataset=digits', '--target_epsilon=5', '--steps=4', '--batch_size=20', '--delta=1e-4',

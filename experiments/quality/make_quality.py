@@ -159,7 +159,7 @@ def _final(folder: pathlib.Path) -> list[str]:
     'Made by `python -m dpgan_jax.sweep --flagfile=experiments/mnist.flags` '
     f'({", ".join(f"{k} = {v}" for k, v in shown.items())}), scored once on the test set. Minutes '
     f'of training are means over runs, each on one core of {_machine(sweep["machine"])}, with '
-    'other work on the others.',
+    'other work on the others, pauses included.',
     _markdown.table(('ε', 'seeds', 'steps', 'minutes', *SCORES.values(), 'to reach'), rows),
     sweep['spent_together']['statement'],
   ]
