@@ -214,7 +214,7 @@ def to_json(table: Table) -> dict[str, Any]:
       {
         'target_epsilon': _finite(target),
         'runs': len(runs),
-        'steps': sorted({run.mechanism.steps for run in runs}),
+        'steps': _steps(runs),
         'scores': {n: s for n in names if (s := summary(runs, n)) is not None},
       }
       for target, runs in groups.items()
@@ -306,12 +306,16 @@ def score_table(table: Table) -> list[str]:
   lines = [f'| ε | runs | steps | {" | ".join(titles)} |', '| --- ' * (3 + len(names)) + '|']
   for target, runs in groups.items():
     cells = [_cell(summary(runs, name)) for name in names]
-    steps = ', '.join(f'{n:,}' for n in sorted({run.mechanism.steps for run in runs}))
+    steps = ', '.join(f'{n:,}' for n in _steps(runs))
     lines.append(f'| {show_epsilon(target)} | {len(runs)} | {steps} | {" | ".join(cells)} |')
   evaluated = [run for run in table.runs if run.scores]
   real = [(summary(evaluated, name) or {}).get('reference') for name in names]
   cells = ['–' if r is None else f'{r:.4g}' for r in real]
   return [*lines, f'| real images |  |  | {" | ".join(cells)} |']
+
+
+def _steps(runs: Iterable[Run]) -> list[int]:
+  return sorted({run.mechanism.steps for run in runs})
 
 
 def _cell(found: Mapping[str, Any] | None) -> str:

@@ -155,9 +155,18 @@ def _final(folder: pathlib.Path) -> list[str]:
   settings = sweep['settings']
   names = ('batch_size', 'label_share', 'label_cnn_share')
   shown = {k: settings[k] for k in names if settings.get(k) is not None}
+  own = ','.join(
+    f'{group["target_epsilon"]:g}:{n}'
+    for group in sweep['by_epsilon']
+    for n in group['steps']
+    if group['target_epsilon'] != 'inf' and n != settings['steps']
+  )
   parts = [
-    'Made by `python -m dpgan_jax.sweep --flagfile=experiments/mnist.flags` '
-    f'({", ".join(f"{k} = {v}" for k, v in shown.items())}), scored once on the test set. Minutes '
+    'Made by `python -m dpgan_jax.sweep --flagfile=experiments/mnist.flags'
+    f'{f" --steps_at={own}" * bool(own)}` '
+    f'({", ".join(f"{k} = {v}" for k, v in shown.items())}), each run scored once on the test set. '
+    'Runs of other steps at ε = 0.2 and 10 had been scored on it before (see "What was tried" and '
+    'the changelog), so that those steps were not chosen blindly. Minutes '
     f'of training are means over runs, each on one core of {_machine(sweep["machine"])}, with '
     'other work on the others, pauses included.',
     _markdown.table(('ε', 'seeds', 'steps', 'minutes', *SCORES.values(), 'to reach'), rows),
