@@ -49,6 +49,14 @@ def paths(
   return found
 
 
+def samples(model: model_file.Model) -> np.ndarray:
+  """The row that a generator gets in a picture: uint8 [20, h, w, c], of a public key."""
+  by_class = np.arange(_SHOWN) % model.gan.num_classes
+  labels = by_class if model.gan.is_conditional else None
+  images, _ = model.sample(_SHOWN, labels=labels, key=jax.random.key(_KEY))
+  return images
+
+
 def picture(
   models: Sequence[tuple[str, model_file.Model]], path: str | os.PathLike[str], *, title: str
 ) -> pathlib.Path:
@@ -59,12 +67,7 @@ def picture(
     path: the PNG file; replaced where it exists.
     title: one line above.
   """
-  rows = []
-  for name, model in models:
-    by_class = np.arange(_SHOWN) % model.gan.num_classes
-    labels = by_class if model.gan.is_conditional else None
-    images, _ = model.sample(_SHOWN, labels=labels, key=jax.random.key(_KEY))
-    rows.append((name, images))
+  rows = [(name, samples(model)) for name, model in models]
   height = models[0][1].gan.image_shape[0]
   return figures.image_rows(rows, path, scale=max(1, round(56 / height)), title=title)
 

@@ -106,6 +106,7 @@ def plan(
   epsilons: Sequence[float],
   seeds: int | None,
   steps_at: Mapping[float, int] | None = None,
+  first_seed: int = 0,
 ) -> list[Planned]:
   """The runs, in the order they are made: every ε once before any is repeated with another seed.
 
@@ -114,17 +115,21 @@ def plan(
     epsilons: budgets, all different.
     seeds: runs per ε, with the fixed seeds 0, 1, ...; None: one run each, of a secret key.
     steps_at: steps of runs of some ε, in the place of those of `settings`.
+    first_seed: the first of the seeds.
 
   Raises:
-    InputError: settings that do not validate with one of the ε.
+    InputError: settings that do not validate with one of the ε, or a first seed without seeds.
   """
   for name, instead in zip(_OF_A_RUN, ('epsilons', 'seeds'), strict=True):
     if settings.get(name) is not None:
       raise _validate.InputError(f'expected --{instead} in a sweep, in the place of --{name}')
+  _validate.integer('first_seed', first_seed, minimum=0)
   if seeds is not None:
     _validate.integer('seeds', seeds, minimum=1)
+  elif first_seed:
+    raise _validate.InputError('expected --seeds=N with --first_seed: how many seeds from there on')
   runs, other_steps = [], steps_at or {}
-  for seed in [None] if seeds is None else range(seeds):
+  for seed in [None] if seeds is None else range(first_seed, first_seed + seeds):
     key = SECRET if seed is None else f'seed_{seed}'
     for epsilon in epsilons:
       own: dict[str, Any] = {'target_epsilon': epsilon, 'seed': seed}
@@ -259,6 +264,9 @@ def define_flags() -> None:
     'Runs per epsilon, with the fixed seeds 0, 1, ... (reproducible, not private against those who '
     'know them). Default: one run each, of a secret key.',
   )
+  flags.DEFINE_integer(
+    'first_seed', 0, 'The first of the seeds, in the place of 0: a sweep made in parts.'
+  )
   flags.DEFINE_string('sweep_dir', None, 'Directory of the sweep: its runs, table and figures.')
   flags.DEFINE_string(
     'data_dir', None, 'Folder (or .npz file) of the data; default: download by name.'
@@ -270,7 +278,8 @@ def define_flags() -> None:
 def main() -> None:
   settings = {f.name: getattr(FLAGS, f.name) for f in dataclasses.fields(TrainConfig)}
   epsilons = parse_epsilons(FLAGS.epsilons)
-  runs = plan(settings, epsilons, FLAGS.seeds, parse_steps_at(FLAGS.steps_at, epsilons))
+  steps_at = parse_steps_at(FLAGS.steps_at, epsilons)
+  runs = plan(settings, epsilons, FLAGS.seeds, steps_at, FLAGS.first_seed)
   if not FLAGS.sweep_dir:
     raise _validate.InputError('expected --sweep_dir=DIRECTORY, where runs and table go')
   amount = evaluate.amount_from_flags()

@@ -151,15 +151,31 @@ def _read_run(path: pathlib.Path, failures: Mapping[str, str]) -> Run:
   name = f'{path.parent.name}/{path.name}'
   run = RunDir.open(path, create=False)
   planned = plan.read(run.load_config(), run.config)
-  evaluation = _json(path / EVALUATION)
   finished = (path / GENERATOR).is_file()
-  config, charged = planned.gan.config, planned.gan.mechanism.steps
+  charged = planned.gan.mechanism.steps
   reason = failures.get(name)
   if not finished:
     try:
       charged = report.build(run).steps_charged
     except _validate.InputError as error:
       reason = reason or f'{error} (all its steps are counted as taken)'
+  return make_run(
+    name, planned, charged=charged, finished=finished, evaluation=_json(path / EVALUATION),
+    reason=reason,
+  )  # fmt: skip
+
+
+def make_run(
+  name: str,
+  planned: plan.Plan,
+  *,
+  charged: int,
+  finished: bool,
+  evaluation: Mapping[str, Any],
+  reason: str | None,
+) -> Run:
+  """A run from its plan and from what evaluation.json holds; other arguments as in `Run`."""
+  config = planned.gan.config
   return Run(
     name=name,
     target_epsilon=math.inf if config.target_epsilon is None else config.target_epsilon,
@@ -360,7 +376,7 @@ def draw_figures(table: Table, folder: pathlib.Path) -> tuple[list[str], list[st
   for epsilon, run in first.items():
     name = f'steps_{run.name.split("/")[0]}.png'
     try:
-      title = f'samples over training, {_run_of(epsilon)}'
+      title = f'samples over training, {run_of(epsilon)}'
       snapshots.picture_over_steps(RunDir.open(folder / run.name, create=False), folder / name,
                                    title=title)  # fmt: skip
       made.append(name)
@@ -369,7 +385,8 @@ def draw_figures(table: Table, folder: pathlib.Path) -> tuple[list[str], list[st
   return [*made, *draw_scores(table, folder)], left_out
 
 
-def _run_of(epsilon: float) -> str:
+def run_of(epsilon: float) -> str:
+  """What kind of run it is, for titles."""
   return 'a run without privacy' if math.isinf(epsilon) else f'a run of ε = {show_epsilon(epsilon)}'
 
 

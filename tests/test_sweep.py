@@ -101,6 +101,16 @@ def test_steps_at_are_taken_in_the_place_of_the_settings():
     assert [run.config.epochs for run in runs] == [settings.get('epochs'), None, None]
 
 
+def test_a_sweep_in_parts_has_the_runs_of_the_whole():
+  epsilons = [0.5, 2.0]
+  parts = [*sweep.plan({'steps': 4}, epsilons, 2), *sweep.plan({'steps': 4}, epsilons, 1, {}, 2)]
+  assert parts == sweep.plan({'steps': 4}, epsilons, 3)
+  with pytest.raises(InputError, match='expected --seeds=N with --first_seed'):
+    sweep.plan({'steps': 4}, epsilons, None, {}, 2)
+  with pytest.raises(InputError, match='expected first_seed >= 0, got -1'):
+    sweep.plan({'steps': 4}, epsilons, 2, {}, -1)
+
+
 def test_without_seeds_keys_are_secret():
   (run,) = sweep.plan({'steps': 4}, [2.0], None)
   assert (run.name, run.config.seed) == ('eps2/secret_key', None)

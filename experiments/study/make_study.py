@@ -1,10 +1,11 @@
 """Makes experiments/results/STUDY.md, which sets the 2020 report beside what this package finds.
 
-    ./run.sh python experiments/study/make_study.py --sweep_dir=runs/sweep \\
+    ./run.sh python experiments/study/make_study.py \\
         --runs=runs/dcgan_no_privacy,runs/dense_1to1,runs/dense_5to1,runs/report_eps9
 
-Takes what the page needs of a sweep and of runs (evaluated, `--over_steps` too) into
-experiments/results/study/, and makes the page of all that is there; without flags, only the page.
+Takes what the page needs of runs (evaluated, `--over_steps` too) into experiments/results/study/,
+and makes the page of all that is there, and of the sweeps that ../keep_sweep.py has kept; without
+flags, only the page.
 Seconds, and a few more for pictures of each run's snapshots.
 """
 
@@ -24,7 +25,6 @@ COMMAND = 'experiments/study/make_study.py'
 
 
 def define_flags() -> None:
-  flags.DEFINE_string('sweep_dir', None, 'Directory of a sweep, to be taken into the study.')
   flags.DEFINE_list('runs', [], 'Directories of runs, to be taken into the study.')
   flags.DEFINE_string('results', str(RESULTS), 'Folder of STUDY.md and of study/.')
 
@@ -36,12 +36,10 @@ def main() -> None:
   names = [path.resolve().name for path in runs]
   if len(set(names)) < len(names):
     raise _validate.InputError(f'expected runs whose directories have different names, got {names}')
-  if FLAGS.sweep_dir:
-    print(f'taken: {study_records.collect_sweep(pathlib.Path(FLAGS.sweep_dir), study).name}')
   for path in runs:
     for file in study_records.collect_run(path, study):
       print(f'taken: {file.name}')
-  records = study_page.Study.read(study, folder / 'classifier.json')
+  records = study_page.Study.read(folder)
   missing = study_page.make(records, folder / 'STUDY.md', study, COMMAND)
   for what in missing:
     print(f'not measured yet: {what}')

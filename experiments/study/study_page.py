@@ -53,13 +53,13 @@ class Study:
   classifiers: Sequence[Record]
 
   @classmethod
-  def read(cls, results: pathlib.Path, classifiers: pathlib.Path) -> Study:
-    """Reads the records in `results`, and the file of private classifiers."""
-    runs = {p.stem: study_records.read_json(p) for p in sorted(results.glob('runs/*.json'))}
+  def read(cls, results: pathlib.Path) -> Study:
+    """Reads the records in `results`: of sweeps, of single runs and of private classifiers."""
+    runs = {p.stem: study_records.read_json(p) for p in sorted(results.glob('study/runs/*.json'))}
     return cls(
-      study_records.read_json(results / 'sweep.json'),
+      study_records.read_json(results / 'sweep' / 'sweep.json'),
       runs,
-      study_records.read_json(classifiers) or [],
+      study_records.read_json(results / 'classifier.json') or [],
     )
 
 
@@ -76,7 +76,7 @@ def make(study: Study, page: pathlib.Path, results: pathlib.Path, command: str) 
   missing: list[str] = []
   lines = [
     '# The study of the 2020 report, reproduced', '',
-    f'Made by `{command}` from the JSON files in [{within}]({within}) and '
+    f'Made by `{command}` from the JSON files in [{within}]({within}), [sweep](sweep) and '
     '[classifier.json](classifier.json); nothing on this page is written by hand but what the '
     'report (S. Wincott, *Generating Differentially Private Datasets Using Deep Learning*, 2020) '
     f'says. {_NOTE} What real images get in the place of samples is given as *real*.',
@@ -176,6 +176,7 @@ def _course(study: Study, name: str) -> str:
 
 
 def _sweep(study: Study, results: pathlib.Path, within: str, missing: list[str]) -> list[str]:
+  del results, within
   lines = ['## Over ε (figures 6.1, 6.2, 6.4, 6.5 and TSTR)', '']
   if study.sweep is None:
     missing.append('the sweep over ε (dpgan_jax.sweep)')
@@ -193,18 +194,7 @@ def _sweep(study: Study, results: pathlib.Path, within: str, missing: list[str])
   real = [(last.get(name) or {}).get('reference') for name in names]
   lines.append(f'| real |  |  | {" | ".join("–" if r is None else f"{r:.4g}" for r in real)} |')
   lines += ['', study.sweep['spent_together']['statement'], '']
-  per_run = {
-    epsilon: [
-      {name: {'value': found[name]['values'][i], 'reference': found[name]['reference']}
-       for name in found if i < len(found[name]['values'])}
-      for i in range(max(len(s['values']) for s in found.values()))
-    ]
-    for epsilon, found in groups.items()
-  }  # fmt: skip
-  folder = results / 'sweep'
-  made = sweep_table.draw_groups(per_run, folder, note=_NOTE)
-  pictures = [*study.sweep.get('pictures', []), *(f'sweep/{name}' for name in made)]
-  return [*lines, *_images(pictures, within)]
+  return [*lines, *_images(study.sweep['pictures'], 'sweep')]
 
 
 def _mean(found: Record | None) -> str:

@@ -131,25 +131,6 @@ def _brief_steps(record: dict[str, Any]) -> list[dict[str, Any]]:
   ]
 
 
-def collect_sweep(path: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
-  """Copies a sweep's table and its pictures of samples; returns the table's file.
-
-  Raises:
-    InputError: no finished sweep, or one of data that are not public.
-  """
-  record = read_json(path / 'sweep.json')
-  if record is None:
-    raise _validate.InputError(f'expected a sweep in {path}, found no sweep.json')
-  _check_public(record['settings'].get('dataset'), path)
-  pictures = []
-  for picture in sorted([*path.glob('samples.png'), *path.glob('steps_eps*.png')]):
-    pictures.append(f'sweep_{picture.name}')
-    _copy(picture, results / pictures[-1])
-  file = results / 'sweep.json'
-  write_json(file, {**record, 'pictures': pictures})
-  return file
-
-
 def _check_public(dataset: Any, path: pathlib.Path) -> None:
   if dataset not in data.PUBLIC:
     raise _validate.InputError(
