@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -24,7 +25,7 @@ quality = importlib.import_module('make_quality')
 
 @pytest.fixture
 def flags(own_flags):
-  for name in ('add', 'idea', 'prediction', 'kept', 'results'):
+  for name in ('add', 'idea', 'prediction', 'kept', 'results', 'data_name'):
     quality.flags.DEFINE_string(name, None, '')
 
   def give(**values: str) -> None:
@@ -85,6 +86,36 @@ def test_the_committed_page_is_that_of_the_committed_records():
   """Nobody has edited it by hand, and nobody has forgotten to make it again."""
   results = ROOT / 'experiments' / 'results'
   assert quality.page(results) == (results / 'QUALITY.md').read_text()
+
+
+def test_a_run_elsewhere_has_the_settings_of_the_sweeps(flags, tmp_path):
+  results = tmp_path / 'results'
+  config = TrainConfig(
+    dataset='digits', noise_multiplier=1.0, steps=2, batch_size=32, delta=1e-4, num_samples=20,
+    seed=0, generator='compact',
+  )  # fmt: skip
+  run_dir = tmp_path / 'other'
+  trainer.train(config, data.load_dataset('digits'), run_dir, progress=False)
+  shared = {'dataset': 'mnist', 'batch_size': 64, 'delta': 1e-4, 'num_samples': 10_000}
+  (results / 'sweep').mkdir(parents=True)
+  (results / 'sweep' / 'shared.json').write_text(json.dumps({'settings': shared}))
+  about = {'real_data': 'digits, 1,140 for training and 300 for testing'}
+  scores = [{'name': 'tstr_cnn', 'value': 0.5, 'reference': 0.75, 'n': 3}]
+  (run_dir / 'evaluation.json').write_text(json.dumps({'about': about, 'scores': scores}))
+  flags()
+  with pytest.raises(InputError, match='expected --data_name'):
+    quality.add_elsewhere(run_dir, results)
+  flags(data_name='other digits')
+  with pytest.raises(InputError, match=r'settings of the sweeps; batch_size differ'):
+    quality.add_elsewhere(run_dir, results)
+  assert '## On other data\n\nNot measured yet.' in quality.page(results)
+  (results / 'sweep' / 'shared.json').write_text(
+    json.dumps({'settings': shared | {'batch_size': 32}})
+  )
+  assert quality.add_elsewhere(run_dir, results).name == 'other.json'
+  assert re.search(
+    r'\| other digits \| [\d.]+ \| 2 \| 0.5 \(real 0.75\) \| – \| – \| – \|', quality.page(results)
+  )
 
 
 def test_names_and_images_are_told_apart(tmp_path):

@@ -5,6 +5,11 @@ An idea that was measured (see split.py) is added by a record of its run:
     ./run.sh python experiments/quality/make_quality.py --add=runs/screen/NAME --kept=yes \\
         --idea='what was changed' --prediction='what it was expected to do'
 
+A run on other data with the same settings (see second_set.py):
+
+    ./run.sh python experiments/quality/make_quality.py --elsewhere=runs/NAME \\
+        --data_name='what data'
+
 The final table is that of the sweeps with the committed settings, scored on the real test set,
 which ../keep_sweep.py has kept. Without flags only the page is made anew. No number on it is typed
 by hand. Seconds.
@@ -50,6 +55,9 @@ TARGETS: dict[float, tuple[str, ...]] = {
 """By ε, in percent: TSTR to reach on 2 cores within 2 hours, and with a GPU; published ones."""
 AIMS = ('to reach, 2 cores', 'to reach, GPU', 'best GAN published', 'best of any kind')
 
+_OF_DATA_OR_FILES = ('dataset', 'num_samples', 'reports_per_checkpoint', 'reports_per_grid',
+                     'reports_per_snapshot', 'steps_per_report')  # fmt: skip
+
 
 def add(run_dir: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
   """Takes what the page needs of a screened run.
@@ -61,11 +69,7 @@ def add(run_dir: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     if FLAGS[name].value is None:
       raise _validate.InputError(f'expected --{name}=… with --add')
   _validate.one_of('kept', FLAGS.kept, KEPT)
-  run = RunDir.open(run_dir, create=False)
-  evaluated = run.path / 'evaluation.json'
-  if not evaluated.is_file():
-    raise _validate.InputError(f'expected {evaluated}: evaluate the run first')
-  found = json.loads(evaluated.read_bytes())
+  run, found = _evaluated(run_dir)
   statement = report.build(run)
   defaults = TrainConfig(dataset='idx', noise_multiplier=1.0, steps=1).to_dict()
   settings = {
@@ -90,6 +94,45 @@ def add(run_dir: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
   return path
 
 
+def add_elsewhere(run_dir: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
+  """Takes what the page needs of a run on other data, with the settings of the sweeps.
+
+  Raises:
+    InputError: the run is not evaluated, or has settings that the sweeps do not have.
+  """
+  if not FLAGS.data_name:
+    raise _validate.InputError("expected --data_name='what data' with --elsewhere")
+  run, found = _evaluated(run_dir)
+  statement = report.build(run)
+  shared = json.loads((results / 'sweep' / 'shared.json').read_bytes())['settings']
+  own = statement.config.to_dict()
+  differs = sorted(k for k in shared if k not in _OF_DATA_OR_FILES and own[k] != shared[k])
+  if differs:
+    raise _validate.InputError(
+      f'expected a run with the settings of the sweeps; {", ".join(differs)} differ'
+    )
+  path = results / 'quality' / 'elsewhere' / f'{run.path.resolve().name}.json'
+  _write(path, {
+    'data': FLAGS.data_name,
+    'epsilon': statement.to_json()['guarantee']['epsilon'],
+    'steps': statement.steps_taken,
+    'real_data': found['about']['real_data'],
+    'scores': {
+      s['name']: {'value': s['value'], 'reference': s['reference']}
+      for s in found['scores'] if s['name'] in SCORES
+    },
+  })  # fmt: skip
+  return path
+
+
+def _evaluated(run_dir: pathlib.Path) -> tuple[RunDir, dict[str, Any]]:
+  run = RunDir.open(run_dir, create=False)
+  path = run.path / 'evaluation.json'
+  if not path.is_file():
+    raise _validate.InputError(f'expected {path}: evaluate the run first')
+  return run, json.loads(path.read_bytes())
+
+
 def page(results: pathlib.Path) -> str:
   """The page, from the records in `results`/quality and in `results`/sweep."""
   parts = [
@@ -99,6 +142,8 @@ def page(results: pathlib.Path) -> str:
     f'δ = 1e-5, no public images but the held-out ones. {PRIVATE}',
     '## With the committed settings',
     *_final(results / 'sweep'),
+    '## On other data',
+    _elsewhere(results / 'quality' / 'elsewhere'),
     '## Names or images',
     _limits(results / 'quality' / 'limits'),
     '## What was tried',
@@ -131,10 +176,10 @@ def _final(folder: pathlib.Path) -> list[str]:
   names = ('batch_size', 'label_share', 'label_cnn_share')
   shown = {k: settings[k] for k in names if settings.get(k) is not None}
   own = ','.join(
-    f'{group["target_epsilon"]:g}:{n}'
+    f'{float(group["target_epsilon"]):g}:{n}'
     for group in sweep['by_epsilon']
     for n in group['steps']
-    if group['target_epsilon'] != 'inf' and n != settings['steps']
+    if n != settings['steps']
   )
   machines = dict.fromkeys(_machine(run['machine']) for run in sweep['runs'])
   parts = [
@@ -163,6 +208,24 @@ def _machine(described: dict[str, Any]) -> str:
 def _first(sweep: dict[str, Any], name: str) -> dict[str, Any] | None:
   found = [g['scores'][name] for g in sweep['by_epsilon'] if name in g['scores']]
   return found[0] if found else None
+
+
+def _elsewhere(folder: pathlib.Path) -> str:
+  rows = []
+  for path in sorted(folder.glob('*.json')):
+    r = json.loads(path.read_bytes())
+    cells = []
+    for name in SCORES:
+      found = r['scores'].get(name, {'value': None, 'reference': None})
+      real = found['reference']
+      cells.append(_number(found['value']) + (f' (real {_number(real)})' if real else ''))
+    rows.append((r['data'], f'{float(r["epsilon"]):.4g}', f'{r["steps"]:,}', *cells))
+  if not rows:
+    return 'Not measured yet.'
+  return (
+    'The same settings, chosen on MNIST, without another look at anything. One run each; in '
+    'brackets what real images get.\n\n'
+  ) + _markdown.table(('data', 'ε', 'steps', *SCORES.values()), rows)
 
 
 def _limits(folder: pathlib.Path) -> str:
@@ -228,6 +291,8 @@ def main() -> None:
   results = pathlib.Path(FLAGS.results).resolve()
   if FLAGS.add:
     print(f'added: {add(pathlib.Path(FLAGS.add), results / "quality").name}')
+  if FLAGS.elsewhere:
+    print(f'added: {add_elsewhere(pathlib.Path(FLAGS.elsewhere), results).name}')
   with _files.atomic_write(results / 'QUALITY.md') as file:
     file.write(page(results))
   print(f'Page: {results / "QUALITY.md"}')
@@ -238,5 +303,7 @@ if __name__ == '__main__':
   flags.DEFINE_string('idea', None, 'With add: what was changed.')
   flags.DEFINE_string('prediction', None, 'With add: what that was expected to do, and why.')
   flags.DEFINE_string('kept', None, 'With add: yes or no.')
+  flags.DEFINE_string('elsewhere', None, 'Directory of an evaluated run on other data.')
+  flags.DEFINE_string('data_name', None, 'With elsewhere: what the data are.')
   flags.DEFINE_string('results', str(RESULTS), 'Folder of QUALITY.md and of quality/.')
   cli.run(main)

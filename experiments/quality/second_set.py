@@ -5,6 +5,8 @@
         --data_dir=runs/distorted_digits --run_dir=runs/distorted_digits_eps1 --seed=0
     ./run.sh python -m dpgan_jax.evaluate --run_dir=runs/distorted_digits_eps1 \\
         --data_dir=runs/distorted_digits --tasks=tstr_cnn,ceiling_cnn,features,secondary
+    ./run.sh python experiments/quality/make_quality.py --elsewhere=runs/distorted_digits_eps1 \\
+        --data_name='scikit-learn digits, distorted (second_set.py)'
 
 The handwritten digits embedded in scikit-learn (other writers, another scanner, 8×8), each drawn
 many times at 28×28: turned, slanted, scaled, shifted and thickened at random. Training and test
