@@ -68,7 +68,7 @@ def make_classifier(
   return dataclasses.replace(made, config=dataclasses.replace(made.config, learning_rate=rate))
 
 
-class _Taught(nn.Module):
+class Taught(nn.Module):
   """The CNN as `judges.fit` calls one: images in [-1, 1]."""
 
   num_classes: int
@@ -111,7 +111,7 @@ def train(
     num = min(_MOST_SAMPLES, _SAMPLES_PER_RECORD * len(dataset))
     images, names = draw(num, draw_key)
     fitted = judges.fit(
-      _Taught(classifier.num_classes), images, names, epochs=_EPOCHS,
+      Taught(classifier.num_classes), images, names, epochs=_EPOCHS,
       seed=int(jax.random.bits(seed_key)), batch_size=256,
     )  # fmt: skip
     params = fitted.params['params']['cnn']

@@ -41,9 +41,12 @@ NOTE = 'The real images are public, so that scores on them may be shown; ε does
 
 
 def minutes(run: RunDir) -> float:
-  """From the settings, the first file of a run, to its samples: right if it ran through."""
-  seconds = run.samples_npz.stat().st_mtime - run.config.stat().st_mtime
-  return round(seconds / 60, 1)
+  """From the settings, the first file of a run, to its last checkpoint, pauses included.
+
+  Samples are drawn anew when a finished run is asked for again; checkpoints stay as they are.
+  """
+  ends = [path.stat().st_mtime for path in run.path.glob('**/checkpoints/*')]
+  return round((max(ends) - run.config.stat().st_mtime) / 60, 1)
 
 
 # --- from the directory of a sweep ---------------------------------------------------------------

@@ -64,8 +64,10 @@ def sweep(
     model = model_file.Model(gan, generator, 4, tuple('0123456789'), 'digits')
     model.save(run.path / sweep_table.GENERATOR)
     model.save(run.snapshots / 'step_00000004.safetensors')
-    for path, time in ((run.config, 1000), (run.samples_npz, 1000 + 90)):
-      path.touch()
+    run.samples_npz.touch()
+    last = run.path / 'label_cnn' / 'checkpoints' / '4'
+    last.mkdir(parents=True, exist_ok=True)
+    for path, time in ((run.config, 1000), (last, 1000 + 90)):
       os.utime(path, (time, time))
     scores = [{'name': 'tstr_cnn', 'value': tstr, 'reference': 0.9, 'reads_private_data': True}]
     (run.path / sweep_table.EVALUATION).write_text(

@@ -58,6 +58,11 @@ AIMS = ('to reach, 2 cores', 'to reach, GPU', 'best GAN published', 'best of any
 _OF_DATA_OR_FILES = ('dataset', 'num_samples', 'reports_per_checkpoint', 'reports_per_grid',
                      'reports_per_snapshot', 'steps_per_report')  # fmt: skip
 
+_REAL = {
+  'real, other network': 'by another CNN trained on real images',
+  'real': 'by the same CNN trained on real images',
+}  # as label_limit.py calls them
+
 
 def add(run_dir: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
   """Takes what the page needs of a screened run.
@@ -167,7 +172,7 @@ def _final(folder: pathlib.Path) -> list[str]:
     cells = [_spread(scores.get(name)) for name in SCORES]
     aims = TARGETS.get(epsilon, ('–',) * len(AIMS))
     runs = [r for r in sweep['runs'] if r['target_epsilon'] == group['target_epsilon']]
-    took = statistics.fmean(r['minutes'] for r in runs if r['minutes'] is not None)
+    took = statistics.median(r['minutes'] for r in runs if r['minutes'] is not None)
     steps = ', '.join(f'{n:,}' for n in group['steps'])
     rows.append((show_epsilon(epsilon), group['runs'], steps, f'{took:.0f}', *cells, *aims))
   real = [_number(s.get('reference') if (s := _first(sweep, n)) else None) for n in SCORES]
@@ -187,7 +192,7 @@ def _final(folder: pathlib.Path) -> list[str]:
     f'{f" --steps_at={own}" * bool(own)}` '
     f'({", ".join(f"{k} = {v}" for k, v in shown.items())}), each run scored once on the test set. '
     'Runs of other steps at ε = 0.2 and 10 had been scored on it before (see "What was tried" and '
-    'the changelog), so that those steps were not chosen blindly. Minutes of training are means '
+    'the changelog), so that those steps were not chosen blindly. Minutes of training are medians '
     f'over runs, each on one core of {" or of ".join(machines)}, with other work on the others, '
     'pauses included. Last four columns: TSTR in %, the goals of this project and what others '
     'report (GANs: DP-GAN as run by DPImageBench and Private GANs, Revisited, 2023; any kind: '
@@ -230,27 +235,28 @@ def _elsewhere(folder: pathlib.Path) -> str:
 
 def _limits(folder: pathlib.Path) -> str:
   """What stands in the way: the records of label_limit.py."""
-  rows, who = [], {}
-  for path in sorted(folder.glob('*.json')):
-    r = json.loads(path.read_bytes())
-    who |= dict.fromkeys(n for n in r['tstr'] if n != 'real')
-    rows.append((float(r['epsilon']), r))
-  if not rows:
+  records = [json.loads(path.read_bytes()) for path in sorted(folder.glob('*.json'))]
+  if not records:
     return 'Not measured yet.'
+  records.sort(key=lambda r: float(r['epsilon']))
+  private = dict.fromkeys(who for r in records for who in r['tstr'] if who not in _REAL)
   table = [
     (
-      f'{epsilon:.4g}',
-      *(f'{_number(r["tstr"].get(n))} ({_number(r["agreement"].get(n))})' for n in who),
-      _number(r['tstr']['real']),
-      _number(r['on_real']),
+      f'{float(r["epsilon"]):.4g}',
+      *(f'{_number(r["tstr"].get(n))} ({_number(r["agreement"].get(n))})' for n in private),
+      *(f'{_number(r["tstr"].get(n))} ({_number(r["on_real"].get(n))})' for n in _REAL),
     )
-    for epsilon, r in sorted(rows, key=lambda row: row[0])
+    for r in records
   ]
-  header = ('ε', *(f'named by: {n}' for n in who), 'by a CNN trained on real images', 'that CNN')
+  header = ('ε', *(f'named by: {n}' for n in private), *_REAL.values())
   return (
-    'TSTR of the same samples under different names, by `experiments/quality/label_limit.py`; in '
-    'brackets how often the names are those that a CNN trained on real images gives. What its '
-    'names gain is lost to names now; what they lack to that CNN itself is lost to images.\n\n'
+    'TSTR of the same samples under different names, by `experiments/quality/label_limit.py`. In '
+    'brackets, for private names: how often they are those of the CNN in the last column; for the '
+    'two that were trained on real images: how often these are right about real test images. What '
+    "the best names gain is lost to private names; what they lack to their giver's own accuracy is "
+    'lost to images. The last CNN has the architecture of those that are trained on the samples, '
+    'which learn the borders of their own kind more easily: it flatters names, the other does not.'
+    '\n\n'
   ) + _markdown.table(header, table)
 
 
