@@ -11,7 +11,7 @@ minute.
 
 Records hold scores on real images without noise: runs of data that are not public are refused. So
 are runs of secret keys, of which two with one name would be two runs, both of which spend, and runs
-that another record of the same name contradicts.
+that another record of the same name contradicts or has more of.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def keep(sweep_dir: pathlib.Path, results: pathlib.Path) -> list[str]:
       'a secret key'
     )
   shared = {'settings': dict(table.settings), 'data': dict(table.data)}
-  known = _json(results / 'shared.json') or shared
+  known = read_json(results / 'shared.json') or shared
   for what, now in shared.items():
     differs = sorted(k for k in {*now, *known[what]} if now.get(k) != known[what].get(k))
     if differs:
@@ -81,15 +81,21 @@ def keep(sweep_dir: pathlib.Path, results: pathlib.Path) -> list[str]:
       )
   records = [_record(run, sweep_dir / run.name) for run in table.runs]
   for record in records:
-    before = _json(_file(results, record['run']))
+    before = read_json(_file(results, record['run']))
     if before is not None and before['plan'] != record['plan']:
       raise _validate.InputError(
         f'expected {record["run"]} to be the run of that name in {results.name}/, which has other '
         'settings; remove its record to replace it'
       )
-  _write(results / 'shared.json', shared)
+    scored = [bool(r and r['evaluation']['scores']) for r in (before, record)]
+    if before is not None and (before['finished'], scored[0]) > (record['finished'], scored[1]):
+      raise _validate.InputError(
+        f'expected {record["run"]} to be finished and evaluated, as the run of that name in '
+        f'{results.name}/ is; let the sweep do so, or remove the run from {sweep_dir.name}/'
+      )
+  write_json(results / 'shared.json', shared)
   for record in records:
-    _write(_file(results, record['run']), record)
+    write_json(_file(results, record['run']), record)
   for run in table.runs:
     if run.finished:
       _take_pictures(run, sweep_dir / run.name, results)
@@ -101,7 +107,7 @@ def _record(run: tables.Run, path: pathlib.Path) -> dict[str, Any]:
   # Less what differs between machines, which is nothing that a run's plan promises.
   own = ('environment', 'microbatch_size', 'sha256')
   saved = {k: v for k, v in directory.load_config().items() if k not in own}
-  evaluation = _json(path / tables.EVALUATION) or {}
+  evaluation = read_json(path / tables.EVALUATION) or {}
   return {
     'format': FORMAT,
     'run': run.name,
@@ -140,12 +146,12 @@ def read(results: pathlib.Path) -> tuple[tables.Table, list[dict[str, Any]]]:
   Raises:
     InputError: a file that is no record.
   """
-  shared = _json(results / 'shared.json')
+  shared = read_json(results / 'shared.json')
   if shared is None:
     raise _validate.InputError(f'expected records in {results}: give --sweep_dir')
   pairs = []
   for file in sorted((results / 'runs').glob('*.json')):
-    record = _json(file)
+    record = read_json(file)
     if record is None or record.get('format') != FORMAT:
       raise _validate.InputError(f'expected {file.name} to be a record of a run ({FORMAT})')
     run = tables.make_run(
@@ -169,7 +175,7 @@ def make(results: pathlib.Path) -> None:
   own = {r['run']: {'minutes': r['minutes'], 'machine': r['machine']} for r in records}
   sweep = tables.to_json(table)
   sweep['runs'] = [run | own[run['run']] for run in sweep['runs']]
-  _write(results / 'sweep.json', sweep | {'pictures': pictures})
+  write_json(results / 'sweep.json', sweep | {'pictures': pictures})
 
 
 def _draw_samples(table: tables.Table, results: pathlib.Path) -> list[str]:
@@ -201,7 +207,12 @@ def _steps_picture(run: str) -> str:
   return f'steps_{run.split("/")[0]}.png'
 
 
-def _json(path: pathlib.Path) -> Any:
+def read_json(path: pathlib.Path) -> Any:
+  """What a JSON file holds; None if there is none.
+
+  Raises:
+    InputError: it is no JSON.
+  """
   try:
     return json.loads(path.read_bytes())
   except FileNotFoundError:
@@ -210,7 +221,7 @@ def _json(path: pathlib.Path) -> Any:
     raise _validate.InputError(f'expected {path} to be JSON, got: {error}') from None
 
 
-def _write(path: pathlib.Path, record: Any) -> None:
+def write_json(path: pathlib.Path, record: Any) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
   with _files.atomic_write(path) as file:

@@ -121,6 +121,18 @@ def test_a_part_that_is_kept_again_changes_nothing(tmp_path, results):
     assert [run['finished'] for run in table(results)['runs']] == [True, True]
 
 
+def test_a_run_begun_again_elsewhere_does_not_take_the_place_of_a_finished_one(tmp_path, results):
+  kept.keep(sweep(tmp_path / 'first', (1.0, 0, 0.5)), results)
+  before = (results / 'runs' / 'eps1_seed_0.json').read_bytes()
+  begun = sweep(tmp_path / 'begun', (1.0, 0, 0.5), finished=False)
+  unscored = sweep(tmp_path / 'unscored', (1.0, 0, 0.5))
+  (unscored / 'eps1' / 'seed_0' / sweep_table.EVALUATION).unlink()
+  for folder in (begun, unscored):
+    with pytest.raises(InputError, match=r'eps1/seed_0 to be finished and evaluated'):
+      kept.keep(folder, results)
+  assert (results / 'runs' / 'eps1_seed_0.json').read_bytes() == before
+
+
 def test_pictures_show_the_first_run_of_each_epsilon(tmp_path, results):
   part = sweep(tmp_path / 'sweep', (1.0, 1, 0.5), (1.0, 0, 0.5))
   kept.keep(part, results)

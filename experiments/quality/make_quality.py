@@ -95,7 +95,7 @@ def add(run_dir: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
   number = len(list(folder.glob('*.json')))
   name = f'{number:02d}_{run.path.resolve().name}.json'
   path = next(iter(folder.glob(f'??_{run.path.resolve().name}.json')), folder / name)
-  _write(path, record)
+  keep_sweep.write_json(path, record)
   return path
 
 
@@ -117,7 +117,7 @@ def add_elsewhere(run_dir: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
       f'expected a run with the settings of the sweeps; {", ".join(differs)} differ'
     )
   path = results / 'quality' / 'elsewhere' / f'{run.path.resolve().name}.json'
-  _write(path, {
+  keep_sweep.write_json(path, {
     'data': FLAGS.data_name,
     'epsilon': statement.to_json()['guarantee']['epsilon'],
     'steps': statement.steps_taken,
@@ -284,13 +284,6 @@ def _spread(found: dict[str, Any] | None) -> str:
 
 def _number(value: float | None) -> str:
   return '–' if value is None else f'{value:.4g}'
-
-
-def _write(path: pathlib.Path, record: dict[str, Any]) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-  with _files.atomic_write(path) as file:
-    file.write(f'{text}\n')
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ are refused.
 
 from __future__ import annotations
 
-import json
 import pathlib
 import shutil
+import sys
 from typing import Any
 
 from dpgan_jax import _files, _validate, data, metrics, report, snapshots
@@ -18,30 +18,12 @@ from dpgan_jax.evaluation_steps import JSON_AS_TRAINED as STEPS_AS_TRAINED
 from dpgan_jax.run_dir import RunDir
 from dpgan_jax.sweep_table import EVALUATION
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from keep_sweep import read_json, write_json
+
 FORMAT = 'dpgan_jax study record 1'
 _METRICS = ('n_d', 'd_real_accuracy', 'd_fake_accuracy', 'clipped_fraction')
-
-
-def read_json(path: pathlib.Path) -> Any:
-  """What a JSON file holds; None if there is none.
-
-  Raises:
-    InputError: it is no JSON.
-  """
-  try:
-    return json.loads(path.read_bytes())
-  except FileNotFoundError:
-    return None
-  except ValueError as error:
-    raise _validate.InputError(f'expected {path} to be JSON, got: {error}') from None
-
-
-def write_json(path: pathlib.Path, record: Any) -> None:
-  text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
-  with _files.atomic_write(path) as file:
-    file.write(f'{text}\n')
-
-
 AS_TRAINED = '_as_trained'
 
 
