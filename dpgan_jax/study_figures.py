@@ -36,6 +36,7 @@ _LOOKS = (
 )  # fmt: skip
 _INK, _FAINT = '#333333', '#d9d9d9'
 PRIVATE = 'Reads private data without noise: ε does not cover this figure.'
+PUBLIC = 'The real images are public, so that scores on them may be shown; ε does not cover these.'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,17 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from dpgan_jax import _files, _validate, cli, data, figures, model_file, plan, snapshots
+from dpgan_jax import (
+  _files,
+  _validate,
+  cli,
+  data,
+  figures,
+  model_file,
+  plan,
+  snapshots,
+  study_figures,
+)
 from dpgan_jax import sweep_table as tables
 from dpgan_jax.run_dir import RunDir
 from dpgan_jax.statement import show_epsilon
@@ -37,7 +47,6 @@ import machine
 FLAGS = flags.FLAGS
 RESULTS = pathlib.Path(__file__).resolve().parent / 'results' / 'sweep'
 FORMAT = 'dpgan_jax sweep record 1'
-NOTE = 'The real images are public, so that scores on them may be shown; ε does not cover these.'
 
 
 def minutes(run: RunDir) -> float:
@@ -171,7 +180,7 @@ def make(results: pathlib.Path) -> None:
   pictures = _draw_samples(table, results)
   steps = dict.fromkeys(_steps_picture(run.name) for run in table.runs)
   pictures += [name for name in steps if (results / name).is_file()]
-  pictures += tables.draw_groups(groups, results, note=NOTE)
+  pictures += tables.draw_groups(groups, results, note=study_figures.PUBLIC)
   own = {r['run']: {'minutes': r['minutes'], 'machine': r['machine']} for r in records}
   sweep = tables.to_json(table)
   sweep['runs'] = [run | own[run['run']] for run in sweep['runs']]

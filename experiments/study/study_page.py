@@ -22,7 +22,6 @@ from dpgan_jax.statement import show_epsilon
 from dpgan_jax.study_figures import Series
 
 Record = dict[str, Any]
-_NOTE = 'The real images are public, so that scores on them may be shown; ε does not cover these.'
 
 VARIANTS = {
   'dcgan_no_privacy': 'chapter 5: a plain DCGAN without privacy, where the report began',
@@ -79,7 +78,8 @@ def make(study: Study, page: pathlib.Path, results: pathlib.Path, command: str) 
     f'Made by `{command}` from the JSON files in [{within}]({within}), [sweep](sweep) and '
     '[classifier.json](classifier.json); nothing on this page is written by hand but what the '
     'report (S. Wincott, *Generating Differentially Private Datasets Using Deep Learning*, 2020) '
-    f'says. {_NOTE} What real images get in the place of samples is given as *real*.',
+    f'says. {study_figures.PUBLIC} What real images get in the place of samples is given as '
+    '*real*.',
   ]  # fmt: skip
   parts: list[Callable[..., list[str]]] = [_findings, _sweep, _variants, _problem]
   for part in parts:
@@ -297,7 +297,7 @@ def _problem(study: Study, results: pathlib.Path, within: str, missing: list[str
     if wanted:
       pictures.append(f'problem_{score}.png')
       study_figures.over_steps(wanted, results / pictures[-1], title=f'{label}, over training',
-                               ylabel=label, note=_NOTE, **options)  # fmt: skip
+                               ylabel=label, note=study_figures.PUBLIC, **options)  # fmt: skip
   lines += ['', *_images(pictures, within), '', *_measured(runs)]
   grids = [f'runs/{r["pictures"]["steps"]}' for n, r in scored.items()
            if 'steps' in r['pictures'] and n not in VARIANTS]  # fmt: skip
