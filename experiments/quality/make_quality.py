@@ -192,10 +192,11 @@ def _final(folder: pathlib.Path) -> list[str]:
     f'{f" --steps_at={own}" * bool(own)}` '
     f'({", ".join(f"{k} = {v}" for k, v in shown.items())}), scored on the test set '
     'when settings were fixed. Runs of other steps at ε = 0.2 and 10 had been scored on it before '
-    '(see "What was tried" and the changelog), so that those steps were not chosen blindly. Minutes of training are medians '
-    f'over runs, each on one core of {" or of ".join(machines)}, with other work on the others, '
-    'pauses included. Last four columns: TSTR in %, the goals of this project and what others '
-    'report (GANs: DP-GAN as run by DPImageBench and Private GANs, Revisited, 2023; any kind: '
+    '(see "What was tried" and the changelog), so that those steps were not chosen blindly. '
+    f'Minutes of training are medians over runs, each on one core of {" or of ".join(machines)}, '
+    'with other work on the others, pauses included. Last four columns: TSTR in %, '
+    'the goals of this project and what others report '
+    '(GANs: DP-GAN as run by DPImageBench and Private GANs, Revisited, 2023; any kind: '
     'FETA-Pro, 2026, a diffusion model).',
     _markdown.table(('ε', 'seeds', 'steps', 'minutes', *SCORES.values(), *AIMS), rows),
     sweep['spent_together']['statement'],
