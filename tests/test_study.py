@@ -121,7 +121,9 @@ def test_the_open_problem_is_measured_and_its_cure_compared(tmp_path):
     ),
   }
   text, missing = make(tmp_path, page.Study(None, runs, []))
-  assert 'FID best at epoch 10 (40), 80 at the end (epoch 30): 2.00 times as far' in text
+  course = 'FID best at epoch 10 (40), 80 at the end (epoch 30): 2.00 times as far'
+  cured = 'With d_steps_per_g_step = 10 instead of 1: FID best at epoch 30 (20), which is the end'
+  assert f'| {course}. {cured}: better to the last |' in text
   assert (
     "| report_eps1.5 | the report's settings | 60 | 40 | 50 | 80 | 40 (10) | 80 | 2.00 |" in text
   )

@@ -18,6 +18,7 @@ by hand. Seconds.
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import statistics
 import sys
@@ -147,6 +148,8 @@ def page(results: pathlib.Path) -> str:
     f'δ = 1e-5, no public images but the held-out ones. {PRIVATE}',
     '## With the committed settings',
     *_final(results / 'sweep'),
+    '## What stands in the way',
+    _in_the_way(results),
     '## On other data',
     _elsewhere(results / 'quality' / 'elsewhere'),
     '## Names or images',
@@ -205,6 +208,48 @@ def _final(folder: pathlib.Path) -> list[str]:
     if (folder / name).is_file():
       parts.append(f'![{name}](sweep/{name})')
   return parts
+
+
+def _in_the_way(results: pathlib.Path) -> str:
+  """For every goal that is missed: by how much, and what measurements say of the rest."""
+  path = results / 'sweep' / 'sweep.json'
+  groups = json.loads(path.read_bytes())['by_epsilon'] if path.is_file() else []
+  tstr = {
+    float(g['target_epsilon']): 100 * g['scores']['tstr_cnn']['mean']
+    for g in groups
+    if 'tstr_cnn' in g['scores']
+  }
+  best = tstr.pop(math.inf, None)
+  limits = [json.loads(file.read_bytes()) for file in (results / 'quality/limits').glob('*.json')]
+  lines = []
+  for epsilon, reached in sorted(tstr.items()):
+    for goal, where in zip(TARGETS.get(epsilon, ())[:2], ('2 cores', 'a GPU'), strict=False):
+      if goal == '–' or reached >= float(goal):
+        continue
+      text = (
+        f'- ε = {show_epsilon(epsilon)}: {reached:.1f} %, {float(goal) - reached:.1f} points short '
+        f'of the {goal} % to be reached on {where}.'
+      )
+      if best is not None:
+        above = float(goal) - best
+        text += (
+          f' Without any noise the same GAN, whose samples are named in the same way, gets '
+          f'{best:.1f} %: so noise and clipping cost {best - reached:.1f} points, and '
+        ) + (
+          f'{above:.1f} are out of reach of this GAN, however large ε.'
+          if above > 0
+          else 'no more than these are missing.'
+        )
+      for r in limits:
+        if abs(float(r['epsilon']) - epsilon) < 0.05 * epsilon:
+          real = 100 * r['tstr']['real']
+          private = 100 * max(v for who, v in r['tstr'].items() if who not in _REAL)
+          text += (
+            f' Named by the best CNN trained on real images instead, the samples of one run give '
+            f'{real:.1f} % instead of {private:.1f} %.'
+          )
+      lines.append(text)
+  return '\n'.join(lines) or 'No goal is missed by what was measured.'
 
 
 def _machine(described: dict[str, Any]) -> str:
