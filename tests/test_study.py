@@ -119,16 +119,24 @@ def test_the_open_problem_is_measured_and_its_cure_compared(tmp_path):
     'report_eps1.5_nd10': run(
       'report_eps1.5_nd10', {5000: 30.0, 15_000: 20.0}, d_steps_per_g_step=10
     ),
+    'report_eps0.3': run('report_eps0.3', {5000: 90.0, 15_000: 99.0}, target_epsilon=0.3),
   }
+  runs['report_eps1.5']['noise_in_d'] = 1.25
+  runs['report_eps1.5']['settings']['target_epsilon'] = 1.5
+  runs['report_eps1.5_nd10']['settings']['target_epsilon'] = 1.5
+  runs['report_eps0.3']['noise_in_d'] = 3.786
   text, missing = make(tmp_path, page.Study(None, runs, []))
   course = 'FID best at epoch 10 (40), 80 at the end (epoch 30): 2.00 times as far'
   cured = 'With d_steps_per_g_step = 10 instead of 1: FID best at epoch 30 (20), which is the end'
-  assert f'| {course}. {cured}: better to the last |' in text
+  worse = 'With target_epsilon = 0.3 instead of 1.5: FID best at epoch 10 (90), 99 at the end'
+  assert f'| {course}. {cured}: better to the last. {worse}' in text
   assert (
-    "| report_eps1.5 | the report's settings | 60 | 40 | 50 | 80 | 40 (10) | 80 | 2.00 |" in text
+    "| report_eps1.5 | the report's settings | 1.25 | 60 | 40 | 50 | 80 | 40 (10) | 80 | 2.00 |"
+    in text
   )
+  assert '| report_eps0.3 | target_epsilon = 0.3 instead of 1.5 | 3.79 | – | 90 |' in text
   changed = 'd_steps_per_g_step = 10 instead of 1'
-  assert f'| report_eps1.5_nd10 | {changed} | – | 30 | – | 20 | 20 (30) | 20 | 1.00 |' in text
+  assert f'| report_eps1.5_nd10 | {changed} | – | – | 30 | – | 20 | 20 (30) | 20 | 1.00 |' in text
   assert '| report_eps1.5 | 500 | 1 | 0.49 | 0.99 | – |' in text
   assert '| report_eps1.5 | 1,500 | 1 | 0.47 | 0.99 | – |' in text
   assert 'In report_eps1.5 D never recognised fewer than 0.99 of the fakes' in text
@@ -201,6 +209,7 @@ def test_a_run_becomes_a_record_without_its_seed(run_dir, tmp_path):
   assert record['seed_fixed'] is True
   assert (record['epsilon'], record['finished'], record['steps_planned']) == ('inf', False, 4)
   assert record['evaluation']['scores'] == {'fid': {'value': 3.5, 'reference': 0.25}}
+  assert record['noise_in_d'] == 0.0  # without privacy there is none
   assert len(record['metrics']) <= 60
   assert record['metrics'][-1] == {'step': 200, 'd_real_accuracy': 0.5}
   assert (tmp_path / 'study' / 'runs' / record['pictures']['steps']).is_file()

@@ -37,6 +37,7 @@ VARIANTS = {
 """Runs by name, and what each stands for."""
 PROBLEM = 'report_eps1.5'
 """Runs whose names begin with this are the report's open problem, and cures of it."""
+_MORE_NOISE = 'report_eps0.3'  # likewise: the same with a smaller ε
 _BASE = f'{PROBLEM}{study_records.AS_TRAINED}'  # the report drew samples from G as trained
 _EPOCHS = (5, 10, 20, 30)  # those that figure 6.3 shows
 _COLUMNS = ('fid', 'coverage', 'secondary_accuracy', 'secondary_fid', 'conv_judge_accuracy',
@@ -177,9 +178,13 @@ def _course_and_cures(study: Study) -> str:
   name = _BASE if _BASE in study.runs else PROBLEM
   text = _course(study, name)
   for other, run in study.runs.items():
-    if other.startswith(PROBLEM) and other != name and len(_series(run, 'fid')) > 1:
+    if _is_of_problem(other) and other != name and len(_series(run, 'fid')) > 1:
       text += f'. With {_changed(run, study.runs.get(name))}: {_course(study, other)}'
   return text
+
+
+def _is_of_problem(name: str) -> bool:
+  return name.startswith((PROBLEM, _MORE_NOISE))
 
 
 # --- figures 6.1, 6.2, 6.4, 6.5 ------------------------------------------------------------------
@@ -269,9 +274,11 @@ def _problem(study: Study, results: pathlib.Path, within: str, missing: list[str
     '## The open problem (figure 6.3)', '',
     "At ε = 1.5 the report's images got worse after epoch 10, which it could not explain. The runs "
     'below have its settings, and the same with one thing changed. Samples of a run are those of '
-    'its last step, whatever they score.', '',
+    'its last step, whatever they score. Noise in D: how long the noise is that reaches D between '
+    'two steps of G, relative to its longest gradient (`GAN.noise_in_d`); training warns above 3.',
+    '',
   ]  # fmt: skip
-  runs = {n: r for n, r in study.runs.items() if n.startswith(PROBLEM)}
+  runs = {n: r for n, r in study.runs.items() if _is_of_problem(n)}
   scored = {n: r for n, r in runs.items() if len(r['over_steps']) > 1}
   missing += [f'scores of {n} over steps (evaluate --over_steps)' for n in runs if n not in scored]
   if PROBLEM not in scored:
@@ -279,8 +286,8 @@ def _problem(study: Study, results: pathlib.Path, within: str, missing: list[str
   if not scored:
     return [*lines, 'Not measured yet.']
   epochs = ' | '.join(f'FID near epoch {e}' for e in _EPOCHS)
-  lines += [f'| run | changed | {epochs} | best FID (epoch) | last FID | last / best |',
-            '| --- ' * (5 + len(_EPOCHS)) + '|']  # fmt: skip
+  lines += [f'| run | changed | noise in D | {epochs} | best FID (epoch) | last | last / best |',
+            '| --- ' * (6 + len(_EPOCHS)) + '|']  # fmt: skip
   base = study.runs.get(_BASE) or study.runs.get(PROBLEM)
   for name, run in scored.items():
     series = _series(run, 'fid')
@@ -292,7 +299,7 @@ def _problem(study: Study, results: pathlib.Path, within: str, missing: list[str
       near = abs(step - epoch * per_epoch) <= 1.5 * per_epoch
       cells.append(f'{series[step]:.4g}' if near else '–')
     lines.append(
-      f'| {name} | {_changed(run, base)} | {" | ".join(cells)} '
+      f'| {name} | {_changed(run, base)} | {_short(run.get("noise_in_d"))} | {" | ".join(cells)} '
       f'| {series[best]:.4g} ({best / per_epoch:.0f}) | {series[last]:.4g} '
       f'| {series[last] / series[best]:.2f} |'
     )
@@ -327,10 +334,8 @@ def _measured(runs: Mapping[str, Record]) -> list[str]:
     found = run['metrics']
     chosen = [found[round(i)] for i in (0, (len(found) - 1) / 2, len(found) - 1)] if found else []
     for line in {m['step']: m for m in chosen}.values():
-      cells = [
-        '–' if line.get(n) is None else f'{line[n]:.3g}'
-        for n in ('n_d', 'd_real_accuracy', 'd_fake_accuracy', 'clipped_fraction')
-      ]
+      shown = ('n_d', 'd_real_accuracy', 'd_fake_accuracy', 'clipped_fraction')
+      cells = [_short(line.get(n)) for n in shown]
       lines.append(f'| {name} | {line["step"]:,} | {" | ".join(cells)} |')
   fakes = [line.get('d_fake_accuracy') for line in (runs.get(PROBLEM) or {}).get('metrics', [])]
   if fakes and None not in fakes:
@@ -341,6 +346,10 @@ def _measured(runs: Mapping[str, Record]) -> list[str]:
       'is the same.'
     )]  # fmt: skip
   return lines
+
+
+def _short(value: float | None) -> str:
+  return '–' if value is None else f'{value:.3g}'
 
 
 def _changed(run: Record, base: Record | None) -> str:

@@ -12,7 +12,7 @@ import shutil
 import sys
 from typing import Any
 
-from dpgan_jax import _files, _validate, data, metrics, report, snapshots
+from dpgan_jax import _files, _validate, data, metrics, plan, report, snapshots
 from dpgan_jax.evaluation_steps import JSON as STEPS
 from dpgan_jax.evaluation_steps import JSON_AS_TRAINED as STEPS_AS_TRAINED
 from dpgan_jax.run_dir import RunDir
@@ -42,7 +42,8 @@ def collect_run(path: pathlib.Path, results: pathlib.Path) -> list[pathlib.Path]
     InputError: not a run, damaged, or of data that are not public.
   """
   run = RunDir.open(path, create=False)
-  settings = run.load_config().get('config', {})
+  saved = run.load_config()
+  settings = saved.get('config', {})
   _check_public(settings.get('dataset'), path)
   statement = report.build(run)
   facts = statement.to_json()
@@ -68,6 +69,7 @@ def collect_run(path: pathlib.Path, results: pathlib.Path) -> list[pathlib.Path]
     'epsilon': facts['guarantee']['epsilon'],
     'delta': mechanism.delta,
     'noise_multiplier': mechanism.noise_multiplier,
+    'noise_in_d': plan.read(saved, run.config).gan.noise_in_d,
     'steps': statement.steps_taken,
     'steps_planned': mechanism.steps,
     'steps_per_epoch': mechanism.num_examples / mechanism.batch_size,
