@@ -125,6 +125,9 @@ def test_the_open_problem_is_measured_and_its_cure_compared(tmp_path):
   runs['report_eps1.5']['settings']['target_epsilon'] = 1.5
   runs['report_eps1.5_nd10']['settings']['target_epsilon'] = 1.5
   runs['report_eps0.3']['noise_in_d'] = 3.786
+  both = 'report_eps1.5_balanced', 'report_eps1.5_balanced_as_trained'  # one D, two generators
+  for name in both:
+    runs[name] = run(name, {5000: 9.0, 15_000: 7.0}, target_epsilon=1.5, fake_gradient='clipped')
   text, missing = make(tmp_path, page.Study(None, runs, []))
   course = 'FID best at epoch 10 (40), 80 at the end (epoch 30): 2.00 times as far'
   cured = 'With d_steps_per_g_step = 10 instead of 1: FID best at epoch 30 (20), which is the end'
@@ -138,6 +141,9 @@ def test_the_open_problem_is_measured_and_its_cure_compared(tmp_path):
   changed = 'd_steps_per_g_step = 10 instead of 1'
   assert f'| report_eps1.5_nd10 | {changed} | – | – | 30 | – | 20 | 20 (30) | 20 | 1.00 |' in text
   assert '| report_eps1.5 | 500 | 1 | 0.49 | 0.99 | – |' in text
+  assert text.count('FID best at epoch 30 (7), which is the end') == 1  # in words once
+  assert '| report_eps1.5_balanced | 500 | 1 | 0.49 | 0.99 | – |' in text
+  assert '| report_eps1.5_balanced_as_trained | 500 |' not in text
   assert '| report_eps1.5 | 1,500 | 1 | 0.47 | 0.99 | – |' in text
   assert 'In report_eps1.5 D never recognised fewer than 0.99 of the fakes' in text
   assert (tmp_path / 'study' / 'problem_fid.png').is_file()
