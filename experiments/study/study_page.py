@@ -178,16 +178,23 @@ def _course_and_cures(study: Study) -> str:
   """How the FID of the open problem went, and how with one thing changed."""
   name = _BASE if _BASE in study.runs else PROBLEM
   text = _course(study, name)
-  for other, run in study.runs.items():
-    # The average alone is one change; beside others it is left to the table below.
-    told = other == name or (other != PROBLEM and f'{other}{_AS_TRAINED}' in study.runs)
-    if _is_of_problem(other) and not told and len(_series(run, 'fid')) > 1:
+  for other, run in _one_change_each(study.runs).items():
+    if other != name and len(_series(run, 'fid')) > 1:
       text += f'. With {_changed(run, study.runs.get(name))}: {_course(study, other)}'
   return text
 
 
 def _is_of_problem(name: str) -> bool:
   return name.startswith((PROBLEM, _MORE_NOISE))
+
+
+def _one_change_each(runs: Mapping[str, Record]) -> dict[str, Record]:
+  """Those of the open problem; averages only where that is all that was changed."""
+  return {
+    name: run
+    for name, run in runs.items()
+    if _is_of_problem(name) and (name == PROBLEM or f'{name}{_AS_TRAINED}' not in runs)
+  }
 
 
 # --- figures 6.1, 6.2, 6.4, 6.5 ------------------------------------------------------------------
@@ -313,7 +320,10 @@ def _problem(study: Study, results: pathlib.Path, within: str, missing: list[str
     ('secondary_accuracy', 'accuracy of the secondary network', {'ideal': (0.5, 'ideal: 0.5')}),
   )
   for score, label, options in shown:
-    wanted = [Series(n, {s: [v] for s, v in _series(r, score).items()}) for n, r in scored.items()]
+    wanted = [
+      Series(n, {s: [v] for s, v in _series(r, score).items()})
+      for n, r in _one_change_each(scored).items()
+    ]
     wanted = [s for s in wanted if s.points][:7]
     if wanted:
       pictures.append(f'problem_{score}.png')
