@@ -236,7 +236,7 @@ def _in_the_way(results: pathlib.Path) -> str:
           f' Without any noise the same GAN, whose samples are named in the same way, gets '
           f'{best:.1f} %: so noise and clipping cost {best - reached:.1f} points, and '
         ) + (
-          f'{above:.1f} are out of reach of this GAN, however large ε.'
+          f'{above:.1f} are out of reach of this GAN, trained like this, however large ε.'
           if above > 0
           else 'no more than these are missing.'
         )
