@@ -147,9 +147,9 @@ def test_what_is_missing_to_a_goal_is_told_from_records(tmp_path):
   short = '- ε = 1: 94.1 %, 3.3 points short of the 97.4 % to be reached on a GPU.'
   assert told() == short  # 93 % on 2 cores is reached
   none['tstr_cnn'] = {'mean': 0.965, 'standard_deviation': None, 'reference': None}
-  assert 'so noise and clipping cost 2.4 points, and 0.9 are out of reach of this GAN' in told()
+  assert 'cost 2.4 points, and 0.9 are out of reach of this GAN' in told()
   none['tstr_cnn'] = {'mean': 0.975, 'standard_deviation': None, 'reference': None}
-  assert 'gets 97.5 %: so noise and clipping cost 3.4 points, and no more than these are' in told()
+  assert '(see the table) cost 3.4 points, and no more than these are' in told()
   limits = tmp_path / 'quality' / 'limits'
   limits.mkdir(parents=True)
   other = {'epsilon': 9.99, 'tstr': {'real': 0.1}, 'agreement': {}, 'on_real': {}}

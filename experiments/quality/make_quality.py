@@ -234,7 +234,8 @@ def _in_the_way(results: pathlib.Path) -> str:
         above = float(goal) - best
         text += (
           f' Without any noise the same GAN, whose samples are named in the same way, gets '
-          f'{best:.1f} %: so noise and clipping cost {best - reached:.1f} points, and '
+          f'{best:.1f} %: so noise, clipping and what other steps there are (see the table) cost '
+          f'{best - reached:.1f} points, and '
         ) + (
           f'{above:.1f} are out of reach of this GAN, trained like this, however large ε.'
           if above > 0
