@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from dpgan_jax import _validate, cli, export, model_file, resume, trainer
+from dpgan_jax import _validate, cli, distort, export, model_file, resume, trainer
 
 FLAGS = flags.FLAGS
 _SUFFIX = {'npz': '.npz', 'parquet': '.parquet', 'png': '', 'idx': ''}
@@ -32,6 +32,9 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'out', None, 'File (npz, parquet) or folder (png, idx); default: inside run_dir.'
   )
+  flags.DEFINE_bool(
+    'distort', False, 'Turn, shift, scale and shear each a little: better to learn classes from.'
+  )
   flags.DEFINE_integer('seed', None, 'Seed of the samples; default: from the operating system.')
   flags.DEFINE_bool('overwrite', False, 'Replace what is there.')
 
@@ -46,6 +49,8 @@ def main() -> None:
   images, labels = model.sample(
     FLAGS.num, labels=parse_labels(FLAGS.labels, FLAGS.num, model.gan.num_classes), key=key
   )
+  if FLAGS.distort:
+    images = distort.distort(images, key)
   written = export.export(
     FLAGS.out or default_out,
     images,
@@ -60,7 +65,8 @@ def main() -> None:
     if np.isinf(epsilon)
     else f'epsilon {epsilon:.4g}, delta {model.gan.mechanism.delta:g}'
   )
-  print(f'{FLAGS.num} synthetic examples ({spent}, step {model.steps}): {written}')
+  kind = 'distorted synthetic' if FLAGS.distort else 'synthetic'
+  print(f'{FLAGS.num} {kind} examples ({spent}, step {model.steps}): {written}')
 
 
 def _source() -> tuple[model_file.Model, str]:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from dpgan_jax import _validate, readers, sample
+from dpgan_jax import _validate, distort, readers, sample
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.data import ImageDataset
 from dpgan_jax.gan import GAN
@@ -98,6 +98,20 @@ def test_npz_into_the_run_directory_never_over_another_unasked(trained, command)
     expected = trained.model.sample(20, key=root_key(5))
     np.testing.assert_array_equal(file['x'], expected[0][..., 0])
     np.testing.assert_array_equal(file['y'], expected[1])
+
+
+def test_distorted_samples_are_the_same_ones_distorted_under_their_old_names(trained, command):
+  path = trained.run.path / 'distorted.npz'
+  status, out, err = command(
+    f'--run_dir={trained.run.path}', '--num=20', '--seed=5', '--distort', f'--out={path}'
+  )
+  assert (status, err) == (0, '')
+  assert out == f'20 distorted synthetic examples (no privacy, step 2): {path}\n'
+  drawn, names = trained.model.sample(20, key=root_key(5))
+  with np.load(path) as file:
+    np.testing.assert_array_equal(file['x'], distort.distort(drawn, root_key(5))[..., 0])
+    np.testing.assert_array_equal(file['y'], names)
+    assert (file['x'] != drawn[..., 0]).mean() > 0.5
 
 
 def test_png_folder_of_chosen_classes_from_a_saved_generator(trained, command, tmp_path):
