@@ -9,10 +9,11 @@ import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from dpgan_jax import data, readers, trainer
+from dpgan_jax import data, evaluation, readers, trainer
 from dpgan_jax._validate import InputError
 from dpgan_jax.config import TrainConfig
 
@@ -173,6 +174,33 @@ def test_better_names_make_the_same_samples_more_useful():
   assert min(found['on_real'].values()) > 0.9
   assert found['tstr'].keys() - {'half wrong'} == found['on_real'].keys() == set(quality._REAL)
   assert found['tstr']['real'] > max(0.85, found['tstr']['half wrong'] + 0.1)
+
+
+def test_what_distorting_does_is_told_from_records(tmp_path):
+  folder = tmp_path / 'quality' / 'distorted'
+  folder.mkdir(parents=True)
+  drawn = {'tstr_cnn': 0.91, 'secondary_accuracy': 0.95, 'fid': 4.0711, 'coverage': None}
+  record = {
+    'epsilon': 0.99934, 'steps': 5, 'samples': 20000, 'real_data': 'idx, 50,000 and 10,000',
+    'scores': {'drawn': drawn, 'distorted': drawn | {'tstr_cnn': 0.925}},
+  }  # fmt: skip
+  (folder / 'x.json').write_text(json.dumps(record))
+  text = quality.page(tmp_path)
+  scores = '0.91 → 0.925 | 0.95 → 0.95 | 4.071 → 4.071 | – → –'
+  assert f'| 0.9993 | idx, 50,000 and 10,000 | 20,000 | {scores} |' in text
+
+
+def test_distorted_samples_are_scored_beside_those_as_drawn():
+  distorted = importlib.import_module('distorted')
+  digits = data.load_dataset('digits'), data.load_dataset('digits', split='test')
+  few = np.resize(np.arange(3), 300)
+  settings = evaluation.Settings.quick(tasks=('distinct',))
+  found = distorted.measure(
+    digits[0].images[few], digits[0].labels[few], jax.random.key(0), digits, settings,
+    shown=('distinct_samples',),
+  )  # fmt: skip
+  assert found['drawn']['distinct_samples'] == 3 / 300
+  assert found['distorted']['distinct_samples'] > 0.99
 
 
 def test_an_idea_is_a_record_of_its_run(flags, tmp_path):

@@ -17,10 +17,11 @@ import math
 import pathlib
 import sys
 
+import jax
+import numpy as np
 from absl import flags
 
-from dpgan_jax import _validate, cli, distort, evaluate, resume, scores, trainer
-from dpgan_jax import evaluation as evaluations
+from dpgan_jax import _validate, cli, data, distort, evaluate, evaluation, resume, scores, trainer
 from dpgan_jax.statement import rounded_up
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -31,6 +32,35 @@ FLAGS = flags.FLAGS
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / 'results' / 'quality' / 'distorted'
 TASKS = ('features', 'secondary', 'tstr_cnn')
 SHOWN = ('tstr_cnn', 'secondary_accuracy', 'fid', 'coverage')
+
+
+def measure(
+  images: np.ndarray,
+  names: np.ndarray,
+  key: jax.Array,
+  real: tuple[data.ImageDataset, data.ImageDataset],
+  settings: evaluation.Settings,
+  store: scores.Store | None = None,
+  shown: tuple[str, ...] = SHOWN,
+) -> dict[str, dict[str, float | None]]:
+  """The scores called `shown` of images uint8 [n, h, w, c] with `names` [n], drawn and distorted.
+
+  Args:
+    images: samples as they are drawn.
+    names: their classes; those of the distorted ones too.
+    key: what they are distorted with.
+    real: training and test images.
+    settings: how much is done, and what.
+    store: where finished scores are kept and found.
+    shown: which scores.
+  """
+  found: dict[str, dict[str, float | None]] = {}
+  for how, which in (('drawn', images), ('distorted', distort.distort(images, key))):
+    show = evaluate.Progress()
+    result = evaluation.evaluate(which, names, *real, settings, store=store, progress=show.update)
+    show.close()
+    found[how] = {score: result[score].value for score in shown}
+  return found
 
 
 def main() -> None:
@@ -45,15 +75,7 @@ def main() -> None:
   if names is None:
     raise _validate.InputError('expected a run whose samples have classes')
   store = scores.Store(pathlib.Path(FLAGS.scores_dir)) if FLAGS.scores_dir else None
-  found = {}
-  for how, shown in (('drawn', images), ('distorted', distort.distort(images, key))):
-    show = evaluate.Progress()
-    result = evaluations.evaluate(
-      shown, names, train, test, settings, store=store, progress=show.update
-    )
-    show.close()
-    found[how] = {score: result[score].value for score in SHOWN}
-    print(how, found[how])
+  found = measure(images, names, key, (train, test), settings, store)
   epsilon = model.epsilon()
   path = RESULTS / f'{FLAGS.name}.json'
   keep_sweep.write_json(path, {
