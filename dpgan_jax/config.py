@@ -115,6 +115,11 @@ class TrainConfig:
   g_ema_decay: float = _field(
     0.995, "Decay of the average of G's parameters that samples are drawn from; 0 for none."
   )
+  g_mixture: int | None = _field(
+    None,
+    'Draw samples evenly from the averages of so many steps of the second half of the run, the '
+    'last one among them (fewer where it has fewer reports). Default: of the last step alone.',
+  )
   clipping_strategy: str = _field(
     'auto',
     'How per-example norms are found: auto (least time), ghost (least memory), vmap (every '
@@ -158,6 +163,7 @@ class TrainConfig:
       'fake_batch_size',
       'g_batch_size',
       'microbatch_size',
+      'g_mixture',
       'steps_per_report',
       'reports_per_snapshot',
     ):

@@ -33,6 +33,7 @@ _FORMAT = 'dpgan_jax generator 1'
 # Of other names, since an earlier version would read them without, and state too small an ε.
 _FORMAT_WITH_LABELLER = 'dpgan_jax generator 2'
 _FORMAT_WITH_CNN = 'dpgan_jax generator 3'
+_PAST = 'past'
 _SAMPLES_AT_ONCE = 1000
 _MOST_DRAWS = 100  # images drawn for one that is kept, where a labeller has to find its class
 
@@ -49,6 +50,7 @@ class Model:
     dataset: name of the data set.
     labeller: names the samples of a generator that knows no classes; None: they have none, or the
       generator knows them.
+    past: arrays of the same generator at earlier steps, each of which draws as many samples.
   """
 
   gan: GAN
@@ -57,6 +59,7 @@ class Model:
   class_names: tuple[str, ...]
   dataset: str
   labeller: Labeller | None = None
+  past: tuple[GeneratorState, ...] = ()
 
   @property
   def is_conditional(self) -> bool:
@@ -123,7 +126,19 @@ class Model:
     """`_SAMPLES_AT_ONCE` images, the first of them of `labels`: one shape, one compilation."""
     padded = np.zeros(_SAMPLES_AT_ONCE, np.int32)
     padded[: len(labels)] = labels
-    return data.to_uint8(np.asarray(self._generate(self.generator, key, jnp.asarray(padded))))
+    if not self.past:
+      return data.to_uint8(np.asarray(self._generate(self.generator, key, jnp.asarray(padded))))
+    generators = (*self.past, self.generator)
+    each = -(-_SAMPLES_AT_ONCE // len(generators))
+    # At random which generator draws which image: those asked for may be of few classes.
+    place_key, key = jax.random.split(key)
+    places = np.asarray(jax.random.permutation(place_key, len(generators) * each))
+    wanted = np.resize(padded, len(places))[places].reshape(len(generators), each)
+    images = np.zeros((len(places), *self.gan.image_shape), np.uint8)
+    for i, generator in enumerate(generators):
+      drawn = self._generate(generator, jax.random.fold_in(key, i), jnp.asarray(wanted[i]))
+      images[places[i * each : (i + 1) * each]] = data.to_uint8(np.asarray(drawn))
+    return images[:_SAMPLES_AT_ONCE]
 
   def _found(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
     """Draws until the labeller has found an image for each of `labels`; first come, first taken."""
@@ -179,6 +194,9 @@ class Model:
       'steps': self.steps,
     }
     tensors = {_name(path): leaf for path, leaf in _leaves(self.generator)}
+    if self.past:
+      record['past'] = len(self.past)
+      tensors |= {_name(path): leaf for path, leaf in _leaves(_numbered(self.past))}
     if self.labeller is not None:
       record['format'] = _FORMAT_WITH_LABELLER
       record['labeller'] = labelling.to_record(self.labeller.classifier)
@@ -210,6 +228,8 @@ def load(path: str | os.PathLike[str]) -> Model:
     raise _validate.InputError(f'{path} is not a dpgan_jax generator of this version')
   try:
     model = _without_arrays(record)
+    most = (model.gan.config.g_mixture or 1) - 1
+    count = _validate.integer('past', record.get('past', 0), minimum=0, maximum=most)
   except KeyError as error:
     raise _validate.InputError(f'{path} is damaged: it lacks {error}') from None
   except (AttributeError, TypeError, ValueError) as error:  # whatever a wrong type leads to
@@ -224,7 +244,8 @@ def load(path: str | os.PathLike[str]) -> Model:
   labeller = model.labeller
   if labeller is not None:
     labeller = labeller.with_arrays(filled({'labeller': labeller.abstract_arrays})['labeller'])
-  return dataclasses.replace(model, generator=filled(abstract), labeller=labeller)
+  past = tuple(filled(_numbered((abstract,) * count))[_PAST].values()) if count else ()
+  return dataclasses.replace(model, generator=filled(abstract), labeller=labeller, past=past)
 
 
 def _without_arrays(record: dict[str, Any]) -> Model:
@@ -271,6 +292,10 @@ def _public_config(config: TrainConfig) -> TrainConfig:
 
 def _leaves(tree: Any) -> list[tuple[Any, jax.Array]]:
   return jax.tree_util.tree_leaves_with_path(tree)
+
+
+def _numbered(past: tuple[GeneratorState, ...]) -> dict[str, dict[str, GeneratorState]]:
+  return {_PAST: {f'{i:03d}': generator for i, generator in enumerate(past)}}
 
 
 def _name(path: Any) -> str:

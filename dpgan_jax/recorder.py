@@ -17,6 +17,7 @@ import numpy as np
 
 from dpgan_jax import data, figures, metrics, model_file
 from dpgan_jax.checkpoint import Checkpoints
+from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN, GANState, GeneratorState, StepMetrics
 from dpgan_jax.plan import Plan
 from dpgan_jax.run_dir import RunDir
@@ -38,6 +39,28 @@ class Kept:
   step: int
   pictures: jax.Array | None
   state: GANState | None
+
+
+def mixture_steps(config: TrainConfig, total: int, stride: int) -> tuple[int, ...]:
+  """The steps whose generators samples are drawn from: the last one, and those of the reports
+  nearest to even spaces over the second half of the run.
+
+  Generators of one run wander about what they could draw, so that several of them draw more of it
+  than the last one does (Wang et al. 2016, arXiv 1612.00991, section 3). All of them are functions
+  of what the last step has cost: together they are as private as the last one.
+
+  Args:
+    config: says how many.
+    total: steps of the run.
+    stride: steps between reports.
+
+  Returns:
+    Steps in ascending order, as many as were asked for or as there are reports, if those are fewer.
+  """
+  count = config.g_mixture or 1
+  wanted = (total - i * total / (2 * count) for i in range(1, count))
+  reports = {max(1, round(step / stride)) * stride for step in wanted}
+  return (*sorted(step for step in reports if step < total), total)
 
 
 # `jnp.copy` is an operation of the compiled program, so that its outputs have memory of their own
@@ -73,6 +96,7 @@ class Recorder:
     self._writer, self._checkpoints, self._bar = writer, checkpoints, bar
     self._config, self._total = planned.gan.config, planned.gan.mechanism.steps
     self._stride = stride
+    self._mixture = mixture_steps(self._config, self._total, stride)[:-1]
     self._grid = _GridMaker(planned.gan, run)
 
   def keep(self, step: int, state: GANState) -> Kept:
@@ -114,10 +138,10 @@ class Recorder:
     if kept.pictures is not None:
       self._grid.draw(kept.pictures, step, epsilon)
     if kept.state is not None and self._has_snapshot(step):
-      name = f'step_{step:08d}.safetensors'
-      self._model_of(kept.state.g_average, step).save(self._run.snapshots / name)
-      if self._config.g_ema_decay:
-        self._model_of(kept.state.g, step).save(self._run.snapshots / 'as_trained' / name)
+      path = self._run.snapshot(step)
+      self._model_of(kept.state.g_average, step).save(path)
+      if self._config.g_ema_decay and self._is_due(step, self._config.reports_per_snapshot):
+        self._model_of(kept.state.g, step).save(path.parent / 'as_trained' / path.name)
     if kept.state is not None and self._has_checkpoint(step):
       spent = epsilon if np.isfinite(epsilon) else 'inf'
       self._checkpoints.save(step, kept.state, {'epsilon': spent})
@@ -127,7 +151,7 @@ class Recorder:
     return bool(every) and (step == self._total or report % every == 0)
 
   def _has_snapshot(self, step: int) -> bool:
-    return self._is_due(step, self._config.reports_per_snapshot)
+    return step in self._mixture or self._is_due(step, self._config.reports_per_snapshot)
 
   def _has_checkpoint(self, step: int) -> bool:
     return self._is_due(step, self._config.reports_per_checkpoint)

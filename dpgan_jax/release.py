@@ -95,12 +95,13 @@ def release(
   images, labels = model.sample(num, key=key)
   num_tiles = 10 * min(model.gan.num_classes, 10)
   tiles, tile_labels = model.sample_for_picture(num_tiles, picture_key)
+  generators = (*model.past, model.generator)
   about = cards.About(
     statement=said,
     class_names=model.class_names,
     num=num,
     class_counts=None if labels is None else _counts(labels, model.gan.num_classes),
-    parameters=sum(leaf.size for leaf in jax.tree.leaves(model.generator.params)),
+    parameters=sum(leaf.size for leaf in jax.tree.leaves([g.params for g in generators])),
     licence=licence,
   )
   if out.is_dir():

@@ -113,6 +113,10 @@ class RunDir:
     """Directory of publishable generators kept along the way: the average, and as trained."""
     return self.path / 'snapshots'
 
+  def snapshot(self, step: int) -> pathlib.Path:
+    """The file of the generator kept at `step`."""
+    return self.snapshots / f'step_{step:08d}.safetensors'
+
   @property
   def checkpoints(self) -> pathlib.Path:
     return self.path / 'checkpoints'

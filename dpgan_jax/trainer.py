@@ -60,7 +60,7 @@ from dpgan_jax.ledger import Ledger
 from dpgan_jax.loop import make_chunk
 from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.plan import Plan
-from dpgan_jax.recorder import ModelOf, Recorder, picture_scale
+from dpgan_jax.recorder import ModelOf, Recorder, mixture_steps, picture_scale
 from dpgan_jax.run_dir import RunDir
 
 STAGE = budget.STAGE
@@ -142,6 +142,7 @@ def train(
           ledger.require_covers(record['step'])
       state = _take_steps(planned, model_of, dataset, run, ledger, checkpoints, state, progress)
     model = model_of(state.g_average, int(state.step))
+    model = dataclasses.replace(model, past=_past(planned, run, model.steps))
     model = _with_cnn(model, planned, dataset, run, ledger, state, progress)
     _leave_samples(model, run, state)
   return Trained(model, run)
@@ -177,6 +178,13 @@ def _labeller(
   return labelling.train(
     planned.classifier, dataset, RunDir(run.labeller), ledger, progress=progress
   )
+
+
+def _past(planned: Plan, run: RunDir, step: int) -> tuple[GeneratorState, ...]:
+  """The generators of earlier steps that samples are drawn from beside that of `step`."""
+  config, mechanism = planned.gan.config, planned.gan.mechanism
+  steps = mixture_steps(config, mechanism.steps, steps_per_report(config, mechanism))
+  return tuple(model_file.load(run.snapshot(s)).generator for s in steps if s < step)
 
 
 def _with_cnn(
@@ -323,6 +331,7 @@ def restore_model(run_dir: str | os.PathLike[str]) -> Trained:
     cnn = labelling.restore(planned.cnn, run.label_cnn, paid=paid)
     labeller = dataclasses.replace(labeller, cnn=cnn)
   model = model_file.Model(
-    planned.gan, state.g_average, step, class_names, config.dataset, labeller
-  )
+    planned.gan, state.g_average, step, class_names, config.dataset, labeller,
+    _past(planned, run, step),
+  )  # fmt: skip
   return Trained(model, run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import pickle
@@ -20,7 +21,7 @@ SHAPE, CLASSES = (6, 5, 1), 3
 SEED = 1_234_567_891  # recognisable in a file
 
 
-def make_model(name: str) -> model_file.Model:
+def make_model(name: str, seed: int = SEED, **settings) -> model_file.Model:
   config = TrainConfig(
     noise_multiplier=10.0,
     steps=4,
@@ -30,12 +31,13 @@ def make_model(name: str) -> model_file.Model:
     generator=name,
     discriminator=name,
     seed=SEED,
+    **settings,
   )
   mechanism = DPMechanism.create(
     num_examples=64, batch_size=8, l2_clip_norm=1.0, noise_multiplier=10.0, steps=4, delta=1e-3
   )
   gan = GAN(config, mechanism, SHAPE, CLASSES)
-  state = jax.jit(gan.init)(jax.random.key(SEED))
+  state = jax.jit(gan.init)(jax.random.key(seed))
   return model_file.Model(gan, state.g_average, 3, ('cat', 'dog', 'eel'), 'pets')
 
 
@@ -48,6 +50,14 @@ def model() -> model_file.Model:
 def report_model() -> model_file.Model:
   """Without classes, and with batch-norm averages among its arrays."""
   return make_model('report')
+
+
+@pytest.fixture(scope='module')
+def mixed() -> model_file.Model:
+  """Drawn from three generators, of which the middle one draws nothing but grey."""
+  one, two = make_model('compact', g_mixture=3), make_model('compact', seed=SEED + 1)
+  grey = jax.tree.map(jax.numpy.zeros_like, one.generator)
+  return dataclasses.replace(one, past=(two.generator, grey))
 
 
 @pytest.fixture(scope='module')
@@ -90,6 +100,41 @@ def test_images_are_of_the_classes_asked_for(model):
   assert all(not np.array_equal(a, b) for a, b in zip(images, others, strict=True))
 
 
+def is_grey(images: np.ndarray) -> np.ndarray:
+  return (images == images[:, :1, :1]).all(axis=(1, 2, 3))
+
+
+def test_every_generator_of_several_draws_as_many_in_random_order(mixed, model):
+  images, labels = mixed.sample(2000, key=jax.random.key(0))
+  grey = is_grey(images)
+  # Twice 334 draws for each of three, of which two are left over; and one of them all is never so.
+  assert 665 <= grey.sum() <= 668
+  assert 60 < grey[:300].sum() < 140  # 5.8 standard deviations of a fair draw
+  assert len({image.tobytes() for image in images[~grey]}) == (~grey).sum()
+  np.testing.assert_array_equal(np.bincount(labels), [667, 667, 666])
+  for of_class in (0, 1, 2):
+    assert 150 < grey[labels == of_class].sum() < 295  # 222 expected; 6 standard deviations
+  alone = dataclasses.replace(mixed, past=())
+  for one, two in zip(
+    alone.sample(9, key=jax.random.key(1)), model.sample(9, key=jax.random.key(1)), strict=True
+  ):
+    np.testing.assert_array_equal(one, two)
+
+
+def test_several_generators_draw_the_classes_asked_for(mixed, monkeypatch):
+  def generate(generator, key, labels):
+    del generator, key
+    return jax.numpy.broadcast_to(labels[:, None, None, None] / 10, (len(labels), *SHAPE))
+
+  monkeypatch.setitem(mixed.__dict__, '_generate', generate)
+  wanted = np.arange(1500) % 3
+  images, _ = mixed.sample(1500, labels=wanted, key=jax.random.key(0))
+  drawn = images[:, 0, 0, 0]
+  of_class = [np.unique(drawn[wanted == k]) for k in range(3)]
+  assert [len(found) for found in of_class] == [1, 1, 1]
+  assert len({int(found[0]) for found in of_class}) == 3
+
+
 @pytest.mark.parametrize(
   ('labels', 'message'),
   [
@@ -130,7 +175,7 @@ def test_epsilon_is_that_of_the_steps_taken(model):
 # --- the file ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('which', ['model', 'report_model'])
+@pytest.mark.parametrize('which', ['model', 'report_model', 'mixed'])
 def test_loaded_model_draws_the_same(which, request, tmp_path):
   model = request.getfixturevalue(which)
   path = tmp_path / 'new' / 'model.safetensors'
@@ -145,6 +190,21 @@ def test_loaded_model_draws_the_same(which, request, tmp_path):
   assert (loaded.steps, loaded.class_names, loaded.dataset) == (3, ('cat', 'dog', 'eel'), 'pets')
   assert loaded.epsilon() == model.epsilon()
   jax.tree.map(np.testing.assert_array_equal, loaded.generator, model.generator)
+  assert len(loaded.past) == len(model.past)
+  for ours, theirs in zip(loaded.past, model.past, strict=True):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_more_or_fewer_generators_than_the_file_says_are_refused(mixed, tmp_path):
+  mixed.save(tmp_path / 'whole')
+  saved = (tmp_path / 'whole').read_bytes()
+  for changes, reason in (
+    ({'past': 3}, 'expected past in [0, 2], got 3'),
+    ({'past': 'x'}, "expected past to be a whole number in [0, 2], got 'x'"),
+    ({'arrays': {'past/001/params/Dense_0/bias': ...}}, 'it lacks past/001/params/Dense_0/bias'),
+  ):
+    rewrite(saved, tmp_path / 'model', **changes)
+    assert reason in refused(tmp_path / 'model')
 
 
 def test_same_model_same_bytes(model, saved, tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from dpgan_jax import data, evaluation, readers, trainer
+from dpgan_jax import data, evaluation, model_file, readers, trainer
 from dpgan_jax._validate import InputError
 from dpgan_jax.config import TrainConfig
 
@@ -176,31 +178,55 @@ def test_better_names_make_the_same_samples_more_useful():
   assert found['tstr']['real'] > max(0.85, found['tstr']['half wrong'] + 0.1)
 
 
-def test_what_distorting_does_is_told_from_records(tmp_path):
-  folder = tmp_path / 'quality' / 'distorted'
+def test_what_is_free_after_training_is_told_from_records(tmp_path):
+  folder = tmp_path / 'quality' / 'afterwards'
   folder.mkdir(parents=True)
-  drawn = {'tstr_cnn': 0.91, 'secondary_accuracy': 0.95, 'fid': 4.0711, 'coverage': None}
+  last = {'tstr_cnn': 0.91, 'secondary_accuracy': 0.95, 'fid': 4.0711, 'coverage': None}
   record = {
     'epsilon': 0.99934, 'steps': 5, 'samples': 20000, 'real_data': 'idx, 50,000 and 10,000',
-    'scores': {'drawn': drawn, 'distorted': drawn | {'tstr_cnn': 0.925}},
+    'scores': {'last generator': last, '4 generators': last | {'tstr_cnn': 0.925}},
   }  # fmt: skip
   (folder / 'x.json').write_text(json.dumps(record))
   text = quality.page(tmp_path)
-  scores = '0.91 → 0.925 | 0.95 → 0.95 | 4.071 → 4.071 | – → –'
-  assert f'| 0.9993 | idx, 50,000 and 10,000 | 20,000 | {scores} |' in text
+  about = '0.9993 | idx, 50,000 and 10,000 | 20,000'
+  assert f'| {about} | last generator | 0.91 | 0.95 | 4.071 | – |' in text
+  assert f'| {about} | 4 generators | 0.925 | 0.95 | 4.071 | – |' in text
 
 
-def test_distorted_samples_are_scored_beside_those_as_drawn():
-  distorted = importlib.import_module('distorted')
+def test_samples_of_several_generators_are_scored_beside_those_of_the_last(tmp_path, monkeypatch):
+  afterwards = importlib.import_module('afterwards')
   digits = data.load_dataset('digits'), data.load_dataset('digits', split='test')
-  few = np.resize(np.arange(3), 300)
-  settings = evaluation.Settings.quick(tasks=('distinct',))
-  found = distorted.measure(
-    digits[0].images[few], digits[0].labels[few], jax.random.key(0), digits, settings,
-    shown=('distinct_samples',),
+  config = TrainConfig(
+    generator='compact', noise_multiplier=1.0, steps=8, batch_size=24, delta=1e-4, latent_dim=4,
+    d_steps_per_g_step=1, steps_per_report=2, reports_per_snapshot=1, num_samples=20, seed=1,
   )  # fmt: skip
-  assert found['drawn']['distinct_samples'] == 3 / 300
-  assert found['distorted']['distinct_samples'] > 0.99
+  trained = trainer.train(config, digits[0], tmp_path / 'run', progress=False)
+  mixed = afterwards.mixture(trained.model, trained.run)
+  for past, step in zip(mixed.past, (4, 6), strict=True):
+    path = tmp_path / 'run' / 'snapshots' / f'step_{step:08d}.safetensors'
+    expected = model_file.load(path).generator
+    jax.tree.map(np.testing.assert_array_equal, past, expected)
+  assert afterwards.mixture(mixed, trained.run) is mixed
+
+  def three(images: np.ndarray, key: jax.Array) -> np.ndarray:
+    del key
+    return np.resize(images[:3], images.shape)
+
+  monkeypatch.setattr(afterwards.distort, 'distort', three)
+  grey = jax.tree.map(jax.numpy.zeros_like, trained.model.generator)
+  found = afterwards.measure(
+    {'one': trained.model, 'two': dataclasses.replace(mixed, past=(grey,))}, 600, digits,
+    evaluation.Settings.quick(tasks=('distinct',)), shown=('distinct_samples',),
+  )  # fmt: skip
+  distinct = {name: scores['distinct_samples'] for name, scores in found.items()}
+  assert distinct['one'] == 1
+  assert 0.4 < distinct['two'] < 0.6  # 600 of 1,000 samples, half of which are one grey image
+  assert distinct['one, distorted'] == 3 / 600
+  assert distinct['two, distorted'] <= 3 / 600
+
+  shutil.rmtree(tmp_path / 'run' / 'snapshots')
+  with pytest.raises(InputError, match='has no snapshots'):
+    afterwards.mixture(trained.model, trained.run)
 
 
 def test_an_idea_is_a_record_of_its_run(flags, tmp_path):

@@ -6,15 +6,17 @@ import functools
 import math
 from typing import Any
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from dpgan_jax import model_file, plan, state_leaves
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GANState, StepMetrics
-from dpgan_jax.recorder import Recorder, picture_scale
+from dpgan_jax.recorder import Recorder, mixture_steps, picture_scale
 from dpgan_jax.run_dir import RunDir
 
 CONFIG = TrainConfig(
@@ -71,6 +73,40 @@ def test_only_what_is_due_is_kept(state, notes, tmp_path):
 def test_snapshots_are_kept_when_they_are_due(state, notes, tmp_path):
   keep = recorder(notes, tmp_path, reports_per_checkpoint=9, reports_per_snapshot=1).keep
   assert keep(3, state).state is not None
+
+
+@pytest.mark.parametrize(
+  ('count', 'total', 'stride', 'steps'),
+  [
+    (None, 8000, 500, [8000]),
+    (1, 8000, 500, [8000]),
+    (8, 8000, 500, [4500, 5000, 5500, 6000, 6500, 7000, 7500, 8000]),
+    (4, 16000, 500, [10000, 12000, 14000, 16000]),
+    (8, 2000, 500, [1000, 1500, 2000]),  # as many as there are
+    (8, 300, 500, [300]),
+    (2, 1100, 500, [1000, 1100]),  # the last report may be a short one
+  ],
+)
+def test_samples_are_of_even_steps_of_the_second_half(count, total, stride, steps):
+  assert list(mixture_steps(CONFIG.replace(g_mixture=count), total, stride)) == steps
+
+
+@hypothesis.given(st.integers(1, 50), st.integers(1, 100_000), st.integers(1, 5_000))
+def test_the_mixture_is_of_reports_and_ends_with_the_last_step(count, total, stride):
+  *early, last = mixture_steps(CONFIG.replace(g_mixture=count), total, stride)
+  assert last == total
+  assert len(early) < count
+  assert early == sorted(set(early))
+  assert all(step % stride == 0 and step < total for step in early)
+  assert all(step >= min(stride, total / 2 - stride / 2) for step in early)
+
+
+def test_what_samples_are_drawn_from_is_kept_but_not_as_trained(state, notes, tmp_path):
+  made = recorder(notes, tmp_path, g_mixture=2)
+  for step in (6, 9):
+    made.write(made.keep(step, state), HISTORY, 1.0)
+  found = sorted(p.name for p in (tmp_path / 'run' / 'snapshots').rglob('*') if p.is_file())
+  assert found == ['step_00000009.safetensors']
 
 
 def test_what_is_kept_outlives_the_state(state, notes, tmp_path):

@@ -33,7 +33,7 @@ from dpgan_jax import (
 )
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.config import TrainConfig
-from dpgan_jax.gan import GAN
+from dpgan_jax.gan import GAN, GANState
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.loop import make_chunk
 from dpgan_jax.mechanism import DPMechanism
@@ -48,6 +48,7 @@ CONFIG = TrainConfig(
   delta=1e-4,
   steps_per_report=3,
   d_steps_per_g_step=2,
+  g_mixture=2,
   num_samples=20,
   seed=7,
 )
@@ -72,8 +73,8 @@ def copy(finished, tmp_path) -> pathlib.Path:
   return pathlib.Path(shutil.copytree(finished, tmp_path / 'copy'))
 
 
-def final_state(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Every leaf of the last checkpoint, keys included, by name."""
+def final(path: pathlib.Path) -> GANState:
+  """The last checkpoint."""
   config = json.loads((path / 'config.json').read_text())
   gan = GAN(
     TrainConfig.from_dict(config['config']),
@@ -82,9 +83,13 @@ def final_state(path: pathlib.Path) -> dict[str, np.ndarray]:
     config['data']['num_classes'],
   )
   with Checkpoints(path / 'checkpoints') as checkpoints:
-    _, state, _ = checkpoints.restore_latest(jax.eval_shape(gan.init, jax.random.key(0)))
+    return checkpoints.restore_latest(jax.eval_shape(gan.init, jax.random.key(0)))[1]
+
+
+def final_state(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Every leaf of the last checkpoint, keys included, by name."""
   leaves = {}
-  for name, leaf in jax.tree_util.tree_leaves_with_path(state):
+  for name, leaf in jax.tree_util.tree_leaves_with_path(final(path)):
     if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       leaf = jax.random.key_data(leaf)
     leaves[jax.tree_util.keystr(name)] = np.asarray(leaf)
@@ -131,7 +136,7 @@ def test_snapshots_are_publishable_generators_of_their_step(digits, tmp_path):
   """The last one draws the samples that the run leaves; each holds the average, and G as trained.
   """
   path = tmp_path / 'run'
-  config = CONFIG.replace(reports_per_snapshot=2, g_ema_decay=0.9)
+  config = CONFIG.replace(reports_per_snapshot=2, g_ema_decay=0.9, g_mixture=None)
   trained = trainer.train(config, digits, path, progress=False)
   names = ['step_00000006.safetensors', 'step_00000012.safetensors']
   for folder in (path / 'snapshots', path / 'snapshots' / 'as_trained'):
@@ -143,6 +148,21 @@ def test_snapshots_are_publishable_generators_of_their_step(digits, tmp_path):
   as_trained = model_file.load(path / 'snapshots' / 'as_trained' / names[1])
   assert not np.array_equal(draw(as_trained), draw(last))
   assert not np.array_equal(draw(first), draw(last))
+
+
+def test_samples_are_of_the_generators_of_several_steps(finished, copy):
+  model = trainer.restore_model(finished).model
+  name = 'step_00000009.safetensors'
+  (kept,) = (finished / 'snapshots').iterdir()  # the last one is in the checkpoint
+  assert kept.name == name
+  (past,) = model.past
+  jax.tree.map(np.testing.assert_array_equal, past, model_file.load(kept).generator)
+  key = trainer._samples_key(final(finished), 2)
+  with np.load(finished / 'samples.npz') as samples:
+    np.testing.assert_array_equal(samples['x'], model.sample(20, key=key)[0][..., 0])
+  (copy / 'snapshots' / name).unlink()
+  with pytest.raises(_validate.InputError, match=rf'expected a generator at .*{name}, found none'):
+    trainer.restore_model(copy)
 
 
 def start(run_dir: pathlib.Path) -> subprocess.Popen:

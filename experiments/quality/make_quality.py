@@ -154,8 +154,8 @@ def page(results: pathlib.Path) -> str:
     _elsewhere(results / 'quality' / 'elsewhere'),
     '## Names or images',
     _limits(results / 'quality' / 'limits'),
-    '## Distorted samples',
-    _distorted(results / 'quality' / 'distorted'),
+    '## Free after training',
+    _afterwards(results / 'quality' / 'afterwards'),
     '## What was tried',
     'One run each, trained on 50,000 training images of MNIST and scored on the 10,000 others, '
     'with fewer samples than the table above; the test set was not read. In the order in which it '
@@ -309,26 +309,25 @@ def _limits(folder: pathlib.Path) -> str:
   ) + _markdown.table(header, table)
 
 
-def _distorted(folder: pathlib.Path) -> str:
-  """What `sample --distort` does: the records of distorted.py."""
+def _afterwards(folder: pathlib.Path) -> str:
+  """What is free after training: the records of afterwards.py."""
   records = [json.loads(path.read_bytes()) for path in sorted(folder.glob('*.json'))]
   if not records:
     return 'Not measured yet.'
   records.sort(key=lambda r: (r['real_data'], float(r['epsilon'])))
-  rows = []
-  for r in records:
-    scores = [
-      f'{_number(r["scores"]["drawn"][name])} → {_number(r["scores"]["distorted"][name])}'
-      for name in SCORES
-    ]
-    rows.append((f'{float(r["epsilon"]):.4g}', r['real_data'], f'{r["samples"]:,}', *scores))
+  rows = [
+    (f'{float(r["epsilon"]):.4g}', r['real_data'], f'{r["samples"]:,}', how,
+     *(_number(found[name]) for name in SCORES))
+    for r in records for how, found in r['scores'].items()
+  ]  # fmt: skip
   return (
-    'The same samples as they are drawn → turned, shifted, scaled and slanted a little at random '
-    '(`sample --distort`), by `experiments/quality/distorted.py`; names are those from before. '
-    'They are more varied, and each is less like a real image. Free of privacy cost, and of any '
-    'help to those who distort what they train on anyway. All other tables are of samples as '
-    'drawn.\n\n'
-  ) + _markdown.table(('ε', 'real images', 'samples', *SCORES.values()), rows)
+    'Samples of the last generator of a run, or as many of each of several from the second half of '
+    'its steps (`--g_mixture`); as they are drawn, or turned, shifted, scaled and slanted a little '
+    'at random under the same names (`sample --distort`); by `experiments/quality/afterwards.py`. '
+    'Both cost no privacy. Distorted samples are more varied, and each is less like a real image; '
+    'they are of no use to those who distort what they train on anyway. All other tables are of '
+    'samples as drawn.\n\n'
+  ) + _markdown.table(('ε', 'real images', 'samples', 'of', *SCORES.values()), rows)
 
 
 def _tried(folder: pathlib.Path) -> str:
