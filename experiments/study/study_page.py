@@ -24,7 +24,7 @@ from dpgan_jax.study_figures import Series
 Record = dict[str, Any]
 
 VARIANTS = {
-  'dcgan_no_privacy': 'chapter 5: a plain DCGAN without privacy, where the report began',
+  'dcgan_no_privacy': 'chapter 5: a plain DCGAN without privacy for ten epochs, where the report began',
   'dense_1to1': 'chapter 5: two dense layers in D, one D step per G step (figure 5.2)',
   'dense_5to1': 'chapter 5: the same, five D steps per G step (figure 5.4: some digits legible)',
   'report_eps9': 'chapter 5: the final architecture, batch 120, 30 epochs, 1:1 (figure 6.2)',
