@@ -14,7 +14,7 @@ from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN
 from dpgan_jax.mechanism import DPMechanism
 
-_NOISY = 3.0  # of `GAN.noise_in_d`
+NOISY = 3.0  # of `GAN.noise_in_d`
 
 _LABELLING, _LABEL_CNN = 'labelling', 'label_cnn'
 LARGEST_SIDE = 4096  # of images in a record; the models here are for far smaller ones
@@ -70,10 +70,10 @@ def make(
   cnn = label_cnn.make_classifier(config, image_shape, num_classes, num_examples)
   stages = budget.make(config, num_examples, _stages(classifier, cnn))
   gan = GAN(config, stages.mechanism, image_shape, num_classes)
-  if gan.noise_in_d > _NOISY:
+  if gan.noise_in_d > NOISY:
     warnings.warn(
       f'between two generator steps D gets noise {gan.noise_in_d:.2g} times as long as its longest '
-      f'gradient: above {_NOISY:g} images are likely to get worse with training. Fewer steps, more '
+      f'gradient: above {NOISY:g} images are likely to get worse with training. Fewer steps, more '
       'd_steps_per_g_step, a larger batch or epsilon, or a smaller discriminator give less',
       stacklevel=2,
     )

@@ -138,6 +138,10 @@ def test_the_open_problem_is_measured_and_its_cure_compared(tmp_path):
     in text
   )
   assert '| report_eps0.3 | target_epsilon = 0.3 instead of 1.5 | 3.79 | – | 90 |' in text
+  assert (
+    'With noise in D above 3, 0 of 1 runs end more than 1.5 times as far as at their best; with '
+    'less, 1 of 1.'
+  ) in text
   changed = 'd_steps_per_g_step = 10 instead of 1'
   assert f'| report_eps1.5_nd10 | {changed} | – | – | 30 | – | 20 | 20 (30) | 20 | 1.00 |' in text
   assert '| report_eps1.5 | 500 | 1 | 0.49 | 0.99 | – |' in text

@@ -12,19 +12,19 @@ import itertools
 import math
 import operator
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import study_records
 
-from dpgan_jax import _files, scores, study_figures, sweep_table
+from dpgan_jax import _files, plan, scores, study_figures, sweep_table
 from dpgan_jax.statement import show_epsilon
 from dpgan_jax.study_figures import Series
 
 Record = dict[str, Any]
 
 VARIANTS = {
-  'dcgan_no_privacy': 'chapter 5: a plain DCGAN without privacy for ten epochs, where the report began',
+  'dcgan_no_privacy': 'chapter 5: a plain DCGAN without privacy, 10 epochs: where it began',
   'dense_1to1': 'chapter 5: two dense layers in D, one D step per G step (figure 5.2)',
   'dense_5to1': 'chapter 5: the same, five D steps per G step (figure 5.4: some digits legible)',
   'report_eps9': 'chapter 5: the final architecture, batch 120, 30 epochs, 1:1 (figure 6.2)',
@@ -40,6 +40,7 @@ PROBLEM = 'report_eps1.5'
 _MORE_NOISE = 'report_eps0.3'  # likewise: the same with a smaller ε
 _AS_TRAINED = study_records.AS_TRAINED
 _BASE = f'{PROBLEM}{_AS_TRAINED}'  # the report drew samples from G as trained
+_WORSE = 1.5  # FID at the end, relative to the best: a run that got worse
 _EPOCHS = (5, 10, 20, 30)  # those that figure 6.3 shows
 _COLUMNS = ('fid', 'coverage', 'secondary_accuracy', 'secondary_fid', 'conv_judge_accuracy',
             'tstr_cnn')  # fmt: skip
@@ -286,7 +287,7 @@ def _problem(study: Study, results: pathlib.Path, within: str, missing: list[str
     'below have its settings, and the same with what the second column says changed. Samples of a '
     'run are those of its last step, whatever they score. Noise in D: how long the noise is that '
     'reaches D between two steps of G, relative to its longest gradient (`GAN.noise_in_d`); '
-    'training warns above 3.',
+    f'training warns above {plan.NOISY:g}.',
     '',
   ]  # fmt: skip
   runs = {n: r for n, r in study.runs.items() if _is_of_problem(n)}
@@ -329,10 +330,28 @@ def _problem(study: Study, results: pathlib.Path, within: str, missing: list[str
       pictures.append(f'problem_{score}.png')
       study_figures.over_steps(wanted, results / pictures[-1], title=f'{label}, over training',
                                ylabel=label, note=study_figures.PUBLIC, **options)  # fmt: skip
-  lines += ['', *_images(pictures, within), '', *_measured(runs)]
+  lines += ['', *_by_noise(scored.values()), *_images(pictures, within), '', *_measured(runs)]
   grids = [f'runs/{r["pictures"]["steps"]}' for n, r in scored.items()
            if 'steps' in r['pictures'] and n not in VARIANTS]  # fmt: skip
   return [*lines, '', *_images(grids, within)]
+
+
+def _by_noise(scored: Iterable[Record]) -> list[str]:
+  """The explanation, counted: who got worse, of those with much noise in D and of the others."""
+  ends: dict[bool, list[float]] = {True: [], False: []}
+  for run in scored:
+    if run.get('noise_in_d') is not None:
+      series = _series(run, 'fid')
+      ends[run['noise_in_d'] > plan.NOISY].append(series[max(series)] / min(series.values()))
+  if not all(ends.values()):
+    return []
+  loud, quiet = ends[True], ends[False]
+  worse = [sum(end > _WORSE for end in found) for found in (loud, quiet)]
+  return [
+    f'With noise in D above {plan.NOISY:g}, {worse[0]} of {len(loud)} runs end more than '
+    f'{_WORSE:g} times as far as at their best; with less, {worse[1]} of {len(quiet)}.',
+    '',
+  ]
 
 
 def _measured(runs: Mapping[str, Record]) -> list[str]:
