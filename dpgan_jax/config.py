@@ -19,6 +19,8 @@ SCHEDULES = ('constant', 'linear', 'exponential', 'cosine')
 FAKE_GRADIENTS = ('clipped', 'plain')
 COMPUTE_DTYPES = ('float32', 'bfloat16')
 
+_MOST_GENERATORS = 100  # in a file: far more than help, and few enough to be refused cheaply
+
 
 def _field(default: Any, text: str) -> Any:
   return dataclasses.field(default=default, metadata={'help': text})
@@ -163,11 +165,11 @@ class TrainConfig:
       'fake_batch_size',
       'g_batch_size',
       'microbatch_size',
-      'g_mixture',
       'steps_per_report',
       'reports_per_snapshot',
     ):
       self._check(name, _validate.integer, minimum=1)
+    self._check('g_mixture', _validate.integer, minimum=1, maximum=_MOST_GENERATORS)
     for name in (
       'batch_size',
       'latent_dim',

@@ -46,8 +46,8 @@ def mixture_steps(config: TrainConfig, total: int, stride: int) -> tuple[int, ..
   nearest to even spaces over the second half of the run.
 
   Generators of one run wander about what they could draw, so that several of them draw more of it
-  than the last one does (Wang et al. 2016, arXiv 1612.00991, section 3). All of them are functions
-  of what the last step has cost: together they are as private as the last one.
+  than the last one does (self-ensembles: Wang et al. 2016, arXiv 1612.00991). All are functions of
+  what the last step has cost: together they are as private as the last one.
 
   Args:
     config: says how many.

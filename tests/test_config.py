@@ -112,7 +112,7 @@ def test_generator_and_discriminator_are_both_told_the_class_or_neither(generato
 
 _WHOLE = [
   'steps', 'truncated_batch_size', 'fake_batch_size', 'g_batch_size', 'microbatch_size',
-  'g_mixture', 'steps_per_report', 'reports_per_snapshot', 'batch_size', 'latent_dim',
+  'steps_per_report', 'reports_per_snapshot', 'batch_size', 'latent_dim',
   'd_steps_per_g_step', 'n_d_patience', 'reports_per_checkpoint', 'reports_per_grid', 'num_samples',
 ]  # fmt: skip
 _POSITIVE = [
@@ -129,6 +129,7 @@ _OUT_OF_RANGE = {
   **dict.fromkeys(_POSITIVE, (0.0, -1.0, math.inf, math.nan, '1')),
   **dict.fromkeys(_FRACTIONS, (-0.1, 1.0, math.nan, 'x')),
   **dict.fromkeys(_CHOICES, ('x', 1)),
+  'g_mixture': [0, -1, 1.5, '1', True, 101],
   'epochs': [0.0, -1.0, math.inf, math.nan],
   'target_epsilon': [0.0, -1.0, math.nan, 'inf'],
   'noise_multiplier': [-1.0, math.inf, math.nan],

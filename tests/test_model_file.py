@@ -201,6 +201,9 @@ def test_more_or_fewer_generators_than_the_file_says_are_refused(mixed, tmp_path
   for changes, reason in (
     ({'past': 3}, 'expected past in [0, 2], got 3'),
     ({'past': 'x'}, "expected past to be a whole number in [0, 2], got 'x'"),
+    # Before anything as large as they say is made.
+    ({'past': 10**9}, 'expected past in [0, 2], got 1000000000'),
+    ({'past': 10**9, 'config': mixed.gan.config.to_dict() | {'g_mixture': 10**10}}, 'g_mixture'),
     ({'arrays': {'past/001/params/Dense_0/bias': ...}}, 'it lacks past/001/params/Dense_0/bias'),
   ):
     rewrite(saved, tmp_path / 'model', **changes)
