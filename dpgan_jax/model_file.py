@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -50,7 +50,11 @@ class Model:
     dataset: name of the data set.
     labeller: names the samples of a generator that knows no classes; None: they have none, or the
       generator knows them.
-    past: arrays of the same generator at earlier steps, each of which draws as many samples.
+    past: arrays of the same generator by the earlier step that they are of; each of them draws as
+      many samples.
+
+  Raises:
+    InputError: `past` is of later steps than `steps`, which would cost more than is said.
   """
 
   gan: GAN
@@ -59,7 +63,13 @@ class Model:
   class_names: tuple[str, ...]
   dataset: str
   labeller: Labeller | None = None
-  past: tuple[GeneratorState, ...] = ()
+  past: Mapping[int, GeneratorState] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self) -> None:
+    if self.past and not 0 <= min(self.past) <= max(self.past) < self.steps:
+      raise _validate.InputError(
+        f'expected past generators of steps before {self.steps}, got {sorted(self.past)}'
+      )
 
   @property
   def is_conditional(self) -> bool:
@@ -122,13 +132,18 @@ class Model:
       parts.append(self._draw(jax.random.fold_in(key, i), wanted)[: len(wanted)])
     return np.concatenate(parts), labels.astype(np.int64) if self.is_conditional else None
 
+  @property
+  def earlier(self) -> tuple[GeneratorState, ...]:
+    """The generators of `past` in the order of their steps."""
+    return tuple(self.past[step] for step in sorted(self.past))
+
   def _draw(self, key: jax.Array, labels: np.ndarray) -> np.ndarray:
     """`_SAMPLES_AT_ONCE` images, the first of them of `labels`: one shape, one compilation."""
     padded = np.zeros(_SAMPLES_AT_ONCE, np.int32)
     padded[: len(labels)] = labels
     if not self.past:
       return data.to_uint8(np.asarray(self._generate(self.generator, key, jnp.asarray(padded))))
-    generators = (*self.past, self.generator)
+    generators = (*self.earlier, self.generator)
     each = -(-_SAMPLES_AT_ONCE // len(generators))
     # At random which generator draws which image: those asked for may be of few classes.
     place_key, key = jax.random.split(key)
@@ -195,7 +210,7 @@ class Model:
     }
     tensors = {_name(path): leaf for path, leaf in _leaves(self.generator)}
     if self.past:
-      record['past'] = len(self.past)
+      record['past'] = sorted(self.past)
       tensors |= {_name(path): leaf for path, leaf in _leaves(_numbered(self.past))}
     if self.labeller is not None:
       record['format'] = _FORMAT_WITH_LABELLER
@@ -229,7 +244,12 @@ def load(path: str | os.PathLike[str]) -> Model:
   try:
     model = _without_arrays(record)
     most = (model.gan.config.g_mixture or 1) - 1
-    count = _validate.integer('past', record.get('past', 0), minimum=0, maximum=most)
+    past = [
+      _validate.integer('past', step, minimum=0, maximum=model.steps - 1)
+      for step in record.get('past', [])[: most + 1]
+    ]
+    if len(past) > most or len(set(past)) < len(past):
+      raise _validate.InputError(f'expected past to be at most {most} steps, got {past}')
   except KeyError as error:
     raise _validate.InputError(f'{path} is damaged: it lacks {error}') from None
   except (AttributeError, TypeError, ValueError) as error:  # whatever a wrong type leads to
@@ -244,8 +264,10 @@ def load(path: str | os.PathLike[str]) -> Model:
   labeller = model.labeller
   if labeller is not None:
     labeller = labeller.with_arrays(filled({'labeller': labeller.abstract_arrays})['labeller'])
-  past = tuple(filled(_numbered((abstract,) * count))[_PAST].values()) if count else ()
-  return dataclasses.replace(model, generator=filled(abstract), labeller=labeller, past=past)
+  states = filled(_numbered(dict.fromkeys(past, abstract)))[_PAST]
+  return dataclasses.replace(
+    model, generator=filled(abstract), labeller=labeller, past={s: states[str(s)] for s in past}
+  )
 
 
 def _without_arrays(record: dict[str, Any]) -> Model:
@@ -294,8 +316,8 @@ def _leaves(tree: Any) -> list[tuple[Any, jax.Array]]:
   return jax.tree_util.tree_leaves_with_path(tree)
 
 
-def _numbered(past: tuple[GeneratorState, ...]) -> dict[str, dict[str, GeneratorState]]:
-  return {_PAST: {f'{i:03d}': generator for i, generator in enumerate(past)}}
+def _numbered(past: Mapping[int, Any]) -> dict[str, dict[str, Any]]:
+  return {_PAST: {str(step): generator for step, generator in past.items()}}
 
 
 def _name(path: Any) -> str:

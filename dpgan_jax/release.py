@@ -95,7 +95,7 @@ def release(
   images, labels = model.sample(num, key=key)
   num_tiles = 10 * min(model.gan.num_classes, 10)
   tiles, tile_labels = model.sample_for_picture(num_tiles, picture_key)
-  generators = (*model.past, model.generator)
+  generators = (*model.earlier, model.generator)
   about = cards.About(
     statement=said,
     class_names=model.class_names,

@@ -180,11 +180,11 @@ def _labeller(
   )
 
 
-def _past(planned: Plan, run: RunDir, step: int) -> tuple[GeneratorState, ...]:
+def _past(planned: Plan, run: RunDir, step: int) -> dict[int, GeneratorState]:
   """The generators of earlier steps that samples are drawn from beside that of `step`."""
   config, mechanism = planned.gan.config, planned.gan.mechanism
   steps = mixture_steps(config, mechanism.steps, steps_per_report(config, mechanism))
-  return tuple(model_file.load(run.snapshot(s)).generator for s in steps if s < step)
+  return {s: model_file.load(run.snapshot(s)).generator for s in steps if s < step}
 
 
 def _with_cnn(

@@ -57,7 +57,7 @@ def mixed() -> model_file.Model:
   """Drawn from three generators, of which the middle one draws nothing but grey."""
   one, two = make_model('compact', g_mixture=3), make_model('compact', seed=SEED + 1)
   grey = jax.tree.map(jax.numpy.zeros_like, one.generator)
-  return dataclasses.replace(one, past=(two.generator, grey))
+  return dataclasses.replace(one, past={1: two.generator, 2: grey})
 
 
 @pytest.fixture(scope='module')
@@ -114,7 +114,7 @@ def test_every_generator_of_several_draws_as_many_in_random_order(mixed, model):
   np.testing.assert_array_equal(np.bincount(labels), [667, 667, 666])
   for of_class in (0, 1, 2):
     assert 150 < grey[labels == of_class].sum() < 295  # 222 expected; 6 standard deviations
-  alone = dataclasses.replace(mixed, past=())
+  alone = dataclasses.replace(mixed, past={})
   for one, two in zip(
     alone.sample(9, key=jax.random.key(1)), model.sample(9, key=jax.random.key(1)), strict=True
   ):
@@ -190,21 +190,31 @@ def test_loaded_model_draws_the_same(which, request, tmp_path):
   assert (loaded.steps, loaded.class_names, loaded.dataset) == (3, ('cat', 'dog', 'eel'), 'pets')
   assert loaded.epsilon() == model.epsilon()
   jax.tree.map(np.testing.assert_array_equal, loaded.generator, model.generator)
-  assert len(loaded.past) == len(model.past)
-  for ours, theirs in zip(loaded.past, model.past, strict=True):
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+  jax.tree.map(np.testing.assert_array_equal, loaded.past, model.past)
+
+
+def test_no_generator_of_a_later_step_is_taken_for_what_the_earlier_ones_cost(mixed, tmp_path):
+  mixed.save(tmp_path / 'whole')
+  for step in (3, 4):
+    with pytest.raises(_validate.InputError, match=rf'of steps before 3, got \[1, {step}\]'):
+      dataclasses.replace(mixed, past={1: mixed.generator, step: mixed.generator})
+  later = {f'past/3/{n}': a for n, a in safetensors.numpy.load_file(tmp_path / 'whole').items()
+           if not n.startswith('past')}  # fmt: skip
+  rewrite((tmp_path / 'whole').read_bytes(), tmp_path / 'model', past=[1, 3], arrays=later)
+  assert 'expected past in [0, 2], got 3' in refused(tmp_path / 'model')
 
 
 def test_more_or_fewer_generators_than_the_file_says_are_refused(mixed, tmp_path):
   mixed.save(tmp_path / 'whole')
   saved = (tmp_path / 'whole').read_bytes()
   for changes, reason in (
-    ({'past': 3}, 'expected past in [0, 2], got 3'),
-    ({'past': 'x'}, "expected past to be a whole number in [0, 2], got 'x'"),
+    ({'past': [0, 1, 2]}, 'expected past to be at most 2 steps, got [0, 1, 2]'),
+    ({'past': [1, 1]}, 'expected past to be at most 2 steps, got [1, 1]'),
+    ({'past': ['x']}, "expected past to be a whole number in [0, 2], got 'x'"),
+    ({'past': 2}, 'not subscriptable'),
     # Before anything as large as they say is made.
-    ({'past': 10**9}, 'expected past in [0, 2], got 1000000000'),
-    ({'past': 10**9, 'config': mixed.gan.config.to_dict() | {'g_mixture': 10**10}}, 'g_mixture'),
-    ({'arrays': {'past/001/params/Dense_0/bias': ...}}, 'it lacks past/001/params/Dense_0/bias'),
+    ({'config': mixed.gan.config.to_dict() | {'g_mixture': 10**10}}, 'g_mixture'),
+    ({'arrays': {'past/2/params/Dense_0/bias': ...}}, 'it lacks past/2/params/Dense_0/bias'),
   ):
     rewrite(saved, tmp_path / 'model', **changes)
     assert reason in refused(tmp_path / 'model')

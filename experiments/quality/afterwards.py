@@ -64,7 +64,7 @@ def mixture(model: model_file.Model, run: RunDir) -> model_file.Model:
   earlier = [s for s in wanted if s < model.steps and s in steps]
   if not earlier:
     raise _validate.InputError(f'expected snapshots of the second half of {run.path}, found none')
-  past = tuple(model_file.load(run.snapshot(s)).generator for s in earlier)
+  past = {s: model_file.load(run.snapshot(s)).generator for s in earlier}
   gan = dataclasses.replace(model.gan, config=config)
   return dataclasses.replace(model, gan=gan, past=past)
 
@@ -113,7 +113,7 @@ def main() -> None:
   mixed = mixture(trained.model, trained.run)
   real = evaluate.load_real(FLAGS.dataset or mixed.dataset, FLAGS.data_dir)
   store = scores.Store(pathlib.Path(FLAGS.scores_dir)) if FLAGS.scores_dir else None
-  last = dataclasses.replace(mixed, past=())
+  last = dataclasses.replace(mixed, past={})
   models = {LAST: last, f'{1 + len(mixed.past)} generators': mixed}
   found = measure(models, amount.num, real, settings, store)
   epsilon = mixed.epsilon()
