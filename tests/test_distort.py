@@ -46,7 +46,8 @@ def test_a_dot_beside_the_middle_turns_shears_and_scales():
   turn = far * np.sin(np.deg2rad(TURN))
   assert 0.85 * turn < np.abs(right[:, 0]).max() < turn * (1 + SCALE) + 0.1
   assert 0.85 * SCALE * far < np.abs(right[:, 1]).max() < 1.3 * SCALE * far + 0.2
-  assert turn < np.abs(up[:, 1]).max() < (turn + SHEAR * far) * (1 + SCALE) + 0.2
+  # Turned and scaled alone it would come no farther than 1.1 times that.
+  assert 1.25 * turn < np.abs(up[:, 1]).max() < (turn + SHEAR * far) * (1 + SCALE) + 0.2
   for moved in (right, up):
     assert np.abs(moved.mean(axis=0)).max() < 0.1  # no direction is preferred
 
