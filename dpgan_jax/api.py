@@ -74,18 +74,25 @@ class DPGAN:
     return self
 
   def sample(
-    self, num: int, *, labels: np.ndarray | None = None, seed: int | None = None
+    self,
+    num: int,
+    *,
+    labels: np.ndarray | None = None,
+    clearest: float = 1.0,
+    seed: int | None = None,
   ) -> tuple[np.ndarray, np.ndarray | None]:
     """`num` synthetic examples: images uint8 [num, H, W, C] and labels int64 [num].
 
     Args:
       num: how many.
       labels: int [num], the class of each; default: all classes equally often.
+      clearest: the share kept of what is drawn of each class, where a private classifier names
+        samples (label_share): what it is surest of. Free of privacy cost.
       seed: for the same samples again; default: from the operating system.
     """
     if seed is not None:
       _validate.integer('seed', seed, minimum=0, maximum=2**32 - 1)
-    return self._fitted.sample(num, labels=labels, key=resume.root_key(seed))
+    return self._fitted.sample(num, labels=labels, clearest=clearest, key=resume.root_key(seed))
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes the generator (safetensors). The file holds nothing private and may be published."""

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dpgan_jax import _markdown, statement_text
+from dpgan_jax import _markdown, distort, statement_text
 from dpgan_jax.statement import Statement, show_epsilon
 
 _OWNER = '*To be filled in by the data owner.*'
@@ -34,6 +34,8 @@ class About:
     statement: of the run.
     class_names: one per class, public.
     num: samples in the bundle.
+    clearest: the share of what was drawn that they are, the clearest of each class.
+    distorted: whether they were distorted.
     class_counts: of these samples, per class; None where they have no classes.
     parameters: of the generator.
     licence: as named by the data owner, or None.
@@ -42,6 +44,8 @@ class About:
   statement: Statement
   class_names: tuple[str, ...]
   num: int
+  clearest: float
+  distorted: bool
   class_counts: tuple[int, ...] | None
   parameters: int
   licence: str | None
@@ -145,15 +149,14 @@ def data_card(about: About) -> str:
     'Read it with `numpy.load`, which needs no pickle for it. Each image was drawn from noise by '
     'the generator in `generator.safetensors`; none was taken from the private data.',
     _classes(about),
-    'There are no splits, no missing values, no links to other data. Samples are not filtered or '
-    'chosen. An image may be of doubtful class, or of none.',
+    f'There are no splits, no missing values, no links to other data. {_chosen(about)} An image '
+    'may be of doubtful class, or of none.',
     '## Collection process',
     'Drawn by the generator with a key from the operating system, which was not kept. '
     + _training_data(about),
     '## Preprocessing, cleaning, labelling',
-    'Pixels are mapped from [-1, 1] to 0–255 and rounded; nothing else is done. '
-    + ('Labels are what the generator was asked for, not what somebody saw.' if labelled else '')
-    + f' What was done to the private data before training: {_OWNER}',
+    f'Pixels are mapped from [-1, 1] to 0–255 and rounded; {_changed(about)}. {_labels(about)}'
+    f'What was done to the private data before training: {_OWNER}',
     '## Uses',
     'As for the model: see `MODEL_CARD.md`. '
     'Results on these images are no results on the private ones.',
@@ -245,6 +248,34 @@ def _classes(about: About) -> str:
     else 'Classes are drawn equally often, whatever the real counts:'
   )
   return f'{how}\n\n{_table(rows, ("class", "samples"))}'
+
+
+def _chosen(about: About) -> str:
+  if about.clearest == 1:
+    return 'Samples are not filtered or chosen.'
+  return (
+    f'Of all images that were drawn, these are the {100 * about.clearest:g} % of each class that '
+    'the classifier which names them is surest of: shapes between two classes are rarer than in '
+    'what the generator draws.'
+  )
+
+
+def _changed(about: About) -> str:
+  if not about.distorted:
+    return 'nothing else is done'
+  return (
+    f'then each image is turned by at most {distort.TURN:g} degrees, shifted by at most '
+    f'{100 * distort.SHIFT:.2g} % of its side, scaled by at most {100 * distort.SCALE:g} % and '
+    f'slanted by at most {distort.SHEAR:g}, at random, after its class is settled'
+  )
+
+
+def _labels(about: About) -> str:
+  if about.class_counts is None:
+    return ''
+  if about.statement.beside:
+    return 'Labels are what a private classifier says, not what somebody saw. '
+  return 'Labels are what the generator was asked for, not what somebody saw. '
 
 
 def _channels(channels: int) -> str:

@@ -196,6 +196,25 @@ def init(classifier: Classifier, key: jax.Array) -> ClassifierState:
   return classifier.init(jax.random.fold_in(key, _KEY))
 
 
+def clearest(log_probabilities: np.ndarray, share: float) -> np.ndarray:
+  """Which images are the clearest of their class: those whose two likeliest are farthest apart.
+
+  Args:
+    log_probabilities: float [n, K], up to a constant of each image; the likeliest is its class.
+    share: of every class, in (0, 1]; rounded up, so that no class is lost.
+
+  Returns:
+    bool [n].
+  """
+  two = np.partition(log_probabilities, -2, axis=-1)[:, -2:]
+  margins, classes = two[:, 1] - two[:, 0], log_probabilities.argmax(axis=-1)
+  kept = np.zeros(len(classes), bool)
+  for k in np.unique(classes):
+    own = np.flatnonzero(classes == k)
+    kept[own[np.argsort(-margins[own], kind='stable')[: math.ceil(share * len(own))]]] = True
+  return kept
+
+
 def of_state(classifier: Classifier, state: ClassifierState) -> Labeller:
   """What of a state names samples."""
   return Labeller(classifier, state.average, state.centre)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -35,6 +36,7 @@ _FORMAT_WITH_LABELLER = 'dpgan_jax generator 2'
 _FORMAT_WITH_CNN = 'dpgan_jax generator 3'
 _PAST = 'past'
 _SAMPLES_AT_ONCE = 1000
+_DRAWS_NAMED_AT_ONCE = 10  # a classifier's features of an image are larger than the image
 _MOST_DRAWS = 100  # images drawn for one that is kept, where a labeller has to find its class
 
 
@@ -86,7 +88,12 @@ class Model:
     return self.budget.epsilon(self.steps, delta)
 
   def sample(
-    self, num: int, *, labels: np.ndarray | None = None, key: jax.Array
+    self,
+    num: int,
+    *,
+    labels: np.ndarray | None = None,
+    clearest: float = 1.0,
+    key: jax.Array,
   ) -> tuple[np.ndarray, np.ndarray | None]:
     """Draws synthetic examples: post-processing, as many as wanted at no privacy cost.
 
@@ -94,21 +101,28 @@ class Model:
       num: how many, ≥ 1.
       labels: whole numbers [num] in [0, K); default: uniform, in random order, as balanced as
         possible; with a labeller: as they come.
+      clearest: of what is drawn of each class, the share that the labeller is surest of, in (0, 1];
+        the rest is thrown away.
       key: a typed key. The noise key of the training is not involved.
 
     Returns:
       (images uint8 [num, H, W, C], labels int64 [num], or None from an unconditional model).
+
+    Raises:
+      InputError: labels that there are not, or `clearest` without a labeller.
     """
     _validate.integer('num', num, minimum=1)
     classes = self.gan.num_classes
+    if _validate.fraction('clearest', clearest, open_right=False) * _MOST_DRAWS < 1:
+      raise _validate.InputError(f'expected clearest >= {1 / _MOST_DRAWS:g}, got {clearest:g}')
+    if clearest < 1 and self.labeller is None:
+      raise _validate.InputError(
+        'expected clearest only where a private classifier names samples (label_share): nothing '
+        'else says how clear they are'
+      )
     label_key, key = jax.random.split(key)
     if labels is None and self.labeller is not None:
-      parts = [
-        self._draw(jax.random.fold_in(key, i), np.zeros(0, np.int32))
-        for i in range(-(-num // _SAMPLES_AT_ONCE))
-      ]
-      images = np.concatenate(parts)[:num]
-      return images, self.labeller.label(images)
+      return self._drawn_and_named(num, clearest, key)
     if labels is None:
       labels = np.asarray(jax.random.permutation(label_key, jnp.arange(num) % classes))
     elif not self.is_conditional:
@@ -125,7 +139,7 @@ class Model:
       raise _validate.InputError(f'expected labels in [0, {classes - 1}], got {outside}')
 
     if self.labeller is not None:
-      return self._found(labels, key), labels.astype(np.int64)
+      return self._found(labels, clearest, key), labels.astype(np.int64)
     parts = []
     for i, start in enumerate(range(0, num, _SAMPLES_AT_ONCE)):
       wanted = labels[start : start + _SAMPLES_AT_ONCE]
@@ -155,9 +169,33 @@ class Model:
       images[places[i * each : (i + 1) * each]] = data.to_uint8(np.asarray(drawn))
     return images[:_SAMPLES_AT_ONCE]
 
-  def _found(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
-    """Draws until the labeller has found an image for each of `labels`; first come, first taken."""
+  def _drawn_and_named(
+    self, num: int, clearest: float, key: jax.Array
+  ) -> tuple[np.ndarray, np.ndarray]:
+    images: list[np.ndarray] = []
+    names: list[np.ndarray] = []
+    draws, left = 0, num
+    while left > 0:
+      wanted = min(_DRAWS_NAMED_AT_ONCE, math.ceil(left / clearest / _SAMPLES_AT_ONCE))
+      keys = [jax.random.fold_in(key, i) for i in range(draws, draws + wanted)]
+      drawn = np.concatenate([self._draw(k, np.zeros(0, np.int32)) for k in keys])
+      found = self._named(drawn[:left] if clearest == 1 else drawn, clearest)
+      images.append(found[0][:left])
+      names.append(found[1][:left])
+      draws, left = draws + wanted, left - len(images[-1])
+    return np.concatenate(images), np.concatenate(names)
+
+  def _named(self, images: np.ndarray, clearest: float) -> tuple[np.ndarray, np.ndarray]:
+    """The clearest of `images`, in their order, and their classes."""
     assert self.labeller is not None
+    if clearest == 1:
+      return images, self.labeller.label(images)
+    said = self.labeller.log_probabilities(images)
+    kept = labelling.clearest(said, clearest)
+    return images[kept], said[kept].argmax(axis=-1)
+
+  def _found(self, labels: np.ndarray, clearest: float, key: jax.Array) -> np.ndarray:
+    """Draws until the labeller has found an image for each of `labels`; first come, first taken."""
     places = [list(np.flatnonzero(labels == k)[::-1]) for k in range(self.gan.num_classes)]
     images = np.zeros((len(labels), *self.gan.image_shape), np.uint8)
     left, drawn = len(labels), 0
@@ -171,14 +209,14 @@ class Model:
         )
       found = self._draw(jax.random.fold_in(key, drawn // _SAMPLES_AT_ONCE), labels[:0])
       drawn += len(found)
-      for image, label in zip(found, self.labeller.label(found), strict=True):
+      for image, label in zip(*self._named(found, clearest), strict=True):
         if places[label]:
           images[places[label].pop()] = image
           left -= 1
     return images
 
   def sample_for_picture(
-    self, num: int, key: jax.Array
+    self, num: int, key: jax.Array, *, clearest: float = 1.0
   ) -> tuple[np.ndarray, np.ndarray | None]:
     """As `sample`, in the order of the classes, as many of each: fewer of those that a labeller
     finds too few of among the first images.
@@ -186,8 +224,9 @@ class Model:
     classes = self.gan.num_classes
     shown = np.arange(num, dtype=np.int64) * classes // num
     if self.labeller is None:
-      return self.sample(num, labels=shown if self.is_conditional else None, key=key)
-    images, labels = self.sample(max(num, _SAMPLES_AT_ONCE), key=key)
+      wanted = shown if self.is_conditional else None
+      return self.sample(num, labels=wanted, clearest=clearest, key=key)
+    images, labels = self.sample(max(num, _SAMPLES_AT_ONCE), clearest=clearest, key=key)
     assert labels is not None
     order = np.concatenate([np.flatnonzero(labels == k)[: num // classes] for k in range(classes)])
     return images[order], labels[order]

@@ -27,12 +27,14 @@ from dpgan_jax import (
   _validate,
   cards,
   cli,
+  distort,
   export,
   figures,
   model_file,
   readers,
   report,
   resume,
+  sample,
   statement,
   trainer,
 )
@@ -59,6 +61,8 @@ def release(
   out: str | os.PathLike[str],
   *,
   num: int = 10_000,
+  clearest: float = 1.0,
+  distorted: bool = False,
   licence: str | None = None,
   allow_no_privacy: bool = False,
   allow_unfinished: bool = False,
@@ -70,6 +74,8 @@ def release(
     run: a run directory.
     out: directory of the bundle, outside of the run's; new or empty.
     num: samples in it. Their noise comes from the operating system, never from the run's keys.
+    clearest: the share kept of what is drawn of each class (`model_file.Model.sample`).
+    distorted: samples are turned, shifted, scaled and slanted a little (`distort`).
     licence: what the data owner grants, e.g. an SPDX identifier; None: the bundle says that none
       was named.
     allow_no_privacy: publish although nothing is guaranteed; the cards begin with saying so.
@@ -91,15 +97,21 @@ def release(
   said = dataclasses.replace(report.build(run), steps_taken=model.steps)
   _refuse_run(said, allow_no_privacy, allow_unfinished, seed_is_secret)
 
-  picture_key, key = jax.random.split(resume.root_key(None))
-  images, labels = model.sample(num, key=key)
+  picture_key, key, *distort_keys = jax.random.split(resume.root_key(None), 4)
+  images, labels = model.sample(num, clearest=clearest, key=key)
   num_tiles = 10 * min(model.gan.num_classes, 10)
-  tiles, tile_labels = model.sample_for_picture(num_tiles, picture_key)
+  tiles, tile_labels = model.sample_for_picture(num_tiles, picture_key, clearest=clearest)
+  if distorted:
+    images, tiles = (
+      distort.distort(of, k) for of, k in zip((images, tiles), distort_keys, strict=True)
+    )
   generators = (*model.earlier, model.generator)
   about = cards.About(
     statement=said,
     class_names=model.class_names,
     num=num,
+    clearest=clearest,
+    distorted=distorted,
     class_counts=None if labels is None else _counts(labels, model.gan.num_classes),
     parameters=sum(leaf.size for leaf in jax.tree.leaves([g.params for g in generators])),
     licence=licence,
@@ -285,6 +297,7 @@ def define_flags() -> None:
   flags.DEFINE_string('run_dir', None, 'Directory of a run; the latest checkpoint is released.')
   flags.DEFINE_string('out', None, 'Directory of the bundle: new, or empty.')
   flags.DEFINE_integer('num', 10_000, 'Samples in the bundle; they cost no privacy.')
+  sample.define_choice_flags()
   flags.DEFINE_string(
     'licence', None, 'Licence of samples and weights for the cards, e.g. cc-by-4.0; default: none.'
   )
@@ -311,6 +324,8 @@ def main() -> None:
     RunDir.open(FLAGS.run_dir, create=False),
     FLAGS.out,
     num=FLAGS.num,
+    clearest=FLAGS.clearest,
+    distorted=FLAGS.distort,
     licence=FLAGS.licence,
     allow_no_privacy=FLAGS.allow_no_privacy,
     allow_unfinished=FLAGS.allow_unfinished,

@@ -32,11 +32,19 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'out', None, 'File (npz, parquet) or folder (png, idx); default: inside run_dir.'
   )
+  define_choice_flags()
+  flags.DEFINE_integer('seed', None, 'Seed of the samples; default: from the operating system.')
+  flags.DEFINE_bool('overwrite', False, 'Replace what is there.')
+
+
+def define_choice_flags() -> None:
+  """What is done to samples after they are drawn; `release` has these too."""
+  flags.DEFINE_float(
+    'clearest', 1.0, 'Keep this share of every class, e.g. 0.6: what its classifier is surest of.'
+  )
   flags.DEFINE_bool(
     'distort', False, 'Turn, shift, scale and shear each a little: better to learn classes from.'
   )
-  flags.DEFINE_integer('seed', None, 'Seed of the samples; default: from the operating system.')
-  flags.DEFINE_bool('overwrite', False, 'Replace what is there.')
 
 
 def main() -> None:
@@ -47,7 +55,10 @@ def main() -> None:
     _validate.integer('seed', FLAGS.seed, minimum=0, maximum=2**32 - 1)
   key = resume.root_key(FLAGS.seed)
   images, labels = model.sample(
-    FLAGS.num, labels=parse_labels(FLAGS.labels, FLAGS.num, model.gan.num_classes), key=key
+    FLAGS.num,
+    labels=parse_labels(FLAGS.labels, FLAGS.num, model.gan.num_classes),
+    clearest=FLAGS.clearest,
+    key=key,
   )
   if FLAGS.distort:
     images = distort.distort(images, key)

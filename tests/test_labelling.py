@@ -11,8 +11,11 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from dpgan_jax import data, labelling, model_file, plan, release, report, trainer
+from dpgan_jax import data, distort, labelling, model_file, plan, release, report, trainer
 from dpgan_jax._validate import InputError
 from dpgan_jax.classifier import train_classifier
 from dpgan_jax.classifier_inputs import prepare
@@ -131,6 +134,65 @@ def test_samples_have_the_class_that_the_labeller_says(finished):
   np.testing.assert_array_equal(model.labeller.label(images), wanted)
 
 
+@given(
+  hnp.arrays(np.float32, st.tuples(st.integers(0, 40), st.integers(2, 5)), elements=st.floats(
+    -8, 8, width=32)),
+  st.floats(0.01, 1.0),
+)  # fmt: skip
+def test_the_clearest_are_so_many_of_each_class_and_none_clearer_is_left_out(said, share):
+  kept = labelling.clearest(said, share)
+  ordered = np.sort(said, axis=-1)
+  margins, classes = ordered[:, -1] - ordered[:, -2], said.argmax(axis=-1)
+  for k in range(said.shape[1]):
+    inside, outside = margins[kept & (classes == k)], margins[~kept & (classes == k)]
+    assert len(inside) == math.ceil(share * (len(inside) + len(outside)))
+    assert not len(outside) or inside.min() >= outside.max()
+
+
+def test_the_clearest_samples_are_those_of_what_would_be_drawn_anyway(finished, monkeypatch):
+  model = trainer.restore_model(finished).model
+  assert model.labeller is not None
+  drawn, _ = model.sample(3000, key=jax.random.key(1))
+  said = model.labeller.log_probabilities(drawn)
+  # Three draws of 1,000, as many as 1,500 samples of a share of half need, looked at together.
+  kept = labelling.clearest(said, 0.5)
+  images, labels = model.sample(1500, clearest=0.5, key=jax.random.key(1))
+  np.testing.assert_array_equal(images, drawn[kept][:1500])
+  np.testing.assert_array_equal(labels, said[kept][:1500].argmax(axis=-1))
+  monkeypatch.setattr(model_file, '_DRAWS_NAMED_AT_ONCE', 1)
+  apart = [labelling.clearest(part, 0.5) for part in np.split(said, 3)]
+  images, _ = model.sample(1500, clearest=0.5, key=jax.random.key(1))
+  np.testing.assert_array_equal(images, drawn[np.concatenate(apart)][:1500])
+  images, _ = model.sample(2500, key=jax.random.key(1))  # all of them, in parts
+  np.testing.assert_array_equal(images, drawn[:2500])
+
+
+def test_the_clearest_samples_of_classes_that_were_asked_for(finished):
+  model = trainer.restore_model(finished).model
+  assert model.labeller is not None
+
+  def margin(share):
+    _, names = model.sample(1000, key=jax.random.key(1))
+    wanted = np.resize(np.unique(names), 200)
+    images, labels = model.sample(200, labels=wanted, clearest=share, key=jax.random.key(1))
+    np.testing.assert_array_equal(labels, wanted)
+    np.testing.assert_array_equal(model.labeller.label(images), wanted)
+    two = np.sort(model.labeller.log_probabilities(images), axis=-1)[:, -2:]
+    return (two[:, 1] - two[:, 0]).mean()
+
+  assert margin(0.1) > 1.1 * margin(1.0)
+
+
+@pytest.mark.parametrize(
+  ('share', 'message'),
+  [(0.0, 'clearest in'), (1.1, 'clearest in'), (math.nan, 'clearest in'), ('x', 'clearest to be'),
+   (0.009, 'expected clearest >= 0.01, got 0.009')],
+)  # fmt: skip
+def test_a_share_that_is_none_is_refused(finished, share, message):
+  with pytest.raises(InputError, match=message):
+    trainer.restore_model(finished).model.sample(5, clearest=share, key=jax.random.key(1))
+
+
 def test_pictures_have_at_most_so_many_of_each_class(finished):
   model = trainer.restore_model(finished).model
   images, labels = model.sample_for_picture(30, jax.random.key(1))
@@ -180,10 +242,30 @@ def test_a_file_whose_labeller_was_taken_out_is_refused(finished, tmp_path):
     model_file.load(path)
 
 
-def test_the_bundle_is_verified_with_all_stages(finished, tmp_path):
+def test_the_bundle_is_verified_with_all_stages_and_says_what_was_done_to_samples(
+  finished, tmp_path, monkeypatch
+):
   run = RunDir.open(finished, create=False)
   release.release(run, tmp_path / 'bundle', num=20, seed_is_secret=True)
   assert 'computed again' in release.verify(tmp_path / 'bundle')
+  card = (tmp_path / 'bundle' / release.DATA_CARD).read_text()
+  assert 'Samples are not filtered or chosen.' in card
+  assert 'rounded; nothing else is done. Labels are what a private classifier says' in card
+
+  monkeypatch.setattr(release.resume, 'root_key', lambda seed: jax.random.key(seed or 7))
+  release.release(
+    run, tmp_path / 'other', num=20, clearest=0.25, distorted=True, seed_is_secret=True
+  )
+  card = (tmp_path / 'other' / release.DATA_CARD).read_text()
+  assert 'these are the 25 % of each class' in card
+  assert 'not filtered' not in card
+  assert 'turned by at most 10 degrees' in card
+  _, key, distort_key, _ = jax.random.split(jax.random.key(7), 4)
+  model = trainer.restore_model(finished).model
+  images, labels = model.sample(20, clearest=0.25, key=key)
+  with np.load(tmp_path / 'other' / release.SAMPLES) as samples:
+    np.testing.assert_array_equal(samples['x'], distort.distort(images, distort_key)[..., 0])
+    np.testing.assert_array_equal(samples['y'], labels)
 
 
 # --- interruptions -------------------------------------------------------------------------------

@@ -152,6 +152,21 @@ def test_unconditional_generator_to_parquet_without_labels(unconditional, comman
 
 
 @pytest.mark.parametrize(
+  ('share', 'message'), [('0', 'clearest in (0, 1], got 0.0'), ('0.6', 'samples (label_share)')]
+)
+def test_what_nothing_says_the_clearness_of_is_refused(unconditional, command, tmp_path, share,
+                                                       message):  # fmt: skip
+  status, out, err = command(
+    f'--model={unconditional[0]}', f'--clearest={share}', f'--out={tmp_path}/x'
+  )
+  assert (status, out) == (2, '')
+  assert err.startswith('error: expected clearest ')
+  assert message in err
+  assert err.count('\n') == 1
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
   ('arguments', 'message'),
   [
     ([], 'expected --run_dir=DIRECTORY or --model=FILE, one of them'),
