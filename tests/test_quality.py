@@ -48,7 +48,7 @@ def sweep() -> dict:
 
   scores = {'tstr_cnn': score(0.9412, 0.0031, 0.987), 'fid': score(3.456, None, 0.04)}
   return {
-    'settings': {'steps': 8000, 'batch_size': 240, 'label_share': 0.3},
+    'settings': {'dataset': 'mnist', 'steps': 8000, 'batch_size': 240, 'label_share': 0.3},
     'by_epsilon': [
       {'target_epsilon': 1.0, 'runs': 3, 'steps': [8000], 'scores': scores},
       {'target_epsilon': 'inf', 'runs': 1, 'steps': [8000, 9000], 'scores': {}},
@@ -74,10 +74,23 @@ def test_the_final_table_is_the_sweep(tmp_path):
   folder.mkdir()
   (folder / 'sweep.json').write_text(json.dumps(sweep()))
   (folder / 'samples.png').write_bytes(b'a picture')
+  freely = tmp_path / 'quality' / 'afterwards'
+  freely.mkdir(parents=True)
+  for name, real, tstr in (
+    ('a', 'mnist, 60,000 and 10,000', 0.95), ('b', 'mnist, 60,000 and 10,000', 0.96),
+    ('c', 'idx, 50,000 and 10,000', 0.1),
+  ):  # fmt: skip
+    found = {'tstr_cnn': tstr}
+    scores = {'4 generators, clearest 60 %, distorted': found, '4 generators, distorted': {}}
+    (freely / f'{name}.json').write_text(json.dumps({
+      'epsilon': 0.999, 'target_epsilon': 1.0, 'steps': 5, 'samples': 600, 'real_data': real,
+      'scores': {k: dict.fromkeys(quality.SCORES) | v for k, v in scores.items()},
+    }))  # fmt: skip
   text = quality.page(tmp_path)
-  assert '| 1 | 3 | 8,000 | 30 | 0.9412 ± 0.0031 | – | 3.456 | – | 93 | 97.4 | 92.4 |' in text
-  assert '| ∞ | 1 | 8,000, 9,000 | 12 | – | – | – | – | – | – | – | – |' in text
-  assert '| real images |  |  |  | 0.987 | – | 0.04 | – |  |  |  |  |' in text
+  row = '| 1 | 3 | 8,000 | 30 | 0.9412 ± 0.0031 | – | 3.456 | – | 0.955 ± 0.0071 (2) | 93 | 97.4 |'
+  assert row in text
+  assert '| ∞ | 1 | 8,000, 9,000 | 12 | – | – | – | – | – | – | – | – | – |' in text
+  assert '| real images |  |  |  | 0.987 | – | 0.04 | – |  |  |  |  |  |' in text
   assert '(batch_size = 240, label_share = 0.3)' in text
   assert 'one core of X, 2 cores, 24 GiB or of Y, 2 cores, 24 GiB,' in text
   assert 'All runs together spend much.' in text
@@ -215,15 +228,19 @@ def test_samples_of_several_generators_are_scored_beside_those_of_the_last(tmp_p
 
   monkeypatch.setattr(afterwards.distort, 'distort', three)
   grey = jax.tree.map(jax.numpy.zeros_like, trained.model.generator)
+  names = ('last', 'last+distorted', 'several', 'several+distorted')
   found = afterwards.measure(
-    {'one': trained.model, 'two': dataclasses.replace(mixed, past={4: grey})}, 600, digits,
-    evaluation.Settings.quick(tasks=('distinct',)), shown=('distinct_samples',),
+    dataclasses.replace(mixed, past={4: grey}), [afterwards.VARIANTS[n] for n in names], 600,
+    digits, evaluation.Settings.quick(tasks=('distinct',)), shown=('distinct_samples',),
   )  # fmt: skip
   distinct = {name: scores['distinct_samples'] for name, scores in found.items()}
-  assert distinct['one'] == 1
-  assert 0.4 < distinct['two'] < 0.6  # 600 of 1,000 samples, half of which are one grey image
-  assert distinct['one, distorted'] == 3 / 600
-  assert distinct['two, distorted'] <= 3 / 600
+  assert distinct['last generator'] == 1
+  # 600 of 1,000 samples, half of which are one grey image.
+  assert 0.4 < distinct['2 generators'] < 0.6
+  assert distinct['last generator, distorted'] == 3 / 600
+  assert distinct['2 generators, distorted'] <= 3 / 600
+  name = afterwards.VARIANTS['clearest+distorted'].name(4)
+  assert name == '4 generators, clearest 60 %, distorted'
 
   shutil.rmtree(tmp_path / 'run' / 'snapshots')
   with pytest.raises(InputError, match='has no snapshots'):

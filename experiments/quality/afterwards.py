@@ -1,15 +1,16 @@
-"""What is free after training: samples of several generators of a run, and distorted ones.
+"""What is free after training: samples of several generators, the clearest, distorted.
 
     ./run.sh python experiments/quality/afterwards.py --run_dir=runs/sweep/eps10/seed_1 \\
-        --name=eps10 [--data_dir=…] [--scores_dir=runs/sweep/evaluation_scores]
+        --name=eps10_1 [--data_dir=…] [--scores_dir=runs/sweep/evaluation_scores] \\
+        [--variants=clearest+distorted]
 
-The samples of a run's last generator, and of it and earlier ones (`--g_mixture`; of a run without
-that, of its snapshots), are scored as they are drawn and distorted (`sample --distort`), by the
-same classifiers and judges. The real images are read without noise: for public data only. What to
-do is chosen on held-out training images, as everything is (see split.py): then with
---dataset=idx --data_dir=runs/mnist_split, and fewer samples. It writes
-experiments/results/quality/afterwards/NAME.json; make_quality.py shows it. Twenty minutes on one
-core.
+The samples of a run's last generator, of it and earlier ones (`--g_mixture`; of a run without that,
+of its snapshots), and the clearest of these (`sample --clearest`) are scored as they are drawn and
+distorted (`sample --distort`), by the same classifiers and judges. The real images are read without
+noise: for public data only. What to do is chosen on held-out training images, as everything is (see
+split.py): then with --dataset=idx --data_dir=runs/mnist_split, and fewer samples. It writes
+experiments/results/quality/afterwards/NAME.json; make_quality.py shows it. Five minutes a variant
+on one core.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import dataclasses
 import math
 import pathlib
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -44,10 +46,37 @@ import keep_sweep
 
 FLAGS = flags.FLAGS
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / 'results' / 'quality' / 'afterwards'
-LAST = 'last generator'
-COUNT = 4  # chosen on held-out training images of MNIST
+COUNT, CLEAREST = 4, 0.6  # chosen on held-out training images of MNIST
 TASKS = ('features', 'secondary', 'tstr_cnn')
 SHOWN = ('tstr_cnn', 'secondary_accuracy', 'fid', 'coverage')
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """What is done that costs nothing."""
+
+  several: bool = True
+  clearest: float = 1.0
+  distorted: bool = False
+
+  def name(self, generators: int) -> str:
+    """In the words of the page; `generators` is how many several are."""
+    return (
+      (f'{generators} generators' if self.several else 'last generator')
+      + (f', clearest {100 * self.clearest:g} %' if self.clearest < 1 else '')
+      + (', distorted' if self.distorted else '')
+    )
+
+
+VARIANTS = {
+  f'{name}{"+distorted" * distorted}': dataclasses.replace(variant, distorted=distorted)
+  for name, variant in (
+    ('last', Variant(several=False)),
+    ('several', Variant()),
+    ('clearest', Variant(clearest=CLEAREST)),
+  )
+  for distorted in (False, True)
+}
 
 
 def mixture(model: model_file.Model, run: RunDir) -> model_file.Model:
@@ -70,17 +99,19 @@ def mixture(model: model_file.Model, run: RunDir) -> model_file.Model:
 
 
 def measure(
-  models: dict[str, model_file.Model],
+  mixed: model_file.Model,
+  variants: Sequence[Variant],
   num: int,
   real: tuple[data.ImageDataset, data.ImageDataset],
   settings: evaluation.Settings,
   store: scores.Store | None = None,
   shown: tuple[str, ...] = SHOWN,
 ) -> dict[str, dict[str, float | None]]:
-  """Scores of samples of each of `models` by name, as drawn and distorted.
+  """Scores of samples by the name of how they are made.
 
   Args:
-    models: what samples are drawn from; they have classes.
+    mixed: what samples are drawn from; they have classes.
+    variants: how they are made.
     num: how many of each.
     real: training and test images.
     settings: how much is done, and what.
@@ -88,23 +119,28 @@ def measure(
     shown: which scores.
   """
   found: dict[str, dict[str, float | None]] = {}
-  for name, model in models.items():
-    key = resume.root_key(settings.seed)
-    images, classes = model.sample(num, key=key)
-    for how, which in (('', images), (', distorted', distort.distort(images, key))):
-      show = evaluate.Progress()
-      result = evaluation.evaluate(
-        which, classes, *real, settings, store=store, progress=show.update
-      )
-      show.close()
-      found[name + how] = {score: result[score].value for score in shown}
-      print(name + how, found[name + how])
+  for variant in variants:
+    model = mixed if variant.several else dataclasses.replace(mixed, past={})
+    key, distort_key = resume.root_key(settings.seed), resume.root_key(settings.seed)
+    images, classes = model.sample(num, clearest=variant.clearest, key=key)
+    if variant.distorted:
+      images = distort.distort(images, distort_key)
+    show = evaluate.Progress()
+    result = evaluation.evaluate(
+      images, classes, *real, settings, store=store, progress=show.update
+    )
+    show.close()
+    name = variant.name(1 + len(mixed.past))
+    found[name] = {score: result[score].value for score in shown}
+    print(name, found[name])
   return found
 
 
 def main() -> None:
   if FLAGS.run_dir is None or FLAGS.name is None:
     raise _validate.InputError('expected --run_dir=DIRECTORY of a run and --name=NAME of a record')
+  for name in FLAGS.variants:
+    _validate.one_of('variants', name, VARIANTS)
   amount = evaluate.amount_from_flags()
   settings = dataclasses.replace(amount.settings, tasks=TASKS)
   trained = trainer.restore_model(FLAGS.run_dir)
@@ -113,13 +149,13 @@ def main() -> None:
   mixed = mixture(trained.model, trained.run)
   real = evaluate.load_real(FLAGS.dataset or mixed.dataset, FLAGS.data_dir)
   store = scores.Store(pathlib.Path(FLAGS.scores_dir)) if FLAGS.scores_dir else None
-  last = dataclasses.replace(mixed, past={})
-  models = {LAST: last, f'{1 + len(mixed.past)} generators': mixed}
-  found = measure(models, amount.num, real, settings, store)
-  epsilon = mixed.epsilon()
+  variants = [VARIANTS[name] for name in FLAGS.variants]
+  found = measure(mixed, variants, amount.num, real, settings, store)
+  epsilon, target = mixed.epsilon(), mixed.gan.config.target_epsilon
   path = RESULTS / f'{FLAGS.name}.json'
   keep_sweep.write_json(path, {
     'epsilon': 'inf' if math.isinf(epsilon) else rounded_up(epsilon),
+    'target_epsilon': 'inf' if target is not None and math.isinf(target) else target,
     'steps': mixed.steps,
     'samples': amount.num,
     'real_data': f'{real[0].name}, {len(real[0]):,} for training and {len(real[1]):,} for testing',
@@ -135,5 +171,6 @@ if __name__ == '__main__':
   flags.DEFINE_string('dataset', None, 'The real data; default: what the run was trained on.')
   flags.DEFINE_string('data_dir', None, 'Folder of the real data; default: download by name.')
   flags.DEFINE_string('scores_dir', None, 'Where finished scores are kept.')
+  flags.DEFINE_list('variants', list(VARIANTS), 'Which: names of VARIANTS.')
   evaluate.define_amount_flags()
   cli.run(main)
