@@ -48,7 +48,16 @@ def sweep() -> dict:
 
   scores = {'tstr_cnn': score(0.9412, 0.0031, 0.987), 'fid': score(3.456, None, 0.04)}
   return {
-    'settings': {'dataset': 'mnist', 'steps': 8000, 'batch_size': 240, 'label_share': 0.3},
+    'settings': {
+      'dataset': 'mnist',
+      'steps': 8000,
+      'batch_size': 240,
+      'label_share': 0.3,
+      'generator': 'report',
+      'discriminator': 'report',
+      'd_steps_per_g_step': 1,
+      'g_mixture': 3,
+    },
     'by_epsilon': [
       {'target_epsilon': 1.0, 'runs': 3, 'steps': [8000], 'scores': scores},
       {'target_epsilon': 'inf', 'runs': 1, 'steps': [8000, 9000], 'scores': {}},
@@ -94,6 +103,9 @@ def test_the_final_table_is_the_sweep(tmp_path):
   assert '(batch_size = 240, label_share = 0.3)' in text
   assert 'one core of X, 2 cores, 24 GiB or of Y, 2 cores, 24 GiB,' in text
   assert 'All runs together spend much.' in text
+  assert 'for 0.3 of ε: DP-SGD with momentum' in text
+  assert 'batches of 240 records' in text
+  assert 'averages of 3 steps of G' in text
   assert '![samples.png](sweep/samples.png)' in text
   assert 'tstr.png' not in text
 

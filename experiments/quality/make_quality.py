@@ -147,6 +147,8 @@ def page(results: pathlib.Path) -> str:
     'Made by `experiments/quality/make_quality.py` from the records in [quality](quality) and '
     '[sweep](sweep). TSTR: a CNN (32-64-128) is trained on samples only and tested on real images. '
     f'δ = 1e-5, no public images but the held-out ones. {PRIVATE}',
+    '## The recipe',
+    _recipe(results / 'sweep' / 'sweep.json'),
     '## With the committed settings',
     *_final(results),
     '## What stands in the way',
@@ -164,6 +166,35 @@ def page(results: pathlib.Path) -> str:
     _tried(results / 'quality'),
   ]
   return '\n\n'.join(parts) + '\n'
+
+
+def _recipe(path: pathlib.Path) -> str:
+  """What mnist.flags do, in the settings of the sweep that the final table is of."""
+  if not path.is_file():
+    return 'Not measured yet.'
+  s = TrainConfig.from_dict({**json.loads(path.read_bytes())['settings'], 'target_epsilon': 1.0})
+  linear, cnn = (f'{share or 0:g} of ε' for share in (s.label_share, s.label_cnn_share))
+  return '\n'.join((
+    'The GAN learns what digits look like and nothing of classes; private classifiers, which need '
+    'less of a budget, name what it draws. Three stages read the records, under one '
+    'ledger, and what they cost together (PLD, composed exactly) is the ε of everything:',
+    '',
+    f'1. A linear classifier on scattering features, for {linear}: DP-SGD with momentum and large '
+    'batches, its parameters averaged over the last two thirds.',
+    f'2. The GAN, for what is left: the report\'s networks. D takes one step of {s.d_optimizer} '
+    f'for each of G, on Poisson batches of {s.batch_size} records whose gradients are clipped to '
+    f'{s.l2_clip_norm:g} and noised, and {s.fake_batch_size} fakes, which need neither; its '
+    f'learning rate falls from {s.d_learning_rate:g} to {s.d_learning_rate_end:g}. G learns by '
+    f'{s.g_optimizer} at {s.g_learning_rate:g}, and is kept as an average '
+    f'({s.g_ema_decay:g} per step).',
+    f'3. A small CNN, for {cnn}: taught by samples and their names, then corrected by a short '
+    'DP-SGD on the records. Names are what it and the linear classifier say together.',
+    '',
+    'Free of cost: samples are drawn from the averages of '
+    + ('one step' if s.g_mixture is None else f'{s.g_mixture} steps')
+    + ' of G; what names are surest of may be chosen from them (`--clearest`), and they may be '
+    'distorted a little (`--distort`).',
+  ))  # fmt: skip
 
 
 def _final(results: pathlib.Path) -> list[str]:
