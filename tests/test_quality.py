@@ -57,6 +57,11 @@ def sweep() -> dict:
       'discriminator': 'report',
       'd_steps_per_g_step': 1,
       'g_mixture': 3,
+      'd_learning_rate': 0.1,
+      'd_learning_rate_end': 0.05,
+      'learning_rate_schedule': 'exponential',
+      'g_ema_decay': 0.9,
+      'fake_batch_size': 9,
     },
     'by_epsilon': [
       {'target_epsilon': 1.0, 'runs': 3, 'steps': [8000], 'scores': scores},
