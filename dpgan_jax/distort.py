@@ -10,16 +10,18 @@ cost. How much it helps, and what it costs in likeness, is in experiments/result
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-TURN, SHIFT, SCALE, SHEAR = 10.0, 1 / 28, 0.08, 0.1
+TURN, SHIFT, SCALE, SHEAR = 12.0, 1.5 / 28, 0.12, 0.15
 """The most of each: degrees, of the image's side, relative, relative. Small enough for any class of
-images that is recognised upright."""
+images that is recognised upright; chosen on held-out training images of MNIST."""
 
-_AT_ONCE = 2_000
+_FINER = 3  # times; linear interpolation between an image's own pixels would blur it
+_AT_ONCE, _BYTES = 2_000, 2**28
 _KEY = 0x64697374  # 'dist': no part of the key that the images may have been drawn with
 
 
@@ -35,9 +37,11 @@ def distort(images: np.ndarray, key: jax.Array) -> np.ndarray:
     uint8 [n, H, W, C].
   """
   parts, key = [], jax.random.fold_in(key, _KEY)
-  for start in range(0, len(images), _AT_ONCE):
-    part = images[start : start + _AT_ONCE]
-    filled = np.zeros((_AT_ONCE, *images.shape[1:]), np.uint8)  # one shape, one compilation
+  bytes_of_one = 4 * _FINER**2 * math.prod(images.shape[1:])
+  at_once = max(1, min(_AT_ONCE, _BYTES // bytes_of_one))
+  for start in range(0, len(images), at_once):
+    part = images[start : start + at_once]
+    filled = np.zeros((at_once, *images.shape[1:]), np.uint8)  # one shape, one compilation
     filled[: len(part)] = part
     moved = _distort(jnp.asarray(filled), jax.random.fold_in(key, start))
     parts.append(np.asarray(moved)[: len(part)])
@@ -46,7 +50,7 @@ def distort(images: np.ndarray, key: jax.Array) -> np.ndarray:
 
 @jax.jit
 def _distort(images: jax.Array, key: jax.Array) -> jax.Array:
-  n, height, width, _ = images.shape
+  n, height, width, channels = images.shape
   turn, scale, shear, down, right = jax.random.uniform(key, (5, n), minval=-1.0, maxval=1.0)
   middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
   rows, columns = jnp.meshgrid(
@@ -59,14 +63,17 @@ def _distort(images: jax.Array, key: jax.Array) -> jax.Array:
     slanted = columns + SHEAR * shear * rows  # as handwriting is
     old_rows = shrink * (jnp.cos(angle) * rows - jnp.sin(angle) * slanted)
     old_columns = shrink * (jnp.sin(angle) * rows + jnp.cos(angle) * slanted)
-    places = [
-      old_rows + middle_row + SHIFT * height * down,
-      old_columns + middle_column + SHIFT * width * right,
+    finer = jax.image.resize(
+      image.astype(jnp.float32), (_FINER * height, _FINER * width, channels), 'cubic'
+    )
+    places = [  # in the finer image, whose pixels begin where the image's do
+      _FINER * (old_rows + middle_row + SHIFT * height * down + 0.5) - 0.5,
+      _FINER * (old_columns + middle_column + SHIFT * width * right + 0.5) - 0.5,
     ]
     look = functools.partial(
       jax.scipy.ndimage.map_coordinates, coordinates=places, order=1, mode='nearest'
     )
-    return jax.vmap(look, in_axes=-1, out_axes=-1)(image.astype(jnp.float32))
+    return jax.vmap(look, in_axes=-1, out_axes=-1)(jnp.clip(finer, 0, 255))
 
   moved = jax.vmap(one)(images, turn, scale, shear, down, right)
   return jnp.clip(jnp.round(moved), 0, 255).astype(jnp.uint8)

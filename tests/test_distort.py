@@ -73,3 +73,22 @@ def test_an_image_is_distorted_alike_among_few_and_among_many(n):
   assert many.dtype == np.uint8
   np.testing.assert_array_equal(distort(images[:n], key), many[:n])
   assert (distort(images[:7], jax.random.key(4)) != many[:7]).any()
+
+
+def test_strokes_stay_sharp():
+  stroke = np.zeros((MANY, 29, 29, 1), np.uint8)
+  stroke[:, 5:24, 13:15] = 200
+
+  def steepness(images: np.ndarray) -> float:
+    return float(np.square(np.diff(images.astype(np.float64), axis=2)).sum())
+
+  # Interpolated between its own pixels it keeps 0.65 of this, between finer ones 0.75.
+  assert steepness(distort(stroke, jax.random.key(5))) > 0.7 * steepness(stroke)
+
+
+def test_large_images_are_distorted_in_parts_that_fit_into_memory(monkeypatch):
+  monkeypatch.setattr('dpgan_jax.distort._BYTES', 9 * 4 * 8 * 8 * 3)
+  images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1)).astype(np.uint8)
+  moved = distort(images, jax.random.key(6))
+  np.testing.assert_array_equal(distort(images[:3], jax.random.key(6)), moved[:3])
+  assert (distort(np.repeat(images[:1], 7, axis=0), jax.random.key(6))[0] == moved[0]).all()

@@ -259,7 +259,7 @@ def test_the_bundle_is_verified_with_all_stages_and_says_what_was_done_to_sample
   card = (tmp_path / 'other' / release.DATA_CARD).read_text()
   assert 'these are the 25 % of each class' in card
   assert 'not filtered' not in card
-  assert 'turned by at most 10 degrees' in card
+  assert 'turned by at most 12 degrees' in card
   _, key, distort_key, _ = jax.random.split(jax.random.key(7), 4)
   model = trainer.restore_model(finished).model
   images, labels = model.sample(20, clearest=0.25, key=key)
