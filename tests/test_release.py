@@ -148,12 +148,14 @@ def secrets_of(run: RunDir, state: Any) -> dict[str, set[bytes]]:
       keys |= {str(int(word)).encode() for word in words.reshape(-1) if word > 10**6}
     elif not name.startswith(('.g_average', '.g.')):
       rest |= pieces(np.asarray(leaf))
-  numbers = {
-    f'{record[name]:.6g}'.encode()
+  shown = {
+    f'{record[name]:.6g}'
     for record in metrics.read_metrics(run.metrics)
     for name in metrics.REAL_DATA_METRICS
-    if record.get(name) not in (None, 0, 1) and record[name] % 1
+    if record.get(name) is not None
   }
+  # Those of six digits: a share like 0.2 is in many a version's number.
+  numbers = {number.encode() for number in shown if len(number.lstrip('-0.')) >= 6}
   dataset = data.load_dataset('digits')
   ledger = [json.loads(line) for line in run.ledger.read_text().splitlines()]
   places = {str(run.path), str(run.path.parent), os.getcwd(), os.path.expanduser('~/')}
