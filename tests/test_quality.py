@@ -108,6 +108,9 @@ def test_the_final_table_is_the_sweep(tmp_path):
   assert '(batch_size = 240, label_share = 0.3)' in text
   assert 'one core of X, 2 cores, 24 GiB or of Y, 2 cores, 24 GiB,' in text
   assert 'All runs together spend much.' in text
+  # As mnist.flags are, but for what these runs had otherwise.
+  assert ' --d_learning_rate=0.1 --d_learning_rate_end=0.05' in text.split('mnist.flags')[1]
+  assert '--batch_size=' not in text
   assert 'for 0.3 of ε: DP-SGD with momentum' in text
   assert 'batches of 240 records' in text
   assert 'averages of 3 steps of G' in text

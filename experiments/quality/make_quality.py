@@ -33,10 +33,12 @@ from dpgan_jax.statement import show_epsilon
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+import afterwards
 import keep_sweep
 
 FLAGS = flags.FLAGS
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / 'results'
+MNIST = RESULTS.parent / 'mnist.flags'
 SCORES = {
   'tstr_cnn': 'TSTR',
   'secondary_accuracy': 'secondary',
@@ -54,6 +56,7 @@ TARGETS: dict[float, tuple[str, ...]] = {
   10.0: ('95.5', '98.6', '94.4', '98.6'),
 }
 """By ε, in percent: TSTR to reach on 2 cores within 2 hours, and with a GPU; published ones."""
+BEST = afterwards.VARIANTS['clearest+distorted']
 CHANGED = 'TSTR, clearest and distorted (runs)'
 AIMS = ('to reach, 2 cores', 'to reach, GPU', 'best GAN published', 'best of any kind')
 
@@ -231,15 +234,16 @@ def _final(results: pathlib.Path) -> list[str]:
   machines = dict.fromkeys(_machine(run['machine']) for run in sweep['runs'])
   parts = [
     'Made by `python -m dpgan_jax.sweep --flagfile=experiments/mnist.flags'
+    f'{_other_flags(settings)}'
     f'{f" --steps_at={own}" * bool(own)}` '
     f'({", ".join(f"{k} = {v}" for k, v in shown.items())}), scored on the test set '
     'when settings were fixed. Runs of other steps at ε = 0.2 and 10 had been scored on it before '
     '(see "What was tried" and the changelog), so that those steps were not chosen blindly. '
     f'Minutes of training are medians over runs, each on one core of {" or of ".join(machines)}, '
     'with other work on the others, pauses included. TSTR and all else is of samples as they are '
-    f'drawn, as in what others report; "{CHANGED}" is TSTR of samples as `sample --clearest=0.6 '
-    '--distort` makes them (see "Free after training"), in as many of these runs as it was '
-    'measured. Last four columns: TSTR in %, '
+    f'drawn, as in what others report; "{CHANGED}" is TSTR of samples as `sample '
+    f'--clearest={BEST.clearest:g} --distort` makes them (see "Free after '
+    'training"), in as many of these runs as it was measured. Last four columns: TSTR in %, '
     'the goals of this project and what others report '
     '(GANs: DP-GAN as run by DPImageBench and Private GANs, Revisited, 2023; any kind: '
     'FETA-Pro, 2026, a diffusion model).',
@@ -252,13 +256,27 @@ def _final(results: pathlib.Path) -> list[str]:
   return parts
 
 
+def _other_flags(settings: dict[str, Any]) -> str:
+  """What of `settings` the flag file does not say, or not any more."""
+  lines = [line for line in MNIST.read_text().splitlines() if line.startswith('--')]
+  given = dict(line.removeprefix('--').split('=', 1) for line in lines)
+
+  def same(value: Any, text: str) -> bool:
+    return value == (float(text) if isinstance(value, (int, float)) else text)
+
+  differ = [k for k, text in given.items() if k in settings and not same(settings[k], text)]
+  return ''.join(f' --{k}={"none" if settings[k] is None else settings[k]}' for k in differ)
+
+
 def _clearest_and_distorted(folder: pathlib.Path, data_name: str) -> dict[float, str]:
   """TSTR of such samples by ε, from records of afterwards.py on test images of `data_name`."""
   by_epsilon: dict[float, list[float]] = {}
   for path in sorted(folder.glob('*.json')):
     r = json.loads(path.read_bytes())
+    if r['real_data'].split(',')[0] != data_name or r.get('target_epsilon') is None:
+      continue
     for how, found in r['scores'].items():
-      if r['real_data'].split(',')[0] == data_name and how.endswith('clearest 60 %, distorted'):
+      if how.endswith(BEST.name(generators=0).removeprefix('0')):
         by_epsilon.setdefault(float(r['target_epsilon']), []).append(found['tstr_cnn'])
   return {
     epsilon: _spread({
@@ -385,7 +403,8 @@ def _afterwards(folder: pathlib.Path) -> str:
     'of it is free of privacy cost. Shapes between two classes are what a generator without '
     'classes draws too often: without them samples are more like real ones. Distorted samples are '
     'more varied, and each is less like a real image; they are of no use to those who distort what '
-    'they train on anyway. All other tables are of samples as drawn.\n\n'
+    'they train on anyway. All other tables are of samples as drawn, but for one column '
+    'of the first.\n\n'
   ) + _markdown.table(('ε', 'real images', 'samples', 'of', *SCORES.values()), rows)
 
 
