@@ -30,7 +30,7 @@ from dpgan_jax.config import TrainConfig
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.run_dir import RunDir
-from dpgan_jax.scattering import Scattering
+from dpgan_jax.scattering import most_scales
 
 PyTree = Any
 _KEY = 0x6C61626C  # 'labl': the classifier's keys are none of those that the GAN's are split from
@@ -119,25 +119,11 @@ def make_classifier(
     noise = {'target_epsilon': epsilon, 'centre_noise_multiplier': centre.noise_multiplier}
   classifier_config = ClassifierConfig(
     dataset=config.dataset, seed=config.seed, delta=config.delta, model='linear',
-    features='scattering', scales=_scales(image_shape), steps=150,
+    features='scattering', scales=most_scales(*image_shape[:2], at_most=3), steps=150,
     batch_size=max(1, round(_BATCH_SHARE * num_examples)), l2_clip_norm=0.1, learning_rate=rate,
     momentum=0.9, average_from=1 / 3, **noise,
   )  # fmt: skip
   return Classifier.create(classifier_config, image_shape, num_classes, num_examples)
-
-
-def _scales(image_shape: tuple[int, int, int]) -> int:
-  """The most scales, up to three, that images of this size have room for."""
-  for scales in (3, 2, 1):
-    try:
-      if min(Scattering(*image_shape[:2], scales=scales).output_shape) >= 1:
-        return scales
-    except _validate.InputError:
-      continue
-  raise _validate.InputError(
-    f'expected images large enough for label_share, got {image_shape[0]}×{image_shape[1]}: leave '
-    'it out'
-  )
 
 
 def train(

@@ -160,6 +160,41 @@ class Scattering:
     )
     return len(self.paths), height, width
 
+  @functools.cached_property
+  def usual(self) -> np.ndarray:
+    """How much each channel varies, float32 [channels]: its deviation over bars of all directions.
+
+    Divided by it, channels of all orders and scales are of one size. Public: no data are read.
+    """
+    y, x = (np.arange(size) - (size - 1) / 2 for size in (self.height, self.width))
+    size = min(self.height, self.width)
+    bars = []
+    for angle in np.arange(16) * math.pi / 16:
+      across = math.cos(angle) * y[:, None] + math.sin(angle) * x
+      along = math.cos(angle) * x - math.sin(angle) * y[:, None]
+      bars.append(np.exp(-0.5 * (across / size * 24) ** 2) * (np.abs(along) < size / 3))
+    with jax.ensure_compile_time_eval():  # also where this is asked for inside of jit
+      coefficients = self(jnp.asarray(np.array(bars), jnp.float32))
+      return np.asarray(jnp.std(coefficients, axis=(0, 2, 3)))
+
+
+def most_scales(height: int, width: int, *, at_most: int) -> int:
+  """The largest J, up to `at_most`, of a transform that images of this size have room for.
+
+  Raises:
+    InputError: too small even for one scale.
+  """
+  for scales in range(at_most, 0, -1):
+    try:
+      if min(Scattering(height, width, scales=scales).output_shape) >= 1:
+        return scales
+    except _validate.InputError:
+      continue
+  raise _validate.InputError(
+    f'expected images large enough for the scattering transform, got {height}×{width}: use neither '
+    'label_share nor discriminator=scattering'
+  )
+
 
 def of_images(scattering: Scattering, images: np.ndarray | jax.Array) -> np.ndarray:
   """Scattering coefficients of a data set, computed in blocks of bounded memory.

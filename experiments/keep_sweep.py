@@ -129,8 +129,14 @@ def _record(run: tables.Run, path: pathlib.Path) -> dict[str, Any]:
       'scores': evaluation.get('scores', []),
     },
     'minutes': minutes(directory) if run.finished else None,
-    'machine': machine.describe(),
+    'machine': _machine(directory),
   }
+
+
+def _machine(run: RunDir) -> dict[str, Any]:
+  """What a run was trained on: its accelerator or, if it had none, this machine."""
+  found = run.load_config()['environment']
+  return machine.describe() if found['backend'] == 'cpu' else {'device': found['device']}
 
 
 def _take_pictures(run: tables.Run, path: pathlib.Path, results: pathlib.Path) -> None:

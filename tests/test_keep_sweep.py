@@ -35,7 +35,11 @@ _generators: dict = {}
 
 
 def sweep(
-  folder: pathlib.Path, *runs: tuple[float, int | None, float], finished: bool = True, **settings
+  folder: pathlib.Path,
+  *runs: tuple[float, int | None, float],
+  finished: bool = True,
+  device: str = 'cpu',
+  **settings,
 ) -> pathlib.Path:
   """The directory of a sweep with runs of (ε, seed, TSTR), as the command leaves it."""
   shared = {**SETTINGS, **settings}
@@ -52,7 +56,9 @@ def sweep(
     name = f'eps{epsilon:g}/' + ('secret_key' if seed is None else f'seed_{seed}')
     run = RunDir.open(folder / name, create=True)
     run.save_config({'config': config.to_dict(), 'mechanism': m.to_dict(), 'data': ABOUT,
-                     'microbatch_size': 16, 'environment': {'python': 'x'}})  # fmt: skip
+                     'microbatch_size': 16, 'environment': {
+                       'backend': 'cpu' if device == 'cpu' else 'gpu', 'device': device,
+                     }})  # fmt: skip
     if not finished:
       ledger = Ledger.open(run.ledger, stages={STAGE: m}, data_fingerprint='of the digits')
       ledger.charge(3, STAGE)
@@ -103,6 +109,15 @@ def test_parts_of_a_sweep_give_the_table_of_the_whole(tmp_path, results):
   assert found['by_epsilon'][0]['scores']['tstr_cnn']['values'] == [0.5, 0.7]
   for file in results.rglob('*.json'):
     assert str(tmp_path) not in file.read_text()
+
+
+def test_a_run_of_an_accelerator_is_not_said_to_be_of_this_machine(tmp_path, results):
+  kept.keep(sweep(tmp_path / 'there', (1.0, 0, 0.5), device='A chip'), results)
+  kept.keep(sweep(tmp_path / 'here', (1.0, 1, 0.5)), results)
+  kept.make(results)
+  there, here = (run['machine'] for run in table(results)['runs'])
+  assert there == {'device': 'A chip'}
+  assert 'device' not in here
 
 
 def test_a_part_that_is_kept_again_changes_nothing(tmp_path, results):

@@ -306,13 +306,6 @@ def test_a_lost_labeller_is_not_trained_a_second_time(finished, digits, tmp_path
     trainer.restore_model(copy)
 
 
-def test_small_images_get_fewer_scales():
-  assert labelling._scales((28, 28, 1)) == 3
-  assert labelling._scales((8, 8, 1)) < 3
-  with pytest.raises(InputError, match='expected images large enough for label_share'):
-    labelling._scales((1, 1, 1))
-
-
 def test_samples_of_a_known_generator_are_named_right(digits):
   """Trained without noise, the labeller knows real digits that it has not seen."""
   config = dataclasses.replace(CONFIG, target_epsilon=math.inf)

@@ -71,6 +71,7 @@ def sweep() -> dict:
       {'run': 'a', 'target_epsilon': 1.0, 'minutes': 25.0, 'machine': MACHINE},
       {'run': 'b', 'target_epsilon': 1.0, 'minutes': 35.0, 'machine': MACHINE | {'cpu': 'Y'}},
       {'run': 'c', 'target_epsilon': 1.0, 'minutes': None, 'machine': MACHINE},  # not finished
+      {'run': 'e', 'target_epsilon': 1.0, 'minutes': 4.2, 'machine': {'device': 'A chip'}},
       {'run': 'd', 'target_epsilon': 'inf', 'minutes': 12.0, 'machine': MACHINE},
     ],
     'spent_together': {'statement': 'All runs together spend much.'},
@@ -101,12 +102,16 @@ def test_the_final_table_is_the_sweep(tmp_path):
       'scores': {k: dict.fromkeys(quality.SCORES) | v for k, v in scores.items()},
     }))  # fmt: skip
   text = quality.page(tmp_path)
-  row = '| 1 | 3 | 8,000 | 30 | 0.9412 ± 0.0031 | – | 3.456 | – | 0.955 ± 0.0071 (2) | 93 | 97.4 |'
+  row = (
+    '| 1 | 3 | 8,000 | 30 (CPU), 4 (A chip) | 0.9412 ± 0.0031 | – | 3.456 | – | 0.955 ± 0.0071 (2) '
+    '| 93 | 97.4 |'
+  )
   assert row in text
-  assert '| ∞ | 1 | 8,000, 9,000 | 12 | – | – | – | – | – | – | – | – | – |' in text
+  assert '| ∞ | 1 | 8,000, 9,000 | 12 (CPU) | – | – | – | – | – | – | – | – | – |' in text
   assert '| real images |  |  |  | 0.987 | – | 0.04 | – |  |  |  |  |  |' in text
   assert '(batch_size = 240, label_share = 0.3)' in text
-  assert 'one core of X, 2 cores, 24 GiB or of Y, 2 cores, 24 GiB,' in text
+  assert 'each on one core of X, 2 cores, 24 GiB or one core of Y, 2 cores,' in text
+  assert ' or a shared A chip, with other work beside it' in text
   assert 'All runs together spend much.' in text
   # As mnist.flags are, but for what these runs had otherwise.
   assert ' --d_learning_rate=0.1 --d_learning_rate_end=0.05' in text.split('mnist.flags')[1]

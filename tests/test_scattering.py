@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dpgan_jax import _validate, scattering
-from dpgan_jax.scattering import Scattering, filter_bank, of_images
+from dpgan_jax.scattering import Scattering, filter_bank, most_scales, of_images
 
 KYMATIO = {
   (0, 0, 0): 0.831034,
@@ -222,6 +222,36 @@ def test_each_image_alone():
   all_of_them = of_images(transform, images)
   images[1:] = 255 - images[1:]
   np.testing.assert_allclose(of_images(transform, images)[0], all_of_them[0], atol=1e-6)
+
+
+def test_small_images_get_fewer_scales():
+  assert most_scales(28, 28, at_most=3) == 3
+  assert most_scales(28, 28, at_most=2) == 2
+  assert most_scales(8, 8, at_most=3) == 2
+  assert Scattering(8, 8, scales=2).output_shape[1:] == (2, 2)
+  with pytest.raises(_validate.InputError, match=r'images large enough .* got 1×28'):
+    most_scales(1, 28, at_most=3)
+
+
+@pytest.mark.parametrize('order', [0, 1, 2])
+def test_usual_sizes_of_channels(order):
+  """Public, the same inside of a program, and about what strokes of any kind give."""
+  transform = Scattering(28, 28, order=order)
+  usual = transform.usual
+  inside = jax.jit(lambda x: x * Scattering(28, 28, order=order).usual)(jnp.ones(()))
+  np.testing.assert_allclose(np.asarray(inside), usual, rtol=1e-6)
+  rng = np.random.default_rng(0)
+  y, x = np.mgrid[0:28, 0:28] - 13.5
+  strokes = []
+  for _ in range(200):
+    angle, curl, shift = rng.uniform(0, math.pi), rng.uniform(-0.05, 0.05), rng.uniform(-5, 5)
+    along, across = math.cos(angle) * x + math.sin(angle) * y, 0.0
+    across = math.cos(angle) * y - math.sin(angle) * x - curl * along**2 - shift
+    strokes.append((np.abs(across) < 1.5) & (np.abs(along) < 8))
+  found = np.std(transform(jnp.asarray(np.array(strokes), jnp.float32)), axis=(0, 2, 3))
+  assert len(found) == len(transform.paths) == len(usual)
+  assert (found / usual > 0.5).all()
+  assert (found / usual < 4).all()
 
 
 def test_blocks_change_nothing(monkeypatch):

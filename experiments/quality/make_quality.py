@@ -22,6 +22,7 @@ import math
 import pathlib
 import statistics
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -57,6 +58,7 @@ TARGETS: dict[float, tuple[str, ...]] = {
 }
 """By ε, in percent: TSTR to reach on 2 cores within 2 hours, and with a GPU; published ones."""
 BEST = afterwards.VARIANTS['clearest+distorted']
+CPU = 'CPU'
 CHANGED = 'TSTR, clearest and distorted (runs)'
 AIMS = ('to reach, 2 cores', 'to reach, GPU', 'best GAN published', 'best of any kind')
 
@@ -184,7 +186,7 @@ def _recipe(path: pathlib.Path) -> str:
     '',
     f'1. A linear classifier on scattering features, for {linear}: DP-SGD with momentum and large '
     'batches, its parameters averaged over the last two thirds.',
-    f'2. The GAN, for what is left: the report\'s networks. D takes one step of {s.d_optimizer} '
+    f'2. The GAN, for what is left: {_networks(s)}. D takes one step of {s.d_optimizer} '
     f'for each of G, on Poisson batches of {s.batch_size} records whose gradients are clipped to '
     f'{s.l2_clip_norm:g} and noised, and {s.fake_batch_size} fakes, which need neither; its '
     f'learning rate falls from {s.d_learning_rate:g} to {s.d_learning_rate_end:g}. G learns by '
@@ -198,6 +200,18 @@ def _recipe(path: pathlib.Path) -> str:
     + ' of G; what names are surest of may be chosen from them (`--clearest`), and they may be '
     'distorted a little (`--distort`).',
   ))  # fmt: skip
+
+
+def _networks(settings: TrainConfig) -> str:
+  """Its two networks, in words."""
+  if settings.discriminator == settings.generator:
+    return f"the {settings.generator}'s networks"
+  if settings.discriminator == 'scattering':
+    return (
+      f"the {settings.generator}'s generator against a discriminator of two small convolutions, "
+      'whose first layer, wavelets of all directions and a modulus, is fixed and public'
+    )
+  return f'the {settings.generator} generator and the {settings.discriminator} discriminator'
 
 
 def _final(results: pathlib.Path) -> list[str]:
@@ -216,9 +230,8 @@ def _final(results: pathlib.Path) -> list[str]:
     cells = [_spread(scores.get(name)) for name in SCORES]
     aims = TARGETS.get(epsilon, ('–',) * len(AIMS))
     runs = [r for r in sweep['runs'] if r['target_epsilon'] == group['target_epsilon']]
-    took = statistics.median(r['minutes'] for r in runs if r['minutes'] is not None)
     steps = ', '.join(f'{n:,}' for n in group['steps'])
-    rows.append((show_epsilon(epsilon), group['runs'], steps, f'{took:.0f}', *cells,
+    rows.append((show_epsilon(epsilon), group['runs'], steps, _minutes(runs), *cells,
                  changed.get(epsilon, '–'), *aims))  # fmt: skip
   real = [_number(s.get('reference') if (s := _first(sweep, n)) else None) for n in SCORES]
   rows.append(('real images', '', '', '', *real, '', *('' for _ in AIMS)))
@@ -232,6 +245,7 @@ def _final(results: pathlib.Path) -> list[str]:
     if n != settings['steps']
   )
   machines = dict.fromkeys(_machine(run['machine']) for run in sweep['runs'])
+  on = [f'one core of {name}' if kind == CPU else f'a shared {name}' for kind, name in machines]
   parts = [
     'Made by `python -m dpgan_jax.sweep --flagfile=experiments/mnist.flags'
     f'{_other_flags(settings)}'
@@ -239,8 +253,8 @@ def _final(results: pathlib.Path) -> list[str]:
     f'({", ".join(f"{k} = {v}" for k, v in shown.items())}), scored on the test set '
     'when settings were fixed. Runs of other steps at ε = 0.2 and 10 had been scored on it before '
     '(see "What was tried" and the changelog), so that those steps were not chosen blindly. '
-    f'Minutes of training are medians over runs, each on one core of {" or of ".join(machines)}, '
-    'with other work on the others, pauses included. TSTR and all else is of samples as they are '
+    f'Minutes of training are medians over runs, each on {" or ".join(on)}, '
+    'with other work beside it, pauses included. TSTR and all else is of samples as they are '
     f'drawn, as in what others report; "{CHANGED}" is TSTR of samples as `sample '
     f'--clearest={BEST.clearest:g} --distort` makes them (see "Free after '
     'training"), in as many of these runs as it was measured. Last four columns: TSTR in %, '
@@ -330,8 +344,21 @@ def _in_the_way(results: pathlib.Path) -> str:
   return '\n'.join(lines) or 'No goal is missed by what was measured.'
 
 
-def _machine(described: dict[str, Any]) -> str:
-  return f'{described["cpu"]}, {described["cores"]} cores, {described["memory_gib"]} GiB'
+def _minutes(runs: Sequence[dict[str, Any]]) -> str:
+  """Medians of what runs took, by kind of machine: '20 (CPU), 4 (NVIDIA H200)'."""
+  by_kind: dict[str, list[float]] = {}
+  for run in runs:
+    if run['minutes'] is not None:
+      by_kind.setdefault(_machine(run['machine'])[0], []).append(run['minutes'])
+  return ', '.join(f'{statistics.median(took):.0f} ({kind})' for kind, took in by_kind.items())
+
+
+def _machine(described: dict[str, Any]) -> tuple[str, str]:
+  """Kind and name of what a run was trained on."""
+  if (device := described.get('device')) is not None:
+    return device, device
+  name = f'{described["cpu"]}, {described["cores"]} cores, {described["memory_gib"]} GiB'
+  return CPU, name
 
 
 def _first(sweep: dict[str, Any], name: str) -> dict[str, Any] | None:
