@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from dpgan_jax.gan import GAN
 from dpgan_jax.mechanism import DPMechanism
 
 NOISY = 3.0  # of `GAN.noise_in_d`
+LONG = 0.1  # d_learning_rate of sgd without clipping, for D on wavelet features; 0.15 was too much
 
 _LABELLING, _LABEL_CNN = 'labelling', 'label_cnn'
 LARGEST_SIDE = 4096  # of images in a record; the models here are for far smaller ones
@@ -61,7 +63,7 @@ def _stages(*classifiers: Classifier | None) -> dict[str, DPMechanism]:
 def make(
   config: TrainConfig, num_examples: int, image_shape: tuple[int, int, int], num_classes: int
 ) -> Plan:
-  """The plan that the settings ask for; warns of one in which noise drowns what D learns.
+  """The plan that the settings ask for; warns of one in which D is likely to learn nothing.
 
   Raises:
     InputError: settings that no mechanism satisfies, or that do not fit the data.
@@ -75,6 +77,15 @@ def make(
       f'between two generator steps D gets noise {gan.noise_in_d:.2g} times as long as its longest '
       f'gradient: above {NOISY:g} images are likely to get worse with training. Fewer steps, more '
       'd_steps_per_g_step, a larger batch or epsilon, or a smaller discriminator give less',
+      stacklevel=2,
+    )
+  unclipped = math.isinf(stages.mechanism.l2_clip_norm)
+  sgd = config.d_optimizer == 'sgd' and config.d_learning_rate >= LONG
+  if unclipped and sgd and config.discriminator == 'scattering':
+    warnings.warn(
+      f'nothing is clipped, and at d_learning_rate={config.d_learning_rate:g} sgd then takes steps '
+      'so long that this discriminator has been seen to die: use discriminator=report, as '
+      'experiments/no_privacy.flags do, adam, or a smaller rate',
       stacklevel=2,
     )
   return Plan(gan, classifier, cnn)

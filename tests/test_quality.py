@@ -85,30 +85,39 @@ def test_without_records_the_page_says_so(tmp_path):
 
 
 def test_the_final_table_is_the_sweep(tmp_path):
-  folder = tmp_path / 'sweep'
+  folder = tmp_path / 'sweep_wavelets'
   folder.mkdir()
-  (folder / 'sweep.json').write_text(json.dumps(sweep()))
+  other = sweep()
+  other['settings'] |= {'discriminator': 'scattering', 'g_mixture': 5}
+  (folder / 'sweep.json').write_text(json.dumps(other))
   (folder / 'samples.png').write_bytes(b'a picture')
+  (tmp_path / 'sweep_report_d').mkdir()
+  (tmp_path / 'sweep_report_d' / 'sweep.json').write_text(json.dumps(sweep()))
   freely = tmp_path / 'quality' / 'afterwards'
   freely.mkdir(parents=True)
   for name, real, tstr in (
     ('a', 'mnist, 60,000 and 10,000', 0.95), ('b', 'mnist, 60,000 and 10,000', 0.96),
-    ('c', 'idx, 50,000 and 10,000', 0.1),
+    ('c', 'idx, 50,000 and 10,000', 0.1), ('scattering', 'mnist, 60,000 and 10,000', 0.97),
   ):  # fmt: skip
     found = {'tstr_cnn': tstr}
-    scores = {'4 generators, clearest 60 %, distorted': found, '4 generators, distorted': {}}
+    of = 5 if name == 'scattering' else 3
+    scores = {f'{of} generators, clearest 60 %, distorted': found, '2 generators, distorted': {}}
+    scores['7 generators, clearest 60 %, distorted'] = {'tstr_cnn': 0.3}  # of no sweep
     (freely / f'{name}.json').write_text(json.dumps({
       'epsilon': 0.999, 'target_epsilon': 1.0, 'steps': 5, 'samples': 600, 'real_data': real,
+      **({'discriminator': name} if len(name) > 1 else {}),  # older records are of the report's
       'scores': {k: dict.fromkeys(quality.SCORES) | v for k, v in scores.items()},
     }))  # fmt: skip
   text = quality.page(tmp_path)
-  row = (
-    '| 1 | 3 | 8,000 | 30 (CPU), 4 (A chip) | 0.9412 ± 0.0031 | – | 3.456 | – | 0.955 ± 0.0071 (2) '
-    '| 93 | 97.4 |'
+  for of, changed in (('report | 3', '0.955 ± 0.0071 (2)'), ('scattering | 5', '0.97 (1)')):
+    row = f'| 1 | {of} | 3 | 8,000 | 30 (CPU), 4 (A chip) | 0.9412 ± 0.0031 | – | 3.456 | – '
+    assert f'{row}| {changed} | 93 | 97.4 |' in text
+  assert 'Of D scattering and 5 generators: All runs together spend much.' in text
+  assert 'at most the sum of these ε' in text
+  assert (
+    '| ∞ | report | 3 | 1 | 8,000, 9,000 | 12 (CPU) | – | – | – | – | – | – | – | – | – |' in text
   )
-  assert row in text
-  assert '| ∞ | 1 | 8,000, 9,000 | 12 (CPU) | – | – | – | – | – | – | – | – | – |' in text
-  assert '| real images |  |  |  | 0.987 | – | 0.04 | – |  |  |  |  |  |' in text
+  assert '| real images |  |  |  |  |  | 0.987 | – | 0.04 | – |  |  |  |  |  |' in text
   assert '(batch_size = 240, label_share = 0.3)' in text
   assert 'each on one core of X, 2 cores, 24 GiB or one core of Y, 2 cores,' in text
   assert ' or a shared A chip, with other work beside it' in text
@@ -118,8 +127,9 @@ def test_the_final_table_is_the_sweep(tmp_path):
   assert '--batch_size=' not in text
   assert 'for 0.3 of ε: DP-SGD with momentum' in text
   assert 'batches of 240 records' in text
-  assert 'averages of 3 steps of G' in text
-  assert '![samples.png](sweep/samples.png)' in text
+  assert 'averages of 5 steps of G' in text
+  assert 'whose first layer, wavelets of all directions' in text
+  assert '![samples.png](sweep_wavelets/samples.png)' in text
   assert 'tstr.png' not in text
 
 
@@ -138,8 +148,8 @@ def test_a_run_elsewhere_has_the_settings_of_the_sweeps(flags, tmp_path):
   run_dir = tmp_path / 'other'
   trainer.train(config, data.load_dataset('digits'), run_dir, progress=False)
   shared = {'dataset': 'mnist', 'batch_size': 64, 'delta': 1e-4, 'num_samples': 10_000}
-  (results / 'sweep').mkdir(parents=True)
-  (results / 'sweep' / 'shared.json').write_text(json.dumps({'settings': shared}))
+  (results / 'sweep_wavelets').mkdir(parents=True)
+  (results / 'sweep_wavelets' / 'shared.json').write_text(json.dumps({'settings': shared}))
   about = {'real_data': 'digits, 1,140 for training and 300 for testing'}
   scores = [{'name': 'tstr_cnn', 'value': 0.5, 'reference': 0.75, 'n': 3}]
   (run_dir / 'evaluation.json').write_text(json.dumps({'about': about, 'scores': scores}))
@@ -150,7 +160,7 @@ def test_a_run_elsewhere_has_the_settings_of_the_sweeps(flags, tmp_path):
   with pytest.raises(InputError, match=r'settings of the sweeps; batch_size differ'):
     quality.add_elsewhere(run_dir, results)
   assert '## On other data\n\nNot measured yet.' in quality.page(results)
-  (results / 'sweep' / 'shared.json').write_text(
+  (results / 'sweep_wavelets' / 'shared.json').write_text(
     json.dumps({'settings': shared | {'batch_size': 32}})
   )
   assert quality.add_elsewhere(run_dir, results).name == 'other.json'
@@ -177,8 +187,8 @@ def test_names_and_images_are_told_apart(tmp_path):
 def test_what_is_missing_to_a_goal_is_told_from_records(tmp_path):
   record = sweep()
   none = record['by_epsilon'][1]['scores']
-  (tmp_path / 'sweep').mkdir()
-  path = tmp_path / 'sweep' / 'sweep.json'
+  (tmp_path / 'sweep_wavelets').mkdir()
+  path = tmp_path / 'sweep_wavelets' / 'sweep.json'
 
   def told() -> str:
     path.write_text(json.dumps(record))
@@ -212,7 +222,7 @@ def test_better_names_make_the_same_samples_more_useful():
   assert found['agreement']['real'] == 1
   assert 0.4 < found['agreement']['half wrong'] < 0.6
   assert min(found['on_real'].values()) > 0.9
-  assert found['tstr'].keys() - {'half wrong'} == found['on_real'].keys() == set(quality._REAL)
+  assert found['tstr'].keys() - {'half wrong'} == found['on_real'].keys() == set(quality.REAL)
   assert found['tstr']['real'] > max(0.85, found['tstr']['half wrong'] + 0.1)
 
 

@@ -5,6 +5,7 @@ another's.
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -497,6 +498,27 @@ def test_os_keys_differ_and_use_all_bits():
 def test_delta_not_below_one_over_n_warns():
   with pytest.warns(UserWarning, match='not below 1/N'):
     budget.make(CONFIG.replace(delta=1e-2), 100)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'warned'),
+  [
+    ({}, True),
+    ({'target_epsilon': 5.0}, False),  # clipped
+    ({'d_learning_rate': 0.05}, False),
+    ({'d_optimizer': 'adam'}, False),
+    ({'discriminator': 'report'}, False),
+  ],
+)
+def test_steps_too_long_for_a_discriminator_are_warned_of(changes, warned):
+  config = TrainConfig(
+    target_epsilon=math.inf, steps=4, batch_size=400, delta=1e-4, generator='report',
+    discriminator='scattering', d_optimizer='sgd', d_learning_rate=0.15,
+  ).replace(**changes)  # fmt: skip
+  with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter('always')
+    plan.make(config, 1000, (8, 8, 1), 10)
+  assert any('has been seen to die' in str(w.message) for w in seen) == warned
 
 
 def test_two_of_three_give_the_third():

@@ -35,6 +35,7 @@ from dpgan_jax import (
   resume,
   scores,
   snapshots,
+  sweep_table,
   trainer,
 )
 from dpgan_jax.run_dir import RunDir
@@ -143,10 +144,12 @@ def main() -> None:
     _validate.one_of('variants', name, VARIANTS)
   amount = evaluate.amount_from_flags()
   settings = dataclasses.replace(amount.settings, tasks=TASKS)
-  trained = trainer.restore_model(FLAGS.run_dir)
-  if not trained.model.is_conditional:
+  run = RunDir.open(FLAGS.run_dir, create=False)
+  kept = run.path / sweep_table.GENERATOR  # of a run of a sweep, which may be all that is left
+  model = model_file.load(kept) if kept.is_file() else trainer.restore_model(run.path).model
+  if not model.is_conditional:
     raise _validate.InputError('expected a run whose samples have classes')
-  mixed = mixture(trained.model, trained.run)
+  mixed = mixture(model, run)
   real = evaluate.load_real(FLAGS.dataset or mixed.dataset, FLAGS.data_dir)
   store = scores.Store(pathlib.Path(FLAGS.scores_dir)) if FLAGS.scores_dir else None
   variants = [VARIANTS[name] for name in FLAGS.variants]
@@ -156,6 +159,7 @@ def main() -> None:
   keep_sweep.write_json(path, {
     'epsilon': 'inf' if math.isinf(epsilon) else rounded_up(epsilon),
     'target_epsilon': 'inf' if target is not None and math.isinf(target) else target,
+    'discriminator': mixed.gan.config.discriminator,
     'steps': mixed.steps,
     'samples': amount.num,
     'real_data': f'{real[0].name}, {len(real[0]):,} for training and {len(real[1]):,} for testing',
