@@ -197,6 +197,13 @@ def test_what_is_missing_to_a_goal_is_told_from_records(tmp_path):
 
   short = '- ε = 1: 94.1 %, 3.3 points short of the 97.4 % to be reached on a GPU.'
   assert told() == short  # 93 % on 2 cores is reached
+  freely = tmp_path / 'quality' / 'afterwards'
+  freely.mkdir(parents=True)
+  (freely / 'a.json').write_text(json.dumps({
+    'epsilon': 0.999, 'target_epsilon': 1.0, 'steps': 5, 'samples': 6, 'real_data': 'mnist, all',
+    'scores': {'3 generators, clearest 60 %, distorted': dict.fromkeys(quality.SCORES, 0.955)},
+  }))  # fmt: skip
+  assert told() == f'{short} The clearest samples, distorted, give 95.5 %.'
   none['tstr_cnn'] = {'mean': 0.965, 'standard_deviation': None, 'reference': None}
   assert 'cost 2.4 points, and 0.9 are out of reach of this GAN' in told()
   none['tstr_cnn'] = {'mean': 0.975, 'standard_deviation': None, 'reference': None}
