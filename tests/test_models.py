@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpgan_jax import _validate, models
+from dpgan_jax import _validate, models, scattering
 
 CLASSES, LATENT = 3, 5
 # Each model is compiled for a single use: most of the time would go into optimising it.
@@ -124,6 +124,28 @@ def test_any_image_size_can_be_judged(name, shape):
     return
   logits, _ = jax.eval_shape(discriminator.init_with_output, jax.random.key(0), images, labels)
   assert logits.shape == (2,)
+
+
+def test_scattering_discriminator_learns_only_how_to_weigh_fixed_features():
+  """17 wavelet channels of 7×7: a 1×1 convolution, a 3×3 one of stride 2, a linear layer."""
+  discriminator = models.make_discriminator('scattering', (28, 28, 1), 10)
+  images = normal(0, 2, 28, 28, 1)
+  variables = some_variables(discriminator, images, labels_of(0, 0))
+  shapes = jax.tree.map(jnp.shape, variables['params'])
+  assert shapes['Conv_0']['kernel'] == (1, 1, 17, 32)
+  assert models.count_parameters(variables) == 17 * 32 + 32 + 9 * 32 * 32 + 32 + 16 * 32 + 1
+  logits = discriminator.apply(variables, images, labels_of(0, 0))
+  transform = scattering.Scattering(28, 28, order=1)
+  seen = transform((images[..., 0] + 1) / 2) / transform.usual[None, :, None, None]
+  params = variables['params']
+  x = jnp.einsum('nchw,cd->nhwd', seen, params['Conv_0']['kernel'][0, 0])
+  x = jax.nn.relu(x + params['Conv_0']['bias'][None, None, None])
+  x = jax.lax.conv_general_dilated(
+    x, params['Conv_1']['kernel'], (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+  x = jax.nn.relu(x + params['Conv_1']['bias'][None, None, None]).reshape(2, -1)
+  by_hand = x @ params['Dense_0']['kernel'][:, 0] + params['Dense_0']['bias']
+  np.testing.assert_allclose(logits, by_hand, rtol=1e-4, atol=1e-4)
 
 
 def test_report_discriminator_is_the_tutorials_network_with_one_output():

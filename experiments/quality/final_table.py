@@ -72,7 +72,10 @@ def recipe(path: pathlib.Path) -> str:
     'Free of cost: samples are drawn from the averages of '
     + ('one step' if s.g_mixture is None else f'{s.g_mixture} steps')
     + ' of G; what names are surest of may be chosen from them (`--clearest`), and they may be '
-    'distorted a little (`--distort`).',
+    'distorted a little (`--distort`). What may be given away of a run, with both: `python -m '
+    'dpgan_jax.train --flagfile=experiments/eps1.flags`, then `python -m dpgan_jax.release '
+    f'--run_dir=runs/eps1 --out=eps1 --clearest={BEST.clearest:g} --distort`; likewise at any '
+    'other ε.',
   ))  # fmt: skip
 
 
