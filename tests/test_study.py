@@ -75,6 +75,7 @@ SWEEP = {
     group(9.0, [0.9], [0.97]),
     group('inf', [0.95], [0.8]),
   ],
+  'settings': {'generator': 'report', 'discriminator': 'compact', 'g_mixture': 3},
   'spent_together': {'statement': 'Together they spend this much.'},
   'pictures': ['samples.png', 'tstr.png'],
 }
@@ -107,6 +108,7 @@ def test_findings_and_figures_of_a_sweep(tmp_path):
   assert '| 1 | 2 | 40 | 0.71 ± 0.01 | 0.975 ± 0.01 |' in text
   assert '| ∞ | 1 | 40 | 0.95 | 0.8 |' in text
   assert '| real |  |  | 0.99 | – |' in text
+  assert 'Networks: report (G) and compact (D); samples of G as averaged at 3 of its' in text
   assert 'Together they spend this much.' in text
   assert '![samples.png](sweep/samples.png)' in text
   assert '![tstr.png](sweep/tstr.png)' in text

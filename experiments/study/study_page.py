@@ -207,6 +207,13 @@ def _sweep(study: Study, results: pathlib.Path, within: str, missing: list[str])
   if study.sweep is None:
     missing.append('the sweep over ε (dpgan_jax.sweep)')
     return [*lines, 'Not measured yet.']
+  settings = study.sweep['settings']
+  lines += [
+    f'Networks: {settings["generator"]} (G) and {settings["discriminator"]} (D); samples of G as '
+    f'averaged at {settings.get("g_mixture") or 1} of its steps. What does better: '
+    '[QUALITY.md](QUALITY.md).',
+    '',
+  ]
   made_of = {_number(group['target_epsilon']): group for group in study.sweep['by_epsilon']}
   groups = {epsilon: group['scores'] for epsilon, group in made_of.items()}
   names = [n for n in sweep_table.COLUMNS if any(n in found for found in groups.values())]
