@@ -245,7 +245,7 @@ def test_usual_sizes_of_channels(order):
   strokes = []
   for _ in range(200):
     angle, curl, shift = rng.uniform(0, math.pi), rng.uniform(-0.05, 0.05), rng.uniform(-5, 5)
-    along, across = math.cos(angle) * x + math.sin(angle) * y, 0.0
+    along = math.cos(angle) * x + math.sin(angle) * y
     across = math.cos(angle) * y - math.sin(angle) * x - curl * along**2 - shift
     strokes.append((np.abs(across) < 1.5) & (np.abs(along) < 8))
   found = np.std(transform(jnp.asarray(np.array(strokes), jnp.float32)), axis=(0, 2, 3))
