@@ -7,6 +7,8 @@ and what it is made of are loaded on first use, so that importing the core stays
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from dpgan_jax._validate import InputError
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
   from dpgan_jax.config import TrainConfig
   from dpgan_jax.data import ImageDataset, load_dataset
 
-__version__ = '0.1.0'
+__version__ = importlib.metadata.version('dpgan_jax')
 
 _LAZY = {
   'DPGAN': 'api',
@@ -52,6 +54,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
   if name not in _LAZY:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-  import importlib
-
   return getattr(importlib.import_module(f'{__name__}.{_LAZY[name]}'), name)

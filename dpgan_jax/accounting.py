@@ -11,6 +11,7 @@ one rule: a calibrated answer never exceeds its target.
 
 from __future__ import annotations
 
+import decimal
 import functools
 import math
 from collections.abc import Callable, Iterable
@@ -267,3 +268,24 @@ def log_spaced_deltas(delta: float, count: int = 13) -> list[float]:
   """δ values for an ε(δ) curve: three decades either side of `delta`, within (0, 1)."""
   exponents = np.linspace(-3, 3, count) + math.log10(delta)
   return [float(10**e) for e in exponents if e < -0.5]
+
+
+def show_epsilon(epsilon: float) -> str:
+  """ε in four digits, rounded up: what is said is never less than what was spent.
+
+  >>> show_epsilon(1.23401), show_epsilon(2.0), show_epsilon(math.inf)
+  ('1.235', '2', '∞')
+  """
+  return infinity(rounded_up(epsilon), '.4g')
+
+
+def rounded_up(value: float) -> float:
+  return float(decimal.Context(4, decimal.ROUND_CEILING).create_decimal(repr(value)))
+
+
+def rounded_down(value: float) -> float:
+  return float(decimal.Context(4, decimal.ROUND_FLOOR).create_decimal(repr(value)))
+
+
+def infinity(value: float, form: str = '') -> str:
+  return '∞' if value == math.inf else format(value, form)

@@ -19,10 +19,7 @@ of its own: what a table of planted faults calls.
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import os
+import importlib.metadata
 import pathlib
 import shlex
 import sys
@@ -30,23 +27,9 @@ import time
 import warnings
 from typing import Any
 
-import jax
-import numpy as np
 from absl import flags
 
-import dpgan_jax
-from dpgan_jax import (
-  _files,
-  _validate,
-  audit_run,
-  budget,
-  canaries,
-  cli,
-  data,
-  evaluate,
-  membership,
-  trainer,
-)
+from dpgan_jax import _progress, _validate, audit_modes, cli
 from dpgan_jax.audit_gradient import GradientAudit, Parts, gradient_bound
 from dpgan_jax.config import TrainConfig
 
@@ -88,144 +71,6 @@ def define_flags() -> None:
   flags.DEFINE_integer('candidates', 5000, 'samples: images of each kind that are asked about.')
 
 
-# --- the modes -----------------------------------------------------------------------------------
-
-
-def gradient(config: TrainConfig) -> dict[str, Any]:
-  if FLAGS.num_examples is None:
-    raise _validate.InputError('expected --num_examples=N, the N of the mechanism (tens will do)')
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # δ ≥ 1/N is no concern where there are no data
-    mechanism = budget.make(config, FLAGS.num_examples).mechanism
-  show = evaluate.Progress()
-  found = gradient_bound(
-    mechanism,
-    trials=FLAGS.trials,
-    key=jax.random.key(FLAGS.audit_seed),
-    confidence=FLAGS.confidence,
-    dimension=FLAGS.dimension,
-    progress=lambda share: show.update('simulated runs', share),
-  )
-  show.close()
-  return {
-    'steps': found.steps,
-    'accounted_epsilon': found.accounted_epsilon,
-    'delta': found.delta,
-    'lower_bound': found.lower_bound,
-    'family_bound': found.family_bound,
-    'refuted': found.refuted or found.lower_bound > found.accounted_epsilon,
-    'trials': found.trials,
-    'tests': {
-      'lower_bound': {'statistic': found.statistic, **dataclasses.asdict(found.errors)},
-      'family_bound': {
-        'statistic': found.family_statistic, **dataclasses.asdict(found.family_errors),
-      },
-    },
-    'mechanism': mechanism.to_dict(),
-    'says': 'lower_bound assumes nothing. family_bound takes the mechanism to be what it claims '
-    'but for its noise multiplier. refuted: the runs contradict the accountant at some delta. '
-    'Each with the confidence given. No data were read.',
-  }  # fmt: skip
-
-
-def one_run(config: TrainConfig, out: pathlib.Path) -> dict[str, Any]:
-  _validate.integer('canaries', FLAGS.canaries, minimum=1)
-  _validate.one_of('canary_kind', FLAGS.canary_kind, canaries.KINDS)
-  dataset = data.load_dataset(config.dataset, data_dir=FLAGS.data_dir)
-  others = None
-  if FLAGS.canary_kind == 'mislabelled':
-    others = data.load_dataset(config.dataset, data_dir=FLAGS.data_dir, split='test')
-  planted = canaries.make_canaries(
-    FLAGS.canary_kind,
-    FLAGS.canaries,
-    image_shape=dataset.image_shape,
-    num_classes=dataset.num_classes,
-    others=others,
-    parameters=audit_run.count_parameters(config, dataset),
-    seed=FLAGS.audit_seed,
-  )
-  about = {'canary_kind': FLAGS.canary_kind, 'audit_seed': FLAGS.audit_seed}
-  found = audit_run.audit_run(
-    config, dataset, planted, out, confidence=FLAGS.confidence, about=about
-  )
-  strongest = found.by['gradient']  # named before anything was measured
-  m = found.mechanism
-  return {
-    'steps': m.steps,
-    'accounted_epsilon': found.accounted_epsilon,
-    'delta': m.delta,
-    'lower_bound': strongest.lower_bound,
-    'refuted': strongest.lower_bound > found.accounted_epsilon,
-    'trials': 1,
-    'canaries': found.canaries,
-    'canaries_present': found.present,
-    'canary_kind': FLAGS.canary_kind,
-    'adversaries': {name: dataclasses.asdict(guesses) for name, guesses in found.by.items()},
-    'mechanism': m.to_dict(),
-    'config': dataclasses.replace(config, seed=None).to_dict(),
-    'seed': 'fixed: reproducible, not private against those who know the seed'
-    if config.seed is not None
-    else 'secret: 64 bits from the operating system',
-    'says': f'The data set has N = {m.num_examples} records: {len(dataset)} of {dataset.name} and '
-    f'{found.canaries} canaries; epsilon is for adding or removing one of them. lower_bound is '
-    'that of the adversary who sees every noisy gradient; loss sees the discriminator, samples '
-    'only what is published, and both need canaries that are images. Each adversary has the '
-    'confidence given to itself. This run is a release of its own: it spent its epsilon on the '
-    'data.',
-  }
-
-
-def samples_attack() -> dict[str, Any]:
-  if (FLAGS.run_dir is None) == (FLAGS.samples is None):
-    raise _validate.InputError('expected --run_dir=DIRECTORY or --samples=FILE.npz, one of them')
-  accounted, delta, steps = None, FLAGS.delta, None
-  if FLAGS.samples is not None:
-    if not FLAGS['dataset'].present:
-      raise _validate.InputError('expected --dataset=NAME of the training images beside --samples')
-    dataset, source = FLAGS.dataset, pathlib.Path(FLAGS.samples).name
-    images, _ = evaluate.read_samples(FLAGS.samples)
-  else:
-    trained = trainer.restore_model(FLAGS.run_dir)
-    model = trained.model
-    dataset = FLAGS.dataset if FLAGS['dataset'].present else model.dataset
-    accounted, delta, steps = model.epsilon(), model.gan.mechanism.delta, model.steps
-    source = f'run at step {model.steps:,}'
-    images, _ = model.sample(model.gan.config.num_samples, key=jax.random.key(FLAGS.audit_seed))
-  train, test = (
-    data.load_dataset(dataset, data_dir=FLAGS.data_dir, split=split) for split in data.SPLITS
-  )
-  show = evaluate.Progress()
-  found = membership.attack(
-    np.asarray(images),
-    train.images,
-    test.images,
-    delta=delta,
-    confidence=FLAGS.confidence,
-    most=FLAGS.candidates,
-    seed=FLAGS.audit_seed,
-    progress=lambda share: show.update('attacks', share),
-  )
-  show.close()
-  named = found['density_ratio']  # before anything was measured
-  return {
-    'steps': steps,
-    'accounted_epsilon': accounted,
-    'delta': delta,
-    'lower_bound': named.guesses.lower_bound,
-    'refuted': accounted is not None and named.guesses.lower_bound > accounted,
-    'trials': 1,
-    'candidates': 2 * min(FLAGS.candidates, len(train), len(test) // 2),
-    'attacked': f'{len(images):,} samples, {source}',
-    'attacks': {name: dataclasses.asdict(each) for name, each in found.items()},
-    'says': f'Members are training images of {dataset}, non-members test images. The bounds hold '
-    'if membership was decided by fair coins among the candidates; a split that differs in more '
-    'than chance looks like a leak. Computed from training images: private.',
-  }
-
-
-# --- the command ---------------------------------------------------------------------------------
-
-
 def main() -> None:
   if FLAGS.mode is None:
     raise _validate.InputError(f'expected --mode, one of {", ".join(MODES)}')
@@ -239,11 +84,7 @@ def main() -> None:
   if out.exists() and not out.is_dir():
     raise _validate.InputError(f'expected out to be a directory, got the file {out}')
   started = time.monotonic()
-  if FLAGS.mode == 'samples':
-    found = samples_attack()
-  else:
-    config = cli.config_from_flags(TrainConfig)
-    found = gradient(config) if FLAGS.mode == 'gradient' else one_run(config, out)
+  found = _audit(out)
   record = {
     'name': name,
     'mode': FLAGS.mode,
@@ -251,57 +92,45 @@ def main() -> None:
     **found,
     'audit_seed': FLAGS.audit_seed,
     'command': shlex.join(['python', '-m', 'dpgan_jax.audit', *sys.argv[1:]]),
-    'dpgan_jax': dpgan_jax.__version__,
+    'dpgan_jax': importlib.metadata.version('dpgan_jax'),
   }
   written = [out / RESULT, *([pathlib.Path(FLAGS.results)] if FLAGS.results else [])]
   for path in written:
-    write(path, record)
-  print(summary(record))
-  print(f'{cli.duration(time.monotonic() - started)}; {written[-1]}')
+    audit_modes.write(path, record)
+  print(audit_modes.summary(record))
+  print(f'{_progress.duration(time.monotonic() - started)}; {written[-1]}')
 
 
-def write(path: str | os.PathLike[str], record: dict[str, Any]) -> None:
-  """Writes a record as strict JSON; the file is whole or absent."""
-
-  def finite(value: Any) -> Any:
-    if isinstance(value, dict):
-      return {key: finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-      return [finite(v) for v in value]
-    return 'inf' if isinstance(value, float) and math.isinf(value) else value
-
-  text = json.dumps(finite(record), indent=2, ensure_ascii=False, allow_nan=False)
-  with _files.atomic_write(path) as file:
-    file.write(f'{text}\n')
-
-
-def summary(record: dict[str, Any]) -> str:
-  """The lines that the command prints."""
-  accounted = record['accounted_epsilon']
-  against = 'no accounted epsilon is known for it' if accounted is None else (
-    f'accounted: {accounted:.4g}'
-  )  # fmt: skip
-  lines = [
-    f'{record["name"]}: epsilon >= {record["lower_bound"]:.4g} with '
-    f'{100 * record["confidence"]:.4g} % confidence at delta {record["delta"]:g}; {against}'
-  ]
-  if 'family_bound' in record:
-    lines.append(f'  if only the noise could be another: epsilon >= {record["family_bound"]:.4g}')
-  for name, each in record.get('adversaries', {}).items():
-    lines.append(f'  {name}: {_ranked(each)}')
-  for name, each in record.get('attacks', {}).items():
-    lines.append(f'  {name}: {_ranked(each["guesses"])}')
-  if record['refuted']:
-    lines.append('  REFUTED: the runs contradict the accounted guarantee')
-  return '\n'.join(lines)
-
-
-def _ranked(guesses: dict[str, Any]) -> str:
-  low, high = guesses['auc_interval']
-  return (
-    f'epsilon >= {guesses["lower_bound"]:.3g}, {guesses["correct"]} of {guesses["guesses"]} '
-    f'guesses right; area under the curve {guesses["auc"]:.3f} ({low:.3f} to {high:.3f})'
-  )
+def _audit(out: pathlib.Path) -> dict[str, Any]:
+  about: dict[str, Any] = {'confidence': FLAGS.confidence, 'seed': FLAGS.audit_seed}
+  match FLAGS.mode:
+    case 'samples':
+      return audit_modes.samples_attack(
+        run_dir=FLAGS.run_dir,
+        samples=FLAGS.samples,
+        dataset=FLAGS.dataset if FLAGS['dataset'].present else None,
+        data_dir=FLAGS.data_dir,
+        delta=FLAGS.delta,
+        candidates=FLAGS.candidates,
+        **about,
+      )
+    case 'gradient':
+      return audit_modes.gradient(
+        cli.config_from_flags(TrainConfig),
+        num_examples=FLAGS.num_examples,
+        trials=FLAGS.trials,
+        dimension=FLAGS.dimension,
+        **about,
+      )
+    case _:
+      return audit_modes.one_run(
+        cli.config_from_flags(TrainConfig),
+        out,
+        num_canaries=FLAGS.canaries,
+        canary_kind=FLAGS.canary_kind,
+        data_dir=FLAGS.data_dir,
+        **about,
+      )
 
 
 if __name__ == '__main__':

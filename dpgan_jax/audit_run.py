@@ -31,13 +31,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpgan_jax import (
+  _progress,
   audit_bounds,
   budget,
   clipping,
   data,
+  discriminators,
   membership,
-  metrics,
-  models,
   resume,
   trainer,
 )
@@ -151,7 +151,7 @@ def audit_run(
 
 def count_parameters(config: TrainConfig, dataset: data.ImageDataset) -> int:
   """How many parameters the discriminator of these settings has."""
-  module = models.make_discriminator(config.discriminator, dataset.image_shape, dataset.num_classes)
+  module = discriminators.make_discriminator(config.discriminator, dataset.image_shape, dataset.num_classes)
   images, labels = jnp.zeros((1, *dataset.image_shape)), jnp.zeros((1,), jnp.int32)
   shapes = jax.eval_shape(module.init, jax.random.key(0), images, labels)
   return sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
@@ -181,7 +181,7 @@ def _take_steps(
   stride = trainer.steps_per_report(gan.config, gan.mechanism)
   chunks: dict[int, Any] = {}
   budget = gan.mechanism.epsilon()
-  bar = metrics.Progress(total, step, budget, resume.device_name()) if progress else None
+  bar = _progress.TrainingProgress(total, step, budget, resume.device_name()) if progress else None
   saved_at = time.monotonic()
   while step < total:
     length = min(stride - step % stride, total - step)

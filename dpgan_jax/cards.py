@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpgan_jax import _markdown, distort, statement_text
-from dpgan_jax.statement import Statement, show_epsilon
+from dpgan_jax.accounting import show_epsilon
+from dpgan_jax.statement import Statement
 
 _OWNER = '*To be filled in by the data owner.*'
 _SIZES = ((1e3, 'n<1K'), (1e4, '1K<n<10K'), (1e5, '10K<n<100K'), (1e6, '100K<n<1M'))

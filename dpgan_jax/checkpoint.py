@@ -27,15 +27,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import functools
 import hashlib
 import json
-import logging
 import os
 import pathlib
 import re
 import shutil
-import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -54,28 +51,6 @@ _REMEDY = (
   'remove the run directory to start anew (the privacy budget spent so far stays spent on this'
   ' data, and the new run spends a fresh budget on top)'
 )
-
-
-def _not_from_orbax(record: logging.LogRecord) -> bool:
-  return f'{os.sep}orbax{os.sep}' not in record.pathname
-
-
-# orbax narrates every save through absl's logger, and prints the traceback of a failed one several
-# times before it raises it. What fails reaches the caller of this file as an exception, so that the
-# narration is dropped; the application's own absl messages pass.
-logging.getLogger('absl').addFilter(_not_from_orbax)
-
-
-def _without_late_answers(
-  about: sys.UnraisableHookArgs, shown: Callable[[sys.UnraisableHookArgs], object]
-) -> None:
-  if str(about.exc_value) != 'Event loop is closed':
-    shown(about)
-
-
-# The same for a save or a restore that failed while several files were under way: tensorstore then
-# answers to an event loop that orbax has closed, and each answer would print a traceback.
-sys.unraisablehook = functools.partial(_without_late_answers, shown=sys.unraisablehook)
 
 
 class _Damaged(Exception):

@@ -43,7 +43,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dpgan_jax import accounting, clipping, models
+from dpgan_jax import accounting, clipping, per_example
 from dpgan_jax.classifier_config import ClassifierConfig
 from dpgan_jax.classifier_inputs import input_shape, seen
 from dpgan_jax.layers import Conv, max_pool
@@ -201,7 +201,7 @@ class Classifier:
   stage: str = STAGE
 
   def __post_init__(self) -> None:
-    models.require_per_example(self.model, jnp.zeros((2, *self.input_shape)))
+    per_example.require_per_example(self.model, jnp.zeros((2, *self.input_shape)))
 
   @classmethod
   def create(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import metrics, resume
+from dpgan_jax import _progress, metrics, resume
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.classifier import Classifier, ClassifierState, training
 from dpgan_jax.ledger import Ledger
@@ -57,7 +57,7 @@ def train(
       stride = classifier.config.steps_per_report or max(1, total // 20)
       budget = classifier.epsilon()
       prepared = inputs()
-      bar = metrics.Progress(total, step, budget, resume.device_name()) if progress else None
+      bar = _progress.TrainingProgress(total, step, budget, resume.device_name()) if progress else None
       started = time.monotonic()
       chunks = training(classifier, state, prepared, labels, charge=ledger.charge, stride=stride)
       for state, history in chunks:

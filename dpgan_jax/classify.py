@@ -28,13 +28,13 @@ from absl import flags
 from dpgan_jax import (
   _files,
   _validate,
+  accounting,
   classifier_run,
   cli,
   cross_check,
   data,
-  models,
+  layers,
   resume,
-  statement,
 )
 from dpgan_jax.classifier import Classifier, ClassifierState
 from dpgan_jax.classifier_config import ClassifierConfig
@@ -203,12 +203,12 @@ def _result(classifier: Classifier, state: ClassifierState, split: Split) -> dic
     'accuracy': round(100 * float(np.mean(correct)), 4),
     'accuracy_computed_on': split.scored_on,
     'accuracy_is_private': held_out,
-    'epsilon': statement.rounded_up(epsilon) if np.isfinite(epsilon) else 'inf',
+    'epsilon': accounting.rounded_up(epsilon) if np.isfinite(epsilon) else 'inf',
     'delta': m.delta,
     'neighboring_relation': m.neighboring_relation,
     'stages': {name: stage.to_dict() for name, stage in classifier.stages.items()},
     'config': dataclasses.replace(config, seed=None).to_dict(),
-    'parameters': models.count_parameters(state.params),
+    'parameters': layers.count_parameters(state.params),
     'seed': 'fixed: reproducible, not private against those who know the seed'
     if config.seed is not None
     else 'secret: 64 bits from the operating system',

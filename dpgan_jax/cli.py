@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import os
 import pathlib
 import signal
@@ -61,6 +60,7 @@ def run(main: Callable[[], None], *, interrupted: str = '') -> None:
     # JAX tells at length which accelerators it did not find; the commands name the one they use.
     logging.getLogger('jax').setLevel(logging.WARNING)
     compile_cache.enable()
+    _quieten_orbax()
     try:
       main()
     except _validate.InputError as error:
@@ -77,6 +77,23 @@ def run(main: Callable[[], None], *, interrupted: str = '') -> None:
       fail(f'terminated. {interrupted}'.strip(), status=143)
 
   app.run(guarded, flags_parser=parsed)
+
+
+def _quieten_orbax() -> None:
+  """Drops what orbax tells beside its exceptions; the application's own absl messages pass.
+
+  It narrates every save through absl's logger, and prints the traceback of a failed one several
+  times before it raises it. A save or a restore that failed while several files were under way has
+  tensorstore answer to an event loop that is closed, and each answer prints a traceback.
+  """
+  logging.getLogger('absl').addFilter(lambda r: f'{os.sep}orbax{os.sep}' not in r.pathname)
+  shown = sys.unraisablehook
+
+  def hook(about: sys.UnraisableHookArgs) -> None:
+    if str(about.exc_value) != 'Event loop is closed':
+      shown(about)
+
+  sys.unraisablehook = hook
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -201,14 +218,3 @@ def config_from_flags(config_class: Any) -> Any:
   """
   names = [field.name for field in dataclasses.fields(config_class)]
   return config_class(**{name: getattr(flags.FLAGS, name) for name in names})
-
-
-def duration(seconds: float) -> str:
-  """`95.0` → '1 min 35 s'."""
-  if not math.isfinite(seconds):
-    return 'unknown'
-  minutes, rest = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  if hours:
-    return f'{hours} h {minutes} min'
-  return f'{minutes} min {rest} s' if minutes else f'{rest} s'

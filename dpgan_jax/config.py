@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dpgan_jax import _records, _validate, accounting, clipping, models, pace
+from dpgan_jax import _records, _validate, accounting, clipping, discriminators, generators, pace
 from dpgan_jax.losses import LOSSES
 
 OPTIMIZERS = ('adam', 'sgd')
@@ -65,10 +65,10 @@ class TrainConfig:
 
   # Models.
   generator: str = _field(
-    'report_conditional', 'Generator by name: ' + ', '.join(models.GENERATORS) + '.'
+    'report_conditional', 'Generator by name: ' + ', '.join(generators.GENERATORS) + '.'
   )
   discriminator: str = _field(
-    'compact', 'Discriminator by name: ' + ', '.join(models.DISCRIMINATORS) + '.'
+    'compact', 'Discriminator by name: ' + ', '.join(discriminators.DISCRIMINATORS) + '.'
   )
   latent_dim: int = _field(64, "Length of the generator's noise vector z.")
 
@@ -209,12 +209,12 @@ class TrainConfig:
     _validate.one_of('g_optimizer', self.g_optimizer, OPTIMIZERS)
     _validate.one_of('learning_rate_schedule', self.learning_rate_schedule, SCHEDULES)
     _validate.one_of('fake_gradient', self.fake_gradient, FAKE_GRADIENTS)
-    _validate.one_of('generator', self.generator, models.GENERATORS)
-    _validate.one_of('discriminator', self.discriminator, models.DISCRIMINATORS)
+    _validate.one_of('generator', self.generator, generators.GENERATORS)
+    _validate.one_of('discriminator', self.discriminator, discriminators.DISCRIMINATORS)
     self._check_budget()
     self._check_schedule()
     self._check_labels()
-    if (self.generator in models.UNCONDITIONAL) != (self.discriminator in models.UNCONDITIONAL):
+    if (self.generator in discriminators.UNCONDITIONAL) != (self.discriminator in discriminators.UNCONDITIONAL):
       raise _validate.InputError(
         f'expected generator and discriminator to be both class-conditional or both not, got '
         f'generator={self.generator} with discriminator={self.discriminator}'
@@ -261,7 +261,7 @@ class TrainConfig:
         )
     if self.label_share is None:
       return
-    if self.generator not in models.UNCONDITIONAL:
+    if self.generator not in discriminators.UNCONDITIONAL:
       raise _validate.InputError(
         f'expected no label_share with generator={self.generator}, which is told the class'
       )

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dpgan_jax import _validate, features, fidelity, judges
+from dpgan_jax import _validate, features, fidelity, fitting, judges
 from dpgan_jax.data import ImageDataset
 from dpgan_jax.scores import Evaluation, Result, Score, Store
 
@@ -101,7 +101,7 @@ class _Task:
   name: str
   depends: dict[str, Any]
   cost: float
-  run: Callable[[judges.Progress], Result]
+  run: Callable[[fitting.Progress], Result]
 
   @property
   def key(self) -> str:
@@ -252,7 +252,7 @@ class _Work:
         if kind == 'ceiling':  # the same for all samples: another evaluation may find it
           depends['samples'] = None
 
-        def run(tell: judges.Progress, name: str = name, kind: str = kind) -> Result:
+        def run(tell: fitting.Progress, name: str = name, kind: str = kind) -> Result:
           return self.classifier(name, kind, tell)
 
         tasks.append(task(f'{kind}_{name}', 3 + n * epochs / rate, run, **depends))
@@ -263,7 +263,7 @@ class _Work:
 
   # Each of these returns plain numbers, which is what the store keeps.
 
-  def distinct(self, tell: judges.Progress) -> Result:
+  def distinct(self, tell: fitting.Progress) -> Result:
     del tell
     rows = np.ascontiguousarray(self.images).reshape(len(self.images), -1)
     return {'value': len({row.tobytes() for row in rows}) / len(rows)}
@@ -275,7 +275,7 @@ class _Work:
     half, other = order[: self.n_fid], order[self.n_fid : 2 * self.n_fid]
     return fake, self.train.images[half], self.train.images[other]
 
-  def features(self, tell: judges.Progress) -> Result:
+  def features(self, tell: fitting.Progress) -> Result:
     points = []
     for share, images in zip((0.2, 0.4, 0.6), self._halves(), strict=True):
       points.append(features.extract(images))
@@ -292,7 +292,7 @@ class _Work:
       tell(0.8 if kind == 'fake' else 1.0)
     return {**result, 'n': self.n_fid, 'pairs': pairs}
 
-  def memorisation(self, tell: judges.Progress) -> Result:
+  def memorisation(self, tell: fitting.Progress) -> Result:
     n = self.n_nearest
     fake = self.images[self._order('nearest', len(self.images))[:n]]
     test = self.test.images[self._order('nearest', len(self.test))[: max(n, MIN_TEST)]]
@@ -312,7 +312,7 @@ class _Work:
       self.train.images[reals], self.images[fakes[:split]], self.test.images[unseen], unseen_fake,
     ]  # fmt: skip
 
-  def secondary(self, tell: judges.Progress) -> Result:
+  def secondary(self, tell: fitting.Progress) -> Result:
     real, fake, unseen_real, unseen_fake = self._judge_images()
     judged = judges.real_or_fake(
       judges.Secondary(), real, fake, unseen_real, unseen_fake,
@@ -320,7 +320,7 @@ class _Work:
     )  # fmt: skip
     judge = judged.judge
     activations = [
-      judges.forward(judge.module, judge.params, x, method='activations')
+      fitting.forward(judge.module, judge.params, x, method='activations')
       for x in (unseen_real, unseen_fake)
     ]
     half = self.n_unseen // 2
@@ -331,7 +331,7 @@ class _Work:
       'n_train': self.n_judge, 'n_unseen': self.n_unseen,
     }  # fmt: skip
 
-  def conv_judge(self, tell: judges.Progress) -> Result:
+  def conv_judge(self, tell: fitting.Progress) -> Result:
     real, fake, unseen_real, unseen_fake = self._judge_images()
     n = min(self.settings.conv_train, self.n_judge)
     judged = judges.real_or_fake(
@@ -340,7 +340,7 @@ class _Work:
     )  # fmt: skip
     return {**_judged(judged), 'n_train': n, 'n_unseen': self.n_unseen}
 
-  def classifier(self, name: str, kind: str, tell: judges.Progress) -> Result:
+  def classifier(self, name: str, kind: str, tell: fitting.Progress) -> Result:
     assert self.labels is not None
     if kind == 'tstr':
       images, labels, n = self.images, self.labels, self.n_tstr
@@ -354,7 +354,7 @@ class _Work:
     )  # fmt: skip
     return {**dataclasses.asdict(found), 'n': n, 'epochs': self.settings.epochs(name, self.n_tstr)}
 
-  def inception(self, tell: judges.Progress) -> Result:
+  def inception(self, tell: fitting.Progress) -> Result:
     fake, real, other = self._halves()
     value = features.inception_fid(real, fake)
     tell(0.5)

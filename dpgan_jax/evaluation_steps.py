@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dpgan_jax import _files, data, evaluation, features, model_file, resume, scores, study_figures
-from dpgan_jax.statement import rounded_up, show_epsilon
+from dpgan_jax.accounting import rounded_up, show_epsilon
 
 FORMAT = 'dpgan_jax evaluation over steps 1'
 JSON = 'evaluation_steps.json'

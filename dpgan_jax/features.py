@@ -29,7 +29,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dpgan_jax import _validate, judges, layers
+from dpgan_jax import _validate, fitting, layers
 
 NAME = 'mnist_features_v1'
 """Changes whenever the features do; scores of different names do not compare."""
@@ -71,7 +71,7 @@ def extract(images: np.ndarray) -> np.ndarray:
     InputError: other arrays, no image, or a damaged file of weights.
   """
   params, scale = _weights()
-  return judges.forward(Network(), params, to_size(images), method='activations') * scale
+  return fitting.forward(Network(), params, to_size(images), method='activations') * scale
 
 
 def to_size(images: np.ndarray) -> np.ndarray:

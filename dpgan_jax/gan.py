@@ -31,7 +31,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dpgan_jax import clipping, losses, memory, models, pace
+from dpgan_jax import (
+  clipping,
+  discriminators,
+  generators,
+  layers,
+  losses,
+  memory,
+  pace,
+  per_example,
+)
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.data import to_model_range
 from dpgan_jax.losses import LOSSES
@@ -134,20 +143,20 @@ class GAN:
   def __post_init__(self) -> None:
     images = jax.ShapeDtypeStruct((2, *self.image_shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((2,), jnp.int32)
-    models.require_per_example(self.discriminator, images, labels)
+    per_example.require_per_example(self.discriminator, images, labels)
 
   @property
   def generator(self) -> nn.Module:
-    return models.make_generator(self.config.generator, self.image_shape, self.num_classes)
+    return generators.make_generator(self.config.generator, self.image_shape, self.num_classes)
 
   @property
   def discriminator(self) -> nn.Module:
-    return models.make_discriminator(self.config.discriminator, self.image_shape, self.num_classes)
+    return discriminators.make_discriminator(self.config.discriminator, self.image_shape, self.num_classes)
 
   @property
   def is_conditional(self) -> bool:
     """Whether the generator is told the class."""
-    return self.config.generator not in models.UNCONDITIONAL
+    return self.config.generator not in discriminators.UNCONDITIONAL
 
   @property
   def fake_batch_size(self) -> int:
@@ -170,7 +179,7 @@ class GAN:
     """
     d_params = jax.eval_shape(self.init, jax.random.key(0)).d_params
     m = self.mechanism
-    parameters, n_d = models.count_parameters(d_params), self.config.d_steps_per_g_step
+    parameters, n_d = layers.count_parameters(d_params), self.config.d_steps_per_g_step
     return math.sqrt(parameters / n_d) * m.noise_multiplier / m.batch_size
 
   @functools.cached_property

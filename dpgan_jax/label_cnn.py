@@ -21,13 +21,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from dpgan_jax import classifier_run, data, judges, labelling
+from dpgan_jax import fitting
 from dpgan_jax.classifier import Classifier, ClassifierState, TutorialCNN
 from dpgan_jax.classifier_config import ClassifierConfig
 from dpgan_jax.config import TrainConfig
-from dpgan_jax.labelling import Labeller
-from dpgan_jax.ledger import Ledger
-from dpgan_jax.run_dir import RunDir
 
 STAGE = 'label_cnn'
 
@@ -69,7 +66,7 @@ def make_classifier(
 
 
 class Taught(nn.Module):
-  """The CNN as `judges.fit` calls one: images in [-1, 1]."""
+  """The CNN as `fitting.fit` calls one: images in [-1, 1]."""
 
   num_classes: int
 
@@ -79,58 +76,30 @@ class Taught(nn.Module):
     return TutorialCNN(self.num_classes, name='cnn')((images + 1) / 2)
 
 
-def train(
-  classifier: Classifier,
-  labeller: Labeller,
-  draw: Draw,
-  key: jax.Array,
-  dataset: data.ImageDataset,
-  directory: RunDir,
-  ledger: Ledger,
-  *,
-  progress: bool = True,
-) -> Labeller:
-  """Trains the CNN of a run in `directory`, or continues, or finds it finished.
-
-  Args:
-    classifier: from `make_classifier`.
-    labeller: names samples so far.
-    draw: draws them; only called where nothing has been trained yet.
-    key: what they are drawn with; nothing private comes of it.
-    dataset: the private images and their classes.
-    directory: where its checkpoints and metrics go; private as a whole.
-    ledger: the run's.
-    progress: show a progress bar on stderr.
-
-  Returns:
-    The labeller with the CNN beside it.
-  """
-
-  def taught(state: ClassifierState) -> ClassifierState:
-    draw_key, seed_key = jax.random.split(key)
-    num = min(_MOST_SAMPLES, _SAMPLES_PER_RECORD * len(dataset))
-    images, names = draw(num, draw_key)
-    fitted = judges.fit(
-      Taught(classifier.num_classes), images, names, epochs=_EPOCHS,
-      seed=int(jax.random.bits(seed_key)), batch_size=256,
-    )  # fmt: skip
-    params = fitted.params['params']['cnn']
-    # Donated state must not hold a buffer twice.
-    return state._replace(params=params, average=jax.tree.map(jax.numpy.copy, params))
-
-  state = classifier_run.train(
-    classifier,
-    lambda root: init(classifier, root),
-    lambda: dataset.images,
-    dataset.labels,
-    directory,
-    ledger,
-    first=taught,
-    progress=progress,
-  )
-  return dataclasses.replace(labeller, cnn=labelling.of_state(classifier, state))
-
-
 def init(classifier: Classifier, key: jax.Array) -> ClassifierState:
   """The state before it is taught, from the root key of the run, as the other stages' is."""
   return classifier.init(jax.random.fold_in(key, _KEY))
+
+
+def taught(
+  classifier: Classifier, state: ClassifierState, draw: Draw, key: jax.Array, num_examples: int
+) -> ClassifierState:
+  """The state after learning from labelled samples, before any step on the records: free of cost.
+
+  Args:
+    classifier: from `make_classifier`.
+    state: as `init` made it.
+    draw: draws samples and their labels.
+    key: what they are drawn with; nothing private comes of it.
+    num_examples: N.
+  """
+  draw_key, seed_key = jax.random.split(key)
+  num = min(_MOST_SAMPLES, _SAMPLES_PER_RECORD * num_examples)
+  images, names = draw(num, draw_key)
+  fitted = fitting.fit(
+    Taught(classifier.num_classes), images, names, epochs=_EPOCHS,
+    seed=int(jax.random.bits(seed_key)), batch_size=256,
+  )  # fmt: skip
+  params = fitted.params['params']['cnn']
+  # Donated state must not hold a buffer twice.
+  return state._replace(params=params, average=jax.tree.map(jax.numpy.copy, params))

@@ -14,22 +14,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from dpgan_jax import _validate, classifier_run, data
-from dpgan_jax.checkpoint import Checkpoints
+from dpgan_jax import _validate
 from dpgan_jax.classifier import STAGE, Classifier, ClassifierState
 from dpgan_jax.classifier_config import ClassifierConfig
 from dpgan_jax.classifier_inputs import prepare
 from dpgan_jax.config import TrainConfig
-from dpgan_jax.ledger import Ledger
 from dpgan_jax.mechanism import DPMechanism
-from dpgan_jax.run_dir import RunDir
 from dpgan_jax.scattering import most_scales
 
 PyTree = Any
@@ -124,57 +120,6 @@ def make_classifier(
     momentum=0.9, average_from=1 / 3, **noise,
   )  # fmt: skip
   return Classifier.create(classifier_config, image_shape, num_classes, num_examples)
-
-
-def train(
-  classifier: Classifier,
-  dataset: data.ImageDataset,
-  directory: RunDir,
-  ledger: Ledger,
-  *,
-  progress: bool = True,
-) -> Labeller:
-  """Trains the labeller of a run in `directory`, or continues, or finds it finished.
-
-  Args:
-    classifier: from `make_classifier`.
-    dataset: the private images and their classes.
-    directory: where its checkpoints and metrics go; private as a whole.
-    ledger: the run's.
-    progress: show a progress bar on stderr.
-  """
-  state = classifier_run.train(
-    classifier,
-    lambda key: init(classifier, key),
-    lambda: prepare(classifier.config, dataset.images),
-    dataset.labels,
-    directory,
-    ledger,
-    progress=progress,
-  )
-  return of_state(classifier, state)
-
-
-def restore(classifier: Classifier, directory: pathlib.Path, *, paid: bool) -> Labeller | None:
-  """The labeller of a run as it is at its end, or None where it is not there yet.
-
-  Args:
-    classifier: what it was made from.
-    directory: where its checkpoints are.
-    paid: whether all its steps are charged, so that it has to be there.
-
-  Raises:
-    InputError: it is paid for and not there.
-  """
-  with Checkpoints(RunDir(directory).checkpoints) as checkpoints:
-    restored = checkpoints.restore_latest(jax.eval_shape(classifier.init, jax.random.key(0)))
-  if restored is not None and restored[0] == classifier.mechanism.steps:
-    return of_state(classifier, restored[1])
-  if paid:
-    raise _validate.InputError(
-      f'{directory} has no finished classifier to name samples: let dpgan_jax.train run'
-    )
-  return None
 
 
 def init(classifier: Classifier, key: jax.Array) -> ClassifierState:

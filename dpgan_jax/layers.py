@@ -9,6 +9,7 @@ chosen when it is traced.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -19,6 +20,8 @@ import numpy as np
 from dpgan_jax import _validate
 
 Padding = Literal['SAME', 'VALID']
+
+ImageShape = tuple[int, int, int]
 
 
 def patches(x: jax.Array, window: tuple[int, int], stride: int, padding: Padding) -> jax.Array:
@@ -272,3 +275,18 @@ def depth_to_space(x: jax.Array, factor: int = 2) -> jax.Array:
   n, h, w, c = x.shape
   x = x.reshape(n, h, w, factor, factor, c // factor**2)
   return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h * factor, w * factor, c // factor**2)
+
+
+def one_hot(labels: jax.Array, num_classes: int, dtype: Any) -> jax.Array:
+  """In the dtype of what it is used with: a float32 vector beside bfloat16 would widen the rest."""
+  return jax.nn.one_hot(labels, num_classes, dtype=dtype)
+
+
+def kernel_size(size: tuple[int, ...]) -> int:
+  """The paper's kernels at stride 2: 3×3 where the larger side of the step is odd, else 4×4."""
+  return 3 if all(length % 2 for length in size) else 4
+
+
+def count_parameters(params: Any) -> int:
+  """How many numbers a pytree of parameters (or of their shapes) holds."""
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

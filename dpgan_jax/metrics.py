@@ -23,15 +23,12 @@ import json
 import math
 import os
 import pathlib
-import sys
-import time
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorboardX
-import tqdm
 
 from dpgan_jax import _files, _validate
 
@@ -209,83 +206,3 @@ def _unseal(
   if chain is None or line != intact.encode() + b'\n':
     raise ValueError('not what was written')
   return record, digest
-
-
-class Progress:
-  """A progress bar on stderr: steps, spent ε, time left, device.
-
-  On a terminal it is a tqdm bar; elsewhere (a log file, a batch queue) it is a plain line at most
-  every ten seconds, and one at the end.
-  """
-
-  _SECONDS_BETWEEN_LINES = 10.0
-
-  def __init__(self, total: int, initial: int, epsilon_budget: float, device: str):
-    """Starts the clock.
-
-    Args:
-      total: steps of the whole run.
-      initial: steps taken before this process started (resuming).
-      epsilon_budget: the ε the run may spend; infinity means training without privacy.
-      device: what to call the hardware, e.g. 'cpu x 2'.
-    """
-    self._total, self._initial, self._step = total, initial, initial
-    self._budget, self._device = epsilon_budget, device
-    self._text = ''
-    self._started = time.monotonic()
-    self._printed_at, self._printed_step = self._started, initial
-    self._stream = sys.stderr
-    self._bar = None
-    if self._stream.isatty():
-      self._bar = tqdm.tqdm(
-        total=total,
-        initial=initial,
-        desc=device,
-        unit='step',
-        file=self._stream,
-        dynamic_ncols=True,
-      )
-
-  def update(self, step: int, epsilon: float, **scalars: float) -> None:
-    """Shows that `step` steps are done, that `epsilon` is spent, and a few more numbers."""
-    parts = [self._spent(epsilon)]
-    parts += [f'{name}={float(value):.3g}' for name, value in scalars.items()]
-    self._text = ', '.join(parts)
-    advanced, self._step = step - self._step, step
-    if self._bar is not None:
-      self._bar.set_postfix_str(self._text, refresh=False)
-      self._bar.update(advanced)
-    elif time.monotonic() - self._printed_at >= self._SECONDS_BETWEEN_LINES:
-      self._print_line()
-
-  def note(self, text: str) -> None:
-    """Says something once, above the bar; time spent so far does not count as training."""
-    if self._bar is not None:
-      self._bar.write(text, file=self._stream)
-      self._bar.unpause()
-    else:
-      print(text, file=self._stream, flush=True)
-    if self._step == self._initial:
-      self._started = time.monotonic()
-
-  def close(self) -> None:
-    """Leaves the last state on the screen."""
-    if self._bar is not None:
-      self._bar.close()
-    elif self._step != self._printed_step:
-      self._print_line()
-
-  def _spent(self, epsilon: float) -> str:
-    if math.isinf(epsilon):
-      return 'no privacy'
-    return f'ε={epsilon:.3f}' + ('' if math.isinf(self._budget) else f' / {self._budget:.4g}')
-
-  def _print_line(self) -> None:
-    now = time.monotonic()
-    elapsed = now - self._started
-    line = f'step {self._step}/{self._total} ({100 * self._step // max(self._total, 1)} %)'
-    if (done := self._step - self._initial) > 0 and elapsed > 0:
-      left = tqdm.tqdm.format_interval(elapsed / done * (self._total - self._step))
-      line += f', {done / elapsed:.3g} steps/s, {left} left'
-    print(f'{line}, {self._text}, {self._device}', file=self._stream, flush=True)
-    self._printed_at, self._printed_step = now, self._step

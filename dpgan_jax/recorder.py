@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import data, figures, metrics, model_file
+from dpgan_jax import _progress, data, figures, metrics, model_file
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN, GANState, GeneratorState, StepMetrics
@@ -78,7 +78,7 @@ class Recorder:
     run: RunDir,
     writer: metrics.MetricsWriter,
     checkpoints: Checkpoints,
-    bar: metrics.Progress | None,
+    bar: _progress.TrainingProgress | None,
     stride: int,
   ) -> None:
     """Writes nothing yet.

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import dpgan_jax
 from dpgan_jax import _validate
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.ledger import Ledger
@@ -77,7 +76,7 @@ def environment() -> Mapping[str, Any]:
   devices = jax.devices()
   versions = {name.replace('-', '_'): importlib.metadata.version(name) for name in PACKAGES}
   return {
-    'dpgan_jax': dpgan_jax.__version__,
+    'dpgan_jax': importlib.metadata.version('dpgan_jax'),
     'python': platform.python_version(),
     **versions,
     'backend': devices[0].platform,

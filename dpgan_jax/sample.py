@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from dpgan_jax import _validate, cli, distort, export, model_file, resume, trainer
+from dpgan_jax import _shared_flags, _validate, cli, distort, export, model_file, resume, trainer
 
 FLAGS = flags.FLAGS
 _SUFFIX = {'npz': '.npz', 'parquet': '.parquet', 'png': '', 'idx': ''}
@@ -32,19 +32,9 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'out', None, 'File (npz, parquet) or folder (png, idx); default: inside run_dir.'
   )
-  define_choice_flags()
+  _shared_flags.define_choice_flags()
   flags.DEFINE_integer('seed', None, 'Seed of the samples; default: from the operating system.')
   flags.DEFINE_bool('overwrite', False, 'Replace what is there.')
-
-
-def define_choice_flags() -> None:
-  """What is done to samples after they are drawn; `release` has these too."""
-  flags.DEFINE_float(
-    'clearest', 1.0, 'Keep this share of every class, e.g. 0.6: what its classifier is surest of.'
-  )
-  flags.DEFINE_bool(
-    'distort', False, 'Turn, shift, scale and shear each a little: better to learn classes from.'
-  )
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from dpgan_jax import _validate, figures, model_file
+from dpgan_jax.accounting import show_epsilon
 from dpgan_jax.run_dir import RunDir
-from dpgan_jax.statement import show_epsilon
 
 _SHOWN = 20  # samples in a row
 _KEY = 0  # public, and the same for all: rows show the same z

@@ -2,18 +2,17 @@
 
 A `Statement` is facts, and the sentences that follow from them. It holds no path, no time, nothing
 computed from private data, no fingerprint of them and no seed, so that it may be published itself.
-`report.build` makes one from a run directory.
+`run_statement.build` makes one from a run directory.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import decimal
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from dpgan_jax import _markdown, accounting, cross_check, models, resume, verdicts
+from dpgan_jax import _markdown, accounting, cross_check, discriminators, resume, verdicts
 from dpgan_jax import statement_text as text
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.mechanism import DPMechanism
@@ -108,7 +107,7 @@ class Statement:
     also = ' and the other stages (see Mechanism)' if self.beside else ''
     return (
       'The generator of this run, and everything computed from it without using the private '
-      f'data again, is (ε, δ)-differentially private with ε = {show_epsilon(self.epsilon)} and δ '
+      f'data again, is (ε, δ)-differentially private with ε = {accounting.show_epsilon(self.epsilon)} and δ '
       f'= {m.delta!r} for the {self.steps_charged} steps charged in the ledger{also}, for any '
       f'{text.NEIGHBOURS[m.neighboring_relation]} ({m.neighboring_relation}; '
       f'{text.UNIT}){condition}.'
@@ -122,13 +121,13 @@ class Statement:
     if self.steps_taken == total:
       return (
         f'The run is not finished: all T = {total} steps of the GAN are taken, but not those of '
-        f'what names its samples. ε is {show_epsilon(self.epsilon)} with these.'
+        f'what names its samples. ε is {accounting.show_epsilon(self.epsilon)} with these.'
       )
     return (
       f'The run is not finished: its latest checkpoint has taken {self.steps_taken} of T = '
       f'{total} steps. {self.steps_charged} are charged, since steps are paid for before they '
-      f'are taken: ε so far is {show_epsilon(self.epsilon)}. With all T steps it will be '
-      f'{show_epsilon(self.epsilon_budgeted)}.'
+      f'are taken: ε so far is {accounting.show_epsilon(self.epsilon)}. With all T steps it will be '
+      f'{accounting.show_epsilon(self.epsilon_budgeted)}.'
     )
 
   def second_opinion_sentence(self) -> str:
@@ -138,8 +137,8 @@ class Statement:
     lower, upper = self.second_opinion
     return (
       'Second opinion, without that library: the exact ε of these steps is at least '
-      f'{rounded_down(lower):.4g} ({cross_check.METHODS["lower"]}) and at most '
-      f'{show_epsilon(upper)} ({cross_check.METHODS["upper"]}). No ε of this statement was '
+      f'{accounting.rounded_down(lower):.4g} ({cross_check.METHODS["lower"]}) and at most '
+      f'{accounting.show_epsilon(upper)} ({cross_check.METHODS["upper"]}). No ε of this statement was '
       'written without such a check.'
     )
 
@@ -172,7 +171,7 @@ class Statement:
         'differential privacy; its mistakes are in the labels, and how often the generator draws a '
         'class need not be how often it is real.'
       )
-    elif self.config.generator in models.UNCONDITIONAL:
+    elif self.config.generator in discriminators.UNCONDITIONAL:
       labels = 'The generator is not class-conditional: samples have no labels.'
     else:
       labels = 'Labels of generated data are uniform over the classes, not the real class counts.'
@@ -280,13 +279,13 @@ class Statement:
       'B, expected batch, and divisor of the noisy sum': m.batch_size,
       'q = B/N, rounded down to a multiple of 2⁻³⁰': m.sampling_probability,
       'cap on a batch': m.truncated_batch_size,
-      "C, clip norm of one record's gradient": _infinity(m.l2_clip_norm),
+      "C, clip norm of one record's gradient": accounting.infinity(m.l2_clip_norm),
       'σ, noise relative to C': m.noise_multiplier,
       'T, steps in the budget': m.steps,
       'steps charged / taken': f'{self.steps_charged} / {self.steps_taken}',
       'δ': repr(m.delta),
-      'ε of the steps charged': show_epsilon(self.epsilon),
-      'ε of all T steps': show_epsilon(self.epsilon_budgeted),
+      'ε of the steps charged': accounting.show_epsilon(self.epsilon),
+      'ε of all T steps': accounting.show_epsilon(self.epsilon_budgeted),
       'neighbouring relation': m.neighboring_relation,
     }
     names = [n for n in ENVIRONMENT if n in self.environment_at_start or n in self.environment_now]
@@ -308,7 +307,7 @@ class Statement:
       '## ε at other δ',
       'The same run satisfies all of these at once. Those with δ ≥ 1/N say little.',
       f'![ε over δ]({PICTURE})',
-      _markdown.table(('δ', 'ε'), ((repr(d), show_epsilon(e)) for d, e in self.curve)),
+      _markdown.table(('δ', 'ε'), ((repr(d), accounting.show_epsilon(e)) for d, e in self.curve)),
       '## Covered by the guarantee',
       _markdown.bullets(facts['covered']) or 'Nothing.',
       '## Not covered',
@@ -350,7 +349,7 @@ class Statement:
     m = self.mechanism
     if self.holds:
       first = (
-        f'Privacy: ε = {show_epsilon(self.epsilon)} at δ = {m.delta!r} '
+        f'Privacy: ε = {accounting.show_epsilon(self.epsilon)} at δ = {m.delta!r} '
         f'({m.neighboring_relation}, one record = one labelled image)'
       )
     else:
@@ -386,8 +385,8 @@ class Statement:
       return None
     lower, upper = self.second_opinion
     return {
-      'epsilon_at_least': rounded_down(lower),
-      'epsilon_at_most': rounded_up(upper),
+      'epsilon_at_least': accounting.rounded_down(lower),
+      'epsilon_at_most': accounting.rounded_up(upper),
       'at_least_by': cross_check.METHODS['lower'],
       'at_most_by': cross_check.METHODS['upper'],
       'relation': (
@@ -396,27 +395,6 @@ class Statement:
         f'{cross_check.ROUNDING:g} of it and three steps of its grid times the root of T'
       ),
     }
-
-
-def show_epsilon(epsilon: float) -> str:
-  """ε in four digits, rounded up: what is said is never less than what was spent.
-
-  >>> show_epsilon(1.23401), show_epsilon(2.0), show_epsilon(math.inf)
-  ('1.235', '2', '∞')
-  """
-  return _infinity(rounded_up(epsilon), '.4g')
-
-
-def rounded_up(value: float) -> float:
-  return float(decimal.Context(4, decimal.ROUND_CEILING).create_decimal(repr(value)))
-
-
-def rounded_down(value: float) -> float:
-  return float(decimal.Context(4, decimal.ROUND_FLOOR).create_decimal(repr(value)))
-
-
-def _infinity(value: float, form: str = '') -> str:
-  return '∞' if value == math.inf else format(value, form)
 
 
 # --- JSON ----------------------------------------------------------------------------------------

@@ -18,12 +18,21 @@ from typing import Any
 
 import dp_accounting
 
-from dpgan_jax import _files, _validate, accounting, model_file, plan, report, scores, snapshots
+from dpgan_jax import (
+  _files,
+  _validate,
+  accounting,
+  model_file,
+  plan,
+  run_statement,
+  scores,
+  snapshots,
+)
 from dpgan_jax import study_figures as draw
+from dpgan_jax.accounting import rounded_up, show_epsilon
 from dpgan_jax.budget import Budget
 from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.run_dir import RunDir
-from dpgan_jax.statement import rounded_up, show_epsilon
 
 FORMAT = 'dpgan_jax sweep 1'
 EVALUATION, GENERATOR = 'evaluation.json', 'generator.safetensors'
@@ -156,7 +165,7 @@ def _read_run(path: pathlib.Path, failures: Mapping[str, str]) -> Run:
   reason = failures.get(name)
   if not finished:
     try:
-      charged = report.build(run).steps_charged
+      charged = run_statement.build(run).steps_charged
     except _validate.InputError as error:
       reason = reason or f'{error} (all its steps are counted as taken)'
   return make_run(

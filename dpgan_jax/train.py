@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from dpgan_jax import _validate, cli, data, models, plan, report, resume, trainer
+from dpgan_jax import _progress, _validate, cli, data, layers, plan, resume, run_statement, trainer
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN
 from dpgan_jax.loop import make_chunk
@@ -52,7 +52,7 @@ def main() -> None:
     f'{dataset.name}: {len(dataset)} images {dataset.image_shape}, {dataset.num_classes} classes'
   )
   trained = trainer.train(config, dataset, run_dir)
-  statement = report.write(trained.run)
+  statement = run_statement.write(trained.run)
   print(statement.summary())
   print(f'Samples, figures and report: {trained.run.path}/')
 
@@ -80,12 +80,12 @@ def show_plan(config: TrainConfig, dataset: data.ImageDataset) -> None:
     f'cap {mechanism.truncated_batch_size}',
     'steps': f'{mechanism.steps} of D, {g_steps} of G '
     f'({mechanism.steps * mechanism.batch_size / len(dataset):.1f} epochs)',
-    'generator': f'{config.generator}, {models.count_parameters(state.g.params):,} parameters',
+    'generator': f'{config.generator}, {layers.count_parameters(state.g.params):,} parameters',
     'discriminator': f'{config.discriminator}, '
-    f'{models.count_parameters(state.d_params):,} parameters',
+    f'{layers.count_parameters(state.d_params):,} parameters',
     'noise in D': f'{gan.noise_in_d:.2g} times its longest gradient, between two steps of G',
     'device': f'{resume.device_name()} x {jax.device_count()}',
-    'expected time': f'{cli.duration(seconds * mechanism.steps)} ({seconds * 1e3:.1f} ms a step)',
+    'expected time': f'{_progress.duration(seconds * mechanism.steps)} ({seconds * 1e3:.1f} ms a step)',
   }
   if planned.budget.beside:
     rows['names samples'] = '; '.join(

@@ -40,12 +40,14 @@ import jax
 import jax.numpy as jnp
 
 from dpgan_jax import (
+  _progress,
   _validate,
   budget,
   data,
   export,
   figures,
   label_cnn,
+  label_training,
   labelling,
   metrics,
   model_file,
@@ -231,7 +233,7 @@ def _take_steps(
     stride = steps_per_report(config, mechanism)
     bar = None
     if progress:
-      bar = metrics.Progress(total, step, planned.budget.epsilon(), resume.device_name())
+      bar = _progress.TrainingProgress(total, step, planned.budget.epsilon(), resume.device_name())
     recorder = Recorder(planned, model_of, run, writer, checkpoints, bar, stride)
     chunks: dict[int, Any] = {}
     waiting: Callable[[], None] | None = None  # writes the record of the chunk that ended last
@@ -324,11 +326,11 @@ def restore_model(run_dir: str | os.PathLike[str]) -> Trained:
   config = planned.gan.config
   labeller = None
   if planned.classifier is not None:
-    labeller = labelling.restore(planned.classifier, run.labeller, paid=True)
+    labeller = label_training.restore(planned.classifier, run.labeller, paid=True)
   if planned.cnn is not None and labeller is not None and step == planned.gan.mechanism.steps:
     ledger = Ledger.read(run.ledger, stages=planned.budget.stages)
     paid = ledger.charged_steps(label_cnn.STAGE) == planned.cnn.mechanism.steps
-    cnn = labelling.restore(planned.cnn, run.label_cnn, paid=paid)
+    cnn = label_training.restore(planned.cnn, run.label_cnn, paid=paid)
     labeller = dataclasses.replace(labeller, cnn=cnn)
   model = model_file.Model(
     planned.gan, state.g_average, step, class_names, config.dataset, labeller,

@@ -37,8 +37,8 @@ from dpgan_jax import (
   study_figures,
 )
 from dpgan_jax import sweep_table as tables
+from dpgan_jax.accounting import show_epsilon
 from dpgan_jax.run_dir import RunDir
-from dpgan_jax.statement import show_epsilon
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / 'benchmarks'))
 

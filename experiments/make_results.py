@@ -13,7 +13,7 @@ import shutil
 
 from absl import flags
 
-from dpgan_jax import _validate, cli, report
+from dpgan_jax import _validate, cli, run_statement
 from dpgan_jax.run_dir import RunDir
 
 FLAGS = flags.FLAGS
@@ -25,7 +25,7 @@ def main() -> None:
   if FLAGS.run_dir is None or FLAGS.name is None:
     raise _validate.InputError('expected --run_dir=DIRECTORY of a run and --name=NAME of a result')
   run = RunDir.open(FLAGS.run_dir, create=False)
-  statement = report.write(run)
+  statement = run_statement.write(run)
   allowed = {
     name for row in statement.files() if row['publish'] != 'no' for name in row['file'].split(', ')
   }

@@ -16,7 +16,7 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from dpgan_jax import _files, _validate, cli, data, features, judges
+from dpgan_jax import _files, _validate, cli, data, features, fitting
 
 FLAGS = flags.FLAGS
 
@@ -36,17 +36,17 @@ def main() -> None:
       print(f'{share:.0%}', flush=True)
 
   network = features.Network()
-  fitted = judges.fit(
+  fitted = fitting.fit(
     network, train.images, train.labels, epochs=FLAGS.epochs, seed=FLAGS.seed, progress=progress
   )
-  activations = judges.forward(network, fitted.params, train.images, method='activations')
+  activations = fitting.forward(network, fitted.params, train.images, method='activations')
   scale = 1 / math.sqrt(np.var(activations, axis=0, dtype=np.float64).mean())
   raw = features.save(fitted.params, scale)
   with _files.atomic_write(pathlib.Path(FLAGS.out), 'wb') as file:
     file.write(raw)
   digest = hashlib.sha256(raw).hexdigest()
   params, _ = features.load(pathlib.Path(FLAGS.out), digest)
-  right = judges.forward(network, params, test.images).argmax(axis=1) == test.labels
+  right = fitting.forward(network, params, test.images).argmax(axis=1) == test.labels
   print(f'test accuracy {right.mean():.4f}, {len(raw)} bytes, SHA-256 {digest}')
 
 

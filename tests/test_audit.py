@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from dpgan_jax import audit, cli, data
+from dpgan_jax import audit, audit_modes, cli, data
 from dpgan_jax._validate import InputError
 from dpgan_jax.config import TrainConfig
 
@@ -113,7 +113,7 @@ def test_refuses_a_file_as_directory(main, tmp_path):
 
 
 def test_infinity_is_written_as_strict_json(tmp_path):
-  audit.write(tmp_path / 'a.json', {'a': [float('inf'), 1.0], 'b': {'c': (2, None)}})
+  audit_modes.write(tmp_path / 'a.json', {'a': [float('inf'), 1.0], 'b': {'c': (2, None)}})
   assert json.loads((tmp_path / 'a.json').read_text()) == {'a': ['inf', 1.0], 'b': {'c': [2, None]}}
 
 
@@ -122,8 +122,8 @@ def test_a_refuted_claim_is_said_loudly():
     'name': 'n', 'lower_bound': 3.0, 'confidence': 0.95, 'delta': 1e-5, 'accounted_epsilon': 2.0,
     'refuted': True,
   }  # fmt: skip
-  assert 'REFUTED' in audit.summary(record)
-  assert 'REFUTED' not in audit.summary({**record, 'refuted': False})
+  assert 'REFUTED' in audit_modes.summary(record)
+  assert 'REFUTED' not in audit_modes.summary({**record, 'refuted': False})
 
 
 def test_flag_files_are_whole_settings():

@@ -74,7 +74,7 @@ def test_the_flax_networks_have_the_canonical_parameters(name, ours):
 
 def test_report_d_is_the_discriminator_of_the_package():
   nets, worker = load('nets'), load('worker_jax')
-  models = importlib.import_module('dpgan_jax.models')
+  models = importlib.import_module('dpgan_jax.discriminators')
   theirs = models.make_discriminator('report', nets.IMAGE, nets.CLASSES)
   images, labels = nets.make_data(3)
   params = theirs.init(jax.random.key(0), images, labels)

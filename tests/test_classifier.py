@@ -24,9 +24,9 @@ from dpgan_jax.classifier import (
 )
 from dpgan_jax.classifier_config import ClassifierConfig
 from dpgan_jax.classifier_inputs import deskew, input_shape, prepare, seen
+from dpgan_jax.layers import count_parameters
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.mechanism import BudgetError
-from dpgan_jax.models import count_parameters
 
 CONFIG = ClassifierConfig(
   noise_multiplier=4.0,

@@ -12,7 +12,7 @@ import textwrap
 import pytest
 from absl import flags
 
-from dpgan_jax import _validate, cli
+from dpgan_jax import _progress, _validate, cli
 from dpgan_jax.config import TrainConfig
 
 COMMAND = """
@@ -260,7 +260,7 @@ def test_what_a_flag_file_gave_can_be_taken_back_where_nothing_may_stand(fresh_f
   ],
 )
 def test_duration(seconds, text):
-  assert cli.duration(seconds) == text
+  assert _progress.duration(seconds) == text
 
 
 SWALLOWED = """

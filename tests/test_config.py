@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from dpgan_jax import _validate, accounting, models
+from dpgan_jax import _validate, accounting, discriminators, generators
 from dpgan_jax import config as config_lib
 from dpgan_jax.config import TrainConfig
 
@@ -97,11 +97,11 @@ def test_adaptive_n_d_refuses_a_schedule_over_a_number_of_steps_that_nobody_know
 
 @pytest.mark.parametrize(
   ('generator', 'discriminator'),
-  [(g, d) for g in models.GENERATORS for d in models.DISCRIMINATORS],
+  [(g, d) for g in generators.GENERATORS for d in discriminators.DISCRIMINATORS],
 )
 def test_generator_and_discriminator_are_both_told_the_class_or_neither(generator, discriminator):
   names = {'generator': generator, 'discriminator': discriminator}
-  if (generator in models.UNCONDITIONAL) == (discriminator in models.UNCONDITIONAL):
+  if (generator in discriminators.UNCONDITIONAL) == (discriminator in discriminators.UNCONDITIONAL):
     assert make(**names).generator == generator
   else:
     message = refused(noise_multiplier=1.0, steps=5, **names)
@@ -179,7 +179,7 @@ def configs(draw):
   optional = st.none() | st.integers(1, 2**31)
   schedule = draw(st.sampled_from(config_lib.SCHEDULES))
   ends = st.just(None) if schedule == 'constant' else positive
-  name = draw(st.sampled_from(sorted(models.GENERATORS)))
+  name = draw(st.sampled_from(sorted(generators.GENERATORS)))
   length = draw(st.sampled_from(['steps', 'epochs']))
   budget = draw(
     st.one_of(

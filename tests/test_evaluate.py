@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpgan_jax import data, evaluate
+from dpgan_jax import data, evaluate, scoring
 from dpgan_jax._validate import InputError
 
 
@@ -139,15 +139,15 @@ def test_samples_are_read_with_and_without_labels(tmp_path):
   grey, colour = np.zeros((3, 8, 8), np.uint8), np.zeros((3, 8, 8, 3), np.uint8)
   np.savez(tmp_path / 'a.npz', x=grey)
   np.savez(tmp_path / 'b.npz', x=colour, y=np.array([1, 2, 3]))
-  images, labels = evaluate.read_samples(str(tmp_path / 'a.npz'))
+  images, labels = scoring.read_samples(str(tmp_path / 'a.npz'))
   assert (images.shape, labels) == ((3, 8, 8, 1), None)
-  images, labels = evaluate.read_samples(str(tmp_path / 'b.npz'))
+  images, labels = scoring.read_samples(str(tmp_path / 'b.npz'))
   assert images.shape == (3, 8, 8, 3)
   assert labels is not None
   assert list(labels) == [1, 2, 3]
   np.savez(tmp_path / 'nan.npz', x=np.full((3, 8, 8), np.nan))
   with pytest.raises(InputError, match=r'nan.npz: x: .* NaN'):
-    evaluate.read_samples(str(tmp_path / 'nan.npz'))
+    scoring.read_samples(str(tmp_path / 'nan.npz'))
   (tmp_path / 'c.npz').write_bytes(b'no zip')
   with pytest.raises(InputError, match=r'expected an undamaged .npz file'):
-    evaluate.read_samples(str(tmp_path / 'c.npz'))
+    scoring.read_samples(str(tmp_path / 'c.npz'))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpgan_jax import data, features, fidelity, judges
+from dpgan_jax import data, features, fidelity, fitting
 from dpgan_jax._validate import InputError
 
 
@@ -41,7 +41,7 @@ def test_digits_of_another_size_and_source_are_known():
   """sklearn's 8x8 digits, resized: the classifier has seen MNIST only, and still knows most."""
   digits = data.load_dataset('digits', split='test')
   params, _ = features._weights()
-  logits = judges.forward(features.Network(), params, features.to_size(digits.images))
+  logits = fitting.forward(features.Network(), params, features.to_size(digits.images))
   assert (logits.argmax(axis=1) == digits.labels).mean() > 0.5
 
 
@@ -49,7 +49,7 @@ def test_mnist_is_known(mnist_dir):
   test = data.load_dataset('mnist', data_dir=str(mnist_dir), split='test')
   params, _ = features._weights()
   images, labels = test.images[:1000], test.labels[:1000]
-  logits = judges.forward(features.Network(), params, images)
+  logits = fitting.forward(features.Network(), params, images)
   assert (logits.argmax(axis=1) == labels).mean() > 0.97
   points = features.extract(images)
   assert np.var(points, axis=0).mean() == pytest.approx(1, abs=0.15)

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 import pytest
 
-from dpgan_jax import _validate, clipping, models
+from dpgan_jax import _validate, clipping, discriminators
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.data import to_model_range
 from dpgan_jax.gan import GAN, LOSSES, learning_rate
@@ -395,7 +395,7 @@ def test_discriminator_with_batch_norm_is_refused(monkeypatch):
       x = nn.Dense(4)(images.reshape(images.shape[0], -1))
       return nn.Dense(1)(nn.BatchNorm(use_running_average=False, name='bad_norm')(x))[:, 0]
 
-  monkeypatch.setitem(models.DISCRIMINATORS, 'compact', lambda shape, classes: Normalised())
+  monkeypatch.setitem(discriminators.DISCRIMINATORS, 'compact', lambda shape, classes: Normalised())
   with pytest.raises(_validate.InputError, match=r'BatchNorm \(bad_norm\)'):
     make_gan()
 

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from dpgan_jax import data, judges
+from dpgan_jax import data, fitting, judges
 from dpgan_jax._validate import InputError
 
 
@@ -70,7 +70,7 @@ def test_fit_takes_adams_steps(digits):
   """Against optax's own loop: one epoch of two batches, constant order given by the seed."""
   images, labels = digits[0][0][:40], digits[0][1][:40]
   module = judges.LogisticRegression(10)
-  fitted = judges.fit(module, images, labels, epochs=1, seed=3, batch_size=20, learning_rate=0.01)
+  fitted = fitting.fit(module, images, labels, epochs=1, seed=3, batch_size=20, learning_rate=0.01)
   params = module.init(jax.random.split(jax.random.key(3))[0], jnp.zeros((1, 8, 8, 1)))
   schedule = optax.cosine_decay_schedule(0.01, 2)
   optimizer = optax.adam(schedule)
@@ -97,8 +97,8 @@ def test_fit_is_deterministic_and_says_how_far_it_is(digits):
   told: list[float] = []
   arguments = {'epochs': 3, 'seed': 5, 'hold_out': digits[1]}
   module = judges.MLP(10)
-  one = judges.fit(module, images, labels, progress=told.append, **arguments)
-  two = judges.fit(module, images, labels, **arguments)
+  one = fitting.fit(module, images, labels, progress=told.append, **arguments)
+  two = fitting.fit(module, images, labels, **arguments)
   jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
   assert one.hold_out_accuracy == two.hold_out_accuracy
   assert told == sorted(told)
@@ -109,11 +109,11 @@ def test_the_epoch_is_the_best_on_the_hold_out(digits):
   """Labels of the hold-out turned round: the less a network has learned, the better it does."""
   images, labels = digits[0]
   wrong = images[:300], (labels[:300] + 1) % 10
-  fitted = judges.fit(judges.MLP(10), images, labels, epochs=6, seed=0, hold_out=wrong)
+  fitted = fitting.fit(judges.MLP(10), images, labels, epochs=6, seed=0, hold_out=wrong)
   assert fitted.epoch < 6
   predicted = fitted.predict(wrong[0])
   assert fitted.hold_out_accuracy == (predicted == wrong[1]).mean()
-  assert judges.fit(judges.MLP(10), images, labels, epochs=2, seed=0).epoch == 2
+  assert fitting.fit(judges.MLP(10), images, labels, epochs=2, seed=0).epoch == 2
 
 
 def test_forward_is_the_module_whatever_the_number(digits):
@@ -122,7 +122,7 @@ def test_forward_is_the_module_whatever_the_number(digits):
   for n in (1, 500, 501):
     images = digits[0][0][:n]
     expected = module.apply(params, data.to_model_range(jnp.asarray(images)), method='activations')
-    got = judges.forward(module, params, images, method='activations')
+    got = fitting.forward(module, params, images, method='activations')
     assert got.shape == (n, 10)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
@@ -137,7 +137,7 @@ def test_forward_is_the_module_whatever_the_number(digits):
 )
 def test_nothing_to_fit_is_refused(images, targets, epochs, message):
   with pytest.raises(InputError, match=message):
-    judges.fit(judges.MLP(2), images, targets, epochs=epochs, seed=0)
+    fitting.fit(judges.MLP(2), images, targets, epochs=epochs, seed=0)
 
 
 # --- judging -------------------------------------------------------------------------------------

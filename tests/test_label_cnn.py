@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from dpgan_jax import data, label_cnn, labelling, model_file, plan, release, report, trainer
+from dpgan_jax import bundle, data, label_cnn, labelling, model_file, plan, run_statement, trainer
 from dpgan_jax._validate import InputError
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.ledger import Ledger
@@ -208,7 +208,7 @@ def test_every_stage_is_charged_and_stated(finished):
   ledger = Ledger.read(run.ledger, stages=parts.budget.stages)
   charged = {name: ledger.charged_steps(name) for name in ledger.stages}
   assert charged == {'classifier': 150, 'classifier_centre': 1, 'dp_sgd': 8, 'label_cnn': 200}
-  statement = report.build(run)
+  statement = run_statement.build(run)
   assert statement.finished
   assert statement.epsilon == ledger.epsilon() == parts.budget.epsilon()
   assert 'label_cnn' in statement.to_json()['mechanisms_beside']
@@ -219,13 +219,13 @@ def test_file_and_bundle_hold_the_cnn_and_the_whole_cost(finished, tmp_path):
   model = trainer.restore_model(finished).model
   model.save(tmp_path / 'g.safetensors')
   loaded = model_file.load(tmp_path / 'g.safetensors')
-  assert loaded.epsilon() == model.epsilon() == report.build(RunDir(finished)).epsilon
+  assert loaded.epsilon() == model.epsilon() == run_statement.build(RunDir(finished)).epsilon
   for one, two in zip(
     model.sample(40, key=jax.random.key(2)), loaded.sample(40, key=jax.random.key(2)), strict=True
   ):
     np.testing.assert_array_equal(one, two)
-  release.release(RunDir(finished), tmp_path / 'bundle', num=20, seed_is_secret=True)
-  assert 'computed again' in release.verify(tmp_path / 'bundle')
+  bundle.release(RunDir(finished), tmp_path / 'bundle', num=20, seed_is_secret=True)
+  assert 'computed again' in bundle.verify(tmp_path / 'bundle')
 
 
 def test_generators_of_earlier_steps_cost_less_and_have_no_cnn(finished):
@@ -280,19 +280,19 @@ def test_interrupted_in_its_stage_it_ends_the_same(finished, digits, tmp_path, a
     patch.setattr(Ledger, 'charge', charge)
     with pytest.raises(_Stop):
       trainer.train(CONFIG, digits, path, progress=False)
-  unfinished = report.build(RunDir(path))
+  unfinished = run_statement.build(RunDir(path))
   assert not unfinished.finished
   assert 'what names its samples' in unfinished.progress()
-  assert unfinished.epsilon == report.build(RunDir(finished)).epsilon  # counted whole
+  assert unfinished.epsilon == run_statement.build(RunDir(finished)).epsilon  # counted whole
   between = trainer.restore_model(path).model.labeller
   assert between is not None
   assert between.cnn is None
   with pytest.raises(InputError, match='what names its samples'):
-    release.release(RunDir(path), tmp_path / 'bundle', num=20, seed_is_secret=True)
-  release.release(
+    bundle.release(RunDir(path), tmp_path / 'bundle', num=20, seed_is_secret=True)
+  bundle.release(
     RunDir(path), tmp_path / 'bundle', num=20, seed_is_secret=True, allow_unfinished=True
   )
-  assert 'computed again' in release.verify(tmp_path / 'bundle')
+  assert 'computed again' in bundle.verify(tmp_path / 'bundle')
 
   with pytest.MonkeyPatch.context() as patch:  # what it has been taught is not taught again
     patch.setattr(label_cnn.judges, 'fit', lambda *_, **__: pytest.fail('taught twice'))

@@ -15,7 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dpgan_jax import data, distort, labelling, model_file, plan, release, report, trainer
+from dpgan_jax import (
+  bundle,
+  data,
+  distort,
+  labelling,
+  model_file,
+  plan,
+  release,
+  run_statement,
+  trainer,
+)
 from dpgan_jax._validate import InputError
 from dpgan_jax.classifier import train_classifier
 from dpgan_jax.classifier_inputs import prepare
@@ -108,7 +118,7 @@ def test_every_stage_is_charged_and_stated(finished):
   ledger = Ledger.read(run.ledger, stages=planned.budget.stages)
   charged = {name: ledger.charged_steps(name) for name in ledger.stages}
   assert charged == {'classifier': 150, 'classifier_centre': 1, 'dp_sgd': 8}
-  statement = report.build(run)
+  statement = run_statement.build(run)
   assert statement.epsilon == ledger.epsilon() == planned.budget.epsilon()
   assert statement.epsilon > planned.gan.mechanism.epsilon()
   assert set(statement.to_json()['mechanisms_beside']) == {'classifier', 'classifier_centre'}
@@ -217,7 +227,7 @@ def test_the_file_holds_the_labeller_and_the_whole_cost(finished, tmp_path):
   model = trainer.restore_model(finished).model
   model.save(tmp_path / 'g.safetensors')
   loaded = model_file.load(tmp_path / 'g.safetensors')
-  assert loaded.epsilon() == model.epsilon() == report.build(RunDir(finished)).epsilon
+  assert loaded.epsilon() == model.epsilon() == run_statement.build(RunDir(finished)).epsilon
   for one, two in zip(
     model.sample(20, key=jax.random.key(2)), loaded.sample(20, key=jax.random.key(2)), strict=True
   ):
@@ -246,24 +256,24 @@ def test_the_bundle_is_verified_with_all_stages_and_says_what_was_done_to_sample
   finished, tmp_path, monkeypatch
 ):
   run = RunDir.open(finished, create=False)
-  release.release(run, tmp_path / 'bundle', num=20, seed_is_secret=True)
-  assert 'computed again' in release.verify(tmp_path / 'bundle')
-  card = (tmp_path / 'bundle' / release.DATA_CARD).read_text()
+  bundle.release(run, tmp_path / 'bundle', num=20, seed_is_secret=True)
+  assert 'computed again' in bundle.verify(tmp_path / 'bundle')
+  card = (tmp_path / 'bundle' / bundle.DATA_CARD).read_text()
   assert 'Samples are not filtered or chosen.' in card
   assert 'rounded; nothing else is done. Labels are what a private classifier says' in card
 
   monkeypatch.setattr(release.resume, 'root_key', lambda seed: jax.random.key(seed or 7))
-  release.release(
+  bundle.release(
     run, tmp_path / 'other', num=20, clearest=0.25, distorted=True, seed_is_secret=True
   )
-  card = (tmp_path / 'other' / release.DATA_CARD).read_text()
+  card = (tmp_path / 'other' / bundle.DATA_CARD).read_text()
   assert 'these are the 25 % of each class' in card
   assert 'not filtered' not in card
   assert 'turned by at most 12 degrees' in card
   _, key, distort_key, _ = jax.random.split(jax.random.key(7), 4)
   model = trainer.restore_model(finished).model
   images, labels = model.sample(20, clearest=0.25, key=key)
-  with np.load(tmp_path / 'other' / release.SAMPLES) as samples:
+  with np.load(tmp_path / 'other' / bundle.SAMPLES) as samples:
     np.testing.assert_array_equal(samples['x'], distort.distort(images, distort_key)[..., 0])
     np.testing.assert_array_equal(samples['y'], labels)
 

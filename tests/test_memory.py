@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dpgan_jax import clipping, ghost_rules, memory, models
+from dpgan_jax import clipping, discriminators, ghost_rules, memory
 from dpgan_jax._validate import InputError
 
 SHAPE, CLASSES = (8, 8, 1), 3
@@ -58,7 +58,7 @@ def test_counts_what_is_needed_at_one_time(fn, arrays):
 @pytest.mark.parametrize(('microbatch', 'dtype'), [(None, 'float32'), (16, 'float32'),
                                                    (None, 'bfloat16')])  # fmt: skip
 def test_xla_needs_no_more_than_the_estimate_and_not_far_less(name, microbatch, dtype):
-  discriminator = models.make_discriminator(name, SHAPE, CLASSES)
+  discriminator = discriminators.make_discriminator(name, SHAPE, CLASSES)
   images = jax.ShapeDtypeStruct((64, *SHAPE), jnp.float32)
   labels = jax.ShapeDtypeStruct((64,), jnp.int32)
   params = jax.eval_shape(discriminator.init, jax.random.key(0), images, labels)['params']

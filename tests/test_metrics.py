@@ -16,7 +16,7 @@ import pytest
 from hypothesis import strategies as st
 from tensorboardX import proto
 
-from dpgan_jax import metrics
+from dpgan_jax import _progress, metrics
 from dpgan_jax._validate import InputError
 
 
@@ -219,7 +219,7 @@ class Terminal(io.StringIO):
 def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
   stream = Terminal()
   monkeypatch.setattr(sys, 'stderr', stream)
-  progress = metrics.Progress(total=100, initial=20, epsilon_budget=2.0, device='cpu x 2')
+  progress = _progress.TrainingProgress(total=100, initial=20, epsilon_budget=2.0, device='cpu x 2')
   progress.update(60, 1.2345, g_loss=0.5)
   progress.close()
   last = stream.getvalue().split('\r')[-1]
@@ -235,7 +235,7 @@ def test_progress_in_a_log_is_plain_lines_ten_seconds_apart(
   stream, clock = io.StringIO(), [1000.0]
   monkeypatch.setattr(sys, 'stderr', stream)
   monkeypatch.setattr(metrics.time, 'monotonic', lambda: clock[0])
-  progress = metrics.Progress(total=300, initial=100, epsilon_budget=2.0, device='cpu')
+  progress = _progress.TrainingProgress(total=300, initial=100, epsilon_budget=2.0, device='cpu')
   for step in range(101, 151):
     clock[0] += 0.5
     progress.update(step, 0.01 * step)
@@ -257,7 +257,7 @@ def test_a_note_before_the_first_step_does_not_count_as_training(
   stream, clock = io.StringIO(), [1000.0]
   monkeypatch.setattr(sys, 'stderr', stream)
   monkeypatch.setattr(metrics.time, 'monotonic', lambda: clock[0])
-  progress = metrics.Progress(total=100, initial=0, epsilon_budget=2.0, device='cpu')
+  progress = _progress.TrainingProgress(total=100, initial=0, epsilon_budget=2.0, device='cpu')
   clock[0] += 50  # compiling
   progress.note('compiled 50 steps in 50.0 s')
   clock[0] += 25
@@ -270,7 +270,7 @@ def test_a_note_before_the_first_step_does_not_count_as_training(
 def test_a_note_on_a_terminal_stands_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
   stream = Terminal()
   monkeypatch.setattr(sys, 'stderr', stream)
-  progress = metrics.Progress(total=10, initial=0, epsilon_budget=2.0, device='cpu')
+  progress = _progress.TrainingProgress(total=10, initial=0, epsilon_budget=2.0, device='cpu')
   progress.note('compiled 5 steps in 0.1 s')
   progress.close()
   assert 'compiled 5 steps in 0.1 s\n' in stream.getvalue()
@@ -289,7 +289,7 @@ def test_progress_says_what_is_spent(
 ) -> None:
   stream = io.StringIO()
   monkeypatch.setattr(sys, 'stderr', stream)
-  progress = metrics.Progress(total=10, initial=0, epsilon_budget=budget, device='gpu')
+  progress = _progress.TrainingProgress(total=10, initial=0, epsilon_budget=budget, device='gpu')
   progress.update(10, epsilon)
   progress.close()
   progress.close()
@@ -300,5 +300,5 @@ def test_progress_says_what_is_spent(
 def test_progress_of_nothing_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
   stream = io.StringIO()
   monkeypatch.setattr(sys, 'stderr', stream)
-  metrics.Progress(total=10, initial=10, epsilon_budget=1.0, device='cpu').close()
+  _progress.TrainingProgress(total=10, initial=10, epsilon_budget=1.0, device='cpu').close()
   assert stream.getvalue() == ''

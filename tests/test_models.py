@@ -13,15 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpgan_jax import _validate, models, scattering
+from dpgan_jax import _validate, discriminators, generators, layers, per_example, scattering
 
 CLASSES, LATENT = 3, 5
 # Each model is compiled for a single use: most of the time would go into optimising it.
 quick_jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 SHAPES = [(28, 28, 1), (8, 8, 1), (9, 7, 3), (32, 32, 3)]
 
-each_generator = pytest.mark.parametrize('name', sorted(models.GENERATORS))
-each_discriminator = pytest.mark.parametrize('name', sorted(models.DISCRIMINATORS))
+each_generator = pytest.mark.parametrize('name', sorted(generators.GENERATORS))
+each_discriminator = pytest.mark.parametrize('name', sorted(discriminators.DISCRIMINATORS))
 each_shape = pytest.mark.parametrize('shape', SHAPES, ids=str)
 
 
@@ -48,14 +48,14 @@ def some_variables(module: nn.Module, *inputs: jax.Array, gain: float = 1.0):
 
 
 def test_every_generator_has_a_discriminator_that_knows_as_much():
-  assert set(models.GENERATORS) < set(models.DISCRIMINATORS)
-  assert {*models.GENERATORS, *models.DISCRIMINATORS} > models.UNCONDITIONAL
+  assert set(generators.GENERATORS) < set(discriminators.DISCRIMINATORS)
+  assert {*generators.GENERATORS, *discriminators.DISCRIMINATORS} > discriminators.UNCONDITIONAL
 
 
 @each_shape
 @each_generator
 def test_generator_makes_images_that_follow_z_and_class(name, shape):
-  generator = models.make_generator(name, shape, CLASSES)
+  generator = generators.make_generator(name, shape, CLASSES)
   z, zeros = normal(0, 4, LATENT), labels_of(0, 0, 0, 0)
   variables = some_variables(generator, z, zeros, gain=3.0)  # near the ends of the range
   generate = quick_jit(generator.apply)
@@ -64,14 +64,14 @@ def test_generator_makes_images_that_follow_z_and_class(name, shape):
   assert as_zero.dtype == jnp.float32
   assert float(jnp.max(jnp.abs(as_zero))) <= 1.0
   assert not np.allclose(as_zero[0], as_zero[1])
-  assert np.array_equal(as_zero, as_one) == (name in models.UNCONDITIONAL)
+  assert np.array_equal(as_zero, as_one) == (name in discriminators.UNCONDITIONAL)
 
 
 @each_shape
 @each_discriminator
 def test_discriminator_treats_each_example_alone(name, shape):
   """The logit of an example stays what it is when the others change; its class matters or not."""
-  discriminator = models.make_discriminator(name, shape, CLASSES)
+  discriminator = discriminators.make_discriminator(name, shape, CLASSES)
   images, others = normal(0, 4, *shape), normal(1, 4, *shape).at[1].set(normal(0, 4, *shape)[1])
 
   variables = some_variables(discriminator, images, labels_of(0, 1, 2, 0))
@@ -84,14 +84,14 @@ def test_discriminator_treats_each_example_alone(name, shape):
   np.testing.assert_allclose(second[1], first[1], rtol=1e-6, atol=1e-6)
   assert abs(float(second[0] - first[0])) > 1e-3
   unmoved = np.allclose(first, relabelled, rtol=1e-6, atol=1e-6)
-  assert unmoved == (name in models.UNCONDITIONAL)
+  assert unmoved == (name in discriminators.UNCONDITIONAL)
 
 
 @each_shape
 @each_discriminator
 def test_every_discriminator_may_be_trained_privately(name, shape):
-  models.require_per_example(
-    models.make_discriminator(name, shape, CLASSES),
+  per_example.require_per_example(
+    discriminators.make_discriminator(name, shape, CLASSES),
     jax.ShapeDtypeStruct((2, *shape), jnp.float32),
     jax.ShapeDtypeStruct((2,), jnp.int32),
   )
@@ -107,7 +107,7 @@ any_shape = hypothesis.given(
 @any_shape
 def test_any_image_size_can_be_generated(name, shape):
   z, labels = jnp.zeros((2, LATENT)), labels_of(0, 1)
-  generator = models.make_generator(name, shape, CLASSES)
+  generator = generators.make_generator(name, shape, CLASSES)
   images, _ = jax.eval_shape(generator.init_with_output, jax.random.key(0), z, labels)
   assert images.shape == (2, *shape)
 
@@ -117,7 +117,7 @@ def test_any_image_size_can_be_generated(name, shape):
 @any_shape
 def test_any_image_size_can_be_judged(name, shape):
   images, labels = jnp.zeros((2, *shape)), labels_of(0, 1)
-  discriminator = models.make_discriminator(name, shape, CLASSES)
+  discriminator = discriminators.make_discriminator(name, shape, CLASSES)
   if name == 'scattering' and min(shape[:2]) < 3:
     with pytest.raises(_validate.InputError, match='large enough for the scattering transform'):
       discriminator.init(jax.random.key(0), images, labels)
@@ -128,12 +128,12 @@ def test_any_image_size_can_be_judged(name, shape):
 
 def test_scattering_discriminator_learns_only_how_to_weigh_fixed_features():
   """17 wavelet channels of 7×7: a 1×1 convolution, a 3×3 one of stride 2, a linear layer."""
-  discriminator = models.make_discriminator('scattering', (28, 28, 1), 10)
+  discriminator = discriminators.make_discriminator('scattering', (28, 28, 1), 10)
   images = normal(0, 2, 28, 28, 1)
   variables = some_variables(discriminator, images, labels_of(0, 0))
   shapes = jax.tree.map(jnp.shape, variables['params'])
   assert shapes['Conv_0']['kernel'] == (1, 1, 17, 32)
-  assert models.count_parameters(variables) == 17 * 32 + 32 + 9 * 32 * 32 + 32 + 16 * 32 + 1
+  assert layers.count_parameters(variables) == 17 * 32 + 32 + 9 * 32 * 32 + 32 + 16 * 32 + 1
   logits = discriminator.apply(variables, images, labels_of(0, 0))
   transform = scattering.Scattering(28, 28, order=1)
   seen = transform((images[..., 0] + 1) / 2) / transform.usual[None, :, None, None]
@@ -149,13 +149,13 @@ def test_scattering_discriminator_learns_only_how_to_weigh_fixed_features():
 
 
 def test_report_discriminator_is_the_tutorials_network_with_one_output():
-  discriminator = models.make_discriminator('report', (28, 28, 1), 10)
+  discriminator = discriminators.make_discriminator('report', (28, 28, 1), 10)
   params = jax.eval_shape(
     discriminator.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)), labels_of(0)
   )['params']
   # Two convolutions, a dense layer of 32 and, instead of 10 classes, one logit: 25,713 in all.
   by_hand = (8 * 8 * 1 * 16 + 16) + (4 * 4 * 16 * 32 + 32) + (512 * 32 + 32) + (32 * 1 + 1)
-  assert models.count_parameters(params) == by_hand == 26_010 - (32 * 10 + 10) + (32 + 1)
+  assert layers.count_parameters(params) == by_hand == 26_010 - (32 * 10 + 10) + (32 + 1)
 
 
 def test_revisited_networks_are_those_of_the_paper():
@@ -164,23 +164,23 @@ def test_revisited_networks_are_those_of_the_paper():
 
   def count(make, shape, *inputs):
     module = make('revisited', shape, 10)
-    return models.count_parameters(jax.eval_shape(module.init, jax.random.key(0), *inputs, labels))
+    return layers.count_parameters(jax.eval_shape(module.init, jax.random.key(0), *inputs, labels))
 
   first = (128 + 10) * 16 * 256 + 2 * 256
   g = first + (9 * 512 * 256 + 256) + (16 * 256 * 128 + 128) + (16 * 128 * 1 + 1)
-  assert count(models.make_generator, (28, 28, 1), z) == g == 2_272_129
+  assert count(generators.make_generator, (28, 28, 1), z) == g == 2_272_129
   d = 16 * (1 + 10) * 64 + 2 * 64 + (16 * 128 * 256 + 256) + (9 * 256 * 512 + 512) + (16 * 512 + 1)
-  assert count(models.make_discriminator, (28, 28, 1), jnp.zeros((1, 28, 28, 1))) == d == 1_724_289
+  assert count(discriminators.make_discriminator, (28, 28, 1), jnp.zeros((1, 28, 28, 1))) == d == 1_724_289
   g = first + (16 * 512 * 256 + 256) + (16 * 256 * 128 + 128) + (16 * 128 * 3 + 3)
-  assert count(models.make_generator, (32, 32, 3), z) == g
+  assert count(generators.make_generator, (32, 32, 3), z) == g
   d = 16 * (3 + 10) * 64 + 2 * 64 + (16 * 128 * 256 + 256) + (16 * 256 * 512 + 512) + (16 * 512 + 1)
-  assert count(models.make_discriminator, (32, 32, 3), jnp.zeros((1, 32, 32, 3))) == d
+  assert count(discriminators.make_discriminator, (32, 32, 3), jnp.zeros((1, 32, 32, 3))) == d
 
 
 @pytest.mark.parametrize('size', [(6, 8), (5, 7), (5, 8)])
 def test_transposed_convolution_is_the_gradient_of_a_convolution(size):
   """of stride 2 and padding 1, whose kernel is 3×3 where both sides are odd and 4×4 elsewhere."""
-  module = models.TransposedConv(3, size)
+  module = generators.TransposedConv(3, size)
   x = normal(0, 2, math.ceil(size[0] / 2), math.ceil(size[1] / 2), 4)
   variables = some_variables(module, x)
   kernel = variables['params']['kernel']
@@ -222,14 +222,14 @@ def test_models_compute_in_the_dtype_that_they_are_given(name):
   def share(products):
     return sum(p.size for p in products if p.dtype != jnp.bfloat16) / sum(p.size for p in products)
 
-  assert share(outputs(models.make_discriminator, jnp.zeros((2, 28, 28, 1)))) == 0
+  assert share(outputs(discriminators.make_discriminator, jnp.zeros((2, 28, 28, 1)))) == 0
   # Upsampled convolutions stay in float32; see `_upsampled`.
-  wide = share(outputs(models.make_generator, jnp.zeros((2, LATENT))))
+  wide = share(outputs(generators.make_generator, jnp.zeros((2, LATENT))))
   assert (wide == 0) == (name in ('dcgan', 'revisited'))
 
 
 def test_batch_norm_of_a_generator_follows_the_batch_in_training_only():
-  generator = models.make_generator('report', (8, 8, 1), CLASSES)
+  generator = generators.make_generator('report', (8, 8, 1), CLASSES)
   z, labels = normal(0, 3, LATENT), labels_of(0, 0, 0)
   variables = some_variables(generator, z, labels)
   generate = quick_jit(generator.apply)
@@ -243,7 +243,7 @@ def test_batch_norm_of_a_generator_follows_the_batch_in_training_only():
   assert not np.allclose(before['BatchNorm_0']['mean'], after['BatchNorm_0']['mean'])
 
 
-@pytest.mark.parametrize('make', [models.make_generator, models.make_discriminator])
+@pytest.mark.parametrize('make', [generators.make_generator, discriminators.make_discriminator])
 def test_unknown_name_is_refused_with_the_known_ones(make):
   known = 'report, report_conditional, compact'
   with pytest.raises(_validate.InputError, match=f"one of {known}, .*; got 'x'"):
@@ -303,7 +303,7 @@ class Remat(nn.Module):
 
 
 def check(layer: nn.Module) -> None:
-  models.require_per_example(Flat(layer), jnp.zeros((2, 4, 4, 1)), labels_of(0, 0))
+  per_example.require_per_example(Flat(layer), jnp.zeros((2, 4, 4, 1)), labels_of(0, 0))
 
 
 @pytest.mark.parametrize(
@@ -344,4 +344,4 @@ def test_all_layers_that_mix_are_named():
 
 
 def test_count_parameters():
-  assert models.count_parameters({'a': jnp.zeros((2, 3)), 'b': {'c': jnp.zeros(())}}) == 7
+  assert layers.count_parameters({'a': jnp.zeros((2, 3)), 'b': {'c': jnp.zeros(())}}) == 7

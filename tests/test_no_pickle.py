@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpgan_jax import evaluate, export, model_file, readers
+from dpgan_jax import export, model_file, readers, scoring
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN
@@ -83,7 +83,7 @@ def test_samples_and_data(tmp_path, no_pickle, labelled):
   images = np.arange(96, dtype=np.uint8).reshape(6, 4, 4)
   labels = np.arange(6) % 2 if labelled else None
   path = export.export(tmp_path / 'a.npz', images, labels, format='npz')
-  read, of_file = evaluate.read_samples(str(path))
+  read, of_file = scoring.read_samples(str(path))
   np.testing.assert_array_equal(read[..., 0], images)
   assert (of_file is not None) == labelled
   with np.load(path, allow_pickle=False) as file:

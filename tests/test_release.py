@@ -25,7 +25,8 @@ import safetensors.numpy
 import yaml
 from PIL import Image
 
-from dpgan_jax import DPGAN, data, metrics, model_file, release, report, trainer
+from dpgan_jax import DPGAN, data, metrics, model_file, release, run_statement, trainer
+from dpgan_jax import bundle as bundles
 from dpgan_jax._validate import InputError
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.config import TrainConfig
@@ -45,14 +46,14 @@ CONFIG = TrainConfig(
 def short_curve():
   """Every point of a curve costs a second."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(report, '_CURVE_POINTS', 3)
+    patch.setattr(run_statement, '_CURVE_POINTS', 3)
     yield
 
 
 def train(folder: pathlib.Path, config: TrainConfig) -> RunDir:
   trainer.train(config, data.load_dataset('digits'), folder, progress=False)
   run = RunDir.open(folder, create=False)
-  report.write(run, tuning_note=NOTE)
+  run_statement.write(run, tuning_note=NOTE)
   return run
 
 
@@ -88,7 +89,7 @@ def state(run) -> Any:
 def bundle(run, tmp_path_factory) -> pathlib.Path:
   before = files_of(run.path)
   out = tmp_path_factory.mktemp('public') / 'bundle'
-  release.release(run, out, num=200, licence='cc-by-4.0')
+  bundles.release(run, out, num=200, licence='cc-by-4.0')
   assert files_of(run.path) == before  # only read
   return out
 
@@ -96,7 +97,7 @@ def bundle(run, tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope='module')
 def seeded_bundle(seeded, tmp_path_factory) -> pathlib.Path:
   out = tmp_path_factory.mktemp('public') / 'bundle'
-  release.release(seeded, out, num=20, seed_is_secret=True)
+  bundles.release(seeded, out, num=20, seed_is_secret=True)
   return out
 
 
@@ -212,7 +213,7 @@ def test_no_byte_of_what_is_private_leaves(bundle, secrets):
 
 def test_no_byte_of_a_secret_seed_leaves_and_the_report_names_it(seeded, seeded_bundle, state):
   assert found(seeded_bundle, secrets_of(seeded, state)) == set()
-  for name in (release.REPORT_MARKDOWN, release.MODEL_CARD, release.DATA_CARD, release.USAGE):
+  for name in (bundles.REPORT_MARKDOWN, bundles.MODEL_CARD, bundles.DATA_CARD, bundles.USAGE):
     assert 'not private against those who know the seed' in (seeded_bundle / name).read_text()
 
 
@@ -242,11 +243,11 @@ def test_the_search_finds_what_is_planted(run, state, secrets, secret, plant, tm
 
 
 def test_times_of_day_and_dates_are_nowhere(bundle):
-  for name in release.FILES:
+  for name in bundles.FILES:
     if name.endswith(('.md', '.json')):
       text = (bundle / name).read_text()
       assert not re.search(r'20\d\d-\d\d-\d\d|\d\d:\d\d', text), name
-  with zipfile.ZipFile(bundle / release.SAMPLES) as archive:
+  with zipfile.ZipFile(bundle / bundles.SAMPLES) as archive:
     assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
@@ -254,21 +255,21 @@ def test_times_of_day_and_dates_are_nowhere(bundle):
 
 
 def test_the_bundle_is_what_the_list_says_and_can_be_used(run, bundle):
-  assert sorted(p.name for p in bundle.iterdir()) == sorted(release.FILES)
-  with np.load(bundle / release.SAMPLES, allow_pickle=False) as samples:
+  assert sorted(p.name for p in bundle.iterdir()) == sorted(bundles.FILES)
+  with np.load(bundle / bundles.SAMPLES, allow_pickle=False) as samples:
     assert samples['x'].shape == (200, 8, 8)
     assert np.bincount(samples['y']).tolist() == [20] * 10
-  loaded = DPGAN.load(bundle / release.GENERATOR)
+  loaded = DPGAN.load(bundle / bundles.GENERATOR)
   assert loaded.epsilon == trainer.restore_model(run.path).model.epsilon()
   assert loaded.sample(3)[0].shape == (3, 8, 8, 1)
-  facts = json.loads((bundle / release.REPORT_JSON).read_text())
-  assert facts == report.build(run).to_json()
+  facts = json.loads((bundle / bundles.REPORT_JSON).read_text())
+  assert facts == run_statement.build(run).to_json()
   assert facts['tuning']['note'] == NOTE
-  assert (bundle / release.REPORT_MARKDOWN).read_bytes() == run.report_markdown.read_bytes()
+  assert (bundle / bundles.REPORT_MARKDOWN).read_bytes() == run.report_markdown.read_bytes()
 
 
 def test_the_cards_say_what_their_templates_ask(run, bundle):
-  model, dataset = ((bundle / n).read_text() for n in (release.MODEL_CARD, release.DATA_CARD))
+  model, dataset = ((bundle / n).read_text() for n in (bundles.MODEL_CARD, bundles.DATA_CARD))
   for text, sections in (
     (model, ['Model details', 'Intended use', 'Factors', 'Metrics', 'Evaluation data',
              'Training data', 'Quantitative analyses', 'Ethical considerations', 'Caveats']),
@@ -281,31 +282,31 @@ def test_the_cards_say_what_their_templates_ask(run, bundle):
     assert 'differential-privacy' in fields['tags']
     for section in sections:
       assert f'\n## {section}' in body, section
-    assert report.build(run).guarantee() in body
+    assert run_statement.build(run).guarantee() in body
     assert NOTE in body
   assert yaml.safe_load(dataset.split('---\n')[1])['size_categories'] == ['n<1K']
 
 
 def test_the_manifest_verifies_without_this_package(bundle):
   sums = dict(
-    reversed(line.split('  ')) for line in (bundle / release.MANIFEST).read_text().splitlines()
+    reversed(line.split('  ')) for line in (bundle / bundles.MANIFEST).read_text().splitlines()
   )
-  assert set(sums) == set(release.FILES) - {release.MANIFEST}
+  assert set(sums) == set(bundles.FILES) - {bundles.MANIFEST}
   for name, digest in sums.items():
     assert hashlib.sha256((bundle / name).read_bytes()).hexdigest() == digest
 
 
 def test_no_two_bundles_have_the_same_samples_and_none_those_of_the_run(run, bundle, tmp_path):
   """Noise of the samples comes from the operating system, not from the run's keys."""
-  release.release(run, tmp_path / 'second', num=200)
+  bundles.release(run, tmp_path / 'second', num=200)
   drawn = {
     path: {image.tobytes() for image in np.load(path)['x']}
-    for path in (bundle / release.SAMPLES, tmp_path / 'second' / release.SAMPLES, run.samples_npz)
+    for path in (bundle / bundles.SAMPLES, tmp_path / 'second' / bundles.SAMPLES, run.samples_npz)
   }
   one, two, of_run = drawn.values()
   assert not one & two
   assert not of_run & (one | two)
-  for name in (release.GENERATOR, release.REPORT_JSON, release.CURVE):
+  for name in (bundles.GENERATOR, bundles.REPORT_JSON, bundles.CURVE):
     assert (bundle / name).read_bytes() == (tmp_path / 'second' / name).read_bytes()
 
 
@@ -314,7 +315,7 @@ def test_no_two_bundles_have_the_same_samples_and_none_those_of_the_run(run, bun
 
 def test_a_fixed_seed_is_refused_unless_it_is_said_to_be_secret(seeded, tmp_path):
   with pytest.raises(InputError, match=r'fixed seed.*--seed_is_secret'):
-    release.release(seeded, tmp_path / 'out')
+    bundles.release(seeded, tmp_path / 'out')
   assert not list(tmp_path.iterdir())
 
 
@@ -326,30 +327,30 @@ def not_private(tmp_path_factory) -> RunDir:
 
 def test_a_run_without_guarantee_is_refused_or_says_so_in_large_letters(not_private, tmp_path):
   with pytest.raises(InputError, match=r'no privacy guarantee.*--allow_no_privacy'):
-    release.release(not_private, tmp_path / 'out')
+    bundles.release(not_private, tmp_path / 'out')
   assert not list(tmp_path.iterdir())
-  release.release(not_private, tmp_path / 'out', num=20, allow_no_privacy=True)
-  for name in release.FILES:
+  bundles.release(not_private, tmp_path / 'out', num=20, allow_no_privacy=True)
+  for name in bundles.FILES:
     if name.endswith('.md'):
       text = (tmp_path / 'out' / name).read_text()
       assert re.search('^# .*NO PRIVACY GUARANTEE', text, re.MULTILINE), name
       assert 'is (ε, δ)-differentially private' not in text
       assert 'weaken the guarantee' not in text
-  assert '"differential-privacy"' not in (tmp_path / 'out' / release.MODEL_CARD).read_text()
-  assert 'NO PRIVACY GUARANTEE' in release.verify(tmp_path / 'out')
+  assert '"differential-privacy"' not in (tmp_path / 'out' / bundles.MODEL_CARD).read_text()
+  assert 'NO PRIVACY GUARANTEE' in bundles.verify(tmp_path / 'out')
 
 
 def test_an_unfinished_run_is_refused_unless_allowed(run, tmp_path):
   copy = copied(run, tmp_path / 'run')
   shutil.rmtree(next(p for p in copy.checkpoints.iterdir() if p.name.endswith('6')))
   with pytest.raises(InputError, match=r'has taken 3 of 6 steps.*--allow_unfinished'):
-    release.release(copy, tmp_path / 'out')
+    bundles.release(copy, tmp_path / 'out')
   assert not (tmp_path / 'out').exists()
-  said = release.release(copy, tmp_path / 'out', num=20, allow_unfinished=True)
+  said = bundles.release(copy, tmp_path / 'out', num=20, allow_unfinished=True)
   assert (said.steps_taken, said.steps_charged) == (3, 6)
-  assert model_file.load(tmp_path / 'out' / release.GENERATOR).steps == 3
-  assert 'not finished' in (tmp_path / 'out' / release.MODEL_CARD).read_text()
-  assert 'for 6 steps' in release.verify(tmp_path / 'out')
+  assert model_file.load(tmp_path / 'out' / bundles.GENERATOR).steps == 3
+  assert 'not finished' in (tmp_path / 'out' / bundles.MODEL_CARD).read_text()
+  assert 'for 6 steps' in bundles.verify(tmp_path / 'out')
 
 
 def test_places_that_are_taken_or_private_are_refused(run, tmp_path):
@@ -367,7 +368,7 @@ def test_places_that_are_taken_or_private_are_refused(run, tmp_path):
     (tmp_path / 'to_run' / 'release', 'outside the run directory'),
   ):
     with pytest.raises(InputError, match=words):
-      release.release(run, out)
+      bundles.release(run, out)
   assert files_of(tmp_path) == before
   assert not (tmp_path / 'nowhere').exists()
 
@@ -378,7 +379,7 @@ def test_a_path_in_a_name_that_a_user_chose_is_refused(run, tmp_path):
   saved['data']['class_names'][3] = str(tmp_path / 'run' / 'three')
   copy.save_config(saved)
   with pytest.raises(InputError, match='would hold the path'):
-    release.release(copy, tmp_path / 'out', num=20)
+    bundles.release(copy, tmp_path / 'out', num=20)
   assert sorted(p.name for p in tmp_path.iterdir()) == ['run']
 
 
@@ -388,9 +389,9 @@ def test_a_failure_half_way_leaves_nothing(run, tmp_path, monkeypatch):
   def fail(*_: Any, **__: Any) -> None:
     raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(release.figures, 'epsilon_delta_curve', fail)
+  monkeypatch.setattr(bundles.figures, 'epsilon_delta_curve', fail)
   with pytest.raises(OSError, match='No space'):
-    release.release(run, tmp_path / 'out', num=20)
+    bundles.release(run, tmp_path / 'out', num=20)
   assert not files_of(tmp_path)
 
 
@@ -398,7 +399,7 @@ def test_a_failure_half_way_leaves_nothing(run, tmp_path, monkeypatch):
 
 
 def test_a_received_bundle_is_checked(bundle):
-  line = release.verify(bundle)
+  line = bundles.verify(bundle)
   assert '9 files' in line
   assert 'ε = ' in line
 
@@ -407,16 +408,16 @@ def resealed(folder: pathlib.Path) -> None:
   """Writes a manifest that fits what is there, as a forger would."""
   lines = [
     f'{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n'
-    for name in release.FILES
-    if name != release.MANIFEST
+    for name in bundles.FILES
+    if name != bundles.MANIFEST
   ]
-  (folder / release.MANIFEST).write_text(''.join(lines))
+  (folder / bundles.MANIFEST).write_text(''.join(lines))
 
 
 def edit_report(folder: pathlib.Path, change) -> None:
-  facts = json.loads((folder / release.REPORT_JSON).read_text())
+  facts = json.loads((folder / bundles.REPORT_JSON).read_text())
   change(facts)
-  (folder / release.REPORT_JSON).write_text(json.dumps(facts))
+  (folder / bundles.REPORT_JSON).write_text(json.dumps(facts))
 
 
 def halve_epsilon(facts) -> None:
@@ -461,7 +462,7 @@ def test_a_bundle_that_was_changed_is_refused(bundle, tmp_path, damage, seal, wo
   if seal:
     resealed(folder)
   with pytest.raises(InputError, match=words) as caught:
-    release.verify(folder)
+    bundles.verify(folder)
   assert '\n' not in str(caught.value)
 
 

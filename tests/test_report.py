@@ -27,14 +27,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.experimental.compilation_cache import compilation_cache
 
-from dpgan_jax import budget, data, metrics, report, resume, trainer
+from dpgan_jax import budget, data, metrics, resume, run_statement, trainer
 from dpgan_jax._validate import InputError
+from dpgan_jax.accounting import show_epsilon
 from dpgan_jax.budget import Budget
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import StepMetrics
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.run_dir import RunDir
-from dpgan_jax.statement import show_epsilon
 
 SEED = 987654321
 CONFIG = TrainConfig(
@@ -43,13 +43,13 @@ CONFIG = TrainConfig(
   d_steps_per_g_step=2, num_samples=20, delta=1e-4,
 )  # fmt: skip
 ROOT = pathlib.Path(__file__).parents[1]
-POINTS = report._CURVE_POINTS
+POINTS = run_statement._CURVE_POINTS
 
 
 @pytest.fixture(autouse=True)
 def short_curve(monkeypatch: pytest.MonkeyPatch) -> None:
   """Every point of a curve costs a second; one test looks at a whole one."""
-  monkeypatch.setattr(report, '_CURVE_POINTS', 3)
+  monkeypatch.setattr(run_statement, '_CURVE_POINTS', 3)
 
 
 # --- real runs ------------------------------------------------------------------------------------
@@ -182,10 +182,10 @@ def direct_epsilon(steps: int, delta: float, relation=None, larger: int = 1) -> 
 
 
 def test_a_finished_run(finished, tmp_path, monkeypatch):
-  monkeypatch.setattr(report, '_CURVE_POINTS', POINTS)
+  monkeypatch.setattr(run_statement, '_CURVE_POINTS', POINTS)
   run = copied(finished, tmp_path)
   before = files_of(run.path)
-  statement = report.write(run)
+  statement = run_statement.write(run)
   after = files_of(run.path)
   new = {'report.json', 'report.md', 'epsilon_delta.png'}
   assert {name: after[name] for name in after if name not in new} == before
@@ -235,7 +235,7 @@ def test_a_finished_run(finished, tmp_path, monkeypatch):
 
 def test_every_file_of_a_run_has_a_verdict(finished, tmp_path):
   run = copied(finished, tmp_path)
-  report.write(run)
+  run_statement.write(run)
   verdicts = publish(read_strictly(run.report_json))
   assert verdicts.pop('anything else') == 'no'
   left = {p.name + '/' * p.is_dir() for p in run.path.iterdir()}
@@ -250,7 +250,7 @@ def test_every_file_of_a_run_has_a_verdict(finished, tmp_path):
 
 
 def test_what_reads_private_data_beside_the_step_is_said(finished):
-  plain = report.build(finished)
+  plain = run_statement.build(finished)
   said = dataclasses.replace(
     plain, config=plain.config.replace(n_d_threshold=0.6, gradient_penalty=10.0)
   )
@@ -261,7 +261,7 @@ def test_what_reads_private_data_beside_the_step_is_said(finished):
 
 
 def test_every_number_of_a_step_is_either_covered_or_not(finished):
-  facts = report.build(finished).to_json()
+  facts = run_statement.build(finished).to_json()
   for key, wanted in (('covered', False), ('not_covered', True)):
     named = set(re.findall(r'\w+', ' '.join(facts[key]))) & set(StepMetrics._fields)
     assert named == {n for n in StepMetrics._fields if (n in metrics.REAL_DATA_METRICS) == wanted}
@@ -269,21 +269,21 @@ def test_every_number_of_a_step_is_either_covered_or_not(finished):
 
 def test_an_interrupted_run_states_what_is_charged(interrupted):
   before = files_of(interrupted.path)
-  facts = report.build(interrupted).to_json()
+  facts = run_statement.build(interrupted).to_json()
   assert files_of(interrupted.path) == before
   assert facts['progress'] == {
     'finished': False, 'steps_taken': 3, 'steps_charged': 6, 'steps_budgeted': 9,
     'epsilon_budgeted': pytest.approx(direct_epsilon(9, 1e-4), rel=1e-6),
   }  # fmt: skip
   assert facts['guarantee']['epsilon'] == pytest.approx(direct_epsilon(6, 1e-4), rel=1e-6)
-  markdown = report.build(interrupted).to_markdown()
+  markdown = run_statement.build(interrupted).to_markdown()
   assert 'not finished: its latest checkpoint has taken 3 of T = 9 steps. 6 are charged' in markdown
   assert 'for the 6 steps charged' in facts['statement']
 
 
 def test_a_fixed_seed_is_a_condition_and_its_value_is_not_told(seeded, tmp_path):
   run = copied(seeded, tmp_path)
-  statement = report.write(run)
+  statement = run_statement.write(run)
   facts = read_strictly(run.report_json)
   words = 'reproducible, not private against those who know the seed'
   for text in (facts['statement'], facts['guarantee']['condition'], statement.summary()):
@@ -298,7 +298,7 @@ def test_a_fixed_seed_is_a_condition_and_its_value_is_not_told(seeded, tmp_path)
 
 def test_without_noise_there_is_no_guarantee_in_the_first_line(not_private, tmp_path):
   run = copied(not_private, tmp_path)
-  statement = report.write(run)
+  statement = run_statement.write(run)
   facts = read_strictly(run.report_json)
   assert facts['guarantee']['epsilon'] == facts['progress']['epsilon_budgeted'] == 'inf'
   assert {point['epsilon'] for point in facts['guarantee']['curve']} == {'inf'}
@@ -314,7 +314,7 @@ def test_without_noise_there_is_no_guarantee_in_the_first_line(not_private, tmp_
 
 
 def test_noise_without_a_finite_epsilon_is_no_guarantee_either(tmp_path):
-  statement = dataclasses.replace(report.build(paper_run(tmp_path)), epsilon=math.inf)
+  statement = dataclasses.replace(run_statement.build(paper_run(tmp_path)), epsilon=math.inf)
   assert statement.to_json()['statement'].startswith('NO PRIVACY GUARANTEE: noise of σ = 1.0')
   assert statement.to_markdown().startswith('# NO PRIVACY GUARANTEE')
   assert publish(statement.to_json())['samples.npz'] == 'no'
@@ -326,7 +326,7 @@ def test_noise_without_a_finite_epsilon_is_no_guarantee_either(tmp_path):
 @pytest.mark.parametrize('which', ['finished', 'seeded', 'interrupted', 'not_private'])
 def test_nothing_private_goes_out(which, request, tmp_path):
   run = copied(request.getfixturevalue(which), tmp_path)
-  report.write(run)
+  run_statement.write(run)
   text = written(run) + run.path.joinpath('epsilon_delta.png').read_bytes().decode('latin-1')
   fingerprint = data.load_dataset('digits').fingerprint()
   assert fingerprint in run.ledger.read_text()
@@ -354,19 +354,19 @@ def test_the_environment_goes_out_by_name_only(tmp_path):
   saved = run.load_config()
   saved['environment'] |= {'hostname': 'ward7.example', 'cwd': '/home/lovelace', 'jax': '0.0.1'}
   run.save_config(saved)
-  report.write(run)
+  run_statement.write(run)
   assert not re.search('ward7|lovelace|hostname|cwd', written(run))
   assert read_strictly(run.report_json)['environment']['at_start']['jax'] == '0.0.1'
 
 
 def test_the_same_run_gives_the_same_bytes(finished, tmp_path):
   run = copied(finished, tmp_path)
-  report.write(run)
+  run_statement.write(run)
   first = files_of(run.path)
-  report.write(run)
+  run_statement.write(run)
   assert files_of(run.path) == first
   other = copied(finished, tmp_path / 'elsewhere')
-  report.write(other)
+  run_statement.write(other)
   assert files_of(other.path) == first
 
 
@@ -399,7 +399,7 @@ def test_the_same_run_gives_the_same_bytes(finished, tmp_path):
 @pytest.mark.filterwarnings('ignore:delta=')
 def test_a_change_of_the_run_changes_the_statement(tmp_path, change, expected):
   usual, changed = (
-    report.build(paper_run(tmp_path / name, **settings))
+    run_statement.build(paper_run(tmp_path / name, **settings))
     for name, settings in (('usual', {}), ('changed', change))
   )
   for words in (expected,) if isinstance(expected, str) else expected:
@@ -417,7 +417,7 @@ def test_a_change_of_the_run_changes_the_statement(tmp_path, change, expected):
   ('relation', 'larger'), [('ADD_OR_REMOVE_ONE', 1), ('REPLACE_ONE', 0), ('REPLACE_SPECIAL', 0)]
 )
 def test_epsilon_is_of_the_relation_that_is_named(tmp_path, relation, larger):
-  statement = report.build(paper_run(tmp_path, neighboring_relation=relation.lower()))
+  statement = run_statement.build(paper_run(tmp_path, neighboring_relation=relation.lower()))
   direct = direct_epsilon(4, 1e-4, dp_accounting.NeighboringRelation[relation], larger)
   assert statement.epsilon == pytest.approx(direct, rel=1e-6)
 
@@ -432,14 +432,14 @@ def test_a_line_that_is_being_charged_is_neither_counted_nor_touched(tmp_path):
   run = paper_run(tmp_path)
   whole = run.ledger.read_bytes()
   run.ledger.write_bytes(whole + b'{"stage": "dp_sgd", "up_to_st')
-  assert report.write(run).steps_charged == 4
+  assert run_statement.write(run).steps_charged == 4
   assert run.ledger.read_bytes() == whole + b'{"stage": "dp_sgd", "up_to_st'
 
 
 def test_a_run_before_its_first_charge_has_spent_nothing(tmp_path):
   run = paper_run(tmp_path)
   run.ledger.unlink()
-  statement = report.write(run)
+  statement = run_statement.write(run)
   assert (statement.steps_charged, statement.epsilon) == (0, 0.0)
   assert statement.epsilon_budgeted > 0
   read_strictly(run.report_json)
@@ -461,7 +461,7 @@ def test_an_epsilon_that_a_second_computation_contradicts_is_not_reported(
   monkeypatch.setattr(Budget, 'epsilon', epsilon)
   one_line(run, 'accounted epsilon=.* at delta=.* is contradicted by a second computation')
   monkeypatch.undo()
-  assert report.build(run).second_opinion is not None
+  assert run_statement.build(run).second_opinion is not None
 
 
 # --- contradictions are refused -------------------------------------------------------------------
@@ -470,7 +470,7 @@ def test_an_epsilon_that_a_second_computation_contradicts_is_not_reported(
 def one_line(run: RunDir, message: str) -> None:
   before = files_of(run.path)
   with pytest.raises(InputError, match=message) as caught:
-    report.write(run)
+    run_statement.write(run)
   assert '\n' not in str(caught.value)
   assert files_of(run.path) == before
 
@@ -520,7 +520,7 @@ def test_the_tuning_note_is_kept_replaced_and_taken_back(tmp_path):
   run = paper_run(tmp_path)
 
   def note_after(**given: str) -> str | None:
-    report.write(run, **given)
+    run_statement.write(run, **given)
     tuning = read_strictly(run.report_json)['tuning']
     assert tuning['stated'] == (tuning['note'] is not None)
     assert ('Not stated' in run.report_markdown.read_text('utf-8')) != tuning['stated']
@@ -543,13 +543,13 @@ def test_a_note_is_not_lost_with_a_report_that_cannot_be_read(tmp_path, content)
   run = paper_run(tmp_path)
   run.report_json.write_text(content)
   one_line(run, 'expected .*report.json to be a report')
-  report.write(run, tuning_note='again')
+  run_statement.write(run, tuning_note='again')
   assert read_strictly(run.report_json)['tuning']['note'] == 'again'
 
 
 def test_a_note_that_is_no_text_is_refused(tmp_path):
   with pytest.raises(InputError, match='UTF-8'):
-    report.build(paper_run(tmp_path), tuning_note='caf\udce9')
+    run_statement.build(paper_run(tmp_path), tuning_note='caf\udce9')
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -570,7 +570,7 @@ def test_the_command(tmp_path):
   run = paper_run(tmp_path)
   done = command(f'--run_dir={run.path}', '--tuning_note=Chosen on MNIST.')
   assert done.returncode == 0, done.stderr
-  assert done.stdout == f'{report.build(run).summary()}\nReport: {run.report_markdown}\n'
+  assert done.stdout == f'{run_statement.build(run).summary()}\nReport: {run.report_markdown}\n'
   assert read_strictly(run.report_json)['tuning']['note'] == 'Chosen on MNIST.'
 
 

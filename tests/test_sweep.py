@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from dpgan_jax import accounting, budget, data, model_file, sweep, trainer
+from dpgan_jax import accounting, budget, data, model_file, sweep, sweeping, trainer
 from dpgan_jax._validate import InputError
 from dpgan_jax.budget import Budget
 from dpgan_jax.config import TrainConfig
@@ -41,7 +41,7 @@ SETTINGS = [
   [('2', [2.0]), ('0.5, 1,inf', [0.5, 1.0, float('inf')]), ('9,1e0', [9.0, 1.0])],
 )
 def test_epsilons_are_read(text, expected):
-  assert sweep.parse_epsilons(text) == expected
+  assert sweeping.parse_epsilons(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,12 @@ def test_epsilons_are_read(text, expected):
 )
 def test_epsilons_that_will_not_do_are_refused(text, message):
   with pytest.raises(InputError, match=message) as caught:
-    sweep.parse_epsilons(text)
+    sweeping.parse_epsilons(text)
   assert '\n' not in str(caught.value)
 
 
 def test_every_epsilon_comes_once_before_any_is_repeated():
-  runs = sweep.plan({'steps': 4, 'batch_size': 32}, [0.5, float('inf')], 2)
+  runs = sweeping.plan({'steps': 4, 'batch_size': 32}, [0.5, float('inf')], 2)
   assert [run.name for run in runs] == [
     'eps0.5/seed_0', 'epsinf/seed_0', 'eps0.5/seed_1', 'epsinf/seed_1',
   ]  # fmt: skip
@@ -89,37 +89,37 @@ def test_every_epsilon_comes_once_before_any_is_repeated():
 )
 def test_steps_at_that_will_not_do_are_refused(text, message):
   with pytest.raises(InputError, match=message):
-    sweep.parse_steps_at(text, [1.0, 10.0])
+    sweeping.parse_steps_at(text, [1.0, 10.0])
 
 
 def test_steps_at_are_taken_in_the_place_of_the_settings():
-  assert sweep.parse_steps_at(None, [1.0]) == {}
-  at = sweep.parse_steps_at('10:9, inf:8', [1.0, 10.0, float('inf')])
+  assert sweeping.parse_steps_at(None, [1.0]) == {}
+  at = sweeping.parse_steps_at('10:9, inf:8', [1.0, 10.0, float('inf')])
   for settings in ({'steps': 4}, {'epochs': 2}):
-    runs = sweep.plan(settings, [1.0, 10.0, float('inf')], 1, at)
+    runs = sweeping.plan(settings, [1.0, 10.0, float('inf')], 1, at)
     assert [run.config.steps for run in runs] == [settings.get('steps'), 9, 8]
     assert [run.config.epochs for run in runs] == [settings.get('epochs'), None, None]
 
 
 def test_a_sweep_in_parts_has_the_runs_of_the_whole():
   epsilons = [0.5, 2.0]
-  parts = [*sweep.plan({'steps': 4}, epsilons, 2), *sweep.plan({'steps': 4}, epsilons, 1, {}, 2)]
-  assert parts == sweep.plan({'steps': 4}, epsilons, 3)
+  parts = [*sweeping.plan({'steps': 4}, epsilons, 2), *sweeping.plan({'steps': 4}, epsilons, 1, {}, 2)]
+  assert parts == sweeping.plan({'steps': 4}, epsilons, 3)
   with pytest.raises(InputError, match='expected --seeds=N with --first_seed'):
-    sweep.plan({'steps': 4}, epsilons, None, {}, 2)
+    sweeping.plan({'steps': 4}, epsilons, None, {}, 2)
   with pytest.raises(InputError, match='expected first_seed >= 0, got -1'):
-    sweep.plan({'steps': 4}, epsilons, 2, {}, -1)
+    sweeping.plan({'steps': 4}, epsilons, 2, {}, -1)
 
 
 def test_without_seeds_keys_are_secret():
-  (run,) = sweep.plan({'steps': 4}, [2.0], None)
+  (run,) = sweeping.plan({'steps': 4}, [2.0], None)
   assert (run.name, run.config.seed) == ('eps2/secret_key', None)
 
 
 def test_names_tell_epsilons_apart():
   values = [1.0, 1.0000001, 1e-7, 0.1 + 0.2, 0.3, 1e22, float('inf')]
-  assert len({sweep.short(v) for v in values}) == len(values)
-  assert all(float(sweep.short(v)) == v for v in values)
+  assert len({sweeping.short(v) for v in values}) == len(values)
+  assert all(float(sweeping.short(v)) == v for v in values)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_names_tell_epsilons_apart():
 )
 def test_plans_that_will_not_do_are_refused(settings, seeds, message):
   with pytest.raises(InputError, match=message):
-    sweep.plan(settings, [1.0, float('inf')], seeds)
+    sweeping.plan(settings, [1.0, float('inf')], seeds)
 
 
 # --- the command, in this process, with cheap runs ------------------------------------------------

@@ -35,7 +35,7 @@ from absl import flags
 from ordinary_gan import EXAMPLES, SHAPE, OrdinaryGAN, make_gan, random_data
 from protocol import peak_memory
 
-from dpgan_jax import _files, _markdown, _validate, cli, memory, models
+from dpgan_jax import _files, _markdown, _validate, cli, discriminators, memory
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN, GANState
 from dpgan_jax.loop import make_chunk
@@ -150,7 +150,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def estimate(name: str, changes: dict[str, Any]) -> dict[str, Any]:
   """Told before compiling, and planned by XLA: the real half of D's gradient at B = 256."""
-  generator = 'report' if name in models.UNCONDITIONAL else 'report_conditional'
+  generator = 'report' if name in discriminators.UNCONDITIONAL else 'report_conditional'
   gan = make_gan(
     TrainConfig(
       noise_multiplier=1.0, steps=1000, batch_size=256, generator=generator, discriminator=name,
@@ -174,7 +174,7 @@ def estimates() -> None:
   """Prints and writes the comparison of estimates with plans."""
   found = {
     name: {way: estimate(name, changes) for way, changes in WAYS.items()}
-    for name in models.DISCRIMINATORS
+    for name in discriminators.DISCRIMINATORS
   }
   shares = [c['planned_mib'] / c['told_mib'] for ways in found.values() for c in ways.values()]
   cell = '{planned_mib} / {told_mib}'.format_map

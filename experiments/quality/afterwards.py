@@ -24,22 +24,24 @@ from collections.abc import Sequence
 from absl import flags
 
 from dpgan_jax import (
+  _progress,
+  _shared_flags,
   _validate,
   cli,
   data,
   distort,
-  evaluate,
   evaluation,
   model_file,
   recorder,
   resume,
   scores,
+  scoring,
   snapshots,
   sweep_table,
   trainer,
 )
+from dpgan_jax.accounting import rounded_up
 from dpgan_jax.run_dir import RunDir
-from dpgan_jax.statement import rounded_up
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -126,7 +128,7 @@ def measure(
     images, classes = model.sample(num, clearest=variant.clearest, key=key)
     if variant.distorted:
       images = distort.distort(images, distort_key)
-    show = evaluate.Progress()
+    show = _progress.WorkProgress()
     result = evaluation.evaluate(
       images, classes, *real, settings, store=store, progress=show.update
     )
@@ -142,7 +144,7 @@ def main() -> None:
     raise _validate.InputError('expected --run_dir=DIRECTORY of a run and --name=NAME of a record')
   for name in FLAGS.variants:
     _validate.one_of('variants', name, VARIANTS)
-  amount = evaluate.amount_from_flags()
+  amount = _shared_flags.amount_from_flags()
   settings = dataclasses.replace(amount.settings, tasks=TASKS)
   run = RunDir.open(FLAGS.run_dir, create=False)
   kept = run.path / sweep_table.GENERATOR  # of a run of a sweep, which may be all that is left
@@ -150,7 +152,7 @@ def main() -> None:
   if not model.is_conditional:
     raise _validate.InputError('expected a run whose samples have classes')
   mixed = mixture(model, run)
-  real = evaluate.load_real(FLAGS.dataset or mixed.dataset, FLAGS.data_dir)
+  real = scoring.load_real(FLAGS.dataset or mixed.dataset, FLAGS.data_dir)
   store = scores.Store(pathlib.Path(FLAGS.scores_dir)) if FLAGS.scores_dir else None
   variants = [VARIANTS[name] for name in FLAGS.variants]
   found = measure(mixed, variants, amount.num, real, settings, store)
@@ -176,5 +178,5 @@ if __name__ == '__main__':
   flags.DEFINE_string('data_dir', None, 'Folder of the real data; default: download by name.')
   flags.DEFINE_string('scores_dir', None, 'Where finished scores are kept.')
   flags.DEFINE_list('variants', list(VARIANTS), 'Which: names of VARIANTS.')
-  evaluate.define_amount_flags()
+  _shared_flags.define_amount_flags()
   cli.run(main)

@@ -26,8 +26,19 @@ import flax.linen as nn
 import numpy as np
 from absl import flags
 
-from dpgan_jax import _files, _validate, cli, data, evaluation, judges, label_cnn, resume, trainer
-from dpgan_jax.statement import rounded_up
+from dpgan_jax import (
+  _files,
+  _validate,
+  cli,
+  data,
+  evaluation,
+  fitting,
+  judges,
+  label_cnn,
+  resume,
+  trainer,
+)
+from dpgan_jax.accounting import rounded_up
 
 FLAGS = flags.FLAGS
 REAL, OTHER = 'real', 'real, other network'
@@ -57,9 +68,9 @@ def measure(
 
   held = len(real) // 10
 
-  def teacher(network: nn.Module) -> judges.Fitted:
+  def teacher(network: nn.Module) -> fitting.Fitted:
     tell('CNN on real images')
-    return judges.fit(
+    return fitting.fit(
       network, real.images[held:], real.labels[held:], epochs=epochs, seed=0,
       hold_out=(real.images[:held], real.labels[:held]), **judges.PACE['cnn'],
     )  # fmt: skip

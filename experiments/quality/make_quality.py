@@ -24,7 +24,7 @@ from typing import Any
 
 from absl import flags
 
-from dpgan_jax import _files, _markdown, _validate, cli, report
+from dpgan_jax import _files, _markdown, _validate, cli, run_statement
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.run_dir import RunDir
 
@@ -55,7 +55,7 @@ def add(run_dir: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
       raise _validate.InputError(f'expected --{name}=… with --add')
   _validate.one_of('kept', FLAGS.kept, KEPT)
   run, found = _evaluated(run_dir)
-  statement = report.build(run)
+  statement = run_statement.build(run)
   defaults = TrainConfig(dataset='idx', noise_multiplier=1.0, steps=1).to_dict()
   settings = {
     k: v for k, v in statement.config.to_dict().items() if v != defaults[k] and k != 'seed'
@@ -88,7 +88,7 @@ def add_elsewhere(run_dir: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
   if not FLAGS.data_name:
     raise _validate.InputError("expected --data_name='what data' with --elsewhere")
   run, found = _evaluated(run_dir)
-  statement = report.build(run)
+  statement = run_statement.build(run)
   shared = json.loads((results / SWEEPS[0] / 'shared.json').read_bytes())['settings']
   own = statement.config.to_dict()
   differs = sorted(k for k in shared if k not in _OF_DATA_OR_FILES and own[k] != shared[k])

@@ -18,7 +18,7 @@ from typing import Any
 import study_records
 
 from dpgan_jax import _files, plan, scores, study_figures, sweep_table
-from dpgan_jax.statement import show_epsilon
+from dpgan_jax.accounting import show_epsilon
 from dpgan_jax.study_figures import Series
 
 Record = dict[str, Any]

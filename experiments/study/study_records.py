@@ -12,7 +12,7 @@ import shutil
 import sys
 from typing import Any
 
-from dpgan_jax import _files, _validate, data, metrics, plan, report, snapshots
+from dpgan_jax import _files, _validate, data, metrics, plan, run_statement, snapshots
 from dpgan_jax.evaluation_steps import JSON as STEPS
 from dpgan_jax.evaluation_steps import JSON_AS_TRAINED as STEPS_AS_TRAINED
 from dpgan_jax.run_dir import RunDir
@@ -45,7 +45,7 @@ def collect_run(path: pathlib.Path, results: pathlib.Path) -> list[pathlib.Path]
   saved = run.load_config()
   settings = saved.get('config', {})
   _check_public(settings.get('dataset'), path)
-  statement = report.build(run)
+  statement = run_statement.build(run)
   facts = statement.to_json()
   name = path.resolve().name
   evaluation, steps = read_json(path / EVALUATION) or {}, read_json(path / STEPS) or {}

@@ -43,7 +43,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))  # as experimen
 import hostile_inputs
 from absl import flags
 
-from dpgan_jax import _files, _validate, cli
+from dpgan_jax import _files, _progress, _validate, cli
 
 FLAGS = flags.FLAGS
 T = TypeVar('T')
@@ -102,7 +102,7 @@ class Targets:
     Raises:
       InputError: it was refused. Whatever else is raised is a finding.
     """
-    from dpgan_jax import data, evaluate, model_file, readers
+    from dpgan_jax import data, model_file, readers, scoring
 
     rng = random.Random(f'{seed}/{target}/{number}')
     shutil.rmtree(self.folder, ignore_errors=True)
@@ -125,7 +125,7 @@ class Targets:
         self._watched(data.load_dataset, 'png', data_dir=str(self.folder), split=split)
       case 'samples':
         path.write_bytes(hostile_inputs.npz(rng))
-        self._watched(evaluate.read_samples, str(path))
+        self._watched(scoring.read_samples, str(path))
       case 'flags':
         values, config_class, valid = rng.choice(self.commands)
         arguments = hostile_inputs.command_line(rng, self.folder, valid, list(values))
@@ -475,7 +475,7 @@ def main() -> None:
       elapsed = time.monotonic() - started
       if elapsed - printed > 10:
         printed = elapsed
-        left = cli.duration(elapsed / done * (sum(b - a for _, a, b in waiting) - done))
+        left = _progress.duration(elapsed / done * (sum(b - a for _, a, b in waiting) - done))
         found = sum(len(t.failures) for t in tallies.values())
         print(f'{done:,} inputs, {found} findings, {left} left', file=sys.stderr, flush=True)
     planted = list(kept.get('planted', ()))

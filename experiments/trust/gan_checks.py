@@ -23,7 +23,7 @@ import numpy as np
 import statistical_checks as statistics
 from statistical_checks import Violation
 
-from dpgan_jax import budget, data, metrics, report, resume, trainer
+from dpgan_jax import budget, data, metrics, resume, run_statement, trainer
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN, GANState, StepMetrics
 from dpgan_jax.ledger import Ledger
@@ -281,8 +281,8 @@ def _reported(charged: int = 4, **changes: Any) -> Iterator[tuple[Any, str]]:
     )  # fmt: skip
     stages = {trainer.STAGE: mechanism}
     Ledger.open(run.ledger, stages=stages, data_fingerprint='f00d').charge(charged)
-    with mock.patch.object(report, '_CURVE_POINTS', 3):
-      statement = report.write(run)
+    with mock.patch.object(run_statement, '_CURVE_POINTS', 3):
+      statement = run_statement.write(run)
     words = run.report_markdown.read_text('utf-8') + run.report_json.read_text('utf-8')
     yield statement.to_json(), words + statement.summary()
 

@@ -42,7 +42,7 @@ import tqdm
 import victims
 from absl import flags
 
-from dpgan_jax import _files, _validate, cli
+from dpgan_jax import _files, _progress, _validate, cli
 
 FLAGS = flags.FLAGS
 PARTS = ('ledger', 'checkpoint', 'metrics', 'export', 'train', 'sample', 'sweep', 'train_process')
@@ -346,7 +346,7 @@ def main() -> None:
         _say(row)
         for fault in row.faults:
           print(f'    {fault}')
-      print(f'{part}: {cli.duration(time.monotonic() - started)}', flush=True)
+      print(f'{part}: {_progress.duration(time.monotonic() - started)}', flush=True)
       found = summary(list(rows.values()), _COMMAND)
       if FLAGS.results:  # after every part: an interruption loses one
         with _files.atomic_write(FLAGS.results) as file:

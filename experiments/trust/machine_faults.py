@@ -39,7 +39,7 @@ import tqdm
 import victims
 from absl import flags
 
-from dpgan_jax import _files, _validate, cli, data, readers, run_dir, train
+from dpgan_jax import _files, _progress, _validate, cli, data, readers, run_dir, train
 from dpgan_jax.checkpoint import Checkpoints
 
 FLAGS = flags.FLAGS
@@ -490,7 +490,7 @@ def main() -> None:
         )
         for fault in row.faults:
           print(f'    {fault}')
-      print(f'{kind}: {cli.duration(time.monotonic() - started)}', flush=True)
+      print(f'{kind}: {_progress.duration(time.monotonic() - started)}', flush=True)
       found = summary(list(rows.values()), _COMMAND)
       if FLAGS.results:
         with _files.atomic_write(FLAGS.results) as file:

@@ -22,7 +22,7 @@ from typing import Any
 import scipy.stats
 from absl import flags
 
-from dpgan_jax import _files, _validate, cli, resume, statement
+from dpgan_jax import _files, _progress, _validate, accounting, cli, resume
 
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -324,7 +324,7 @@ def _made_by(part: Mapping[str, Any]) -> str:
 def _show(epsilon: float | None) -> str:
   if epsilon is None:
     return 'not known'
-  return '∞' if math.isinf(epsilon) else statement.show_epsilon(epsilon)
+  return '∞' if math.isinf(epsilon) else accounting.show_epsilon(epsilon)
 
 
 def _table(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
@@ -364,7 +364,7 @@ def run_all(only: list[str] | None) -> None:
           file=sys.stderr, flush=True)  # fmt: skip
     started = time.monotonic()
     status = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
-    print(f'{name}: status {status} after {cli.duration(time.monotonic() - started)}', flush=True)
+    print(f'{name}: status {status} after {_progress.duration(time.monotonic() - started)}', flush=True)
     if status:
       failed.append(name)
   if failed:
