@@ -12,23 +12,23 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from dpgan_jax._validate import InputError
-from dpgan_jax.clipping import ClippedGrad, ClippedSum, clipped_grad, clipped_sum
-from dpgan_jax.mechanism import BudgetError, DPMechanism
-from dpgan_jax.privatizer import PrivatizerState, clip_and_noise, noise_sum
-from dpgan_jax.sampling import PoissonBatch, TruncatedPoissonSampler
+from dpgan_jax.privacy.clipping import ClippedGrad, ClippedSum, clipped_grad, clipped_sum
+from dpgan_jax.privacy.mechanism import BudgetError, DPMechanism
+from dpgan_jax.privacy.sampling import PoissonBatch, TruncatedPoissonSampler
+from dpgan_jax.privacy.transforms import PrivatizerState, clip_and_noise, noise_sum
 
 if TYPE_CHECKING:
   from dpgan_jax.api import DPGAN
-  from dpgan_jax.config import TrainConfig
-  from dpgan_jax.data import ImageDataset, load_dataset
+  from dpgan_jax.data.datasets import ImageDataset, load_dataset
+  from dpgan_jax.models.config import TrainConfig
 
 __version__ = importlib.metadata.version('dpgan_jax')
 
 _LAZY = {
   'DPGAN': 'api',
-  'ImageDataset': 'data',
-  'TrainConfig': 'config',
-  'load_dataset': 'data',
+  'ImageDataset': 'data.datasets',
+  'TrainConfig': 'models.config',
+  'load_dataset': 'data.datasets',
 }
 
 __all__ = [

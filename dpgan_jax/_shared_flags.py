@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from absl import flags
 
-from dpgan_jax import _validate, evaluation, features
-from dpgan_jax.scoring import Amount
+from dpgan_jax import _validate
+from dpgan_jax.evaluation import features, tasks
+from dpgan_jax.evaluation.scoring import Amount
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # these functions act for their callers, whose --help lists the flags
@@ -25,7 +26,7 @@ def define_amount_flags() -> None:
     'cnn_epochs', None, 'Epochs of the TSTR CNN; default: 4 to 50, so that it takes minutes.'
   )
   flags.DEFINE_list(
-    'tasks', None, f'Only these of: {", ".join(evaluation.TASKS)}; default: all of them.'
+    'tasks', None, f'Only these of: {", ".join(tasks.TASKS)}; default: all of them.'
   )
 
 
@@ -39,12 +40,12 @@ def amount_from_flags() -> Amount:
   if FLAGS.cnn_epochs is not None:
     _validate.integer('cnn_epochs', FLAGS.cnn_epochs, minimum=1)
   num = (12_000 if FLAGS.quick else 70_000) if FLAGS.num is None else FLAGS.num
-  _validate.integer('num', num, minimum=evaluation.MIN_SAMPLES)
+  _validate.integer('num', num, minimum=tasks.MIN_SAMPLES)
   if FLAGS.inception:
     features.require_inception()
-  make = evaluation.Settings.quick if FLAGS.quick else evaluation.Settings
+  make = tasks.Settings.quick if FLAGS.quick else tasks.Settings
   for task in FLAGS.tasks or ():
-    _validate.one_of('tasks', task, evaluation.TASKS)
+    _validate.one_of('tasks', task, tasks.TASKS)
   settings = make(
     seed=FLAGS.eval_seed, inception=FLAGS.inception, cnn_epochs=FLAGS.cnn_epochs,
     tasks=None if FLAGS.tasks is None else tuple(sorted(FLAGS.tasks)),

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from dpgan_jax import _validate, data, model_file, readers, resume, trainer
-from dpgan_jax.config import TrainConfig
-from dpgan_jax.mechanism import DPMechanism
+from dpgan_jax import _validate
+from dpgan_jax.data import datasets, readers
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.run import environment, generator_file, trainer
 
 
 class DPGAN:
@@ -39,11 +41,11 @@ class DPGAN:
       raise _validate.InputError(f'unknown settings: {", ".join(unknown)}')
     settings.setdefault('dataset', 'arrays')
     self.config = TrainConfig(**settings) if config is None else config
-    self._model: model_file.Model | None = None
+    self._model: generator_file.Model | None = None
 
   def fit(
     self,
-    images: np.ndarray | data.ImageDataset,
+    images: np.ndarray | datasets.ImageDataset,
     labels: np.ndarray | None = None,
     *,
     run_dir: str | os.PathLike[str],
@@ -66,7 +68,7 @@ class DPGAN:
     Raises:
       InputError: arrays that are not images and labels, or a directory of another run.
     """
-    if not isinstance(images, data.ImageDataset):
+    if not isinstance(images, datasets.ImageDataset):
       images = _dataset(images, labels, num_classes)
     elif labels is not None or num_classes is not None:
       raise _validate.InputError('expected no labels or num_classes beside an ImageDataset')
@@ -92,7 +94,9 @@ class DPGAN:
     """
     if seed is not None:
       _validate.integer('seed', seed, minimum=0, maximum=2**32 - 1)
-    return self._fitted.sample(num, labels=labels, clearest=clearest, key=resume.root_key(seed))
+    return self._fitted.sample(
+      num, labels=labels, clearest=clearest, key=environment.root_key(seed)
+    )
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes the generator (safetensors). The file holds nothing private and may be published."""
@@ -105,7 +109,7 @@ class DPGAN:
     Raises:
       InputError: not such a file.
     """
-    model = model_file.load(path)
+    model = generator_file.load(path)
     result = cls(model.gan.config)
     result._model = model
     return result
@@ -121,7 +125,7 @@ class DPGAN:
     return self._fitted.gan.mechanism
 
   @property
-  def _fitted(self) -> model_file.Model:
+  def _fitted(self) -> generator_file.Model:
     if self._model is None:
       raise _validate.InputError('expected a trained model: call fit or load first')
     return self._model
@@ -129,7 +133,7 @@ class DPGAN:
 
 def _dataset(
   images: np.ndarray, labels: np.ndarray | None, num_classes: int | None
-) -> data.ImageDataset:
+) -> datasets.ImageDataset:
   images = np.asarray(images)
   if images.ndim == 3:
     images = images[..., None]
@@ -140,7 +144,7 @@ def _dataset(
     num_classes = int(labels.max(initial=0)) + 1
   # A class of which there is no image is refused, so that more classes than images need no names.
   _validate.integer('num_classes', num_classes, minimum=1, maximum=max(1, len(labels)))
-  return data.ImageDataset(
+  return datasets.ImageDataset(
     images=np.ascontiguousarray(images),
     labels=labels,
     num_classes=num_classes,

@@ -29,9 +29,10 @@ from typing import Any
 
 from absl import flags
 
-from dpgan_jax import _progress, _validate, audit_modes, cli
-from dpgan_jax.audit_gradient import GradientAudit, Parts, gradient_bound
-from dpgan_jax.config import TrainConfig
+from dpgan_jax import _cli, _progress, _validate
+from dpgan_jax.auditing import modes
+from dpgan_jax.auditing.gradient import GradientAudit, Parts, gradient_bound
+from dpgan_jax.models.config import TrainConfig
 
 __all__ = ['GradientAudit', 'Parts', 'gradient_bound', 'main']
 
@@ -41,7 +42,7 @@ RESULT = 'audit.json'
 
 
 def define_flags() -> None:
-  cli.define_flags(TrainConfig)
+  _cli.define_flags(TrainConfig)
   flags.DEFINE_string('mode', None, 'gradient, one_run or samples.')
   flags.DEFINE_string('name', None, 'What the audit is called in audit.json; default: the mode.')
   flags.DEFINE_string(
@@ -96,8 +97,8 @@ def main() -> None:
   }
   written = [out / RESULT, *([pathlib.Path(FLAGS.results)] if FLAGS.results else [])]
   for path in written:
-    audit_modes.write(path, record)
-  print(audit_modes.summary(record))
+    modes.write(path, record)
+  print(modes.summary(record))
   print(f'{_progress.duration(time.monotonic() - started)}; {written[-1]}')
 
 
@@ -105,7 +106,7 @@ def _audit(out: pathlib.Path) -> dict[str, Any]:
   about: dict[str, Any] = {'confidence': FLAGS.confidence, 'seed': FLAGS.audit_seed}
   match FLAGS.mode:
     case 'samples':
-      return audit_modes.samples_attack(
+      return modes.samples_attack(
         run_dir=FLAGS.run_dir,
         samples=FLAGS.samples,
         dataset=FLAGS.dataset if FLAGS['dataset'].present else None,
@@ -115,16 +116,16 @@ def _audit(out: pathlib.Path) -> dict[str, Any]:
         **about,
       )
     case 'gradient':
-      return audit_modes.gradient(
-        cli.config_from_flags(TrainConfig),
+      return modes.gradient(
+        _cli.config_from_flags(TrainConfig),
         num_examples=FLAGS.num_examples,
         trials=FLAGS.trials,
         dimension=FLAGS.dimension,
         **about,
       )
     case _:
-      return audit_modes.one_run(
-        cli.config_from_flags(TrainConfig),
+      return modes.one_real_run(
+        _cli.config_from_flags(TrainConfig),
         out,
         num_canaries=FLAGS.canaries,
         canary_kind=FLAGS.canary_kind,
@@ -136,4 +137,4 @@ def _audit(out: pathlib.Path) -> dict[str, Any]:
 if __name__ == '__main__':
   warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
   define_flags()
-  cli.run(main, interrupted='Run the same command again: a run with canaries continues.')
+  _cli.run(main, interrupted='Run the same command again: a run with canaries continues.')

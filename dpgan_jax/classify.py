@@ -25,23 +25,18 @@ import numpy as np
 import safetensors.flax
 from absl import flags
 
-from dpgan_jax import (
-  _files,
-  _validate,
-  accounting,
-  classifier_run,
-  cli,
-  cross_check,
-  data,
-  layers,
-  resume,
-)
-from dpgan_jax.classifier import Classifier, ClassifierState
-from dpgan_jax.classifier_config import ClassifierConfig
-from dpgan_jax.classifier_inputs import prepare
-from dpgan_jax.ledger import Ledger
-from dpgan_jax.mechanism import DPMechanism
-from dpgan_jax.run_dir import RunDir
+from dpgan_jax import _cli, _files, _validate
+from dpgan_jax.budget import cross_check
+from dpgan_jax.budget.ledger import Ledger
+from dpgan_jax.data import datasets
+from dpgan_jax.models.classifier import Classifier, ClassifierState
+from dpgan_jax.models.classifier_config import ClassifierConfig
+from dpgan_jax.models.classifier_inputs import prepare
+from dpgan_jax.networks import layers
+from dpgan_jax.privacy import accounting
+from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.run import classifier_run, environment
+from dpgan_jax.run.directory import RunDir
 
 FLAGS = flags.FLAGS
 RESULT, WEIGHTS = 'classify.json', 'classifier.safetensors'
@@ -59,7 +54,7 @@ class Split:
     scored_on: what that is, in words.
   """
 
-  train: data.ImageDataset
+  train: datasets.ImageDataset
   inputs: np.ndarray
   scored_inputs: np.ndarray
   scored_labels: np.ndarray
@@ -72,9 +67,9 @@ def load(config: ClassifierConfig, data_dir: str | None) -> Split:
   Raises:
     InputError: data that are missing or damaged, or fewer examples than are to be held out.
   """
-  whole = data.load_dataset(config.dataset, data_dir=data_dir)
+  whole = datasets.load_dataset(config.dataset, data_dir=data_dir)
   if not config.holdout:
-    test = data.load_dataset(config.dataset, data_dir=data_dir, split='test')
+    test = datasets.load_dataset(config.dataset, data_dir=data_dir, split='test')
     if test.image_shape != whole.image_shape or test.num_classes != whole.num_classes:
       raise _validate.InputError(
         f'expected test images like those for training, {whole.image_shape} of '
@@ -83,7 +78,7 @@ def load(config: ClassifierConfig, data_dir: str | None) -> Split:
     where = f'{len(test)} test examples, looked at only here'
     inputs = prepare(config, whole.images)
     return Split(whole, inputs, prepare(config, test.images), test.labels, where)
-  train, aside = data.hold_out(whole, config.holdout)
+  train, aside = datasets.hold_out(whole, config.holdout)
   where = f'{config.holdout} held-out training examples'
   return Split(
     train, prepare(config, train.images), prepare(config, aside.images), aside.labels, where
@@ -133,7 +128,7 @@ def run(
   return result
 
 
-def _plan(config: ClassifierConfig, train: data.ImageDataset, run: RunDir) -> Classifier:
+def _plan(config: ClassifierConfig, train: datasets.ImageDataset, run: RunDir) -> Classifier:
   about = {
     'num_examples': len(train),
     'image_shape': list(train.image_shape),
@@ -161,7 +156,7 @@ def _plan(config: ClassifierConfig, train: data.ImageDataset, run: RunDir) -> Cl
       'config': config.to_dict(),
       'stages': {name: m.to_dict() for name, m in classifier.stages.items()},
       'data': about,
-      'environment': resume.environment(),
+      'environment': environment.environment(),
     }
   )
   return classifier
@@ -174,7 +169,7 @@ def save_weights(
   path: str | os.PathLike[str],
   classifier: Classifier,
   state: ClassifierState,
-  train: data.ImageDataset,
+  train: datasets.ImageDataset,
 ) -> None:
   """Writes weights and centre (safetensors) with their public record; no key, no seed."""
   record = {
@@ -244,7 +239,7 @@ def record(path: pathlib.Path, results: list[dict[str, Any]]) -> None:
 
 
 def define_flags() -> None:
-  cli.define_flags(ClassifierConfig)
+  _cli.define_flags(ClassifierConfig)
   flags.DEFINE_string(
     'data_dir', None, 'Folder (or .npz file) of the data; default: download by name.'
   )
@@ -256,7 +251,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-  config = cli.config_from_flags(ClassifierConfig)
+  config = _cli.config_from_flags(ClassifierConfig)
   if not FLAGS.run_dir:
     raise _validate.InputError('expected --run_dir=DIRECTORY, where weights and accuracy go')
   runs = {pathlib.Path(FLAGS.run_dir): config}
@@ -285,4 +280,4 @@ def main() -> None:
 if __name__ == '__main__':
   warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
   define_flags()
-  cli.run(main, interrupted='Run the same command again to continue.')
+  _cli.run(main, interrupted='Run the same command again to continue.')

@@ -15,20 +15,10 @@ import pathlib
 
 from absl import flags
 
-from dpgan_jax import (
-  _progress,
-  _shared_flags,
-  _validate,
-  cli,
-  evaluation,
-  evaluation_steps,
-  model_file,
-  scores,
-  scoring,
-  snapshots,
-  trainer,
-)
-from dpgan_jax.run_dir import RunDir
+from dpgan_jax import _cli, _progress, _shared_flags, _validate
+from dpgan_jax.evaluation import over_steps, scores, scoring, snapshots, tasks
+from dpgan_jax.run import generator_file, trainer
+from dpgan_jax.run.directory import RunDir
 
 FLAGS = flags.FLAGS
 def define_flags() -> None:
@@ -105,22 +95,22 @@ def _over_steps() -> None:
   _validate.integer('snapshots', FLAGS.snapshots, minimum=1)
   seed = _validate.integer('eval_seed', FLAGS.eval_seed, minimum=0, maximum=2**32 - 1)
   num = 12_000 if FLAGS.num is None else FLAGS.num
-  _validate.integer('num', num, minimum=evaluation.MIN_SAMPLES)
+  _validate.integer('num', num, minimum=tasks.MIN_SAMPLES)
   run = RunDir.open(FLAGS.run_dir, create=False)
   files = snapshots.paths(run, FLAGS.snapshots, as_trained=FLAGS.as_trained)
-  dataset = FLAGS.dataset or model_file.load(files[-1]).dataset
+  dataset = FLAGS.dataset or generator_file.load(files[-1]).dataset
   train, test = scoring.load_real(dataset, FLAGS.data_dir)
   out = pathlib.Path(FLAGS.out or run.path)
   show = _progress.WorkProgress()
-  steps = evaluation_steps.score(
-    files, train, test, evaluation.Settings.light(seed=seed), num=num,
+  steps = over_steps.score(
+    files, train, test, tasks.Settings.light(seed=seed), num=num,
     store=scores.Store(pathlib.Path(FLAGS.scores_dir or out / scoring.KEPT)), progress=show.update,
   )  # fmt: skip
   show.close()
-  record, picture = evaluation_steps.JSON, 'samples_steps.png'
+  record, picture = over_steps.JSON, 'samples_steps.png'
   if FLAGS.as_trained:
-    record, picture = evaluation_steps.JSON_AS_TRAINED, 'samples_steps_as_trained.png'
-  evaluation_steps.write(steps, out, record)
+    record, picture = over_steps.JSON_AS_TRAINED, 'samples_steps_as_trained.png'
+  over_steps.write(steps, out, record)
   snapshots.picture_over_steps(
     run, out / picture, title='samples over training', as_trained=FLAGS.as_trained
   )
@@ -130,4 +120,4 @@ def _over_steps() -> None:
 
 if __name__ == '__main__':
   define_flags()
-  cli.run(main, interrupted='Run the same command again: finished scores are kept.')
+  _cli.run(main, interrupted='Run the same command again: finished scores are kept.')

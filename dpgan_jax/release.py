@@ -1,5 +1,5 @@
-"""Writes the bundle that is safe to publish: `python -m dpgan_jax.release --run_dir=runs/eps2 --out=eps2`.
-
+"""Writes the bundle that is safe to publish: `python -m dpgan_jax.release --run_dir=runs/eps2
+--out=eps2`.
 `--verify=DIRECTORY` is for who receives one: checksums, loading without pickle, and ε again.
 """
 
@@ -9,13 +9,9 @@ import sys
 
 from absl import flags
 
-from dpgan_jax import (
-  _shared_flags,
-  _validate,
-  bundle,
-  cli,
-)
-from dpgan_jax.run_dir import RunDir
+from dpgan_jax import _cli, _shared_flags, _validate
+from dpgan_jax.publishing import bundle
+from dpgan_jax.run.directory import RunDir
 
 FLAGS = flags.FLAGS
 
@@ -63,4 +59,4 @@ def main() -> None:
 
 if __name__ == '__main__':
   define_flags()
-  cli.run(main, interrupted='Nothing was written; run the same command again.')
+  _cli.run(main, interrupted='Nothing was written; run the same command again.')

@@ -13,8 +13,9 @@ import os
 
 from absl import flags
 
-from dpgan_jax import _validate, cli, run_statement
-from dpgan_jax.run_dir import RunDir
+from dpgan_jax import _cli, _validate
+from dpgan_jax.publishing import run_statement
+from dpgan_jax.run.directory import RunDir
 
 FLAGS = flags.FLAGS
 
@@ -41,4 +42,4 @@ def main() -> None:
 
 if __name__ == '__main__':
   define_flags()
-  cli.run(main)
+  _cli.run(main)

@@ -11,7 +11,9 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from dpgan_jax import _shared_flags, _validate, cli, distort, export, model_file, resume, trainer
+from dpgan_jax import _cli, _shared_flags, _validate
+from dpgan_jax.data import distort, writers
+from dpgan_jax.run import environment, generator_file, trainer
 
 FLAGS = flags.FLAGS
 _SUFFIX = {'npz': '.npz', 'parquet': '.parquet', 'png': '', 'idx': ''}
@@ -39,11 +41,11 @@ def define_flags() -> None:
 
 def main() -> None:
   _validate.integer('num', FLAGS.num, minimum=1)
-  _validate.one_of('format', FLAGS.format, export.FORMATS)
+  _validate.one_of('format', FLAGS.format, writers.FORMATS)
   model, default_out = _source()
   if FLAGS.seed is not None:
     _validate.integer('seed', FLAGS.seed, minimum=0, maximum=2**32 - 1)
-  key = resume.root_key(FLAGS.seed)
+  key = environment.root_key(FLAGS.seed)
   images, labels = model.sample(
     FLAGS.num,
     labels=parse_labels(FLAGS.labels, FLAGS.num, model.gan.num_classes),
@@ -52,7 +54,7 @@ def main() -> None:
   )
   if FLAGS.distort:
     images = distort.distort(images, key)
-  written = export.export(
+  written = writers.export(
     FLAGS.out or default_out,
     images,
     labels,
@@ -70,13 +72,13 @@ def main() -> None:
   print(f'{FLAGS.num} {kind} examples ({spent}, step {model.steps}): {written}')
 
 
-def _source() -> tuple[model_file.Model, str]:
+def _source() -> tuple[generator_file.Model, str]:
   """The generator to draw from, and where samples go unless told otherwise."""
   if (FLAGS.run_dir is None) == (FLAGS.model is None):
     raise _validate.InputError('expected --run_dir=DIRECTORY or --model=FILE, one of them')
   name = f'synthetic_{FLAGS.format}{_SUFFIX[FLAGS.format]}'
   if FLAGS.model is not None:
-    return model_file.load(FLAGS.model), str(pathlib.Path(FLAGS.model).parent / name)
+    return generator_file.load(FLAGS.model), str(pathlib.Path(FLAGS.model).parent / name)
   trained = trainer.restore_model(FLAGS.run_dir)
   return trained.model, str(trained.run.path / name)
 
@@ -100,4 +102,4 @@ def parse_labels(text: str | None, num: int, num_classes: int) -> np.ndarray | N
 
 if __name__ == '__main__':
   define_flags()
-  cli.run(main)
+  _cli.run(main)

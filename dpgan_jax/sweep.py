@@ -18,14 +18,16 @@ import warnings
 
 from absl import flags
 
-from dpgan_jax import _shared_flags, _validate, cli, data, sweep_table, sweeping
-from dpgan_jax.config import TrainConfig
+from dpgan_jax import _cli, _shared_flags, _validate
+from dpgan_jax.data import datasets
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.search import sweep_table, sweeping
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-  cli.define_flags(TrainConfig)
+  _cli.define_flags(TrainConfig)
   flags.DEFINE_string('epsilons', None, 'Privacy budgets of the runs: 0.5,1,2,inf.')
   flags.DEFINE_string(
     'steps_at', None, 'Steps of the runs of some epsilons, EPSILON:STEPS between commas: 10:16000.'
@@ -55,10 +57,10 @@ def main() -> None:
   if not FLAGS.sweep_dir:
     raise _validate.InputError('expected --sweep_dir=DIRECTORY, where runs and table go')
   amount = _shared_flags.amount_from_flags()
-  dataset = data.load_dataset(settings['dataset'], data_dir=FLAGS.data_dir)
+  dataset = datasets.load_dataset(settings['dataset'], data_dir=FLAGS.data_dir)
   test = None
   if FLAGS.evaluate:
-    test = data.load_dataset(settings['dataset'], data_dir=FLAGS.data_dir, split='test')
+    test = datasets.load_dataset(settings['dataset'], data_dir=FLAGS.data_dir, split='test')
   print(f'{dataset.name}: {len(dataset)} images {dataset.image_shape}; {len(runs)} runs')
   settings = sweeping.plan(settings, epsilons[:1], FLAGS.seeds)[0].config.to_dict()  # as validated
   sweep = sweeping.open_sweep(FLAGS.sweep_dir, settings, dataset)
@@ -78,4 +80,4 @@ def main() -> None:
 if __name__ == '__main__':
   warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
   define_flags()
-  cli.run(main, interrupted='Run the same command again to continue.')
+  _cli.run(main, interrupted='Run the same command again to continue.')

@@ -16,16 +16,20 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from dpgan_jax import _progress, _validate, cli, data, layers, plan, resume, run_statement, trainer
-from dpgan_jax.config import TrainConfig
-from dpgan_jax.gan import GAN
-from dpgan_jax.loop import make_chunk
+from dpgan_jax import _cli, _progress, _validate
+from dpgan_jax.data import datasets
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.gan import GAN
+from dpgan_jax.networks import layers
+from dpgan_jax.publishing import run_statement
+from dpgan_jax.run import environment, plan, trainer
+from dpgan_jax.run.loop import make_chunk
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-  cli.define_flags(TrainConfig)
+  _cli.define_flags(TrainConfig)
   flags.DEFINE_string(
     'data_dir', None, 'Folder (or .npz file) of the data; default: download by name.'
   )
@@ -38,13 +42,13 @@ def define_flags() -> None:
 
 
 def main() -> None:
-  config = cli.config_from_flags(TrainConfig)
+  config = _cli.config_from_flags(TrainConfig)
   run_dir: str = FLAGS.run_dir or ''
   if not run_dir and not FLAGS.dry_run:
     raise _validate.InputError(
       'expected --run_dir=DIRECTORY, where checkpoints, samples and report go'
     )
-  dataset = data.load_dataset(config.dataset, data_dir=FLAGS.data_dir)
+  dataset = datasets.load_dataset(config.dataset, data_dir=FLAGS.data_dir)
   if FLAGS.dry_run:
     show_plan(config, dataset)
     return
@@ -57,7 +61,7 @@ def main() -> None:
   print(f'Samples, figures and report: {trained.run.path}/')
 
 
-def show_plan(config: TrainConfig, dataset: data.ImageDataset) -> None:
+def show_plan(config: TrainConfig, dataset: datasets.ImageDataset) -> None:
   """Prints what a run would do, and how long it would take; no step is taken on the data."""
   planned = plan.make(config, len(dataset), dataset.image_shape, dataset.num_classes)
   gan, mechanism = planned.gan, planned.gan.mechanism
@@ -84,8 +88,9 @@ def show_plan(config: TrainConfig, dataset: data.ImageDataset) -> None:
     'discriminator': f'{config.discriminator}, '
     f'{layers.count_parameters(state.d_params):,} parameters',
     'noise in D': f'{gan.noise_in_d:.2g} times its longest gradient, between two steps of G',
-    'device': f'{resume.device_name()} x {jax.device_count()}',
-    'expected time': f'{_progress.duration(seconds * mechanism.steps)} ({seconds * 1e3:.1f} ms a step)',
+    'device': f'{environment.device_name()} x {jax.device_count()}',
+    'expected time': f'{_progress.duration(seconds * mechanism.steps)} '
+    f'({seconds * 1e3:.1f} ms a step)',
   }
   if planned.budget.beside:
     rows['names samples'] = '; '.join(
@@ -115,4 +120,4 @@ def measure_step(gan: GAN) -> float:
 if __name__ == '__main__':
   warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
   define_flags()
-  cli.run(main, interrupted='Run the same command again to continue.')
+  _cli.run(main, interrupted='Run the same command again to continue.')

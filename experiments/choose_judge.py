@@ -17,7 +17,9 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from dpgan_jax import _files, _validate, cli, data, evaluation, judges
+from dpgan_jax import _cli, _files, _validate
+from dpgan_jax.data import datasets
+from dpgan_jax.evaluation import judges, tasks
 
 FLAGS = flags.FLAGS
 BATCH_SIZES = (64, 128)
@@ -27,12 +29,12 @@ LEARNING_RATES = (1e-3, 1.5e-3, 5e-3)
 def main() -> None:
   if FLAGS.out is None:
     raise _validate.InputError('expected --out=FILE.json')
-  whole = data.load_dataset('mnist', data_dir=FLAGS.data_dir)
+  whole = datasets.load_dataset('mnist', data_dir=FLAGS.data_dir)
   order = np.random.default_rng(FLAGS.seed).permutation(len(whole))
   used, aside = np.split(order, [len(whole) - 10_000])
   tried = []
   for name in judges.CLASSIFIERS:
-    epochs = evaluation.Settings().epochs(name, len(used))
+    epochs = tasks.Settings().epochs(name, len(used))
     for batch_size, rate in itertools.product(BATCH_SIZES, LEARNING_RATES):
       pace = {'batch_size': batch_size, 'learning_rate': rate}
       found = judges.train_and_test(
@@ -55,4 +57,4 @@ if __name__ == '__main__':
   flags.DEFINE_string('data_dir', None, 'Folder of the MNIST files; default: download.')
   flags.DEFINE_string('out', None, 'The file to write.')
   flags.DEFINE_integer('seed', 0, 'Seed of the split and of training.')
-  cli.run(main)
+  _cli.run(main)

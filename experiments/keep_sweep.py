@@ -25,20 +25,13 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from dpgan_jax import (
-  _files,
-  _validate,
-  cli,
-  data,
-  figures,
-  model_file,
-  plan,
-  snapshots,
-  study_figures,
-)
-from dpgan_jax import sweep_table as tables
-from dpgan_jax.accounting import show_epsilon
-from dpgan_jax.run_dir import RunDir
+from dpgan_jax import _cli, _figures, _files, _validate
+from dpgan_jax.data import datasets
+from dpgan_jax.evaluation import curves, snapshots
+from dpgan_jax.privacy.accounting import show_epsilon
+from dpgan_jax.run import generator_file, plan
+from dpgan_jax.run.directory import RunDir
+from dpgan_jax.search import sweep_table as tables
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / 'benchmarks'))
 
@@ -68,9 +61,9 @@ def keep(sweep_dir: pathlib.Path, results: pathlib.Path) -> list[str]:
     InputError: no sweep, or one that may not or cannot stand beside what is kept.
   """
   table = tables.read(sweep_dir, {})
-  if table.settings.get('dataset') not in data.PUBLIC:
+  if table.settings.get('dataset') not in datasets.PUBLIC:
     raise _validate.InputError(
-      f'expected a sweep of a public data set ({", ".join(data.PUBLIC)}), as records show scores '
+      f'expected a sweep of a public data set ({", ".join(datasets.PUBLIC)}), as records show scores '
       f'on real images; {sweep_dir} is of {table.settings.get("dataset")}'
     )
   secret = [run.name for run in table.runs if not run.seed_fixed]
@@ -141,7 +134,7 @@ def _machine(run: RunDir) -> dict[str, Any]:
 
 def _take_pictures(run: tables.Run, path: pathlib.Path, results: pathlib.Path) -> None:
   """A row of samples of a finished run, and its snapshots, if no other run of this ε has them."""
-  images = snapshots.samples(model_file.load(path / tables.GENERATOR))
+  images = snapshots.samples(generator_file.load(path / tables.GENERATOR))
   strip = np.concatenate(list(images[..., 0]), axis=1)  # public data sets here are grey
   with _files.atomic_write(_file(results, run.name).with_suffix('.png'), 'wb') as file:
     Image.fromarray(strip).save(file, 'PNG')
@@ -186,7 +179,7 @@ def make(results: pathlib.Path) -> None:
   pictures = _draw_samples(table, results)
   steps = dict.fromkeys(_steps_picture(run.name) for run in table.runs)
   pictures += [name for name in steps if (results / name).is_file()]
-  pictures += tables.draw_groups(groups, results, note=study_figures.PUBLIC)
+  pictures += tables.draw_groups(groups, results, note=curves.PUBLIC)
   own = {r['run']: {'minutes': r['minutes'], 'machine': r['machine']} for r in records}
   sweep = tables.to_json(table)
   sweep['runs'] = [run | own[run['run']] for run in sweep['runs']]
@@ -205,7 +198,7 @@ def _draw_samples(table: tables.Table, results: pathlib.Path) -> list[str]:
     return []
   named = [(f'ε = {show_epsilon(epsilon)}', images) for epsilon, images in rows.items()]
   scale = max(1, round(56 / named[0][1].shape[1]))
-  figures.image_rows(
+  _figures.image_rows(
     named, results / 'samples.png', scale=scale, title='samples over ε; none was chosen'
   )
   return ['samples.png']
@@ -254,4 +247,4 @@ def main() -> None:
 if __name__ == '__main__':
   flags.DEFINE_string('sweep_dir', None, 'Directory of a sweep, to be taken into the records.')
   flags.DEFINE_string('results', str(RESULTS), 'Folder of the records.')
-  cli.run(main)
+  _cli.run(main)

@@ -13,8 +13,9 @@ import shutil
 
 from absl import flags
 
-from dpgan_jax import _validate, cli, run_statement
-from dpgan_jax.run_dir import RunDir
+from dpgan_jax import _cli, _validate
+from dpgan_jax.publishing import run_statement
+from dpgan_jax.run.directory import RunDir
 
 FLAGS = flags.FLAGS
 WANTED = ('samples.png', 'report.md', 'report.json', 'epsilon_delta.png')
@@ -43,4 +44,4 @@ def main() -> None:
 if __name__ == '__main__':
   flags.DEFINE_string('run_dir', None, 'Directory of a finished run.')
   flags.DEFINE_string('name', None, 'Name of the folder under experiments/results/.')
-  cli.run(main)
+  _cli.run(main)

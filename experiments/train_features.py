@@ -1,5 +1,5 @@
-"""Trains the classifier whose features FID and KID are computed on (dpgan_jax/features.py).
-
+"""Trains the classifier whose features FID and KID are computed on
+(dpgan_jax/evaluation/features.py).
     ./run.sh python experiments/train_features.py --data_dir=mnist --out=features.safetensors
 
 Two to four minutes on 2 cores. This is done once per version of the features: another file means
@@ -16,7 +16,10 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from dpgan_jax import _files, _validate, cli, data, features, fitting
+from dpgan_jax import _cli, _files, _validate
+from dpgan_jax.data import datasets
+from dpgan_jax.evaluation import features
+from dpgan_jax.models import fitting
 
 FLAGS = flags.FLAGS
 
@@ -25,7 +28,8 @@ def main() -> None:
   if FLAGS.out is None:
     raise _validate.InputError('expected --out=FILE.safetensors')
   train, test = (
-    data.load_dataset('mnist', data_dir=FLAGS.data_dir, split=split) for split in data.SPLITS
+    datasets.load_dataset('mnist', data_dir=FLAGS.data_dir, split=split)
+    for split in datasets.SPLITS
   )
   done = 0.0
 
@@ -55,4 +59,4 @@ if __name__ == '__main__':
   flags.DEFINE_string('out', None, 'The file to write.')
   flags.DEFINE_integer('epochs', 8, 'Passes over the 60,000 images.')
   flags.DEFINE_integer('seed', 0, 'Seed.')
-  cli.run(main)
+  _cli.run(main)

@@ -12,8 +12,8 @@ import textwrap
 import pytest
 from absl import flags
 
-from dpgan_jax import _progress, _validate, cli
-from dpgan_jax.config import TrainConfig
+from dpgan_jax import _cli, _progress, _validate
+from dpgan_jax.models.config import TrainConfig
 
 COMMAND = """
 from __future__ import annotations
@@ -99,7 +99,7 @@ def test_wrong_flags_are_one_line_and_status_2(script, arguments, message):
 
 def test_a_flag_of_a_very_long_name_is_unknown_like_any_other():
   with pytest.raises(_validate.InputError, match='unknown flag'):
-    cli.parse(['command', f'--{"x" * 2000}=1'])
+    _cli.parse(['command', f'--{"x" * 2000}=1'])
 
 
 class TestFlagFiles:
@@ -107,14 +107,14 @@ class TestFlagFiles:
 
   def refused(self, path, *words):
     with pytest.raises(_validate.InputError) as caught:
-      cli.parse(['command', f'--flagfile={path}'])
+      _cli.parse(['command', f'--flagfile={path}'])
     for word in (str(path), *words):
       assert word in str(caught.value)
 
   def test_what_is_no_text_or_too_long(self, tmp_path):
     (tmp_path / 'bytes').write_bytes(b'--x=\xff\xfe')
     self.refused(tmp_path / 'bytes', 'UTF-8')
-    (tmp_path / 'long').write_bytes(b'#' * (cli._MAX_FLAG_FILE_BYTES + 1))
+    (tmp_path / 'long').write_bytes(b'#' * (_cli._MAX_FLAG_FILE_BYTES + 1))
     self.refused(tmp_path / 'long', 'at most')
     self.refused(tmp_path, 'no regular file')
     self.refused('~nobody_of_this_name/x', 'does not exist')
@@ -124,7 +124,7 @@ class TestFlagFiles:
     path = tmp_path / 'a'
     path.write_text(''.join(f'--flagfile={tmp_path}/{"./" * n}a\n' for n in range(12)))
     with pytest.raises(_validate.InputError, match='at most 50 flag files'):
-      cli.parse(['command', f'--flagfile={path}'])
+      _cli.parse(['command', f'--flagfile={path}'])
 
   def test_nested_files_are_read(self, script, tmp_path):
     (tmp_path / 'inner').write_text('--count=9\n')
@@ -214,7 +214,7 @@ def fresh_flags(monkeypatch):
 
 
 def test_every_field_of_a_run_has_a_flag_of_its_type_and_help(fresh_flags):
-  cli.define_flags(TrainConfig)
+  _cli.define_flags(TrainConfig)
   given = {
     field.name: {int: '3', float: '0.5', str: 'x'}[
       {'int': int, 'float': float, 'str': str}[str(field.type).removesuffix(' | None')]
@@ -230,15 +230,15 @@ def test_every_field_of_a_run_has_a_flag_of_its_type_and_help(fresh_flags):
 
 
 def test_flags_of_a_run_become_its_settings(fresh_flags):
-  cli.define_flags(TrainConfig)
+  _cli.define_flags(TrainConfig)
   fresh_flags(['train', '--target_epsilon=inf', '--epochs=3', '--generator=report_conditional'])
-  assert cli.config_from_flags(TrainConfig) == TrainConfig(
+  assert _cli.config_from_flags(TrainConfig) == TrainConfig(
     target_epsilon=math.inf, epochs=3.0, generator='report_conditional'
   )
 
 
 def test_what_a_flag_file_gave_can_be_taken_back_where_nothing_may_stand(fresh_flags, tmp_path):
-  cli.define_flags(TrainConfig)
+  _cli.define_flags(TrainConfig)
   file = tmp_path / 'run.flags'
   file.write_text('--label_share=0.3\n--steps=7\n--batch_size=5\n')
   fresh_flags(['train', f'--flagfile={file}', '--label_share=none', '--steps=none'])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dpgan_jax import figures
+from dpgan_jax import _figures
 from dpgan_jax._validate import InputError
 
 NAN, INF = math.nan, math.inf
@@ -64,7 +64,7 @@ def test_every_image_is_in_its_place_pixel_by_pixel(
   shape = (count, *size) if channels is None else (count, *size, channels)
   images = rng.integers(0, 256, shape).astype(np.uint8)
   path = tmp_path_factory.mktemp('grid') / 'grid.png'
-  assert figures.sample_grid(images, path, columns=columns, scale=scale) == path
+  assert _figures.sample_grid(images, path, columns=columns, scale=scale) == path
   got = pixels(path)
   height, width = size[0] * scale, size[1] * scale
   across, down = min(columns, count), math.ceil(count / columns)
@@ -84,7 +84,7 @@ def test_classes_have_rows_of_their_own(tmp_path):
   labels = np.array([5, 2, 5, 5, 2])
   images = np.arange(10, 60, 10, dtype=np.uint8)[:, None, None] * np.ones((1, 9, 9), np.uint8)
   path = tmp_path / 'grid.png'
-  figures.sample_grid(images, path, labels=labels, columns=2, scale=3)
+  _figures.sample_grid(images, path, labels=labels, columns=2, scale=3)
   got = pixels(path)
   first = got.shape[1] - 2 * 28  # two columns; the labels stand to the left of them
   assert first > 10
@@ -98,7 +98,7 @@ def test_a_title_has_a_strip_of_its_own_and_knows_greek(tmp_path):
   images = np.zeros((1, 8, 8), np.uint8)
   strips = []
   for n, title in enumerate((None, 'ε', 'δ', '')):
-    figures.sample_grid(images, tmp_path / f'{n}.png', title=title)
+    _figures.sample_grid(images, tmp_path / f'{n}.png', title=title)
     strips.append(pixels(tmp_path / f'{n}.png'))
   assert strips[1].shape[0] > strips[0].shape[0] == strips[3].shape[0]
   np.testing.assert_array_equal(strips[1][-18:, :18], strips[0])
@@ -120,7 +120,7 @@ def test_a_title_has_a_strip_of_its_own_and_knows_greek(tmp_path):
 )
 def test_a_grid_of_something_else_is_refused(tmp_path, images, options, message):
   with pytest.raises(InputError, match=message):
-    figures.sample_grid(images, tmp_path / 'grid.png', **options)
+    _figures.sample_grid(images, tmp_path / 'grid.png', **options)
   assert not any(tmp_path.iterdir())
 
 
@@ -129,7 +129,7 @@ def test_a_grid_of_something_else_is_refused(tmp_path, images, options, message)
 
 def test_the_three_losses_are_drawn_and_the_private_one_is_marked(tmp_path, drawn):
   lines = [line(10 * n, epsilon=0.1 * n, g=n, real=2 * n, fake=3 * n) for n in range(1, 6)]
-  figures.loss_curves(lines[::-1], tmp_path / 'losses.png')
+  _figures.loss_curves(lines[::-1], tmp_path / 'losses.png')
   axes, top = drawn().axes
   curves = {c.get_label(): c.get_xydata().tolist() for c in axes.lines}
   assert curves == {
@@ -147,19 +147,19 @@ def test_the_three_losses_are_drawn_and_the_private_one_is_marked(tmp_path, draw
 
 @pytest.mark.parametrize('epsilon', [None, NAN, INF])
 def test_without_a_finite_epsilon_there_is_no_axis_for_it(tmp_path, drawn, epsilon):
-  figures.loss_curves([line(1, epsilon), line(2, epsilon)], tmp_path / 'losses.png')
+  _figures.loss_curves([line(1, epsilon), line(2, epsilon)], tmp_path / 'losses.png')
   assert len(drawn().axes) == 1
 
 
 def test_a_run_without_the_private_curve_carries_no_note_about_it(tmp_path, drawn):
-  figures.loss_curves([{'step': n, 'g_loss': n} for n in range(3)], tmp_path / 'losses.png')
+  _figures.loss_curves([{'step': n, 'g_loss': n} for n in range(3)], tmp_path / 'losses.png')
   assert [c.get_label() for c in drawn().axes[0].lines] == ['G']
   assert drawn().get_supxlabel() == ''
 
 
 def test_many_points_get_a_running_mean_that_gaps_do_not_bend(tmp_path, drawn):
   lines = [line(n, g=1.0 if n % 7 else NAN) for n in range(1000)]
-  figures.loss_curves(lines, tmp_path / 'losses.png')
+  _figures.loss_curves(lines, tmp_path / 'losses.png')
   bold = next(c for c in drawn().axes[0].lines if c.get_label() == 'G')
   np.testing.assert_allclose(bold.get_ydata(), 1.0)
   assert 'mean of 20 points' in drawn().get_supxlabel()
@@ -178,14 +178,14 @@ def test_many_points_get_a_running_mean_that_gaps_do_not_bend(tmp_path, drawn):
   ],
 )
 def test_few_and_missing_points_are_drawn_without_a_warning(tmp_path, lines):
-  figures.loss_curves(lines, tmp_path / 'losses.png')
+  _figures.loss_curves(lines, tmp_path / 'losses.png')
   assert pixels(tmp_path / 'losses.png').std() > 0
 
 
 @pytest.mark.parametrize('lines', [[], [{'g_loss': 1.0}], [{'step': None}]])
 def test_no_step_at_all_is_refused(tmp_path, lines):
   with pytest.raises(InputError, match='at least one line of metrics with a finite step'):
-    figures.loss_curves(lines, tmp_path / 'losses.png')
+    _figures.loss_curves(lines, tmp_path / 'losses.png')
   assert not any(tmp_path.iterdir())
 
 
@@ -193,36 +193,36 @@ def test_no_step_at_all_is_refused(tmp_path, lines):
 def test_the_stated_pair_is_marked_on_the_epsilon_delta_curve(tmp_path, drawn):
   deltas, epsilons = [1e-3, 1e-7, 1e-5, 1e-9], [1.0, 3.0, 2.0, INF]
   path = tmp_path / 'curve.png'
-  figures.epsilon_delta_curve(deltas, epsilons, path, at_delta=1e-5, at_epsilon=2.0)
+  _figures.epsilon_delta_curve(deltas, epsilons, path, at_delta=1e-5, at_epsilon=2.0)
   (axes,) = drawn().axes
   curve, point = (c.get_xydata().tolist() for c in axes.lines)
   assert curve == [[1e-7, 3.0], [1e-5, 2.0], [1e-3, 1.0]]
   assert point == [[1e-5, 2.0]]
   assert [t.get_text() for t in axes.texts] == ['ε = 2 at δ = 1e-5']
   assert axes.get_xscale() == 'log'
-  figures.epsilon_delta_curve(deltas, [INF] * 4, path, at_delta=1e-5, at_epsilon=INF)
+  _figures.epsilon_delta_curve(deltas, [INF] * 4, path, at_delta=1e-5, at_epsilon=INF)
   assert [t.get_text() for t in drawn().axes[0].texts] == ['no finite ε: not private']
 
 
 def test_curves_that_make_no_sense_are_refused(tmp_path):
   path = tmp_path / 'x.png'
   with pytest.raises(InputError, match=r'delta in \(0, 1\), got 0.0'):
-    figures.epsilon_delta_curve([0.0], [1.0], path, at_delta=1e-5, at_epsilon=1.0)
+    _figures.epsilon_delta_curve([0.0], [1.0], path, at_delta=1e-5, at_epsilon=1.0)
   with pytest.raises(InputError, match=r'delta in \(0, 1\), got 1.5'):
-    figures.epsilon_delta_curve([0.1], [1.0], path, at_delta=1.5, at_epsilon=1.0)
+    _figures.epsilon_delta_curve([0.1], [1.0], path, at_delta=1.5, at_epsilon=1.0)
   with pytest.raises(InputError, match='one epsilon per delta'):
-    figures.epsilon_delta_curve([0.1, 0.2], [1.0], path, at_delta=1e-5, at_epsilon=1.0)
+    _figures.epsilon_delta_curve([0.1, 0.2], [1.0], path, at_delta=1e-5, at_epsilon=1.0)
   assert not any(tmp_path.iterdir())
 
 
 # --- all ------------------------------------------------------------------------------------------
 
 DRAW = {
-  'grid': lambda path: figures.sample_grid(
+  'grid': lambda path: _figures.sample_grid(
     np.arange(64, dtype=np.uint8).reshape(4, 4, 4), path, labels=np.arange(4), title='ε'
   ),
-  'losses': lambda path: figures.loss_curves([line(n, epsilon=n / 9) for n in range(9)], path),
-  'delta': lambda path: figures.epsilon_delta_curve(
+  'losses': lambda path: _figures.loss_curves([line(n, epsilon=n / 9) for n in range(9)], path),
+  'delta': lambda path: _figures.epsilon_delta_curve(
     [1e-6, 1e-5], [2.0, 1.0], path, at_delta=1e-5, at_epsilon=1.0
   ),
 }
@@ -255,6 +255,6 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, name, monkeypatch):
 
 
 def test_pyplot_is_never_imported():
-  code = 'import sys, dpgan_jax.figures; sys.exit("matplotlib.pyplot" in sys.modules)'
+  code = 'import sys, dpgan_jax._figures; sys.exit("matplotlib.pyplot" in sys.modules)'
   root = pathlib.Path(__file__).parents[1]
   assert subprocess.run([sys.executable, '-c', code], cwd=root, check=False).returncode == 0

@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpgan_jax import export, model_file, readers, scoring
-from dpgan_jax.checkpoint import Checkpoints
-from dpgan_jax.config import TrainConfig
-from dpgan_jax.gan import GAN
-from dpgan_jax.mechanism import DPMechanism
+from dpgan_jax.data import readers, writers
+from dpgan_jax.evaluation import scoring
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.gan import GAN
+from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.run import generator_file
+from dpgan_jax.run.checkpoint import Checkpoints
 
 _imported: list[str] | None = None
 
@@ -74,21 +76,21 @@ def test_generators(tmp_path, no_pickle):
     lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
     jax.eval_shape(gan.init, jax.random.key(0)).g_average,
   )
-  model_file.Model(gan, zeros, 3, ('a', 'b', 'c'), 'x').save(tmp_path / 'g')
-  assert model_file.load(tmp_path / 'g').steps == 3
+  generator_file.Model(gan, zeros, 3, ('a', 'b', 'c'), 'x').save(tmp_path / 'g')
+  assert generator_file.load(tmp_path / 'g').steps == 3
 
 
 @pytest.mark.parametrize('labelled', [True, False])
 def test_samples_and_data(tmp_path, no_pickle, labelled):
   images = np.arange(96, dtype=np.uint8).reshape(6, 4, 4)
   labels = np.arange(6) % 2 if labelled else None
-  path = export.export(tmp_path / 'a.npz', images, labels, format='npz')
+  path = writers.export(tmp_path / 'a.npz', images, labels, format='npz')
   read, of_file = scoring.read_samples(str(path))
   np.testing.assert_array_equal(read[..., 0], images)
   assert (of_file is not None) == labelled
   with np.load(path, allow_pickle=False) as file:
     np.testing.assert_array_equal(file['x'], images)
-  export.export(tmp_path / 'idx', images, labels, format='idx')
+  writers.export(tmp_path / 'idx', images, labels, format='idx')
   np.testing.assert_array_equal(
     readers.read_idx(tmp_path / 'idx' / 'train-images-idx3-ubyte.gz'), images
   )

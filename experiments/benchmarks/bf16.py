@@ -24,11 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from dpgan_jax import _files, _markdown, _validate, cli, data, features, fidelity, judges
-from dpgan_jax.config import COMPUTE_DTYPES, TrainConfig
-from dpgan_jax.gan import GAN, GANState
-from dpgan_jax.loop import make_chunk
-from dpgan_jax.mechanism import DPMechanism
+from dpgan_jax import _cli, _files, _markdown, _validate
+from dpgan_jax.data import datasets
+from dpgan_jax.evaluation import distances, features, judges
+from dpgan_jax.models.config import COMPUTE_DTYPES, TrainConfig
+from dpgan_jax.models.gan import GAN, GANState
+from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.run.loop import make_chunk
 
 FLAGS = flags.FLAGS
 SAMPLES = 1440  # as many as there are training images
@@ -36,7 +38,7 @@ EPOCHS = 40  # of the classifier that judges samples
 SCORES = ('tstr_lr', 'fid')
 
 
-def make_gans(config: TrainConfig, dataset: data.ImageDataset) -> dict[str, GAN]:
+def make_gans(config: TrainConfig, dataset: datasets.ImageDataset) -> dict[str, GAN]:
   """One GAN in each precision, alike in everything else."""
   if config.target_epsilon is None or config.steps is None:
     raise _validate.InputError('expected target_epsilon and steps')
@@ -78,11 +80,11 @@ def compare_gradients(
   }
 
 
-def score(gan: GAN, state: GANState, test: data.ImageDataset) -> dict[str, float]:
+def score(gan: GAN, state: GANState, test: datasets.ImageDataset) -> dict[str, float]:
   """What samples of the averaged generator are worth; drawn in float32 from the same z."""
   labels = jnp.arange(SAMPLES, dtype=jnp.int32) % gan.num_classes
   key = jax.random.fold_in(state.fake_key, state.step)
-  images = data.to_uint8(np.asarray(jax.jit(gan.generate)(state.g_average, key, labels)))
+  images = datasets.to_uint8(np.asarray(jax.jit(gan.generate)(state.g_average, key, labels)))
   judged = judges.train_and_test(
     'lr',
     (images, np.asarray(labels)),
@@ -90,12 +92,12 @@ def score(gan: GAN, state: GANState, test: data.ImageDataset) -> dict[str, float
     num_classes=gan.num_classes,
     epochs=EPOCHS,
   )
-  fid = fidelity.fid(features.extract(test.images), features.extract(images))
+  fid = distances.fid(features.extract(test.images), features.extract(images))
   return {'tstr_lr': judged.accuracy, 'fid': fid}
 
 
 def compare_runs(
-  gans: dict[str, GAN], dataset: data.ImageDataset, test: data.ImageDataset, seeds: int
+  gans: dict[str, GAN], dataset: datasets.ImageDataset, test: datasets.ImageDataset, seeds: int
 ) -> list[dict[str, Any]]:
   """A run per precision and seed: scores, and means of D's accuracy and of what was clipped."""
   images, labels = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
@@ -131,9 +133,9 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-  config = cli.config_from_flags(TrainConfig)
+  config = _cli.config_from_flags(TrainConfig)
   seeds = _validate.integer('seeds', FLAGS.seeds, minimum=2)
-  dataset, test = (data.load_dataset('digits', split=split) for split in ('train', 'test'))
+  dataset, test = (datasets.load_dataset('digits', split=split) for split in ('train', 'test'))
   gans = make_gans(config, dataset)
   images, labels = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
   state = jax.jit(gans['float32'].init)(jax.random.key(0))
@@ -167,8 +169,8 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  cli.define_flags(TrainConfig)
+  _cli.define_flags(TrainConfig)
   flags.DEFINE_string('run_dir', None, 'Ignored: it stands in the flag files of training.')
   flags.DEFINE_string('out', None, 'A JSON file for the figures.')
   flags.DEFINE_integer('seeds', 3, 'Runs in each precision.')
-  cli.run(main, interrupted='Nothing was written.')
+  _cli.run(main, interrupted='Nothing was written.')

@@ -11,7 +11,7 @@ import math
 import dp_accounting
 
 from dpgan_jax import DPMechanism
-from dpgan_jax.accounting import epsilon
+from dpgan_jax.privacy.accounting import epsilon
 
 
 def main() -> None:

@@ -29,9 +29,10 @@ import jax.numpy as jnp
 import ordinary_gan
 from absl import flags
 
-from dpgan_jax import _files, _markdown, _validate, cli, recorder, trainer
-from dpgan_jax.config import TrainConfig
-from dpgan_jax.loop import make_chunk
+from dpgan_jax import _cli, _files, _markdown, _validate
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.run import recorder, trainer
+from dpgan_jax.run.loop import make_chunk
 
 FLAGS = flags.FLAGS
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1]
@@ -91,7 +92,7 @@ def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
 
 def main() -> None:
   if FLAGS.here:
-    print(json.dumps(measure(cli.config_from_flags(TrainConfig))))
+    print(json.dumps(measure(_cli.config_from_flags(TrainConfig))))
     return
   found = {}
   for name in FLAGS.names:
@@ -114,9 +115,9 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  cli.define_flags(TrainConfig)
+  _cli.define_flags(TrainConfig)
   flags.DEFINE_string('run_dir', None, 'Ignored: it stands in the flag files of training.')
   flags.DEFINE_list('names', list(WANTED), 'Files experiments/NAME.flags to measure.')
   flags.DEFINE_string('out', None, 'A JSON file for the figures.')
   flags.DEFINE_bool('here', False, 'Measure the flags given, in this process, and print JSON.')
-  cli.run(main, interrupted='Nothing was written.')
+  _cli.run(main, interrupted='Nothing was written.')

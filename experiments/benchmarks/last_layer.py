@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import layers
+from dpgan_jax.networks import layers
 
 ROUNDS, CALLS = 15, 5
 CONVOLUTIONS = {  # (input [n, height, width, in], kernel [height, width, in, out])

@@ -12,7 +12,7 @@ its libraries, the compiler at work, the data and the state. Minutes for the fla
     ./run.sh python experiments/benchmarks/memory.py --estimates \
         --out=experiments/results/memory_estimates.json
 
-compares what `dpgan_jax.memory` tells before compiling with what XLA plans, for the real half of
+compares what `dpgan_jax.privacy.memory` tells before compiling with what XLA plans, for the real half of
 every discriminator by name; nothing is run.
 """
 
@@ -35,10 +35,12 @@ from absl import flags
 from ordinary_gan import EXAMPLES, SHAPE, OrdinaryGAN, make_gan, random_data
 from protocol import peak_memory
 
-from dpgan_jax import _files, _markdown, _validate, cli, discriminators, memory
-from dpgan_jax.config import TrainConfig
-from dpgan_jax.gan import GAN, GANState
-from dpgan_jax.loop import make_chunk
+from dpgan_jax import _cli, _files, _markdown, _validate
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.gan import GAN, GANState
+from dpgan_jax.networks import discriminators
+from dpgan_jax.privacy import memory
+from dpgan_jax.run.loop import make_chunk
 
 FLAGS = flags.FLAGS
 STEPS = 3  # the first compiles and allocates; in the others nothing may grow
@@ -196,7 +198,7 @@ def main() -> None:
   if FLAGS.estimates:
     estimates()
     return
-  config = cli.config_from_flags(TrainConfig)
+  config = _cli.config_from_flags(TrainConfig)
   if FLAGS.case is not None:
     kind, changes = CASES[_validate.one_of('case', FLAGS.case, CASES)]
     print(json.dumps(measure(kind, config.replace(**changes))))
@@ -230,9 +232,9 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  cli.define_flags(TrainConfig)
+  _cli.define_flags(TrainConfig)
   flags.DEFINE_string('run_dir', None, 'Ignored: it stands in the flag files of training.')
   flags.DEFINE_string('out', None, 'A JSON file for the figures.')
   flags.DEFINE_bool('estimates', False, 'Compare estimates with plans instead; runs nothing.')
   flags.DEFINE_string('case', None, 'Measure this one case in this process, and print JSON.')
-  cli.run(main, interrupted='Nothing was written.')
+  _cli.run(main, interrupted='Nothing was written.')

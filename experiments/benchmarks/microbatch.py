@@ -25,7 +25,8 @@ import worker_jax
 from protocol import Job, cores
 
 import dpgan_jax
-from dpgan_jax import _files, _markdown, clipping
+from dpgan_jax import _files, _markdown
+from dpgan_jax.privacy import clipping
 
 BATCHES = {'tutorial_cnn': (120, 256, 1024), 'report_d': (120, 256, 1024), 'large_d': (256,)}
 SIZES = {'tutorial_cnn': (32, 64, 128), 'report_d': (32, 64, 128), 'large_d': (8, 32, 128)}

@@ -2,7 +2,7 @@
 
 "The same without privacy" is what anyone would write: B real examples drawn at random, one gradient
 of the mean loss of both halves, no clipping, no noise; the same networks, fakes, optimizers, n_D
-and compiled loop (`dpgan_jax.loop`). The private GAN looks at more real examples than B: a Poisson
+and compiled loop (`dpgan_jax.run.loop`). The private GAN looks at more real examples than B: a Poisson
 batch varies, and its slots are made for the largest (`DPMechanism.truncated_batch_size`).
 """
 
@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dpgan_jax import pace
-from dpgan_jax.config import TrainConfig
-from dpgan_jax.data import to_model_range
-from dpgan_jax.gan import GAN, GANState, StepMetrics, learning_rate
-from dpgan_jax.losses import LOSSES
-from dpgan_jax.mechanism import DPMechanism
+from dpgan_jax.data.datasets import to_model_range
+from dpgan_jax.models import pace
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.gan import GAN, GANState, StepMetrics, learning_rate
+from dpgan_jax.models.losses import LOSSES
+from dpgan_jax.privacy.mechanism import DPMechanism
 
 # Of MNIST's number and size; what the images show makes no difference to time or memory.
 EXAMPLES, SHAPE, CLASSES = 60_000, (28, 28, 1), 10

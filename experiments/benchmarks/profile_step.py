@@ -34,7 +34,8 @@ from protocol import Job
 from results import Spread, number, spread
 
 import dpgan_jax
-from dpgan_jax import _files, _markdown, privatizer
+from dpgan_jax import _files, _markdown
+from dpgan_jax.privacy import transforms
 
 Params = Any
 # part(params, key, images, labels) -> params, changed by something that needs all that was computed
@@ -88,7 +89,7 @@ def parts(job: Job) -> dict[str, Part]:
 
   def private(noise_multiplier: float) -> Part:
     def step(params: Params, key: jax.Array, images: jax.Array, labels: jax.Array) -> Params:
-      noise = privatizer.noise_sum(job.clip, noise_multiplier, job.batch, key)
+      noise = transforms.noise_sum(job.clip, noise_multiplier, job.batch, key)
       total = clipped(params, images, labels).sum
       return moved(params, noise.update(total, noise.init(params), params)[0])
 

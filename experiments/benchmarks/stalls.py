@@ -30,8 +30,10 @@ from typing import Any
 import jax
 from absl import flags
 
-from dpgan_jax import _files, _markdown, _validate, cli, data, trainer
-from dpgan_jax.config import TrainConfig
+from dpgan_jax import _cli, _files, _markdown, _validate
+from dpgan_jax.data import datasets
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.run import trainer
 
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -113,7 +115,7 @@ def measure(config: TrainConfig, data_dir: str | None) -> dict[str, Any]:
   trainer.make_chunk = watch.make_chunk(trainer.make_chunk)
   # A thread that has something to say gets its turn at once: 5 ms would be an error of that size.
   sys.setswitchinterval(1e-4)
-  dataset = data.load_dataset(config.dataset, data_dir=data_dir)
+  dataset = datasets.load_dataset(config.dataset, data_dir=data_dir)
   with tempfile.TemporaryDirectory(dir=FLAGS.work_dir) as folder:
     trainer.train(config, dataset, pathlib.Path(folder) / 'run', progress=False)
   return summary(watch.dispatched, watch.ended(), watch.lengths)
@@ -144,7 +146,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-  config = cli.config_from_flags(TrainConfig)
+  config = _cli.config_from_flags(TrainConfig)
   if FLAGS.case is not None:
     changes = CASES[_validate.one_of('case', FLAGS.case, CASES)]
     print(json.dumps(measure(config.replace(**changes), FLAGS.data_dir)))
@@ -170,7 +172,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  cli.define_flags(TrainConfig)
+  _cli.define_flags(TrainConfig)
   flags.DEFINE_string('run_dir', None, 'Ignored: it stands in the flag files of training.')
   flags.DEFINE_string('data_dir', None, 'Folder of the data, as for training.')
   flags.DEFINE_string('work_dir', None, 'Where the runs are, on the disk to be measured; /tmp.')
@@ -179,4 +181,4 @@ if __name__ == '__main__':
   flags.DEFINE_string('case', None, 'Measure this one case in this process, and print JSON.')
   if not any(a.lstrip('-').startswith('flagfile') for a in sys.argv[1:]):
     sys.argv.insert(1, f'--flagfile={ROOT / "experiments" / "quickstart.flags"}')
-  cli.run(main, interrupted='Nothing was written.')
+  _cli.run(main, interrupted='Nothing was written.')

@@ -1,6 +1,6 @@
 """Whole steps of a GAN of `gans`, as training takes them, private or not; see `protocol`.
 
-A step is `GAN.step` in the compiled loop of `dpgan_jax.loop`: a batch, fakes, D's gradients of both
+A step is `GAN.step` in the compiled loop of `dpgan_jax.run.loop`: a batch, fakes, D's gradients of both
 halves, noise, D's optimizer, and G's step when its turn has come. The data is random; so early in
 training G's turn comes as often as the flags say at the start.
 """
@@ -17,10 +17,10 @@ from absl import flags
 from ordinary_gan import make_gan, random_data
 from protocol import Job, Session, serve
 
-from dpgan_jax import cli
-from dpgan_jax.config import TrainConfig
-from dpgan_jax.gan import GAN
-from dpgan_jax.loop import make_chunk
+from dpgan_jax import _cli
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.gan import GAN
+from dpgan_jax.run.loop import make_chunk
 
 
 def settings(gan: gans.Gan, batch: int) -> TrainConfig:
@@ -31,11 +31,11 @@ def settings(gan: gans.Gan, batch: int) -> TrainConfig:
     ValueError: its batch size is not what `gans` says.
   """
   if 'batch_size' not in flags.FLAGS:
-    cli.define_flags(TrainConfig)
+    _cli.define_flags(TrainConfig)
     flags.DEFINE_string('run_dir', None, 'Ignored: it stands in the flag files of training.')
   flags.FLAGS.unparse_flags()
-  cli.parse(['worker_gan', f'--flagfile={gan.path}', *gan.budget])
-  config = cli.config_from_flags(TrainConfig)
+  _cli.parse(['worker_gan', f'--flagfile={gan.path}', *gan.budget])
+  config = _cli.config_from_flags(TrainConfig)
   if config.batch_size != gan.batch:
     raise ValueError(f'{gan.flag_file} has batch_size {config.batch_size}, not {gan.batch}')
   scaled: dict[str, int] = {'batch_size': batch}

@@ -12,6 +12,8 @@ import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
+import dpgan_jax.layers
+import dpgan_jax.privatizer
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,8 +25,6 @@ import optax
 from protocol import Job, Session, cores, measure_peak, serve
 
 import dpgan_jax
-import dpgan_jax.layers
-import dpgan_jax.privatizer
 
 Params = Any
 # step(params, state, images, labels) -> (params, state)
@@ -53,7 +53,7 @@ class Model(nn.Module):
     if not layer.kernel:
       module: nn.Module = nn.Dense(layer.out, name=layer.name)
     elif self.ours:
-      module = dpgan_jax.layers.Conv(
+      module = dpgan_jax.networks.layers.Conv(
         layer.out, window, stride=layer.stride, padding=padding, name=layer.name
       )
     else:
@@ -64,7 +64,7 @@ class Model(nn.Module):
       x = nn.relu(x) if layer.activation == 'relu' else nn.leaky_relu(x, 0.2)
     if not layer.pool:
       return x
-    return dpgan_jax.layers.max_pool(x, 2, 1) if self.ours else nn.max_pool(x, (2, 2))
+    return dpgan_jax.networks.layers.max_pool(x, 2, 1) if self.ours else nn.max_pool(x, (2, 2))
 
 
 def losses(model: Model, params: Params, images: jax.Array, labels: jax.Array) -> jax.Array:
@@ -94,7 +94,7 @@ def ours(job: Job, params: Params, strategy: str) -> tuple[Step, Any]:
     return losses(model, params, image[None], label[None])[0]
 
   clipped_grad = dpgan_jax.clipped_grad(loss_fn, l2_clip_norm=job.clip, strategy=strategy)
-  noise = dpgan_jax.privatizer.noise_sum(job.clip, job.noise, job.batch, jax.random.key(1))
+  noise = dpgan_jax.privacy.transforms.noise_sum(job.clip, job.noise, job.batch, jax.random.key(1))
   optimizer = optax.chain(noise, optax.sgd(job.learning_rate))
 
   def step(params: Params, state: Any, images: jax.Array, labels: jax.Array) -> Any:

@@ -23,25 +23,13 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from dpgan_jax import (
-  _progress,
-  _shared_flags,
-  _validate,
-  cli,
-  data,
-  distort,
-  evaluation,
-  model_file,
-  recorder,
-  resume,
-  scores,
-  scoring,
-  snapshots,
-  sweep_table,
-  trainer,
-)
-from dpgan_jax.accounting import rounded_up
-from dpgan_jax.run_dir import RunDir
+from dpgan_jax import _cli, _progress, _shared_flags, _validate
+from dpgan_jax.data import datasets, distort
+from dpgan_jax.evaluation import scores, scoring, snapshots, tasks
+from dpgan_jax.privacy.accounting import rounded_up
+from dpgan_jax.run import environment, generator_file, recorder, trainer
+from dpgan_jax.run.directory import RunDir
+from dpgan_jax.search import sweep_table
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -82,7 +70,7 @@ VARIANTS = {
 }
 
 
-def mixture(model: model_file.Model, run: RunDir) -> model_file.Model:
+def mixture(model: generator_file.Model, run: RunDir) -> generator_file.Model:
   """Draws from the generators of several steps: those that it has, or of `COUNT` snapshots.
 
   Raises:
@@ -90,23 +78,23 @@ def mixture(model: model_file.Model, run: RunDir) -> model_file.Model:
   """
   if model.past:
     return model
-  steps = [model_file.load(path).steps for path in snapshots.paths(run)]
+  steps = [generator_file.load(path).steps for path in snapshots.paths(run)]
   config = model.gan.config.replace(g_mixture=COUNT)
   wanted = recorder.mixture_steps(config, model.steps, steps[0])
   earlier = [s for s in wanted if s < model.steps and s in steps]
   if not earlier:
     raise _validate.InputError(f'expected snapshots of the second half of {run.path}, found none')
-  past = {s: model_file.load(run.snapshot(s)).generator for s in earlier}
+  past = {s: generator_file.load(run.snapshot(s)).generator for s in earlier}
   gan = dataclasses.replace(model.gan, config=config)
   return dataclasses.replace(model, gan=gan, past=past)
 
 
 def measure(
-  mixed: model_file.Model,
+  mixed: generator_file.Model,
   variants: Sequence[Variant],
   num: int,
-  real: tuple[data.ImageDataset, data.ImageDataset],
-  settings: evaluation.Settings,
+  real: tuple[datasets.ImageDataset, datasets.ImageDataset],
+  settings: tasks.Settings,
   store: scores.Store | None = None,
   shown: tuple[str, ...] = SHOWN,
 ) -> dict[str, dict[str, float | None]]:
@@ -124,12 +112,12 @@ def measure(
   found: dict[str, dict[str, float | None]] = {}
   for variant in variants:
     model = mixed if variant.several else dataclasses.replace(mixed, past={})
-    key, distort_key = resume.root_key(settings.seed), resume.root_key(settings.seed)
+    key, distort_key = environment.root_key(settings.seed), environment.root_key(settings.seed)
     images, classes = model.sample(num, clearest=variant.clearest, key=key)
     if variant.distorted:
       images = distort.distort(images, distort_key)
     show = _progress.WorkProgress()
-    result = evaluation.evaluate(
+    result = tasks.evaluate(
       images, classes, *real, settings, store=store, progress=show.update
     )
     show.close()
@@ -148,7 +136,7 @@ def main() -> None:
   settings = dataclasses.replace(amount.settings, tasks=TASKS)
   run = RunDir.open(FLAGS.run_dir, create=False)
   kept = run.path / sweep_table.GENERATOR  # of a run of a sweep, which may be all that is left
-  model = model_file.load(kept) if kept.is_file() else trainer.restore_model(run.path).model
+  model = generator_file.load(kept) if kept.is_file() else trainer.restore_model(run.path).model
   if not model.is_conditional:
     raise _validate.InputError('expected a run whose samples have classes')
   mixed = mixture(model, run)
@@ -179,4 +167,4 @@ if __name__ == '__main__':
   flags.DEFINE_string('scores_dir', None, 'Where finished scores are kept.')
   flags.DEFINE_list('variants', list(VARIANTS), 'Which: names of VARIANTS.')
   _shared_flags.define_amount_flags()
-  cli.run(main)
+  _cli.run(main)

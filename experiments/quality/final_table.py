@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dpgan_jax import _markdown
-from dpgan_jax.accounting import show_epsilon
-from dpgan_jax.config import TrainConfig
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.privacy.accounting import show_epsilon
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 

@@ -26,19 +26,12 @@ import flax.linen as nn
 import numpy as np
 from absl import flags
 
-from dpgan_jax import (
-  _files,
-  _validate,
-  cli,
-  data,
-  evaluation,
-  fitting,
-  judges,
-  label_cnn,
-  resume,
-  trainer,
-)
-from dpgan_jax.accounting import rounded_up
+from dpgan_jax import _cli, _files, _validate
+from dpgan_jax.data import datasets
+from dpgan_jax.evaluation import judges, tasks
+from dpgan_jax.models import fitting, label_cnn
+from dpgan_jax.privacy.accounting import rounded_up
+from dpgan_jax.run import environment, trainer
 
 FLAGS = flags.FLAGS
 REAL, OTHER = 'real', 'real, other network'
@@ -48,8 +41,8 @@ RESULTS = pathlib.Path(__file__).resolve().parents[1] / 'results' / 'quality' / 
 def measure(
   images: np.ndarray,
   names: dict[str, np.ndarray],
-  real: data.ImageDataset,
-  test: data.ImageDataset,
+  real: datasets.ImageDataset,
+  test: datasets.ImageDataset,
   epochs: int,
 ) -> dict[str, Any]:
   """What classifiers trained on images with each of `names`, and with real-taught ones, get right.
@@ -101,20 +94,20 @@ def main() -> None:
     raise _validate.InputError('expected --run_dir=DIRECTORY of a run and --name=NAME of a record')
   _validate.integer('num', FLAGS.num, minimum=100)
   model = trainer.restore_model(FLAGS.run_dir).model
-  if model.dataset not in data.PUBLIC:
+  if model.dataset not in datasets.PUBLIC:
     raise _validate.InputError(
-      f'expected a run of a public data set ({", ".join(data.PUBLIC)}), got {model.dataset}'
+      f'expected a run of a public data set ({", ".join(datasets.PUBLIC)}), got {model.dataset}'
     )
   if model.labeller is None:
     raise _validate.InputError('expected a run whose samples are named (label_share)')
-  real = data.load_dataset(model.dataset, data_dir=FLAGS.data_dir)
-  test = data.load_dataset(model.dataset, data_dir=FLAGS.data_dir, split='test')
-  images, own = model.sample(FLAGS.num, key=resume.root_key(0))
+  real = datasets.load_dataset(model.dataset, data_dir=FLAGS.data_dir)
+  test = datasets.load_dataset(model.dataset, data_dir=FLAGS.data_dir, split='test')
+  images, own = model.sample(FLAGS.num, key=environment.root_key(0))
   assert own is not None
   names = {'linear': dataclasses.replace(model.labeller, cnn=None).label(images)}
   if model.labeller.cnn is not None:
     names['linear and CNN'] = own
-  epochs = evaluation.Settings().epochs('cnn', FLAGS.num)
+  epochs = tasks.Settings().epochs('cnn', FLAGS.num)
   epsilon = model.epsilon()
   record = {
     'epsilon': 'inf' if math.isinf(epsilon) else rounded_up(epsilon),
@@ -134,4 +127,4 @@ if __name__ == '__main__':
   flags.DEFINE_string('name', None, 'Name of the record.')
   flags.DEFINE_string('data_dir', None, 'Folder of the real data; default: download by name.')
   flags.DEFINE_integer('num', 60_000, 'Samples.')
-  cli.run(main)
+  _cli.run(main)

@@ -24,9 +24,10 @@ from typing import Any
 
 from absl import flags
 
-from dpgan_jax import _files, _markdown, _validate, cli, run_statement
-from dpgan_jax.config import TrainConfig
-from dpgan_jax.run_dir import RunDir
+from dpgan_jax import _cli, _files, _markdown, _validate
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.publishing import run_statement
+from dpgan_jax.run.directory import RunDir
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -250,4 +251,4 @@ if __name__ == '__main__':
   flags.DEFINE_string('elsewhere', None, 'Directory of an evaluated run on other data.')
   flags.DEFINE_string('data_name', None, 'With elsewhere: what the data are.')
   flags.DEFINE_string('results', str(RESULTS), 'Folder of QUALITY.md and of quality/.')
-  cli.run(main)
+  _cli.run(main)

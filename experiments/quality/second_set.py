@@ -20,7 +20,8 @@ import numpy as np
 from absl import flags
 from scipy import ndimage
 
-from dpgan_jax import _validate, cli, data, export
+from dpgan_jax import _cli, _validate
+from dpgan_jax.data import datasets, writers
 
 FLAGS = flags.FLAGS
 SIDE = 28
@@ -55,14 +56,14 @@ def main() -> None:
     raise _validate.InputError('expected --out=FOLDER, new')
   rng = np.random.default_rng(0)
   for split, size in SIZES.items():
-    originals = data.load_dataset('digits', split=split)
+    originals = datasets.load_dataset('digits', split=split)
     which = rng.integers(0, len(originals), size)
     images = distorted(originals.images, which, rng)
     labels = originals.labels[which]
-    export.export(FLAGS.out, images, labels, format='idx', split=split, num_classes=10)
+    writers.export(FLAGS.out, images, labels, format='idx', split=split, num_classes=10)
   print(f'{SIZES["train"]:,} training images and {SIZES["test"]:,} test images: {FLAGS.out}')
 
 
 if __name__ == '__main__':
   flags.DEFINE_string('out', None, 'Folder of the data set.')
-  cli.run(main)
+  _cli.run(main)

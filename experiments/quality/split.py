@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from absl import flags
 
-from dpgan_jax import _validate, cli, data, export
+from dpgan_jax import _cli, _validate
+from dpgan_jax.data import datasets, writers
 
 FLAGS = flags.FLAGS
 
@@ -25,10 +26,10 @@ def main() -> None:
   if FLAGS.out is None:
     raise _validate.InputError('expected --out=FOLDER, new')
   _validate.integer('hold_out', FLAGS.hold_out, minimum=1)
-  whole = data.load_dataset('mnist', data_dir=FLAGS.data_dir)
-  kept, aside = data.hold_out(whole, FLAGS.hold_out)
+  whole = datasets.load_dataset('mnist', data_dir=FLAGS.data_dir)
+  kept, aside = datasets.hold_out(whole, FLAGS.hold_out)
   for split, part in (('train', kept), ('test', aside)):
-    export.export(
+    writers.export(
       FLAGS.out, part.images, part.labels, format='idx', split=split, num_classes=part.num_classes
     )
   print(f'{len(kept)} images to train on, {len(aside)} held out: {FLAGS.out}')
@@ -38,4 +39,4 @@ if __name__ == '__main__':
   flags.DEFINE_string('data_dir', None, 'Folder of the MNIST files; default: download.')
   flags.DEFINE_string('out', None, 'Folder of the split.')
   flags.DEFINE_integer('hold_out', 10_000, 'Training images held out.')
-  cli.run(main)
+  _cli.run(main)

@@ -17,7 +17,7 @@ import study_page
 import study_records
 from absl import flags
 
-from dpgan_jax import _validate, cli
+from dpgan_jax import _cli, _validate
 
 FLAGS = flags.FLAGS
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / 'results'
@@ -48,4 +48,4 @@ def main() -> None:
 
 if __name__ == '__main__':
   define_flags()
-  cli.run(main)
+  _cli.run(main)

@@ -17,9 +17,12 @@ from typing import Any
 
 import study_records
 
-from dpgan_jax import _files, plan, scores, study_figures, sweep_table
-from dpgan_jax.accounting import show_epsilon
-from dpgan_jax.study_figures import Series
+from dpgan_jax import _files
+from dpgan_jax.evaluation import curves, scores
+from dpgan_jax.evaluation.curves import Series
+from dpgan_jax.privacy.accounting import show_epsilon
+from dpgan_jax.run import plan
+from dpgan_jax.search import sweep_table
 
 Record = dict[str, Any]
 
@@ -81,7 +84,7 @@ def make(study: Study, page: pathlib.Path, results: pathlib.Path, command: str) 
     f'Made by `{command}` from the JSON files in [{within}]({within}), [sweep](sweep) and '
     '[classifier.json](classifier.json); nothing on this page is written by hand but what the '
     'report (S. Wincott, *Generating Differentially Private Datasets Using Deep Learning*, 2020) '
-    f'says. {study_figures.PUBLIC} What real images get in the place of samples is given as '
+    f'says. {curves.PUBLIC} What real images get in the place of samples is given as '
     '*real*.',
   ]  # fmt: skip
   parts: list[Callable[..., list[str]]] = [_findings, _sweep, _variants, _problem]
@@ -335,8 +338,8 @@ def _problem(study: Study, results: pathlib.Path, within: str, missing: list[str
     wanted = [s for s in wanted if s.points][:7]
     if wanted:
       pictures.append(f'problem_{score}.png')
-      study_figures.over_steps(wanted, results / pictures[-1], title=f'{label}, over training',
-                               ylabel=label, note=study_figures.PUBLIC, **options)  # fmt: skip
+      curves.over_steps(wanted, results / pictures[-1], title=f'{label}, over training',
+                               ylabel=label, note=curves.PUBLIC, **options)  # fmt: skip
   lines += ['', *_by_noise(scored.values()), *_images(pictures, within), '', *_measured(runs)]
   grids = [f'runs/{r["pictures"]["steps"]}' for n, r in scored.items()
            if 'steps' in r['pictures'] and n not in VARIANTS]  # fmt: skip

@@ -12,11 +12,15 @@ import shutil
 import sys
 from typing import Any
 
-from dpgan_jax import _files, _validate, data, metrics, plan, run_statement, snapshots
-from dpgan_jax.evaluation_steps import JSON as STEPS
-from dpgan_jax.evaluation_steps import JSON_AS_TRAINED as STEPS_AS_TRAINED
-from dpgan_jax.run_dir import RunDir
-from dpgan_jax.sweep_table import EVALUATION
+from dpgan_jax import _files, _validate
+from dpgan_jax.data import datasets
+from dpgan_jax.evaluation import snapshots
+from dpgan_jax.evaluation.over_steps import JSON as STEPS
+from dpgan_jax.evaluation.over_steps import JSON_AS_TRAINED as STEPS_AS_TRAINED
+from dpgan_jax.publishing import run_statement
+from dpgan_jax.run import metrics, plan
+from dpgan_jax.run.directory import RunDir
+from dpgan_jax.search.sweep_table import EVALUATION
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -116,9 +120,9 @@ def _brief_steps(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _check_public(dataset: Any, path: pathlib.Path) -> None:
-  if dataset not in data.PUBLIC:
+  if dataset not in datasets.PUBLIC:
     raise _validate.InputError(
-      f'expected runs of a public data set ({", ".join(data.PUBLIC)}), as the page shows scores on '
+      f'expected runs of a public data set ({", ".join(datasets.PUBLIC)}), as the page shows scores on '
       f'real images; {path} is of {dataset}'
     )
 

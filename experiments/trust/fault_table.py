@@ -20,28 +20,16 @@ import jax.numpy as jnp
 import mechanism_checks
 from faults import Swap, swap, to
 
-from dpgan_jax import (
-  accounting,
-  audit_gradient,
-  budget,
-  clipping,
-  discriminators,
-  gan,
-  ghost,
-  labelling,
-  losses,
-  metrics,
-  privatizer,
-  report,
-  resume,
-  run_statement,
-  sampling,
-  statement,
-  statement_text,
-  trainer,
-)
-from dpgan_jax.ledger import Ledger
-from dpgan_jax.mechanism import DPMechanism
+from dpgan_jax import report
+from dpgan_jax.auditing import gradient
+from dpgan_jax.budget import budget
+from dpgan_jax.budget.ledger import Ledger
+from dpgan_jax.models import gan, labelling, losses
+from dpgan_jax.networks import discriminators
+from dpgan_jax.privacy import accounting, clipping, ghost, sampling, transforms
+from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.publishing import run_statement, statement, statement_text
+from dpgan_jax.run import environment, metrics, trainer
 
 KINDS = ('refusal', 'statistics', 'exactness', 'second opinion', 'report', 'audit')
 _NO_DEVICES = (
@@ -88,7 +76,7 @@ def _audited(**faulty: Callable[[], Any]) -> tuple[Swap, ...]:
 
 def _audited_mechanism(**changes: Any) -> tuple[Swap, ...]:
   other = dataclasses.replace(_M.AUDITED, **changes)
-  return swap(mechanism_checks, 'PARTS', to(lambda: audit_gradient.Parts.of(other)))
+  return swap(mechanism_checks, 'PARTS', to(lambda: gradient.Parts.of(other)))
 
 
 def _resumed(**changes: Any) -> tuple[Swap, ...]:
@@ -105,16 +93,16 @@ _MECHANISM = (
           faults.divided_by_realised(DPMechanism.noise_sum), _M.AUDITED)),
         _M.the_audit_stays_below_the_accounted_epsilon, 'audit', slow=True),
   Fault('half_noise', 2, 'noise at half the standard deviation',
-        swap(privatizer, 'gaussian_like', lambda f: lambda key, tree, s: f(key, tree, s / 2)),
+        swap(transforms, 'gaussian_like', lambda f: lambda key, tree, s: f(key, tree, s / 2)),
         _M.noise_has_the_charged_scale, 'statistics'),
   Fault('two_thirds_noise', 2, 'noise at two thirds of the standard deviation',
-        swap(privatizer, 'gaussian_like', lambda f: lambda key, tree, s: f(key, tree, s / 1.5)),
+        swap(transforms, 'gaussian_like', lambda f: lambda key, tree, s: f(key, tree, s / 1.5)),
         _M.noise_has_the_charged_scale, 'statistics'),
   Fault('half_noise_audited', 2, 'noise at half the standard deviation',
         _audited_mechanism(noise_multiplier=0.5),
         _M.the_audit_stays_below_the_accounted_epsilon, 'audit', slow=True),
   Fault('noise_without_clip_norm', 2, 'noise of σ instead of σC',
-        swap(privatizer, 'noise_sum', lambda f: lambda c, *rest: f(1.0, *rest)),
+        swap(transforms, 'noise_sum', lambda f: lambda c, *rest: f(1.0, *rest)),
         _M.noise_has_the_charged_scale, 'statistics'),
   Fault('clip_norm_typed_twice', 2, 'clipping at 2C, noise for C',
         swap(clipping, 'clipped_grad', faults.twice_the_clip_norm),
@@ -167,7 +155,7 @@ _MECHANISM = (
         swap(statement_text, 'NEIGHBOURS', lambda d: dict.fromkeys(d, d['add_or_remove_one'])),
         _G.the_report_names_its_relation, 'report', slow=True),
   Fault('empty_batch_without_noise', 5, 'an empty batch takes no noisy step',
-        swap(privatizer, 'noise_sum', faults.wrapped_update(faults.no_noise_on_an_empty_batch)),
+        swap(transforms, 'noise_sum', faults.wrapped_update(faults.no_noise_on_an_empty_batch)),
         _M.noise_has_the_charged_scale, 'statistics'),
   Fault('nan_let_through', 5, 'the sum does not leave out examples that are not finite',
         swap(clipping, '_sum', lambda _: lambda weighted_sum, norms, factors: weighted_sum(
@@ -190,13 +178,13 @@ _MECHANISM = (
         swap(discriminators.DISCRIMINATORS, 'compact', to(lambda shape, classes: faults.BatchNormed(True))),
         _G.the_discriminator_looks_at_one_example_at_a_time, 'refusal'),
   Fault('noise_of_every_step_the_same', 8, 'a noise key is used in every step',
-        swap(privatizer, 'noise_sum', faults.wrapped_update(faults.same_noise_every_step)),
+        swap(transforms, 'noise_sum', faults.wrapped_update(faults.same_noise_every_step)),
         _M.noise_is_drawn_once_for_each_entry, 'statistics'),
   Fault('noise_of_every_leaf_the_same', 8, 'a noise key is used for every leaf',
-        swap(privatizer, 'gaussian_like', to(faults.one_draw_for_all_leaves)),
+        swap(transforms, 'gaussian_like', to(faults.one_draw_for_all_leaves)),
         _M.noise_is_drawn_once_for_each_entry, 'statistics'),
   Fault('noise_of_every_row_the_same', 8, 'one row of noise is used for a whole leaf',
-        swap(privatizer, 'gaussian_like', faults.one_draw_for_all_rows),
+        swap(transforms, 'gaussian_like', faults.one_draw_for_all_rows),
         _M.noise_is_drawn_once_for_each_entry, 'statistics'),
   Fault('keys_shared_by_stages', 8,
         'the classifier that names samples splits the root key as the GAN does',
@@ -207,10 +195,10 @@ _MECHANISM = (
           lambda self, state, purpose: jax.random.fold_in(state.batch_key, state.step))),
         _G.every_draw_of_a_run_has_a_key_of_its_own, 'exactness', slow=True),
   Fault('noise_of_every_run_the_same', 8, 'a run without a seed starts from a constant key',
-        swap(resume, 'root_key', to(lambda seed: jax.random.key(0))),
+        swap(environment, 'root_key', to(lambda seed: jax.random.key(0))),
         _M.keys_come_from_the_operating_system, 'statistics'),
   Fault('noise_reused_after_restart', 8, 'a restart draws the noise of the first steps again',
-        swap(resume, 'start_or_resume', faults.noise_starts_anew),
+        swap(environment, 'start_or_resume', faults.noise_starts_anew),
         _G.a_resumed_run_ends_as_an_uninterrupted_one, 'exactness', slow=True),
   Fault('bfloat16_sum', 9, 'clipped gradients are summed in bfloat16',
         swap(clipping, 'clipped_sum', faults.bfloat16_sum),
@@ -242,7 +230,7 @@ _GAN = (
         faults.real_data_as_public(lambda logit, image: jax.nn.softplus(-logit(image))),
         _G.one_example_moves_the_discriminator_by_at_most_its_share, 'exactness', slow=True),
   Fault('public_before_the_noise', 15, 'the public gradient is divided by B with the noisy sum',
-        swap(privatizer, 'noise_sum', faults.wrapped_update(
+        swap(transforms, 'noise_sum', faults.wrapped_update(
           lambda update, u, s, *a, public_grads=None, **k: update(
             u, s, *a, public_grads=None if public_grads is None else jax.tree.map(
               lambda p: p / 10, public_grads), **k))),
@@ -280,7 +268,7 @@ _REPORT = (
   Fault('tuning_not_disclosed', 19, 'the report does not say that tuning costs privacy',
         swap(statement_text, 'TUNING', to('')), _G.the_report_says_that_tuning_costs, 'report'),
   Fault('seed_of_31_bits', 20, 'the default key comes from a seed of 31 bits',
-        swap(resume, 'root_key', to(lambda seed: jax.random.key(
+        swap(environment, 'root_key', to(lambda seed: jax.random.key(
           int.from_bytes(os.urandom(4), 'little') >> 1))),
         _M.keys_come_from_the_operating_system, 'statistics'),
   Fault('seed_not_named', 20, 'the report of a run with a fixed seed does not say so',

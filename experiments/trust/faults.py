@@ -20,9 +20,12 @@ import gan_checks
 import jax
 import jax.numpy as jnp
 
-from dpgan_jax import clipping, data, gan, privatizer, sampling, trainer
-from dpgan_jax.ledger import Ledger
-from dpgan_jax.mechanism import DPMechanism
+from dpgan_jax.budget.ledger import Ledger
+from dpgan_jax.data import datasets
+from dpgan_jax.models import gan
+from dpgan_jax.privacy import clipping, sampling, transforms
+from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.run import trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +170,7 @@ def per_microbatch(change: Callable[[Any, int], Any]) -> Callable[[Any], Any]:
 
 
 def noise_each(total: Any, parts: int) -> Any:
-  noise = privatizer.gaussian_like(jax.random.key(1), total, 0.5 * math.sqrt(parts))
+  noise = transforms.gaussian_like(jax.random.key(1), total, 0.5 * math.sqrt(parts))
   return jax.tree.map(jnp.add, total, noise)
 
 
@@ -299,7 +302,7 @@ def real_data_as_public(loss_of: Callable[..., jax.Array]) -> tuple[Swap, ...]:
 
       def update(updates: Any, state: Any, params: Any, *, public_grads: Any, **rest: Any) -> Any:
         batch = self.mechanism.sampler(seen['state'].batch_key, seen['state'].step)
-        images = data.to_model_range(seen['images'][batch.indices])
+        images = datasets.to_model_range(seen['images'][batch.indices])
         labels = seen['labels'][batch.indices]
 
         def mean_loss(p: Any) -> jax.Array:

@@ -43,7 +43,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))  # as experimen
 import hostile_inputs
 from absl import flags
 
-from dpgan_jax import _files, _progress, _validate, cli
+from dpgan_jax import _cli, _files, _progress, _validate
 
 FLAGS = flags.FLAGS
 T = TypeVar('T')
@@ -68,11 +68,12 @@ class Targets:
     # Late, as the process that hands out work needs none of it.
     import jax
 
-    from dpgan_jax import classify, model_file, train
-    from dpgan_jax.classifier_config import ClassifierConfig
-    from dpgan_jax.config import TrainConfig
-    from dpgan_jax.gan import GAN
-    from dpgan_jax.mechanism import DPMechanism
+    from dpgan_jax import classify, train
+    from dpgan_jax.models.classifier_config import ClassifierConfig
+    from dpgan_jax.models.config import TrainConfig
+    from dpgan_jax.models.gan import GAN
+    from dpgan_jax.privacy.mechanism import DPMechanism
+    from dpgan_jax.run import generator_file
 
     self.home, self.folder = folder, folder / 'input'
     self.outside = folder / 'outside' / '0' / '0.png'
@@ -89,7 +90,7 @@ class Targets:
     gan = GAN(config, mechanism, (8, 8, 1), 3)
     state = jax.jit(gan.init)(jax.random.key(0))
     saved = folder / 'valid.safetensors'
-    model_file.Model(gan, state.g_average, 3, ('a', 'b', 'c'), 'x').save(saved)
+    generator_file.Model(gan, state.g_average, 3, ('a', 'b', 'c'), 'x').save(saved)
     self.generator_bytes = saved.read_bytes()
     self.commands = (
       (_flag_values(train.define_flags), TrainConfig, ('--target_epsilon=2', '--epochs=3')),
@@ -102,27 +103,29 @@ class Targets:
     Raises:
       InputError: it was refused. Whatever else is raised is a finding.
     """
-    from dpgan_jax import data, model_file, readers, scoring
+    from dpgan_jax.data import datasets, readers
+    from dpgan_jax.evaluation import scoring
+    from dpgan_jax.run import generator_file
 
     rng = random.Random(f'{seed}/{target}/{number}')
     shutil.rmtree(self.folder, ignore_errors=True)
     self.folder.mkdir()
-    path, split = self.folder / 'file', rng.choice(data.SPLITS)
+    path, split = self.folder / 'file', rng.choice(datasets.SPLITS)
     match target:
       case 'idx' if rng.random() < 0.3:
         for kind, ndim in (('images', 3), ('labels', 1)):
           name = f'train-{kind}-idx{ndim}-ubyte'
           (self.folder / name).write_bytes(hostile_inputs.idx(rng))
-        self._watched(data.load_dataset, 'idx', data_dir=str(self.folder))
+        self._watched(datasets.load_dataset, 'idx', data_dir=str(self.folder))
       case 'idx':
         path.write_bytes(hostile_inputs.idx(rng))
         self._watched(readers.read_idx, path, rng.choice((None, 'images', 'labels')))
       case 'npz':
         path.write_bytes(hostile_inputs.npz(rng))
-        self._watched(data.load_dataset, 'npz', data_dir=str(path), split=split)
+        self._watched(datasets.load_dataset, 'npz', data_dir=str(path), split=split)
       case 'png':
         hostile_inputs.png_folder(rng, self.folder, self.outside)
-        self._watched(data.load_dataset, 'png', data_dir=str(self.folder), split=split)
+        self._watched(datasets.load_dataset, 'png', data_dir=str(self.folder), split=split)
       case 'samples':
         path.write_bytes(hostile_inputs.npz(rng))
         self._watched(scoring.read_samples, str(path))
@@ -132,7 +135,7 @@ class Targets:
         self._watched(_parse, values, config_class, arguments)
       case 'generator':
         path.write_bytes(hostile_inputs.generator(rng, self.generator_bytes))
-        self._watched(model_file.load, path)
+        self._watched(generator_file.load, path)
       case _:
         raise ValueError(target)
 
@@ -170,8 +173,8 @@ def _parse(values: flags.FlagValues, config_class: type, arguments: list[str]) -
   ours, flags.FLAGS = flags.FLAGS, values
   try:
     values.unparse_flags()
-    cli.parse(['command', *arguments])
-    return cli.config_from_flags(config_class)
+    _cli.parse(['command', *arguments])
+    return _cli.config_from_flags(config_class)
   finally:
     flags.FLAGS = ours
 
@@ -193,7 +196,12 @@ class _Audit:
     self._installed = False
     self.seen: list[str] = []
     # A library may be imported at its first use, and shows lines of any program in its errors.
-    places = (sys.prefix, sys.base_prefix, os.path.dirname(cli.__file__), os.path.dirname(__file__))
+    places = (
+      sys.prefix,
+      sys.base_prefix,
+      os.path.dirname(_cli.__file__),
+      os.path.dirname(__file__),
+    )
     self._libraries = {os.path.realpath(place) for place in places}
 
   def watch(self, folder: pathlib.Path | None) -> None:
@@ -365,19 +373,19 @@ class Worker:
 def _unpickle() -> None:
   import numpy as np
 
-  from dpgan_jax import readers
+  from dpgan_jax.data import readers
 
   readers._parse_npy = lambda where, data: np.load(io.BytesIO(data), allow_pickle=True)
 
 
 def _believe_headers() -> None:
-  from dpgan_jax import readers
+  from dpgan_jax.data import readers
 
   readers.MAX_BYTES = readers._MAX_DEFLATE_RATIO = 2**62
 
 
 def _wait_for_the_rest() -> None:
-  from dpgan_jax import readers
+  from dpgan_jax.data import readers
 
   parse = readers._parse_idx
 
@@ -393,7 +401,7 @@ def _wait_for_the_rest() -> None:
 
 
 def _follow_links() -> None:
-  from dpgan_jax import readers
+  from dpgan_jax.data import readers
 
   class Path(type(pathlib.Path())):
     def is_relative_to(self, *other: Any) -> bool:
@@ -404,7 +412,7 @@ def _follow_links() -> None:
 
 
 def _read_any_flag_file() -> None:
-  cli._check_flag_files = lambda argv: None
+  _cli._check_flag_files = lambda argv: None
 
 
 def _quote_as_is() -> None:
@@ -584,4 +592,4 @@ def _repeat(which: str) -> None:
 
 if __name__ == '__main__':
   define_flags()
-  cli.run(main, interrupted='Nothing was written; the same command tries the same inputs.')
+  _cli.run(main, interrupted='Nothing was written; the same command tries the same inputs.')

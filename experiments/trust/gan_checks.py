@@ -23,12 +23,15 @@ import numpy as np
 import statistical_checks as statistics
 from statistical_checks import Violation
 
-from dpgan_jax import budget, data, metrics, resume, run_statement, trainer
-from dpgan_jax.config import TrainConfig
-from dpgan_jax.gan import GAN, GANState, StepMetrics
-from dpgan_jax.ledger import Ledger
-from dpgan_jax.mechanism import DPMechanism
-from dpgan_jax.run_dir import RunDir
+from dpgan_jax.budget import budget
+from dpgan_jax.budget.ledger import Ledger
+from dpgan_jax.data import datasets
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.gan import GAN, GANState, StepMetrics
+from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.publishing import run_statement
+from dpgan_jax.run import environment, metrics, trainer
+from dpgan_jax.run.directory import RunDir
 
 N, SHAPE, CLASSES = 60, (8, 8, 1), 3
 SEED = 987654321
@@ -230,7 +233,7 @@ def steps_are_charged_before_they_are_taken() -> None:
 
   with _folder() as folder:
     with mock.patch.object(trainer, 'make_chunk', make_chunk), contextlib.suppress(_Stop):
-      trainer.train(CONFIG, data.load_dataset('digits'), folder / 'run', progress=False)
+      trainer.train(CONFIG, datasets.load_dataset('digits'), folder / 'run', progress=False)
     ((ledger, length),) = seen
   if ledger.charged_steps() < length:
     raise Violation(f'{length} steps are taken and {ledger.charged_steps()} are charged')
@@ -239,7 +242,7 @@ def steps_are_charged_before_they_are_taken() -> None:
 def a_resumed_run_ends_as_an_uninterrupted_one() -> None:
   """Stopped after 6 steps but before their checkpoint, and run again: the same state, bit for bit.
   """
-  digits = data.load_dataset('digits')
+  digits = datasets.load_dataset('digits')
 
   class Stopping(trainer.Checkpoints):
     def save(self, step: int, *rest: Any) -> None:
@@ -277,7 +280,7 @@ def _reported(charged: int = 4, **changes: Any) -> Iterator[tuple[Any, str]]:
     run = RunDir.open(folder / 'run', create=True)
     run.save_config(
       {'config': config.to_dict(), 'mechanism': mechanism.to_dict(), 'data': about,
-       'environment': dict(resume.environment())}
+       'environment': dict(environment.environment())}
     )  # fmt: skip
     stages = {trainer.STAGE: mechanism}
     Ledger.open(run.ledger, stages=stages, data_fingerprint='f00d').charge(charged)

@@ -42,7 +42,7 @@ import tqdm
 import victims
 from absl import flags
 
-from dpgan_jax import _files, _progress, _validate, cli
+from dpgan_jax import _cli, _files, _progress, _validate
 
 FLAGS = flags.FLAGS
 PARTS = ('ledger', 'checkpoint', 'metrics', 'export', 'train', 'sample', 'sweep', 'train_process')
@@ -364,4 +364,4 @@ if __name__ == '__main__':
     sys.exit('error: expected Linux with a C compiler (cc, gcc or clang)')
   injector.restart_with_shim(pathlib.Path(tempfile.gettempdir()) / 'dpgan_jax_trust')
   define_flags()
-  cli.run(main)
+  _cli.run(main)

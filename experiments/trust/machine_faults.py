@@ -39,8 +39,10 @@ import tqdm
 import victims
 from absl import flags
 
-from dpgan_jax import _files, _progress, _validate, cli, data, readers, run_dir, train
-from dpgan_jax.checkpoint import Checkpoints
+from dpgan_jax import _cli, _files, _progress, _validate, train
+from dpgan_jax.data import datasets, readers
+from dpgan_jax.run import directory
+from dpgan_jax.run.checkpoint import Checkpoints
 
 FLAGS = flags.FLAGS
 KINDS = ('disk_full', 'damaged_run', 'damaged_data', 'cache', 'two_processes', 'clock')
@@ -249,7 +251,7 @@ class Machine:
   def damaged_data(self, cases: int) -> Iterator[Row]:
     """The data set changes between the two halves of a run: IDX files, not compressed."""
     row = Row('damaged: data files')
-    digits = data.load_dataset('digits')
+    digits = datasets.load_dataset('digits')
     source = self._folder / 'data'
     source.mkdir()
     for name, array in (('images-idx3', digits.images[..., 0]), ('labels-idx1', digits.labels)):
@@ -379,7 +381,7 @@ def _two_at_once(victim: victims.Train, folder: pathlib.Path) -> dict[str, Any]:
         os.dup2(errors.fileno(), 2)
         status = 1
         try:
-          cli.run(train.main)  # the flags are defined, and parsed anew from the same command line
+          _cli.run(train.main)  # the flags are defined, and parsed anew from the same command line
         except SystemExit as end:
           status = int(end.code or 0)
         finally:
@@ -389,17 +391,17 @@ def _two_at_once(victim: victims.Train, folder: pathlib.Path) -> dict[str, Any]:
       lines = errors.read().strip().splitlines()
       seen.update(status=os.waitstatus_to_exitcode(status), line=lines[-1] if lines else '')
 
-  lock = run_dir.RunDir.lock
+  lock = directory.RunDir.lock
 
   @contextlib.contextmanager
-  def locking(run: run_dir.RunDir) -> Iterator[None]:
+  def locking(run: directory.RunDir) -> Iterator[None]:
     with lock(run):
       if not seen:  # in this process, before JAX has started its threads
         seen['pid'] = os.getpid()
         second()
       yield
 
-  run_dir.RunDir.lock = locking  # pyright: ignore[reportAttributeAccessIssue]
+  directory.RunDir.lock = locking  # pyright: ignore[reportAttributeAccessIssue]
   end = victim.work(folder)
   return {'end': end, **seen}
 
@@ -505,4 +507,4 @@ if __name__ == '__main__':
     sys.exit('error: expected Linux with a C compiler (cc, gcc or clang)')
   injector.restart_with_shim(pathlib.Path(tempfile.gettempdir()) / 'dpgan_jax_trust')
   define_flags()
-  cli.run(main)
+  _cli.run(main)

@@ -22,7 +22,9 @@ from typing import Any
 import scipy.stats
 from absl import flags
 
-from dpgan_jax import _files, _progress, _validate, accounting, cli, resume
+from dpgan_jax import _cli, _files, _progress, _validate
+from dpgan_jax.privacy import accounting
+from dpgan_jax.run import environment
 
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -364,7 +366,9 @@ def run_all(only: list[str] | None) -> None:
           file=sys.stderr, flush=True)  # fmt: skip
     started = time.monotonic()
     status = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
-    print(f'{name}: status {status} after {_progress.duration(time.monotonic() - started)}', flush=True)
+    print(
+      f'{name}: status {status} after {_progress.duration(time.monotonic() - started)}', flush=True
+    )
     if status:
       failed.append(name)
   if failed:
@@ -382,7 +386,7 @@ def main() -> None:
     raise _validate.InputError('expected --only with --run')
   if FLAGS.run:
     run_all(FLAGS.only)
-  text = page(read(RESULTS), _commit(), resume.environment())
+  text = page(read(RESULTS), _commit(), environment.environment())
   out = pathlib.Path(FLAGS.out)
   with _files.atomic_write(out) as file:
     file.write(text)
@@ -393,4 +397,4 @@ if __name__ == '__main__':
   flags.DEFINE_bool('run', False, 'Run every check first; hours.')
   flags.DEFINE_list('only', None, f'With run: which of {", ".join(programs())}.')
   flags.DEFINE_string('out', str(RESULTS / 'TRUST.md'), 'The page.')
-  cli.run(main, interrupted='Run it again with --run --only=... to continue.')
+  _cli.run(main, interrupted='Run it again with --run --only=... to continue.')

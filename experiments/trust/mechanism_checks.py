@@ -23,22 +23,14 @@ import statistical_checks as statistics
 from dp_accounting import pld
 from statistical_checks import Violation
 
-from dpgan_jax import (
-  accounting,
-  audit_gradient,
-  budget,
-  clipping,
-  cross_check,
-  label_cnn,
-  labelling,
-  plan,
-  privatizer,
-  resume,
-  trainer,
-)
-from dpgan_jax.config import TrainConfig
-from dpgan_jax.ledger import Ledger
-from dpgan_jax.mechanism import DPMechanism
+from dpgan_jax.auditing import gradient
+from dpgan_jax.budget import budget, cross_check
+from dpgan_jax.budget.ledger import Ledger
+from dpgan_jax.models import label_cnn, labelling
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.privacy import accounting, clipping, transforms
+from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.run import environment, plan, trainer
 
 N, Q, STEPS = 50, 0.2, 4000
 SHAPE = (100, 50)
@@ -91,7 +83,7 @@ def noise_is_drawn_once_for_each_entry() -> None:
 
 def keys_come_from_the_operating_system() -> None:
   """64 default keys: every one of their 64 bits is random, and no two are equal."""
-  keys = np.stack([np.asarray(jax.random.key_data(resume.root_key(None))) for _ in range(64)])
+  keys = np.stack([np.asarray(jax.random.key_data(environment.root_key(None))) for _ in range(64)])
   statistics.key_bits_are_random(keys)
   if len(np.unique(keys, axis=0)) < len(keys):
     raise Violation('two runs without a seed have the same key')
@@ -190,7 +182,7 @@ def sums_and_noise_are_float32() -> None:
   gradients = {'a': jnp.asarray(values, jnp.bfloat16)}
   found = clipping.clipped_sum(gradients, l2_clip_norm=100.0)
   _close(found.sum, {'a': np.asarray(gradients['a'], np.float64).sum(0)}, 'sum', 1e-3)
-  noise = privatizer.gaussian_like(jax.random.key(0), gradients, 1.0)
+  noise = transforms.gaussian_like(jax.random.key(0), gradients, 1.0)
   for name, tree in (('the sum', found.sum), ('the noise', noise)):
     if tree['a'].dtype != jnp.float32:
       raise Violation(f'{name} of bfloat16 gradients is {tree["a"].dtype}')
@@ -402,12 +394,12 @@ def a_run_resumes_as_it_began() -> None:
 AUDITED = DPMechanism.create(
   num_examples=4, batch_size=4, l2_clip_norm=1.0, noise_multiplier=2.0, steps=1, delta=1e-2
 )
-PARTS: Callable[[], audit_gradient.Parts] = lambda: audit_gradient.Parts.of(AUDITED)  # noqa: E731
+PARTS: Callable[[], gradient.Parts] = lambda: gradient.Parts.of(AUDITED)  # noqa: E731
 
 
 def the_audit_stays_below_the_accounted_epsilon() -> None:
   """8,000 one-step runs with and without a canary: no test errs less than ε, δ allows."""
-  found = audit_gradient.gradient_bound(
+  found = gradient.gradient_bound(
     AUDITED, trials=8000, key=jax.random.key(1), parts=PARTS(), confidence=0.999, dimension=256
   )
   if found.refuted or found.lower_bound > found.accounted_epsilon:

@@ -41,7 +41,9 @@ from absl import flags
 from fault_table import FAULTS, Fault
 from statistical_checks import Violation
 
-from dpgan_jax import _files, _validate, accounting, cli, cross_check
+from dpgan_jax import _cli, _files, _validate
+from dpgan_jax.budget import cross_check
+from dpgan_jax.privacy import accounting
 
 FLAGS = flags.FLAGS
 
@@ -161,4 +163,4 @@ if __name__ == '__main__':
   flags.DEFINE_string('out', None, 'JSON file of the table.')
   flags.DEFINE_list('only', None, 'Ids of the faults to plant, into the table; default: all.')
   flags.DEFINE_bool('resume', False, 'Keep the rows that an interrupted call left in out.')
-  cli.run(main, interrupted='Give --resume to continue.')
+  _cli.run(main, interrupted='Give --resume to continue.')

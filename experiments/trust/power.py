@@ -25,7 +25,7 @@ import scipy.stats
 import statistical_checks as checks
 from absl import flags
 
-from dpgan_jax import _files, _validate, cli
+from dpgan_jax import _cli, _files, _validate
 
 FLAGS = flags.FLAGS
 N, Q, STEPS = 50, 0.2, 10_000
@@ -236,4 +236,4 @@ def main() -> None:
 if __name__ == '__main__':
   flags.DEFINE_integer('repeats', 400, 'How often randomness is drawn anew for each number.')
   flags.DEFINE_string('out', None, 'JSON file of the results.')
-  cli.run(main)
+  _cli.run(main)

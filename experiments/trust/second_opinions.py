@@ -23,9 +23,11 @@ import dp_accounting
 import numpy as np
 from absl import flags
 
-from dpgan_jax import _files, accounting, cli, cross_check
-from dpgan_jax.budget import Budget
-from dpgan_jax.mechanism import DPMechanism
+from dpgan_jax import _cli, _files
+from dpgan_jax.budget import cross_check
+from dpgan_jax.budget.budget import Budget
+from dpgan_jax.privacy import accounting
+from dpgan_jax.privacy.mechanism import DPMechanism
 
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -188,4 +190,4 @@ def main() -> None:
 if __name__ == '__main__':
   flags.DEFINE_integer('draws', 500_000, 'Draws of the privacy loss in small cases.')
   flags.DEFINE_string('out', None, 'JSON file of the results.')
-  cli.run(main)
+  _cli.run(main)

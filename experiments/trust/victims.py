@@ -18,21 +18,13 @@ from typing import Any
 import injector
 import numpy as np
 
-from dpgan_jax import (
-  budget,
-  cli,
-  config,
-  export,
-  ledger,
-  mechanism,
-  metrics,
-  run_dir,
-  sample,
-  sweep,
-  train,
-  trainer,
-)
-from dpgan_jax.checkpoint import Checkpoints
+from dpgan_jax import _cli, sample, sweep, train
+from dpgan_jax.budget import budget, ledger
+from dpgan_jax.data import writers
+from dpgan_jax.models import config
+from dpgan_jax.privacy import mechanism
+from dpgan_jax.run import directory, metrics, trainer
+from dpgan_jax.run.checkpoint import Checkpoints
 
 # σ = 10 so that accounting costs milliseconds; three chunks of two steps, a checkpoint after each.
 SETTINGS = {
@@ -203,10 +195,10 @@ class Export(Victim):
 
   def prepare(self, folder: pathlib.Path) -> None:
     if self._replace:
-      export.export(folder / 'out', *self._data(0), format=self._format)
+      writers.export(folder / 'out', *self._data(0), format=self._format)
 
   def work(self, folder: pathlib.Path) -> Any:
-    export.export(folder / 'out', *self._data(1), format=self._format, overwrite=True)
+    writers.export(folder / 'out', *self._data(1), format=self._format, overwrite=True)
     return contents(folder)
 
   def check(self, folder: pathlib.Path, told: list[str], end: Any) -> str:
@@ -240,7 +232,7 @@ def run_command(module: Any, arguments: dict[str, Any]) -> None:
   module.define_flags()
   sys.argv = [module.__name__, *(f'--{name}={value}' for name, value in arguments.items())]
   try:
-    cli.run(module.main)
+    _cli.run(module.main)
   except SystemExit as end:
     if end.code not in (None, 0):
       raise
@@ -273,7 +265,7 @@ def end_of_run(path: pathlib.Path) -> dict[str, str]:
 
 def charged_steps(path: pathlib.Path) -> int:
   """What a run's ledger says, 0 if there is none yet."""
-  run = run_dir.RunDir(path)
+  run = directory.RunDir(path)
   if not run.ledger.exists():
     return 0
   m = mechanism.DPMechanism.from_dict(run.load_config()['mechanism'])

@@ -1,0 +1,241 @@
+"""The three ways to audit, each as a record of what it could show."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+
+from dpgan_jax import _files, _progress, _validate
+from dpgan_jax.auditing import canaries, membership, one_run
+from dpgan_jax.auditing.gradient import gradient_bound
+from dpgan_jax.budget import budget
+from dpgan_jax.data import datasets
+from dpgan_jax.evaluation import scoring
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.run import trainer
+
+
+def gradient(
+  config: TrainConfig,
+  *,
+  num_examples: int | None,
+  trials: int,
+  dimension: int,
+  confidence: float,
+  seed: int,
+) -> dict[str, Any]:
+  """Many short runs of the mechanism's own parts in their worst case; reads no data."""
+  if num_examples is None:
+    raise _validate.InputError('expected --num_examples=N, the N of the mechanism (tens will do)')
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # δ ≥ 1/N is no concern where there are no data
+    mechanism = budget.make(config, num_examples).mechanism
+  show = _progress.WorkProgress()
+  found = gradient_bound(
+    mechanism,
+    trials=trials,
+    key=jax.random.key(seed),
+    confidence=confidence,
+    dimension=dimension,
+    progress=lambda share: show.update('simulated runs', share),
+  )
+  show.close()
+  return {
+    'steps': found.steps,
+    'accounted_epsilon': found.accounted_epsilon,
+    'delta': found.delta,
+    'lower_bound': found.lower_bound,
+    'family_bound': found.family_bound,
+    'refuted': found.refuted or found.lower_bound > found.accounted_epsilon,
+    'trials': found.trials,
+    'tests': {
+      'lower_bound': {'statistic': found.statistic, **dataclasses.asdict(found.errors)},
+      'family_bound': {
+        'statistic': found.family_statistic, **dataclasses.asdict(found.family_errors),
+      },
+    },
+    'mechanism': mechanism.to_dict(),
+    'says': 'lower_bound assumes nothing. family_bound takes the mechanism to be what it claims '
+    'but for its noise multiplier. refuted: the runs contradict the accountant at some delta. '
+    'Each with the confidence given. No data were read.',
+  }  # fmt: skip
+
+
+def one_real_run(
+  config: TrainConfig,
+  out: pathlib.Path,
+  *,
+  num_canaries: int,
+  canary_kind: str,
+  confidence: float,
+  seed: int,
+  data_dir: str | None,
+) -> dict[str, Any]:
+  """One real run with canaries; on private data it is a release of its own."""
+  _validate.integer('canaries', num_canaries, minimum=1)
+  _validate.one_of('canary_kind', canary_kind, canaries.KINDS)
+  dataset = datasets.load_dataset(config.dataset, data_dir=data_dir)
+  others = None
+  if canary_kind == 'mislabelled':
+    others = datasets.load_dataset(config.dataset, data_dir=data_dir, split='test')
+  planted = canaries.make_canaries(
+    canary_kind,
+    num_canaries,
+    image_shape=dataset.image_shape,
+    num_classes=dataset.num_classes,
+    others=others,
+    parameters=one_run.count_parameters(config, dataset),
+    seed=seed,
+  )
+  about = {'canary_kind': canary_kind, 'audit_seed': seed}
+  found = one_run.audit_run(
+    config, dataset, planted, out, confidence=confidence, about=about
+  )
+  strongest = found.by['gradient']  # named before anything was measured
+  m = found.mechanism
+  return {
+    'steps': m.steps,
+    'accounted_epsilon': found.accounted_epsilon,
+    'delta': m.delta,
+    'lower_bound': strongest.lower_bound,
+    'refuted': strongest.lower_bound > found.accounted_epsilon,
+    'trials': 1,
+    'canaries': found.canaries,
+    'canaries_present': found.present,
+    'canary_kind': canary_kind,
+    'adversaries': {name: dataclasses.asdict(guesses) for name, guesses in found.by.items()},
+    'mechanism': m.to_dict(),
+    'config': dataclasses.replace(config, seed=None).to_dict(),
+    'seed': 'fixed: reproducible, not private against those who know the seed'
+    if config.seed is not None
+    else 'secret: 64 bits from the operating system',
+    'says': f'The data set has N = {m.num_examples} records: {len(dataset)} of {dataset.name} and '
+    f'{found.canaries} canaries; epsilon is for adding or removing one of them. lower_bound is '
+    'that of the adversary who sees every noisy gradient; loss sees the discriminator, samples '
+    'only what is published, and both need canaries that are images. Each adversary has the '
+    'confidence given to itself. This run is a release of its own: it spent its epsilon on the '
+    'data.',
+  }
+
+
+def samples_attack(
+  *,
+  run_dir: str | None,
+  samples: str | None,
+  dataset: str | None,
+  data_dir: str | None,
+  delta: float,
+  candidates: int,
+  confidence: float,
+  seed: int,
+) -> dict[str, Any]:
+  """Membership attacks on samples; reads training images, so its figures are private.
+
+  Args:
+    run_dir: the run whose samples are attacked; or
+    samples: an .npz file of them.
+    dataset: name of the real data; None: the run's.
+    data_dir: where they are.
+    delta: at which bounds are stated for `samples`; a run has its own.
+    candidates: images of each kind that are asked about, at most.
+    confidence: of each bound.
+    seed: of draws and candidates.
+  """
+  if (run_dir is None) == (samples is None):
+    raise _validate.InputError('expected --run_dir=DIRECTORY or --samples=FILE.npz, one of them')
+  accounted, steps = None, None
+  if samples is not None:
+    if dataset is None:
+      raise _validate.InputError('expected --dataset=NAME of the training images beside --samples')
+    source = pathlib.Path(samples).name
+    images, _ = scoring.read_samples(samples)
+  else:
+    assert run_dir is not None
+    trained = trainer.restore_model(run_dir)
+    model = trained.model
+    dataset = model.dataset if dataset is None else dataset
+    accounted, delta, steps = model.epsilon(), model.gan.mechanism.delta, model.steps
+    source = f'run at step {model.steps:,}'
+    images, _ = model.sample(model.gan.config.num_samples, key=jax.random.key(seed))
+  train, test = (
+    datasets.load_dataset(dataset, data_dir=data_dir, split=split) for split in datasets.SPLITS
+  )
+  show = _progress.WorkProgress()
+  found = membership.attack(
+    np.asarray(images),
+    train.images,
+    test.images,
+    delta=delta,
+    confidence=confidence,
+    most=candidates,
+    seed=seed,
+    progress=lambda share: show.update('attacks', share),
+  )
+  show.close()
+  named = found['density_ratio']  # before anything was measured
+  return {
+    'steps': steps,
+    'accounted_epsilon': accounted,
+    'delta': delta,
+    'lower_bound': named.guesses.lower_bound,
+    'refuted': accounted is not None and named.guesses.lower_bound > accounted,
+    'trials': 1,
+    'candidates': 2 * min(candidates, len(train), len(test) // 2),
+    'attacked': f'{len(images):,} samples, {source}',
+    'attacks': {name: dataclasses.asdict(each) for name, each in found.items()},
+    'says': f'Members are training images of {dataset}, non-members test images. The bounds hold '
+    'if membership was decided by fair coins among the candidates; a split that differs in more '
+    'than chance looks like a leak. Computed from training images: private.',
+  }
+
+
+def write(path: str | os.PathLike[str], record: dict[str, Any]) -> None:
+  """Writes a record as strict JSON; the file is whole or absent."""
+
+  def finite(value: Any) -> Any:
+    if isinstance(value, dict):
+      return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+      return [finite(v) for v in value]
+    return 'inf' if isinstance(value, float) and math.isinf(value) else value
+
+  text = json.dumps(finite(record), indent=2, ensure_ascii=False, allow_nan=False)
+  with _files.atomic_write(path) as file:
+    file.write(f'{text}\n')
+
+
+def summary(record: dict[str, Any]) -> str:
+  """The lines that the command prints."""
+  accounted = record['accounted_epsilon']
+  against = 'no accounted epsilon is known for it' if accounted is None else (
+    f'accounted: {accounted:.4g}'
+  )  # fmt: skip
+  lines = [
+    f'{record["name"]}: epsilon >= {record["lower_bound"]:.4g} with '
+    f'{100 * record["confidence"]:.4g} % confidence at delta {record["delta"]:g}; {against}'
+  ]
+  if 'family_bound' in record:
+    lines.append(f'  if only the noise could be another: epsilon >= {record["family_bound"]:.4g}')
+  for name, each in record.get('adversaries', {}).items():
+    lines.append(f'  {name}: {_ranked(each)}')
+  for name, each in record.get('attacks', {}).items():
+    lines.append(f'  {name}: {_ranked(each["guesses"])}')
+  if record['refuted']:
+    lines.append('  REFUTED: the runs contradict the accounted guarantee')
+  return '\n'.join(lines)
+
+
+def _ranked(guesses: dict[str, Any]) -> str:
+  low, high = guesses['auc_interval']
+  return (
+    f'epsilon >= {guesses["lower_bound"]:.3g}, {guesses["correct"]} of {guesses["guesses"]} '
+    f'guesses right; area under the curve {guesses["auc"]:.3f} ({low:.3f} to {high:.3f})'
+  )

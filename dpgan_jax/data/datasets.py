@@ -1,0 +1,360 @@
+"""Data sets by name, checked, never trusted; the files themselves are read by `readers`.
+
+Whatever is wrong with a data set becomes a one-line `InputError` that names it.
+
+Pixels are scaled by public constants only (`to_model_range`). Scaling by the data's own minimum,
+mean or deviation would be a query on private images that no ledger has charged.
+
+>>> digits = load_dataset('digits')
+>>> len(digits), digits.image_shape, digits.num_classes
+(1440, (8, 8, 1), 10)
+>>> x = to_model_range(digits.images)
+>>> float(x.min()), float(x.max())
+(-1.0, 1.0)
+>>> bool((to_uint8(x) == digits.images).all())
+True
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from dpgan_jax._validate import InputError, integer, one_of
+from dpgan_jax.data import download
+from dpgan_jax.data.readers import (
+  PathLike,
+  describe,
+  existing_folder,
+  int32_labels,
+  read_idx,
+  read_npz,
+  read_png_folder,
+)
+
+SPLITS = ('train', 'test')
+
+_DIGITS = tuple('0123456789')
+_CLASS_NAMES: dict[str, tuple[str, ...]] = {
+  'digits': _DIGITS,
+  'mnist': _DIGITS,
+  'fashion_mnist': (
+    'T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat',
+    'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot',
+  ),
+  'kmnist': ('o', 'ki', 'su', 'tsu', 'na', 'ha', 'ma', 'ya', 're', 'wo'),
+  # EMNIST Balanced merges the lower-case letters that look like their capitals (Cohen et al. 2017).
+  'emnist': tuple('0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt'),
+  'emnist_digits': _DIGITS,
+  'emnist_letters': tuple('abcdefghijklmnopqrstuvwxyz'),
+}  # fmt: skip
+_EMNIST_PART = {'emnist': 'balanced', 'emnist_digits': 'digits', 'emnist_letters': 'letters'}
+
+PUBLIC = tuple(_CLASS_NAMES)
+"""Data sets that anyone may download: scores on their images may be shown."""
+DATASETS = (*PUBLIC, 'idx', 'npz', 'png')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ImageDataset:
+  """Labelled images that have passed every check.
+
+  Attributes:
+    images: uint8 [N, H, W, C], C-contiguous, C = 1 (grey) or 3 (RGB).
+    labels: int32 [N], each in [0, num_classes); every class occurs.
+    num_classes: number of classes, taken to be public knowledge.
+    name: what the data are called in messages and reports.
+    class_names: one public name per class.
+
+  Raises:
+    InputError: any of the above does not hold.
+  """
+
+  # Out of the repr: an example printed into a log or a traceback is an example published.
+  images: np.ndarray = dataclasses.field(repr=False)
+  labels: np.ndarray = dataclasses.field(repr=False)
+  num_classes: int
+  name: str
+  class_names: tuple[str, ...]
+
+  def __post_init__(self) -> None:
+    name, images, labels = self.name, self.images, self.labels
+    for what, array, dtype, ndim in (
+      ('images', images, np.uint8, 4), ('labels', labels, np.int32, 1)
+    ):  # fmt: skip
+      if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != ndim:
+        raise InputError(
+          f'{name}: expected {what} to be a {np.dtype(dtype)} array of {ndim} dimensions, '
+          f'got {describe(array)}'
+        )
+    if images.shape[3] not in (1, 3) or 0 in images.shape[1:]:
+      raise InputError(
+        f'{name}: expected images [N, H, W, C] with H, W >= 1 and C = 1 or 3, got {images.shape}'
+      )
+    if not images.flags.c_contiguous:
+      raise InputError(f'{name}: expected images to be C-contiguous (np.ascontiguousarray)')
+    if len(images) != len(labels):
+      raise InputError(
+        f'{name}: expected as many labels as images, got {len(images)} images and '
+        f'{len(labels)} labels'
+      )
+    if not len(images):
+      raise InputError(f'{name}: expected at least one image, got none')
+    integer('num_classes', self.num_classes, minimum=1)
+    if len(self.class_names) != self.num_classes:
+      raise InputError(
+        f'{name}: expected {self.num_classes} class names, got {len(self.class_names)}'
+      )
+    _check_labels_in_range(name, labels, self.num_classes)
+    empty = np.flatnonzero(np.bincount(labels, minlength=self.num_classes) == 0)
+    if len(empty):
+      raise InputError(
+        f'{name}: class {empty[0]} ({self.class_names[empty[0]]!r}) has no images; expected at '
+        f'least one of each of the {self.num_classes} classes'
+      )
+
+  def __len__(self) -> int:
+    return len(self.images)
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(H, W, C) of every image."""
+    height, width, channels = self.images.shape[1:]
+    return height, width, channels
+
+  def fingerprint(self) -> str:
+    """Returns the SHA-256 (hex) of shapes, images and labels, to refuse resuming on other data.
+
+    It is private: whoever holds a guess at the data set can confirm it, one person's presence
+    included, by comparing hashes. Keep it beside the ledger; never publish it with a report or a
+    model.
+    """
+    digest = hashlib.sha256()
+    for array in (self.images, np.ascontiguousarray(self.labels)):
+      digest.update(repr((array.shape, array.dtype.str)).encode())
+      digest.update(array.data)
+    return digest.hexdigest()
+
+
+def load_dataset(
+  name: str,
+  *,
+  data_dir: str | None = None,
+  split: str = 'train',
+  num_classes: int | None = None,
+) -> ImageDataset:
+  """Loads one split of a data set by name.
+
+  Args:
+    name: one of `DATASETS`. 'digits' comes with scikit-learn (8x8, split fixed by position).
+      'mnist', 'fashion_mnist', 'kmnist', 'emnist' (Balanced), 'emnist_digits' and 'emnist_letters'
+      are read from `data_dir`, or downloaded into the cache without one. 'idx', 'npz' and 'png' are
+      your own files: see `find_idx`, `readers.read_npz`, `readers.read_png_folder`.
+    data_dir: the folder (for 'npz' the file) that holds the data.
+    split: 'train' or 'test'.
+    num_classes: for 'idx' and 'npz', the public number of classes. Without it the largest training
+      label gives it, which is harmless only where the set of classes is no secret.
+
+  Raises:
+    InputError: an unknown name, or files that are missing, damaged or inconsistent.
+  """
+  if name not in DATASETS:
+    close = difflib.get_close_matches(str(name), DATASETS, n=1, cutoff=0.5)
+    hint = f' (did you mean {close[0]}?)' if close else ''
+    raise InputError(f'expected dataset to be one of {", ".join(DATASETS)}; got {name!r}{hint}')
+  one_of('split', split, SPLITS)
+  if num_classes is not None:
+    if name not in ('idx', 'npz'):
+      raise InputError(f'expected num_classes only with idx or npz; {name} has its own classes')
+    integer('num_classes', num_classes, minimum=1)
+  if name == 'digits':
+    if data_dir is not None:
+      raise InputError(f'expected no data_dir with digits (built in), got {data_dir!r}')
+    images, labels = _digits(split)
+  elif name == 'png':
+    images, labels, class_names = read_png_folder(_need(name, data_dir), split=split)
+    return _assemble(name, images, labels, class_names)
+  elif name == 'npz':
+    file = _need(name, data_dir)
+    images, labels = read_npz(file, split=split)
+    named_by = labels
+    if split == 'test' and num_classes is None:
+      named_by = read_npz(file, parts=('y',))[0]
+    return _assemble(name, images, labels, _class_names(name, named_by, num_classes))
+  elif name == 'idx':
+    folder = _need(name, data_dir)
+    images, labels = _read_idx_pair(find_idx(folder, _stems(name, split)))
+    named_by = labels
+    if split == 'test' and num_classes is None:
+      path = find_idx(folder, _stems(name, 'train'), ('labels',))['labels']
+      named_by = int32_labels(str(path), read_idx(path, 'labels'))
+    return _assemble(name, images, labels, _class_names(name, named_by, num_classes))
+  else:
+    files = download.fetch(name, split) if data_dir is None else find_idx(
+      data_dir, _stems(name, split)
+    )  # fmt: skip
+    images, labels = _read_idx_pair(files)
+    if name in _EMNIST_PART:
+      images = images.swapaxes(1, 2)  # EMNIST is published with rows and columns exchanged
+    if name == 'emnist_letters':
+      labels = labels - 1  # published as 1 (a) to 26 (z); a 0 becomes -1 and is refused
+  return _assemble(name, images, labels, _CLASS_NAMES[name])
+
+
+def to_model_range(images: Any) -> Any:
+  """Scales uint8 pixels (numpy or jax, any shape, inside jit too) to float32 in [-1, 1].
+
+  The constants are public and fixed: x / 127.5 - 1.
+  """
+  if images.dtype != np.uint8:
+    raise InputError(f'expected uint8 pixels, got {images.dtype}')
+  scaled = images.astype(np.float32) / 127.5 - 1
+  # Inside jit XLA multiplies by 1/127.5 instead, which would put white at 1.0000001.
+  return scaled.clip(-1, 1)
+
+
+def to_uint8(x: Any) -> np.ndarray:
+  """Inverse of `to_model_range`, on the host: float [-1, 1] to uint8, clipped, rounded to nearest.
+
+  Args:
+    x: float array of any shape, numpy or jax (not a tracer: the check for NaN needs the values).
+
+  Raises:
+    InputError: x holds a NaN, or is not of a floating dtype.
+  """
+  array = np.asarray(x)
+  if array.dtype.kind in 'biu':
+    raise InputError(f'expected floats in [-1, 1], got {array.dtype}')
+  array = array.astype(np.float32)
+  if np.isnan(array).any():
+    raise InputError(f'expected pixels in [-1, 1], got {int(np.isnan(array).sum())} NaN')
+  return np.rint((np.clip(array, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+# --- finding, assembling and checking -------------------------------------------------------------
+
+
+def find_idx(
+  folder: PathLike, stems: Iterable[str], kinds: Iterable[str] = ('images', 'labels')
+) -> dict[str, pathlib.Path]:
+  """Finds the IDX files of one split by their usual names.
+
+  Args:
+    folder: where they are.
+    stems: what the names may begin with, in order of preference, such as 'train' or 't10k'.
+    kinds: 'images' and 'labels', or one of them.
+
+  Returns:
+    kind -> path; `train-images-idx3-ubyte` is preferred to `train-images.idx3-ubyte` and to `.gz`.
+  """
+  folder, stems = existing_folder(folder), tuple(stems)
+  found = {}
+  for kind in kinds:
+    names = [
+      f'{stem}-{kind}{dot}idx{ndim}-ubyte{packed}'
+      for stem in stems
+      for ndim in ('34' if kind == 'images' else '1')
+      for packed in ('', '.gz')
+      for dot in '-.'
+    ]
+    path = next((folder / name for name in names if (folder / name).exists()), None)
+    if path is None:
+      raise InputError(f'{folder}: no {kind} file; expected {names[0]} or {names[0]}.gz')
+    found[kind] = path
+  return found
+
+
+def _read_idx_pair(files: Mapping[str, pathlib.Path]) -> tuple[np.ndarray, np.ndarray]:
+  images, labels = read_idx(files['images'], 'images'), read_idx(files['labels'], 'labels')
+  if len(images) != len(labels):
+    raise InputError(
+      f'{files["images"]} has {len(images)} images but {files["labels"]} has {len(labels)} labels; '
+      'expected as many of each'
+    )
+  return images, int32_labels(str(files['labels']), labels)
+
+
+def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
+  from sklearn.datasets import load_digits  # a second of import time that other data do without
+
+  bunch: Any = load_digits()
+  images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+  # Every fifth block of ten is for testing. Not every fifth example: many blocks are 0, 1, ..., 9
+  # in order, so that would test on two digits above all.
+  test = np.arange(len(images)) // 10 % 5 == 4
+  chosen = test if split == 'test' else ~test
+  return images[chosen], bunch.target[chosen].astype(np.int32)
+
+
+def _stems(name: str, split: str) -> tuple[str, ...]:
+  usual = ('train',) if split == 'train' else ('t10k', 'test')
+  part = _EMNIST_PART.get(name)
+  return (f'emnist-{part}-{split}', *usual) if part else usual
+
+
+def _assemble(
+  name: str, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
+) -> ImageDataset:
+  images = np.ascontiguousarray(images if images.ndim == 4 else images[..., np.newaxis])
+  return ImageDataset(
+    images=images, labels=labels, num_classes=len(class_names), name=name, class_names=class_names
+  )
+
+
+def _class_names(name: str, labels: np.ndarray, num_classes: int | None) -> tuple[str, ...]:
+  if num_classes is None:
+    num_classes = int(labels.max(initial=-1)) + 1
+    if num_classes > len(labels):  # also keeps a stray 2^31 from making as many names
+      raise InputError(
+        f'{name}: label {num_classes - 1} among {len(labels)} labels leaves classes empty; '
+        'expected labels 0, 1, ... without gaps'
+      )
+  _check_labels_in_range(name, labels, num_classes)
+  return tuple(map(str, range(num_classes)))
+
+
+def _check_labels_in_range(name: str, labels: np.ndarray, num_classes: int) -> None:
+  wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+  if len(wrong):
+    raise InputError(
+      f'{name}: expected labels in [0, {num_classes}), got {int(labels[wrong[0]])} at index '
+      f'{wrong[0]}'
+    )
+
+
+def _need(name: str, data_dir: str | None) -> str:
+  if data_dir is None:
+    what = 'an .npz file' if name == 'npz' else 'a folder'
+    raise InputError(f'expected data_dir to name {what} with dataset {name}, got none')
+  return data_dir
+
+
+_HOLD_OUT_SEED = 2013  # public, and the same for every choice, so that choices can be compared
+
+
+def hold_out(dataset: ImageDataset, count: int) -> tuple[ImageDataset, ImageDataset]:
+  """A data set without `count` of its examples, and these: to choose settings on.
+
+  What is chosen by scores on the second is chosen on private data, if the data are private.
+
+  Raises:
+    InputError: as many examples or more, or a class that is left out of one of the two.
+  """
+  if count >= len(dataset):
+    raise InputError(
+      f'expected holdout < {len(dataset)}, the number of training examples, got {count}'
+    )
+  order = np.random.default_rng(_HOLD_OUT_SEED).permutation(len(dataset))
+
+  def part(indices: np.ndarray) -> ImageDataset:
+    return dataclasses.replace(
+      dataset, images=dataset.images[indices], labels=dataset.labels[indices]
+    )
+
+  return part(np.sort(order[count:])), part(order[:count])

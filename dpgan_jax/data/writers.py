@@ -1,0 +1,297 @@
+"""Synthetic data sets out: npz, PNG folders, IDX (MNIST's own format) and Parquet.
+
+What is written is whole or absent, and the same images give the same bytes. Nothing here costs
+privacy: samples of a differentially private generator are post-processing.
+
+>>> import tempfile
+>>> images, labels = np.zeros((3, 8, 8), np.uint8), np.array([0, 1, 1])
+>>> with tempfile.TemporaryDirectory() as folder:
+...   written = export(f'{folder}/synthetic', images, labels, format='png')
+...   print(*sorted(p.relative_to(written).as_posix() for p in written.rglob('*.png')))
+train/0/0.png train/1/1.png train/1/2.png
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import os
+import pathlib
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from dpgan_jax._files import atomic_directory, atomic_write, fsync_directory
+from dpgan_jax._validate import InputError, integer, one_of
+from dpgan_jax.data.datasets import SPLITS
+from dpgan_jax.data.readers import idx_bytes
+
+FORMATS = ('npz', 'png', 'idx', 'parquet')
+
+# A stray label among the rest must not turn into billions of class names.
+_MAX_CLASSES = 2**16
+_ROWS_PER_GROUP = 1000
+_UNLABELLED = 'unlabelled'
+_CLASS_FOLDER = f'(?:[0-9]+|{_UNLABELLED})'
+
+
+def export(
+  path: str | os.PathLike[str],
+  images: np.ndarray,
+  labels: np.ndarray | None,
+  *,
+  format: str,
+  split: str = 'train',
+  num_classes: int | None = None,
+  overwrite: bool = False,
+) -> pathlib.Path:
+  """Writes images and labels to `path`, in order, all of it or nothing.
+
+  - 'npz': the file `path` with `x` (uint8 [N, H, W], or [N, H, W, C] where C > 1) and `y` (int64
+    [N]).
+  - 'png': `path/<split>/<class>/<n>.png`, n being the image's index. Class and n are padded with
+    zeros to one width, so that readers that sort names as text find the same order. A class of
+    which there is no image gets no folder.
+  - 'idx': `train-images-idx3-ubyte.gz` and `train-labels-idx1-ubyte.gz` in `path` (`t10k-…` for the
+    test split); images with C > 1 are 4-dimensional, in `…-images-idx4-ubyte.gz`.
+  - 'parquet': the file `path` with the columns `image` (a struct of PNG `bytes` and `path`) and
+    `label` (int64), and the schema metadata by which Hugging Face datasets knows an image and its
+    classes.
+
+  Without labels (an unconditional generator's images have none) there is no `y`, no file of labels
+  and no column `label`, and PNGs are named `path/<split>/unlabelled/<n>.png`.
+
+  Folders ('png' and 'idx') may hold the other split already.
+
+  Args:
+    path: a file for 'npz' and 'parquet', a folder for 'png' and 'idx'.
+    images: uint8 [N, H, W] or [N, H, W, C], N ≥ 1; C is 1 or 3 for 'png' and 'parquet'.
+    labels: whole numbers [N] in [0, num_classes), at most 255 for 'idx'; or None.
+    format: one of `FORMATS`.
+    split: 'train' or 'test', which names the files in a folder; a single file holds one split, and
+      its name is yours.
+    num_classes: the number of classes; one more than the largest label if not given. Without
+      labels there are none to count: leave it out.
+    overwrite: replace what is there. A PNG folder is replaced only if it holds nothing but images
+      named as above.
+
+  Returns:
+    `path`.
+
+  Raises:
+    InputError: arguments that do not fit, or something at `path` already and not `overwrite`.
+    OSError: the file system failed (full, not writable); what was there before is still there.
+  """
+  path = pathlib.Path(path)
+  one_of('format', format, FORMATS)
+  one_of('split', split, SPLITS)
+  images = _checked_images(images, format)
+  if labels is not None:
+    labels, num_classes = _checked_labels(labels, len(images), num_classes, format)
+  elif num_classes is not None:
+    raise InputError(f'expected no num_classes without labels, got {num_classes!r}')
+  if format in ('npz', 'parquet'):
+    if path.is_dir():
+      raise InputError(f'{path} is a folder; expected the name of a file for format {format}')
+    _refuse_existing([path], overwrite)
+    with atomic_write(path, 'wb') as file:
+      if format == 'parquet':
+        _write_parquet(file, images, labels, num_classes)
+      elif labels is None:
+        np.savez_compressed(file, x=images)
+      else:
+        np.savez_compressed(file, x=images, y=labels)
+    return path
+  if os.path.lexists(path) and not path.is_dir():
+    raise InputError(f'{path} is not a folder; expected the name of a folder for format {format}')
+  if format == 'idx':
+    _write_idx(path, images, labels, split, overwrite)
+  else:
+    _write_png_folder(path, images, labels, num_classes, split, overwrite)
+  return path
+
+
+def _checked_images(images: Any, format: str) -> np.ndarray:
+  images = np.asarray(images)
+  if images.dtype != np.uint8 or images.ndim not in (3, 4):
+    raise InputError(
+      f'expected images to be uint8 [N, H, W] or [N, H, W, C], got {images.dtype} {images.shape}'
+    )
+  if 0 in images.shape:
+    raise InputError(f'expected at least one image of at least one pixel, got {images.shape}')
+  if images.ndim == 4 and images.shape[3] == 1:
+    images = images[..., 0]
+  if format in ('png', 'parquet') and images.ndim == 4 and images.shape[3] != 3:
+    raise InputError(
+      f'expected 1 (grey) or 3 (RGB) channels for format {format}, got {images.shape[3]}'
+    )
+  return np.ascontiguousarray(images)
+
+
+def _checked_labels(
+  labels: Any, count: int, num_classes: int | None, format: str
+) -> tuple[np.ndarray, int]:
+  labels = np.asarray(labels)
+  if labels.dtype.kind not in 'iu' or labels.ndim != 1:
+    raise InputError(f'expected labels to be whole numbers [N], got {labels.dtype} {labels.shape}')
+  if len(labels) != count:
+    raise InputError(
+      f'expected as many labels as images, got {count} images and {len(labels)} labels'
+    )
+  limit = 256 if format == 'idx' else _MAX_CLASSES
+  if num_classes is not None:
+    limit = integer('num_classes', num_classes, minimum=1, maximum=limit)
+  wrong = np.flatnonzero((labels < 0) | (labels >= limit))
+  if len(wrong):
+    raise InputError(
+      f'expected labels in [0, {limit}), got {int(labels[wrong[0]])} at index {wrong[0]}'
+    )
+  return labels.astype(np.int64), num_classes or int(labels.max()) + 1
+
+
+def _refuse_existing(paths: Iterable[pathlib.Path], overwrite: bool) -> list[pathlib.Path]:
+  """Returns those of `paths` that exist; they are to be replaced."""
+  existing = [path for path in paths if os.path.lexists(path)]
+  if existing and not overwrite:
+    raise InputError(f'{existing[0]} exists already; expected a new path, or overwrite')
+  return existing
+
+
+@contextlib.contextmanager
+def _staged(folder: pathlib.Path, replaced: Iterable[pathlib.Path]) -> Iterator[pathlib.Path]:
+  """Yields an empty folder; its content appears in `folder` if the block ends without an exception.
+
+  Args:
+    folder: the final place; created whole where it does not exist.
+    replaced: what disappears from `folder` in the same moment. It goes first, so that a power cut
+      between the renames leaves a data set incomplete, which every reader notices, and never old
+      images beside new labels.
+  """
+  if not folder.exists():
+    with atomic_directory(folder) as staging:
+      yield staging
+      _flush_everything()
+    return
+  with tempfile.TemporaryDirectory(dir=folder, prefix='.export.', suffix='.tmp') as room:
+    staging, old = pathlib.Path(room, 'new'), pathlib.Path(room, 'old')
+    staging.mkdir()
+    old.mkdir()
+    yield staging
+    _flush_everything()
+    moves = [(path, old / path.name) for path in replaced]
+    moves += [(path, folder / path.name) for path in staging.iterdir()]
+    done: list[tuple[pathlib.Path, pathlib.Path]] = []
+    try:
+      for source, target in moves:
+        os.rename(source, target)
+        done.append((source, target))
+    except BaseException:
+      for source, target in reversed(done):
+        os.rename(target, source)
+      raise
+    fsync_directory(folder)
+
+
+def _flush_everything() -> None:
+  # One call for a folder of 60,000 files, where as many calls of fsync would take minutes.
+  os.sync()
+
+
+def _write_idx(
+  folder: pathlib.Path,
+  images: np.ndarray,
+  labels: np.ndarray | None,
+  split: str,
+  overwrite: bool,
+) -> None:
+  stem = 'train' if split == 'train' else 't10k'
+  names = [f'{stem}-{kind}-ubyte' for kind in ('images-idx3', 'images-idx4', 'labels-idx1')]
+  # Readers take whichever of the names they find first: none may stay behind beside the new ones.
+  existing = [folder / f'{name}{packed}' for name in names for packed in ('', '.gz')]
+  existing = _refuse_existing(existing, overwrite)
+  arrays = {f'{stem}-images-idx{images.ndim}-ubyte.gz': images}
+  if labels is not None:
+    arrays[f'{stem}-labels-idx1-ubyte.gz'] = labels.astype(np.uint8)
+  with _staged(folder, existing) as staging:
+    for name, array in arrays.items():
+      # Without mtime=0 the bytes would change with the clock.
+      (staging / name).write_bytes(gzip.compress(idx_bytes(array), mtime=0))
+
+
+def _write_png_folder(
+  path: pathlib.Path,
+  images: np.ndarray,
+  labels: np.ndarray | None,
+  num_classes: int | None,
+  split: str,
+  overwrite: bool,
+) -> None:
+  existing = _refuse_existing([path / split], overwrite)
+  for folder in existing:
+    _refuse_foreign_files(folder)
+  members = {_UNLABELLED: np.arange(len(images))}
+  if labels is not None and num_classes is not None:
+    class_width = len(str(num_classes - 1))
+    members = {
+      f'{label:0{class_width}}': np.flatnonzero(labels == label) for label in np.unique(labels)
+    }
+  index_width = len(str(len(images) - 1))
+  with _staged(path, existing) as staging:
+    for name, indices in members.items():
+      folder = staging / split / name
+      folder.mkdir(parents=True)
+      for n in indices:
+        (folder / f'{n:0{index_width}}.png').write_bytes(_png_bytes(images[n]))
+
+
+def _refuse_foreign_files(folder: pathlib.Path) -> None:
+  """Refuses to delete a folder that holds anything but <class>/<n>.png (a path was mistyped)."""
+  if folder.is_symlink() or not folder.is_dir():
+    raise InputError(f'{folder} is not a folder; expected one written by export to overwrite')
+  for entry in folder.rglob('*'):
+    name = entry.relative_to(folder).as_posix()
+    is_class = re.fullmatch(_CLASS_FOLDER, name) and entry.is_dir()
+    if not is_class and not re.fullmatch(rf'{_CLASS_FOLDER}/[0-9]+\.png', name):
+      raise InputError(
+        f'{entry} was not written by export; expected only <class>/<n>.png to overwrite'
+      )
+
+
+def _png_bytes(image: np.ndarray) -> bytes:
+  from PIL import Image  # here, as npz and IDX need no Pillow
+
+  buffer = io.BytesIO()
+  Image.fromarray(image).save(buffer, format='PNG')
+  return buffer.getvalue()
+
+
+def _write_parquet(
+  file: Any, images: np.ndarray, labels: np.ndarray | None, num_classes: int | None
+) -> None:
+  import pyarrow as pa  # here, as importing it takes longer than writing any other format
+  from pyarrow import parquet
+
+  # https://huggingface.co/docs/datasets/image_dataset and the files of the hub's own ylecun/mnist.
+  columns = [('image', pa.struct([('bytes', pa.binary()), ('path', pa.string())]))]
+  features: dict[str, Any] = {'image': {'_type': 'Image'}}
+  if labels is not None and num_classes is not None:
+    columns.append(('label', pa.int64()))
+    names = [str(label) for label in range(num_classes)]
+    features['label'] = {'names': names, '_type': 'ClassLabel'}
+  metadata = {'huggingface': json.dumps({'info': {'features': features}})}
+  schema = pa.schema(columns, metadata=metadata)
+  width = len(str(len(images) - 1))
+  with parquet.ParquetWriter(file, schema) as writer:
+    for start in range(0, len(images), _ROWS_PER_GROUP):
+      chunk = range(start, min(start + _ROWS_PER_GROUP, len(images)))
+      rows: dict[str, Any] = {
+        'image': [{'bytes': _png_bytes(images[n]), 'path': f'{n:0{width}}.png'} for n in chunk]
+      }
+      if labels is not None:
+        rows['label'] = labels[chunk.start : chunk.stop]
+      writer.write_table(pa.table(rows, schema=schema), row_group_size=_ROWS_PER_GROUP)

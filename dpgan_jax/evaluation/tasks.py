@@ -1,0 +1,432 @@
+"""What samples are compared with, and what may be said of it: every score beside its floor or
+ceiling, and marked where it read real images.
+
+Real training images are private, and real test images are somebody's too: a score that read either
+is not covered by the ε of a run, whoever computed it. Only scores on samples alone are.
+
+Results that are done are kept in a `scores.Store`, by a digest of all that they depend on: an
+evaluation that was interrupted goes on where it was, and another of the same real data finds its
+ceilings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dpgan_jax import _validate
+from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.evaluation import distances, features, judges
+from dpgan_jax.evaluation.scores import Evaluation, Result, Score, Store
+from dpgan_jax.models import fitting
+
+VERSION = 1
+"""Raised whenever a score changes its meaning: what an older version kept is not used."""
+TASKS = (
+  'distinct', 'features', 'memorisation', 'secondary', 'conv_judge',
+  *(f'{kind}_{name}' for name in judges.CLASSIFIERS for kind in ('tstr', 'ceiling')),
+)  # fmt: skip
+"""The pieces of work of an evaluation, each kept as a whole (and `inception_fid`, if asked for)."""
+MIN_SAMPLES, MIN_TEST = 200, 30  # fewer leave too few points for a covariance of features
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """How much is done; the numbers are upper limits, as the data may be fewer.
+
+  Attributes:
+    seed: of every draw, start and order.
+    judge_train, judge_test: images of each kind for the secondary network (the report's numbers).
+    conv_train, conv_epochs: the same of the convolutional judge, which is far dearer.
+    fid_images: of each kind for the FID.
+    pair_images: of each kind where all pairs are compared: KID, precision to coverage.
+    nearest_queries: samples whose nearest neighbours are looked for.
+    tstr_images: samples that classifiers are trained on.
+    cnn_images_seen: images times epochs of the CNN; with it the default evaluation takes minutes.
+    cnn_epochs: exactly so many instead; None: from 4 to 50, by `cnn_images_seen`.
+    inception: compute the FID on Inception's features too (needs torch-fidelity).
+    tasks: the pieces of work that are done, by name; None: all of them.
+  """
+
+  seed: int = 0
+  judge_train: int = 60_000
+  judge_test: int = 10_000
+  conv_train: int = 15_000
+  conv_epochs: int = 4
+  fid_images: int = 30_000
+  pair_images: int = 10_000
+  nearest_queries: int = 5_000
+  tstr_images: int = 60_000
+  cnn_images_seen: int = 150_000
+  cnn_epochs: int | None = None
+  inception: bool = False
+  tasks: tuple[str, ...] | None = None
+
+  @classmethod
+  def quick(cls, **others: Any) -> Settings:
+    """A first impression in about a minute; its scores do not compare with those of the default."""
+    return cls(
+      judge_train=10_000, judge_test=2_000, conv_train=3_000, conv_epochs=2, fid_images=5_000,
+      pair_images=2_000, nearest_queries=500, tstr_images=5_000, cnn_images_seen=20_000, **others,
+    )  # fmt: skip
+
+  @classmethod
+  def light(cls, **others: Any) -> Settings:
+    """What is cheap enough to be done again and again: no networks but small dense ones."""
+    tasks = ['features', 'secondary']
+    tasks += [f'{kind}_{name}' for name in ('mlp', 'lr') for kind in ('tstr', 'ceiling')]
+    return cls.quick(tasks=tuple(tasks), **others)
+
+  def epochs(self, classifier: str, n: int) -> int:
+    """Of a classifier on n images: small sets are seen more often, as steps are what counts."""
+    if classifier == 'cnn':
+      return self.cnn_epochs or int(np.clip(round(self.cnn_images_seen / n), 4, 50))
+    return int(np.clip(200_000 // n, 10, 100))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+  """One piece of work that is kept as a whole.
+
+  Attributes:
+    name: in messages and file names.
+    depends: what its result follows from, beside the code.
+    cost: seconds it takes on two idle cores, very roughly; divides the progress bar.
+    run: does it.
+  """
+
+  name: str
+  depends: dict[str, Any]
+  cost: float
+  run: Callable[[fitting.Progress], Result]
+
+  @property
+  def key(self) -> str:
+    text = json.dumps([VERSION, features.NAME, self.name, self.depends], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def evaluate(
+  images: np.ndarray,
+  labels: np.ndarray | None,
+  train: ImageDataset,
+  test: ImageDataset,
+  settings: Settings,
+  *,
+  store: Store | None = None,
+  progress: Callable[[str, float], None] | None = None,
+) -> Evaluation:
+  """Scores samples against the real images they stand for.
+
+  Args:
+    images: uint8 [n, h, w, c], n ≥ 200, not all the same.
+    labels: classes [n]; None leaves out what needs them.
+    train: what the generator was trained on.
+    test: real images that it never saw.
+    settings: how much to do.
+    store: where finished results are kept and found.
+    progress: is told what is being done and the share of all work that is done.
+
+  Raises:
+    InputError: samples or data that cannot be scored; one line says why.
+  """
+  labels = check_samples(images, labels, train, test)
+  work = _Work(images, labels, train, test, settings)
+  tasks = work.tasks()
+  kept = {t.name: store.get(t.name, t.key) for t in tasks} if store else {}
+  todo = sum(t.cost for t in tasks if kept.get(t.name) is None)
+  done = 0.0
+  results: dict[str, Result] = {}
+  for task in tasks:
+    result = kept.get(task.name)
+    if result is None:
+
+      def tell(share: float, task: _Task = task, before: float = done) -> None:
+        if progress is not None:
+          progress(task.name, (before + share * task.cost) / todo)
+
+      tell(0.0)
+      result = task.run(tell)
+      done += task.cost
+      if store is not None:
+        store.put(task.name, task.key, result)
+    results[task.name] = result
+  return _gather(results, work)
+
+
+def check_samples(
+  images: np.ndarray, labels: np.ndarray | None, train: ImageDataset, test: ImageDataset
+) -> np.ndarray | None:
+  """Refuses what cannot be scored; returns the labels as int64 [n]."""
+  if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
+    found = f'{images.dtype} {images.shape}' if isinstance(images, np.ndarray) else type(images)
+    raise _validate.InputError(f'expected samples to be uint8 [N, H, W, C], got {found}')
+  if not len(images):
+    raise _validate.InputError('expected samples, got an empty set')
+  if images.shape[1:] != train.image_shape:
+    raise _validate.InputError(
+      f'expected samples of the size of {train.name}, {train.image_shape}, got {images.shape[1:]}'
+    )
+  for what, count, least in (
+    ('samples', len(images), MIN_SAMPLES), ('training images', len(train), MIN_SAMPLES),
+    ('test images', len(test), MIN_TEST),
+  ):  # fmt: skip
+    if count < least:
+      raise _validate.InputError(
+        f'expected at least {least} {what} (fewer leave too few points for a covariance of '
+        f'features), got {count}'
+      )
+  if (images == images[0]).all():
+    raise _validate.InputError(
+      f'expected samples that differ, got {len(images)} times the same image'
+    )
+  if test.image_shape != train.image_shape or test.num_classes != train.num_classes:
+    raise _validate.InputError('expected test images of the size and classes of the training set')
+  if labels is None:
+    return None
+  labels = np.asarray(labels)
+  if labels.dtype.kind not in 'iu' or labels.shape != (len(images),):
+    raise _validate.InputError(
+      f'expected labels to be {len(images)} whole numbers, got {labels.dtype} {labels.shape}'
+    )
+  if labels.min() < 0 or labels.max() >= train.num_classes:
+    raise _validate.InputError(
+      f'expected labels in [0, {train.num_classes}), got {labels.min()} to {labels.max()}'
+    )
+  return labels.astype(np.int64)
+
+
+class _Work:
+  """The tasks of one evaluation."""
+
+  def __init__(
+    self,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    train: ImageDataset,
+    test: ImageDataset,
+    settings: Settings,
+  ):
+    self.images, self.labels, self.train, self.test = images, labels, train, test
+    self.settings, s = settings, settings
+    # The report's 60,000 to 10,000, in that proportion where there are fewer.
+    self.n_judge = min(s.judge_train, len(images) * 6 // 7, len(train))
+    self.n_unseen = min(s.judge_test, len(images) - self.n_judge, len(test))
+    self.n_fid = min(s.fid_images, len(images), len(train) // 2)
+    self.n_tstr = min(s.tstr_images, len(images))
+    self.n_ceiling = min(self.n_tstr, len(train))
+    self.n_nearest = min(s.nearest_queries, len(images), len(test))
+
+  def _order(self, what: str, count: int) -> np.ndarray:
+    """A permutation of its own for every purpose: two that must not overlap share one."""
+    name = int.from_bytes(hashlib.sha256(what.encode()).digest()[:4], 'big')
+    return np.random.default_rng([self.settings.seed, name]).permutation(count)
+
+  def tasks(self) -> list[_Task]:
+    s = self.settings
+    samples, real = _digest(self.images, self.labels), [self.train.fingerprint()]
+    both = {'seed': s.seed, 'samples': samples, 'real': [*real, self.test.fingerprint()]}
+    n_conv = min(s.conv_train, self.n_judge)
+    pairs = min(s.pair_images, self.n_fid)
+
+    def task(name: str, cost: float, run: Callable[..., Result], **depends: Any) -> _Task:
+      return _Task(name, {**both, **depends}, cost, run)
+
+    tasks = [
+      task('distinct', 0.1, self.distinct),
+      task('features', self.n_fid / 1500 + pairs**2 / 1e7, self.features, n=self.n_fid, m=pairs),
+      task('memorisation', self.n_nearest * len(self.train) / 2e7, self.memorisation,
+           n=self.n_nearest),
+      task('secondary', 3 + self.n_judge / 3000, self.secondary, n=self.n_judge, m=self.n_unseen),
+      task('conv_judge', 5 + n_conv * 2 * s.conv_epochs / 2500, self.conv_judge, n=n_conv,
+           epochs=s.conv_epochs, m=self.n_unseen),
+    ]  # fmt: skip
+    for name in judges.CLASSIFIERS if self.labels is not None else ():
+      rate = {'cnn': 1000, 'mlp': 12_000, 'lr': 50_000}[name]
+      epochs = s.epochs(name, self.n_tstr)
+      for kind, n in (('tstr', self.n_tstr), ('ceiling', self.n_ceiling)):
+        depends: dict[str, Any] = {'n': n, 'epochs': epochs}
+        if kind == 'ceiling':  # the same for all samples: another evaluation may find it
+          depends['samples'] = None
+
+        def run(tell: fitting.Progress, name: str = name, kind: str = kind) -> Result:
+          return self.classifier(name, kind, tell)
+
+        tasks.append(task(f'{kind}_{name}', 3 + n * epochs / rate, run, **depends))
+    if s.inception:
+      # First: what it needs may be missing, which is better known before the rest is done.
+      tasks.insert(0, task('inception_fid', self.n_fid / 20, self.inception, n=self.n_fid))
+    return [t for t in tasks if s.tasks is None or t.name in s.tasks]
+
+  # Each of these returns plain numbers, which is what the store keeps.
+
+  def distinct(self, tell: fitting.Progress) -> Result:
+    del tell
+    rows = np.ascontiguousarray(self.images).reshape(len(self.images), -1)
+    return {'value': len({row.tobytes() for row in rows}) / len(rows)}
+
+  def _halves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Samples, real images, and as many other real images, which give the floor."""
+    order = self._order('halves', len(self.train))
+    fake = self.images[self._order('fid', len(self.images))[: self.n_fid]]
+    half, other = order[: self.n_fid], order[self.n_fid : 2 * self.n_fid]
+    return fake, self.train.images[half], self.train.images[other]
+
+  def features(self, tell: fitting.Progress) -> Result:
+    points = []
+    for share, images in zip((0.2, 0.4, 0.6), self._halves(), strict=True):
+      points.append(features.extract(images))
+      tell(share)
+    pairs = min(self.settings.pair_images, self.n_fid)
+    result: Result = {}
+    for kind, points_of in (('fake', points[0]), ('floor', points[2])):
+      few = points[1][:pairs], points_of[:pairs]
+      result[kind] = {
+        'fid': distances.fid(points[1], points_of),
+        'kid': distances.kid(*few),
+        **distances.prdc(*few)._asdict(),
+      }
+      tell(0.8 if kind == 'fake' else 1.0)
+    return {**result, 'n': self.n_fid, 'pairs': pairs}
+
+  def memorisation(self, tell: fitting.Progress) -> Result:
+    n = self.n_nearest
+    fake = self.images[self._order('nearest', len(self.images))[:n]]
+    test = self.test.images[self._order('nearest', len(self.test))[: max(n, MIN_TEST)]]
+    points = [x.reshape(len(x), -1) / np.float32(255) for x in (fake, self.train.images, test)]
+    tell(0.05)
+    found = distances.memorisation(points[0], points[1], points[2], seed=self.settings.seed)
+    return dataclasses.asdict(found)
+
+  def _judge_images(self) -> list[np.ndarray]:
+    """Real, fake, unseen real, unseen fake."""
+    fakes = self._order('judge', len(self.images))
+    reals = self._order('judge', len(self.train))[: self.n_judge]
+    unseen = self._order('unseen', len(self.test))[: self.n_unseen]
+    split = self.n_judge
+    unseen_fake = self.images[fakes[split : split + self.n_unseen]]
+    return [
+      self.train.images[reals], self.images[fakes[:split]], self.test.images[unseen], unseen_fake,
+    ]  # fmt: skip
+
+  def secondary(self, tell: fitting.Progress) -> Result:
+    real, fake, unseen_real, unseen_fake = self._judge_images()
+    judged = judges.real_or_fake(
+      judges.Secondary(), real, fake, unseen_real, unseen_fake,
+      epochs=10, seed=self.settings.seed, progress=tell,
+    )  # fmt: skip
+    judge = judged.judge
+    activations = [
+      fitting.forward(judge.module, judge.params, x, method='activations')
+      for x in (unseen_real, unseen_fake)
+    ]
+    half = self.n_unseen // 2
+    return {
+      **_judged(judged),
+      'fid': distances.fid(*activations),
+      'fid_floor': distances.fid(activations[0][:half], activations[0][half:]),
+      'n_train': self.n_judge, 'n_unseen': self.n_unseen,
+    }  # fmt: skip
+
+  def conv_judge(self, tell: fitting.Progress) -> Result:
+    real, fake, unseen_real, unseen_fake = self._judge_images()
+    n = min(self.settings.conv_train, self.n_judge)
+    judged = judges.real_or_fake(
+      judges.ConvJudge(), real[:n], fake[:n], unseen_real, unseen_fake,
+      epochs=self.settings.conv_epochs, seed=self.settings.seed, progress=tell,
+    )  # fmt: skip
+    return {**_judged(judged), 'n_train': n, 'n_unseen': self.n_unseen}
+
+  def classifier(self, name: str, kind: str, tell: fitting.Progress) -> Result:
+    assert self.labels is not None
+    if kind == 'tstr':
+      images, labels, n = self.images, self.labels, self.n_tstr
+    else:
+      images, labels, n = self.train.images, self.train.labels, self.n_ceiling
+    chosen = self._order(kind, len(images))[:n]
+    found = judges.train_and_test(
+      name, (images[chosen], labels[chosen]), (self.test.images, self.test.labels),
+      num_classes=self.train.num_classes, epochs=self.settings.epochs(name, self.n_tstr),
+      seed=self.settings.seed, progress=tell,
+    )  # fmt: skip
+    return {**dataclasses.asdict(found), 'n': n, 'epochs': self.settings.epochs(name, self.n_tstr)}
+
+  def inception(self, tell: fitting.Progress) -> Result:
+    fake, real, other = self._halves()
+    value = features.inception_fid(real, fake)
+    tell(0.5)
+    return {'value': value, 'floor': features.inception_fid(real, other), 'n': self.n_fid}
+
+
+def _judged(judged: judges.Judged) -> Result:
+  return {'accuracy': judged.accuracy, 'on_real': judged.on_real, 'on_fake': judged.on_fake}
+
+
+def _digest(images: np.ndarray, labels: np.ndarray | None) -> str:
+  digest = hashlib.sha256()
+  for array in (images, *(() if labels is None else (labels,))):
+    digest.update(repr((array.shape, array.dtype.str)).encode())
+    digest.update(np.ascontiguousarray(array).data)
+  return digest.hexdigest()
+
+
+# --- results -> scores ---------------------------------------------------------------------------
+
+
+def _gather(results: dict[str, Result], work: _Work) -> Evaluation:
+  """Names every number, and says which real images it read."""
+  train, both = ('train',), ('train', 'test')
+  scores: list[Score] = []
+
+  def add(name: str, value: float, best: str, reads: tuple[str, ...], n: int, **rest: Any) -> None:
+    scores.append(Score(name=name, value=value, best=best, reads=reads, n=n, **rest))
+
+  for name in judges.CLASSIFIERS:
+    if f'tstr_{name}' not in results:
+      continue
+    tstr, ceiling = results[f'tstr_{name}'], results.get(f'ceiling_{name}', {})
+    detail = {
+      'per_class': tstr['per_class'],
+      'epochs': tstr['epochs'],
+      'epoch_chosen': tstr['epoch'],
+    }
+    if ceiling:
+      detail |= {'per_class_ceiling': ceiling['per_class'], 'n_ceiling': ceiling['n']}
+    # The reference was trained on the training images; the value was tested on the test images.
+    add(f'tstr_{name}', tstr['accuracy'], 'high', both, tstr['n'],
+        reference=ceiling.get('accuracy'), detail=detail)  # fmt: skip
+    add(f'hold_out_{name}', tstr['hold_out_accuracy'], 'high', (), tstr['n'] // 10)
+  if found := results.get('features'):
+    for name, best in (
+      ('fid', 'low'), ('kid', 'low'), ('precision', 'high'), ('recall', 'high'),
+      ('density', 'high'), ('coverage', 'high'),
+    ):  # fmt: skip
+      n = found['n' if name == 'fid' else 'pairs']
+      add(name, found['fake'][name], best, train, n, reference=found['floor'][name])
+  for name in ('secondary', 'conv_judge'):
+    if r := results.get(name):
+      detail = {key: r[key] for key in ('on_real', 'on_fake', 'n_train')}
+      add(f'{name}_accuracy', r['accuracy'], '0.5', both, r['n_unseen'], detail=detail)
+  if r := results.get('secondary'):
+    add('secondary_fid', r['fid'], 'low', both, r['n_unseen'], reference=r['fid_floor'],
+        detail={'n_reference': r['n_unseen'] // 2})  # fmt: skip
+  if r := results.get('memorisation'):
+    n, detail = r['queries'], {key: r[key] for key in r if key.startswith(('median', 'ref'))}
+    add('closer_to_train', r['closer_to_train'], '0.5', both, n, detail=detail)
+    add('copy_share', r['copy_share'], 'low', both, n, reference=0.01)
+    add('copying_z', r['z_score'], 'not far below 0', both, n)
+  if r := results.get('distinct'):
+    add('distinct_samples', r['value'], 'high', (), len(work.images))
+  skipped = {}
+  if work.labels is None:
+    skipped['tstr'] = 'the samples have no labels, which a classifier needs to be trained'
+  if r := results.get('inception_fid'):
+    add('inception_fid', r['value'], 'low', train, r['n'], reference=r['floor'])
+  else:
+    skipped['inception_fid'] = 'not asked for (--inception; needs the package torch-fidelity)'
+  return Evaluation(scores=tuple(scores), skipped=skipped)

@@ -1,0 +1,420 @@
+"""A classifier trained by DP-SGD: on pixels, or on fixed scattering features of them.
+
+Two kinds of model. The CNN of the TF-Privacy MNIST tutorial, on pixels; and one linear layer on the
+scattering transform of the image. The transform, and the scaling of its output (`prepare`), are
+fixed public functions of one image at a time: they are computed once, before training, and cost no
+privacy. Nothing else may look at the data. The mean of the features, which a linear model gains
+much from losing, is a statistic of the private data set; it is released by a mechanism of its own
+(`CENTRE`), with noise, charged to the same ledger, and then composes with training.
+
+Here is mathematics only. Directories, checkpoints and the ledger's file belong to the caller
+(`classify` is one; a GAN that wants a private teacher is another), who hands in `charge`:
+
+>>> import dpgan_jax
+>>> from dpgan_jax.classifier_inputs import prepare
+>>> digits = dpgan_jax.load_dataset('digits')
+>>> config = ClassifierConfig(noise_multiplier=4.0, steps=8, batch_size=256, delta=1e-4)
+>>> model = Classifier.create(config, digits.image_shape, digits.num_classes, len(digits))
+>>> sorted(model.stages)
+['classifier']
+>>> charged = []
+>>> state = train_classifier(model, prepare(config, digits.images), digits.labels,
+...                          jax.random.key(0), charge=lambda *steps: charged.append(steps))
+>>> charged, int(state.step)
+([(8, 'classifier')], 8)
+
+Sources: TF-Privacy's tutorial `mnist_dpsgd_tutorial` (model, learning rate 0.25, σ 1.3, C 1.5, B
+256, 15 epochs); Tramèr & Boneh 2021 (arXiv 2011.11660), linear models on scattering features;
+Arandjelović & Zisserman 2012, section 2, for square roots before unit norm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import dp_accounting
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dpgan_jax.models.classifier_config import ClassifierConfig
+from dpgan_jax.models.classifier_inputs import input_shape, seen
+from dpgan_jax.networks import per_example
+from dpgan_jax.networks.layers import Conv, max_pool
+from dpgan_jax.privacy import accounting, clipping
+from dpgan_jax.privacy.mechanism import DPMechanism
+
+PyTree = Any
+Charge = Callable[[int, str], None]
+"""`Ledger.charge`: pays for a stage up to a step, durably, before the step is taken."""
+
+STAGE = 'classifier'
+CENTRE = 'classifier_centre'
+_ROWS_AT_ONCE = 2000
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+class Linear(nn.Module):
+  """One linear layer, zero at the start: no noise but the mechanism's."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = x.reshape(x.shape[0], -1)
+    return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros)(x)
+
+
+class TutorialCNN(nn.Module):
+  """16 8×8 stride 2, pool, 32 4×4 stride 2, pool, dense 32, dense: 26,010 parameters for MNIST."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = self._pool(nn.relu(Conv(16, (8, 8), stride=2)(x)))
+    padding = 'VALID' if min(x.shape[1:3]) >= 6 else 'SAME'  # of small images something must remain
+    x = self._pool(nn.relu(Conv(32, (4, 4), stride=2, padding=padding)(x)))
+    x = nn.relu(nn.Dense(32)(x.reshape(x.shape[0], -1)))
+    return nn.Dense(self.num_classes)(x)
+
+  def _pool(self, x: jax.Array) -> jax.Array:
+    return max_pool(x, window=2, stride=1) if min(x.shape[1:3]) > 1 else x
+
+
+MODELS: Mapping[str, Callable[..., nn.Module]] = {'linear': Linear, 'tutorial_cnn': TutorialCNN}
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def make_stages(
+  config: ClassifierConfig, num_examples: int, stage: str = STAGE
+) -> dict[str, DPMechanism]:
+  """The mechanisms of a run by stage: together they spend `target_epsilon` at most, if given.
+
+  Args:
+    config: the settings.
+    num_examples: N.
+    stage: what the training's is called in a ledger.
+
+  Raises:
+    InputError: a combination that no mechanism satisfies.
+  """
+  steps = config.steps
+  if steps is None:
+    assert config.epochs is not None
+    steps = max(1, round(config.epochs * num_examples / config.batch_size))
+  settings: dict[str, Any] = {
+    'num_examples': num_examples, 'batch_size': config.batch_size, 'delta': config.delta,
+    'l2_clip_norm': config.l2_clip_norm, 'steps': steps,
+  }  # fmt: skip
+  private = config.target_epsilon != math.inf and config.noise_multiplier != 0
+  stages = {}
+  if config.centre_noise_multiplier is not None:
+    stages[CENTRE] = DPMechanism.create(
+      num_examples=num_examples,
+      batch_size=num_examples,  # q = 1: everybody is in the mean
+      l2_clip_norm=1.0,  # what `prepare` scales every example to
+      noise_multiplier=config.centre_noise_multiplier if private else 0.0,
+      steps=1,
+      delta=config.delta,
+    )
+  if config.noise_multiplier is not None:
+    mechanism = DPMechanism.create(noise_multiplier=config.noise_multiplier, **settings)
+  elif not stages or not private:
+    assert config.target_epsilon is not None
+    mechanism = DPMechanism.for_epsilon(config.target_epsilon, **settings)
+  else:
+    assert config.target_epsilon is not None
+    base = DPMechanism.create(noise_multiplier=1.0, **settings)
+    centre = stages[CENTRE].event()
+
+    def both(sigma: float) -> dp_accounting.DpEvent:
+      training = dataclasses.replace(base, noise_multiplier=sigma).event()
+      return dp_accounting.ComposedDpEvent([centre, training])
+
+    sigma = accounting.calibrate_noise_multiplier(
+      both, target_epsilon=config.target_epsilon, delta=config.delta
+    )
+    mechanism = dataclasses.replace(base, noise_multiplier=sigma)
+  stages[stage] = mechanism
+  return dict(sorted(stages.items()))  # the order in which JSON gives them back
+
+
+class ClassifierState(NamedTuple):
+  """All that training carries from step to step. `params`, `average` and `centre` are covered by
+  the guarantee; the keys (one is in `opt_state`) are private.
+
+  Attributes:
+    step: int32, steps taken.
+    params: of the model, as trained.
+    average: of the model, what predictions are made with: the mean of `params` over the steps since
+      `average_from`, which carries less of each step's noise and costs nothing; else `params`.
+    opt_state: of noise (with its key) and optimizer.
+    centre: float32 [features], subtracted from the features; one zero where nothing is.
+    batch_key: key of the Poisson batches.
+    centre_key: key of the noise on the centre.
+  """
+
+  step: jax.Array
+  params: PyTree
+  average: PyTree
+  opt_state: PyTree
+  centre: jax.Array
+  batch_key: jax.Array
+  centre_key: jax.Array
+
+
+class StepMetrics(NamedTuple):
+  """Scalars of one step, all computed on private examples outside the guarantee."""
+
+  loss: jax.Array
+  accuracy: jax.Array
+  clipped_fraction: jax.Array
+  realised_batch: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+  """The parts of one run; all methods are pure functions.
+
+  Attributes:
+    config: the settings.
+    stages: its mechanisms by name, `stage` and perhaps `CENTRE`.
+    image_shape: (H, W, C).
+    num_classes: K.
+    stage: what its training is called in a ledger.
+  """
+
+  config: ClassifierConfig
+  stages: Mapping[str, DPMechanism]
+  image_shape: tuple[int, int, int]
+  num_classes: int
+  stage: str = STAGE
+
+  def __post_init__(self) -> None:
+    per_example.require_per_example(self.model, jnp.zeros((2, *self.input_shape)))
+
+  @classmethod
+  def create(
+    cls,
+    config: ClassifierConfig,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    num_examples: int,
+    stage: str = STAGE,
+  ) -> Classifier:
+    """A classifier for a data set of `num_examples` images."""
+    stages = make_stages(config, num_examples, stage)
+    return cls(config, stages, image_shape, num_classes, stage)
+
+  @property
+  def model(self) -> nn.Module:
+    return MODELS[self.config.model](num_classes=self.num_classes)
+
+  @property
+  def input_shape(self) -> tuple[int, int, int]:
+    """Shape of one example as `prepare` makes it."""
+    return input_shape(self.config, self.image_shape)
+
+  @property
+  def mechanism(self) -> DPMechanism:
+    """That of training."""
+    return self.stages[self.stage]
+
+  def event(self, steps: int | None = None) -> dp_accounting.DpEvent:
+    """What the centre and `steps` steps of training (default: all) do, for dp-accounting."""
+    training = self.mechanism.event(steps)
+    if CENTRE not in self.stages:
+      return training
+    return dp_accounting.ComposedDpEvent([self.stages[CENTRE].event(), training])
+
+  def epsilon(self, steps: int | None = None) -> float:
+    """ε of the centre and `steps` steps of training (default: all), at the mechanisms' δ."""
+    return accounting.epsilon(self.event(steps), delta=self.mechanism.delta)
+
+  def optimizer(self, noise_key: jax.Array) -> optax.GradientTransformationExtraArgs:
+    """Noise, then SGD: the only way from a clipped sum to the parameters."""
+    sgd = optax.sgd(self.config.learning_rate, momentum=self.config.momentum or None)
+    return optax.chain(self.mechanism.noise_sum(noise_key), sgd)
+
+  def init(self, key: jax.Array) -> ClassifierState:
+    """The state before anything is released. `key` must be secret if the run is to be private."""
+    init_key, noise_key, batch_key, centre_key = jax.random.split(key, 4)
+    params = self.model.init(init_key, jnp.zeros((2, *self.input_shape)))['params']
+    size = math.prod(self.input_shape) if CENTRE in self.stages else 1
+    return ClassifierState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      average=jax.tree.map(jnp.copy, params),  # donated state must not hold a buffer twice
+      opt_state=self.optimizer(noise_key).init(params),
+      centre=jnp.zeros((size,)),
+      batch_key=batch_key,
+      centre_key=centre_key,
+    )
+
+  def release_centre(
+    self, state: ClassifierState, inputs: np.ndarray | jax.Array
+  ) -> ClassifierState:
+    """Measures the features' mean once, with noise; the same again from the same state.
+
+    Guarantee: one Gaussian mechanism, the stage `CENTRE`: a sum of vectors of norm ≤ 1.
+    """
+    mechanism = self.stages[CENTRE]
+    total = jnp.zeros((math.prod(self.input_shape),))
+    for start in range(0, inputs.shape[0], _ROWS_AT_ONCE):
+      rows = jnp.asarray(inputs[start : start + _ROWS_AT_ONCE])
+      rows = rows.reshape(rows.shape[0], -1)
+      total = total + clipping.clipped_sum(rows, l2_clip_norm=mechanism.l2_clip_norm).sum
+    noise = mechanism.noise_sum(state.centre_key)
+    centre, _ = noise.update(total, noise.init(total))
+    return state._replace(centre=jnp.asarray(centre))
+
+  def step(
+    self, state: ClassifierState, inputs: jax.Array, labels: jax.Array
+  ) -> tuple[ClassifierState, StepMetrics]:
+    """One step of DP-SGD.
+
+    Args:
+      state: the state before.
+      inputs: [N, ...], what `prepare` made of the private images.
+      labels: int32 [N].
+
+    Guarantee: the state after depends on the data only through the mechanisms' noisy sums.
+    """
+    mechanism = self.mechanism
+
+    def loss(params: PyTree, x: jax.Array, label: jax.Array) -> jax.Array:
+      logits: Any = self.model.apply({'params': params}, x[None])
+      return optax.softmax_cross_entropy_with_integer_labels(logits[0], label)
+
+    batch = mechanism.sampler(state.batch_key, state.step)
+    x, y = self._seen(inputs[batch.indices], state.centre), labels[batch.indices]
+    grad = mechanism.clipped_grad(loss, microbatch_size=self.config.microbatch_size)
+    found = grad(state.params, x, y, mask=batch.mask)
+    # The key passed here is never used: the one in the state, put there by init, is.
+    updates, opt_state = self.optimizer(state.batch_key).update(
+      found.sum, state.opt_state, state.params
+    )
+    params: Any = optax.apply_updates(state.params, updates)
+
+    realised = jnp.sum(batch.mask).astype(jnp.float32)
+
+    def mean(values: jax.Array) -> jax.Array:
+      return jnp.sum(jnp.where(batch.mask, values, 0.0)) / jnp.maximum(realised, 1.0)
+
+    sure = math.log(2)  # a loss below it is a probability above one half: correct for certain
+    metrics = StepMetrics(
+      loss=mean(found.losses),
+      accuracy=mean((found.losses < sure).astype(jnp.float32)),
+      clipped_fraction=mean((found.norms > mechanism.l2_clip_norm).astype(jnp.float32)),
+      realised_batch=realised,
+    )
+    average = self._averaged(state, params)
+    state = state._replace(
+      step=state.step + 1, params=params, average=average, opt_state=opt_state
+    )
+    return state, metrics
+
+  def _averaged(self, state: ClassifierState, params: PyTree) -> PyTree:
+    if self.config.average_from is None:
+      return params
+    first = math.ceil(self.config.average_from * self.mechanism.steps)
+    weight = 1 / jnp.maximum(state.step + 1 - first, 1).astype(jnp.float32)
+    return jax.tree.map(lambda a, p: a + weight * (p - a), state.average, params)
+
+  def _seen(self, inputs: jax.Array, centre: jax.Array) -> jax.Array:
+    return seen(inputs, centre if CENTRE in self.stages else None)
+
+  def predict(self, state: ClassifierState, inputs: np.ndarray) -> np.ndarray:
+    """The class of each of the prepared inputs, int32 [n]."""
+    return self.classes(state.average, state.centre, inputs)
+
+  def classes(self, params: PyTree, centre: jax.Array, inputs: np.ndarray) -> np.ndarray:
+    """The same for parameters and centre on their own, without keys: what may be published."""
+    return np.argmax(self.logits(params, centre, inputs), axis=-1).astype(np.int32)
+
+  def logits(self, params: PyTree, centre: jax.Array, inputs: np.ndarray) -> np.ndarray:
+    """What the model says of each of the prepared inputs, float32 [n, K]."""
+    parts = []
+    for start in range(0, len(inputs), _ROWS_AT_ONCE):
+      part = inputs[start : start + _ROWS_AT_ONCE]
+      padded = np.zeros((_ROWS_AT_ONCE, *part.shape[1:]), part.dtype)  # one shape, one compilation
+      padded[: len(part)] = part
+      parts.append(np.asarray(self._logits(params, centre, padded))[: len(part)])
+    return np.concatenate(parts)
+
+  @functools.cached_property
+  def _logits(self) -> Callable[..., jax.Array]:
+    @jax.jit
+    def logits(params: PyTree, centre: jax.Array, part: jax.Array) -> Any:
+      return self.model.apply({'params': params}, self._seen(part, centre))
+
+    return logits
+
+
+def training(
+  classifier: Classifier,
+  state: ClassifierState,
+  inputs: np.ndarray,
+  labels: np.ndarray,
+  *,
+  charge: Charge,
+  stride: int,
+) -> Iterator[tuple[ClassifierState, StepMetrics]]:
+  """Trains from `state` to the end, `stride` steps at a time; every step is charged before it.
+
+  The state that is yielded is valid until the next one is asked for: its memory is reused.
+
+  Args:
+    classifier: the parts.
+    state: as `init` made it, or a later one.
+    inputs: [N, ...], from `prepare`.
+    labels: int32 [N].
+    charge: pays for steps; what it raises ends the training before they are taken.
+    stride: steps between two states.
+
+  Yields:
+    (state, metrics float32 [steps since the last]).
+  """
+
+  @functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
+  def chunk(state: ClassifierState, x: jax.Array, y: jax.Array, length: int) -> Any:
+    return jax.lax.scan(lambda s, _: classifier.step(s, x, y), state, None, length=length)
+
+  x, y = jnp.asarray(inputs), jnp.asarray(labels)
+  step, total = int(state.step), classifier.mechanism.steps
+  if step == 0 and CENTRE in classifier.stages:
+    charge(1, CENTRE)
+    state = classifier.release_centre(state, inputs)
+  while step < total:
+    length = min(stride - step % stride, total - step)
+    step += length
+    charge(step, classifier.stage)
+    state, metrics = chunk(state, x, y, length)
+    yield state, metrics
+
+
+def train_classifier(
+  classifier: Classifier,
+  inputs: np.ndarray,
+  labels: np.ndarray,
+  key: jax.Array,
+  *,
+  charge: Charge,
+) -> ClassifierState:
+  """Trains from the start to the end; see `training`. `key` must be secret for a release."""
+  state = classifier.init(key)
+  stride = classifier.mechanism.steps
+  chunks = training(classifier, state, inputs, labels, charge=charge, stride=stride)
+  ((end, _),) = chunks
+  return end

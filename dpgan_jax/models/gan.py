@@ -1,0 +1,405 @@
+"""The GAN: its state, a private discriminator step, a free generator step.
+
+A discriminator step takes a Poisson batch of real examples (fresh, and charged, every time), clips
+each one's gradient, adds noise to the sum, divides by the expected batch size, and adds the
+gradient of a constant number of fakes, which are public. The generator only ever sees the
+discriminator, so what it learns is post-processing.
+
+Balance of the two halves (`fake_gradient`). Clipping bounds the real half by C. Beside a fake half
+left whole the real side would starve: as raw gradients outgrow C, only the fakes' keep their size,
+and the discriminator ends up calling everything fake. By default the fakes' gradients are therefore
+clipped to the same norm per example ('clipped'; no noise, no privacy cost). 'plain' keeps the fake
+half whole, as the report did.
+
+Key schedule: every random draw of step t comes from `fold_in(purpose key, t)`, so a resumed run
+draws what the interrupted one would have drawn. Real batches, fakes, and noise have separate keys.
+
+Precision (`compute_dtype`). Parameters, losses, per-example norms, clipping, sums, noise,
+optimizers and batch-norm averages are float32; 'bfloat16' narrows what the networks compute between
+their parameters and their logits or images, forwards and backwards. `generate` is float32 always.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from dpgan_jax.data.datasets import to_model_range
+from dpgan_jax.models import losses, pace
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.losses import LOSSES
+from dpgan_jax.models.pace import Pace
+from dpgan_jax.networks import discriminators, generators, layers, per_example
+from dpgan_jax.privacy import clipping, memory
+from dpgan_jax.privacy.mechanism import DPMechanism
+
+PyTree = Any
+
+
+class GeneratorState(NamedTuple):
+  """What samples are drawn from: parameters and batch-norm averages (empty without batch norm)."""
+
+  params: PyTree
+  batch_stats: PyTree
+
+
+class GANState(NamedTuple):
+  """All that training carries from step to step.
+
+  The generator's part may be released. The rest may not: the discriminator is private by the same
+  guarantee, but `d_opt_state` holds the noise key and `batch_key` the sampling key.
+
+  Attributes:
+    step: int32, discriminator steps taken.
+    d_params: discriminator parameters.
+    d_opt_state: state of noise (with its key) and optimizer.
+    g: generator as trained.
+    g_opt_state: its optimizer's state.
+    g_average: exponential moving average of `g`, what samples are drawn from.
+    pace: when the next generator step is due.
+    batch_key: key of the Poisson batches; private.
+    fake_key: key of z and the fakes' labels; public.
+  """
+
+  step: jax.Array
+  d_params: PyTree
+  d_opt_state: PyTree
+  g: GeneratorState
+  g_opt_state: PyTree
+  g_average: GeneratorState
+  pace: Pace
+  batch_key: jax.Array
+  fake_key: jax.Array
+
+
+class StepMetrics(NamedTuple):
+  """Scalars of one step. Those marked private are computed on real data outside the guarantee."""
+
+  d_loss_real: jax.Array  # private
+  d_loss_fake: jax.Array
+  g_loss: jax.Array  # nan on steps without a generator step
+  d_real_accuracy: jax.Array  # private; nan with a gradient penalty, which is part of the loss
+  d_fake_accuracy: jax.Array
+  clipped_fraction: jax.Array  # private
+  realised_batch: jax.Array  # private
+  n_d: jax.Array  # discriminator steps that a generator step waits for
+
+
+def learning_rate(config: TrainConfig, which: str, updates: int) -> optax.Schedule | float:
+  """The learning rate of 'd' or 'g' as a function of its own update count."""
+  start = getattr(config, f'{which}_learning_rate')
+  end = getattr(config, f'{which}_learning_rate_end')
+  if end is None or config.learning_rate_schedule == 'constant':
+    return start
+  last = max(updates - 1, 1)  # the value `end` is reached at the last update
+  match config.learning_rate_schedule:
+    case 'linear':
+      return optax.linear_schedule(start, end, last)
+    case 'exponential':
+      return optax.exponential_decay(start, last, end / start)
+    case _:
+      return optax.cosine_decay_schedule(start, last, alpha=end / start)
+
+
+def _optimizer(config: TrainConfig, which: str, updates: int) -> optax.GradientTransformation:
+  rate = learning_rate(config, which, updates)
+  if getattr(config, f'{which}_optimizer') == 'sgd':
+    return optax.sgd(rate)
+  return optax.adam(rate, b1=config.adam_b1, b2=config.adam_b2)
+
+
+@dataclasses.dataclass(frozen=True)
+class GAN:
+  """The parts of one run, built from settings and a mechanism; all methods are pure functions.
+
+  Attributes:
+    config: the settings.
+    mechanism: the privacy mechanism, which makes sampler, clipping and noise.
+    image_shape: (H, W, C).
+    num_classes: K.
+    microbatch_size: what `examples_at_once` was in an earlier part of the run; None to choose it.
+  """
+
+  config: TrainConfig
+  mechanism: DPMechanism
+  image_shape: tuple[int, int, int]
+  num_classes: int
+  microbatch_size: int | None = None
+
+  def __post_init__(self) -> None:
+    images = jax.ShapeDtypeStruct((2, *self.image_shape), jnp.float32)
+    labels = jax.ShapeDtypeStruct((2,), jnp.int32)
+    per_example.require_per_example(self.discriminator, images, labels)
+
+  @property
+  def generator(self) -> nn.Module:
+    return generators.make_generator(self.config.generator, self.image_shape, self.num_classes)
+
+  @property
+  def discriminator(self) -> nn.Module:
+    return discriminators.make_discriminator(
+      self.config.discriminator, self.image_shape, self.num_classes
+    )
+
+  @property
+  def is_conditional(self) -> bool:
+    """Whether the generator is told the class."""
+    return self.config.generator not in discriminators.UNCONDITIONAL
+
+  @property
+  def fake_batch_size(self) -> int:
+    """Fakes per discriminator step: a constant, never the realised number of real examples."""
+    return self.config.fake_batch_size or self.config.batch_size
+
+  @property
+  def g_batch_size(self) -> int:
+    """Fakes per generator step."""
+    return self.config.g_batch_size or self.config.batch_size
+
+  @functools.cached_property
+  def noise_in_d(self) -> float:
+    """Noise that reaches D between two generator steps, relative to the longest mean of gradients.
+
+    √P·σ / (B·√n_D): the noise has P coordinates of standard deviation σC/B in each of n_D steps,
+    and a mean of B clipped gradients is no longer than C. Public. On MNIST generators learnt at
+    values up to 3.0, and from 3.9 on got worse with every step (experiments/results/QUALITY.md);
+    longer training at the same ε means a larger value.
+    """
+    d_params = jax.eval_shape(self.init, jax.random.key(0)).d_params
+    m = self.mechanism
+    parameters, n_d = layers.count_parameters(d_params), self.config.d_steps_per_g_step
+    return math.sqrt(parameters / n_d) * m.noise_multiplier / m.batch_size
+
+  @functools.cached_property
+  def examples_at_once(self) -> int:
+    """How many examples of either half a discriminator step looks at at once.
+
+    `config.microbatch_size` if that is given, else as many as is fast (`clipping.fast_microbatch`)
+    or, where that would not fit the budget (`config.memory_budget_gib`), as many as do. The sums'
+    last bits depend on it.
+
+    Raises:
+      InputError: the gradient of one example alone is beyond the budget.
+    """
+    if (size := self.microbatch_size or self.config.microbatch_size) is not None:
+      return size
+    cap = min(self.mechanism.truncated_batch_size, self.mechanism.num_examples)
+    count = max(cap, self.fake_batch_size)
+    each = lambda dtype, *shape: jax.ShapeDtypeStruct((count, *shape), dtype)  # noqa: E731
+    images, labels = each(jnp.uint8, *self.image_shape), each(jnp.int32)
+    fakes = each(jnp.float32, *self.image_shape)
+    partners = (fakes, each(jnp.float32)) if self.config.gradient_penalty else ()
+    return clipping.largest_microbatch(
+      self._real_loss,
+      jax.eval_shape(self.discriminator.init, jax.random.key(0), fakes, labels)['params'],
+      (images, labels, *partners),
+      budget=memory.budget_bytes(self.config.memory_budget_gib),
+      strategy=self._strategy,
+    )
+
+  @property
+  def _strategy(self) -> Any:  # one of clipping.STRATEGIES, as the settings have checked
+    return self.config.clipping_strategy
+
+  @property
+  def g_optimizer(self) -> optax.GradientTransformation:
+    updates = self.mechanism.steps // self.config.d_steps_per_g_step  # if n_D is fixed
+    return _optimizer(self.config, 'g', updates)
+
+  def d_optimizer(self, noise_key: jax.Array) -> optax.GradientTransformationExtraArgs:
+    """Noise, then the optimizer: the only way from a clipped sum to the parameters."""
+    return optax.chain(
+      self.mechanism.noise_sum(noise_key), _optimizer(self.config, 'd', self.mechanism.steps)
+    )
+
+  def init(self, key: jax.Array) -> GANState:
+    """The state before the first step. `key` must be secret if the run is to be private."""
+    g_key, d_key, noise_key, batch_key, fake_key = jax.random.split(key, 5)
+    z = jnp.zeros((2, self.config.latent_dim))
+    labels = jnp.zeros((2,), jnp.int32)
+    g_variables = self.generator.init(g_key, z, labels, train=False)
+    g = GeneratorState(g_variables['params'], g_variables.get('batch_stats', {}))
+    d_params = self.discriminator.init(d_key, jnp.zeros((2, *self.image_shape)), labels)['params']
+    return GANState(
+      step=jnp.zeros((), jnp.int32),
+      d_params=d_params,
+      d_opt_state=self.d_optimizer(noise_key).init(d_params),
+      g=g,
+      g_opt_state=self.g_optimizer.init(g.params),
+      g_average=jax.tree.map(jnp.copy, g),  # a copy: donated state must not hold a buffer twice
+      pace=pace.start(self.config.d_steps_per_g_step),
+      batch_key=batch_key,
+      fake_key=fake_key,
+    )
+
+  # --- one step ----------------------------------------------------------------------------------
+
+  def step(
+    self, state: GANState, images: jax.Array, labels: jax.Array
+  ) -> tuple[GANState, StepMetrics]:
+    """One discriminator step and, when n_D of them have been taken, a generator step.
+
+    Args:
+      state: the state before.
+      images: uint8 [N, H, W, C], the private data set, on the device.
+      labels: int32 [N].
+
+    Guarantee: the state after depends on `images` and `labels` only through the mechanism's noisy
+      sum (and the keys); metrics marked private do not.
+    """
+    state, d_metrics = self._d_step(state, images, labels)
+    skip = lambda s: (s, jnp.full((), jnp.nan))  # noqa: E731
+    state, g_loss = jax.lax.cond(pace.is_due(state.pace), self._g_step, skip, state)
+    return state, d_metrics._replace(g_loss=g_loss)
+
+  def _d_step(
+    self, state: GANState, images: jax.Array, labels: jax.Array
+  ) -> tuple[GANState, StepMetrics]:
+    config, mechanism, loss = self.config, self.mechanism, LOSSES[self.config.loss]
+
+    def fake_loss(params: PyTree, image: jax.Array, label: jax.Array) -> jax.Array:
+      return loss.d_fake(self._logit(params, image, label))
+
+    fakes, fake_labels = self._fakes(state.g, self._fake_key(state, 0), self.fake_batch_size)[:2]
+    batch = mechanism.sampler(state.batch_key, state.step)
+    partners: tuple[jax.Array, ...] = ()
+    if config.gradient_penalty:
+      pairs = losses.partners(self._fake_key(state, 2), batch.indices, self.fake_batch_size)
+      partners = (fakes[pairs.fake], pairs.share)
+    how: Any = {'strategy': self._strategy, 'microbatch_size': self.examples_at_once}
+    real = mechanism.clipped_grad(self._real_loss, **how)(
+      state.d_params, images[batch.indices], labels[batch.indices], *partners, mask=batch.mask
+    )
+
+    bound = mechanism.l2_clip_norm if config.fake_gradient == 'clipped' else math.inf
+    fake = clipping.clipped_grad(fake_loss, l2_clip_norm=bound, **how)(
+      state.d_params, fakes, fake_labels
+    )
+    public_grads = jax.tree.map(lambda g: g / self.fake_batch_size, fake.sum)
+
+    # The key passed here is never used: the one in the state, put there by init, is.
+    optimizer = self.d_optimizer(state.batch_key)
+    updates, d_opt_state = optimizer.update(
+      real.sum, state.d_opt_state, state.d_params, public_grads=public_grads
+    )
+    d_params = optax.apply_updates(state.d_params, updates)
+    if (bound := config.d_weight_clip) is not None:
+      d_params = jax.tree.map(lambda p: jnp.clip(p, -bound, bound), d_params)
+
+    realised = jnp.sum(batch.mask).astype(jnp.float32)
+
+    def real_mean(values: jax.Array) -> jax.Array:
+      total = jnp.sum(jnp.where(batch.mask, values, 0.0))
+      return total / jnp.maximum(realised, 1.0)
+
+    undecided = loss.d_real(jnp.zeros(()))
+    real_accuracy = real_mean((real.losses < undecided).astype(jnp.float32))
+    if partners:
+      real_accuracy = jnp.full((), jnp.nan)
+    metrics = StepMetrics(
+      d_loss_real=real_mean(real.losses),
+      d_loss_fake=jnp.mean(fake.losses),
+      g_loss=jnp.full((), jnp.nan),
+      d_real_accuracy=real_accuracy,
+      d_fake_accuracy=jnp.mean((fake.losses < undecided).astype(jnp.float32)),
+      clipped_fraction=real_mean((real.norms > mechanism.l2_clip_norm).astype(jnp.float32)),
+      realised_batch=realised,
+      n_d=state.pace.n_d.astype(jnp.float32),
+    )
+    state = state._replace(
+      step=state.step + 1,
+      d_params=d_params,
+      d_opt_state=d_opt_state,
+      pace=pace.after_d_step(state.pace),
+    )
+    return state, metrics
+
+  def _real_loss(
+    self, params: PyTree, image: jax.Array, label: jax.Array, *partner: jax.Array
+  ) -> jax.Array:
+    """D's loss on one real image uint8 [H, W, C]; `partner` is its fake and share, if penalised."""
+    image = to_model_range(image)
+    value = LOSSES[self.config.loss].d_real(self._logit(params, image, label))
+    if partner:  # inside the loss that is clipped and noised: it looks at a private image
+      logit = lambda x: self._logit(params, x, label)  # noqa: E731
+      penalty = losses.gradient_penalty(logit, image, *partner)
+      value += (self.config.gradient_penalty or 0.0) * penalty
+    return value
+
+  def _logit(self, d_params: PyTree, image: jax.Array, label: jax.Array) -> jax.Array:
+    return self._logits(d_params, image[None], label[None])[0]
+
+  def _logits(self, d_params: PyTree, images: jax.Array, labels: jax.Array) -> jax.Array:
+    """float32[n], whatever the discriminator computes in."""
+    d_params, images = self._narrow((d_params, images))
+    logits: Any = self.discriminator.apply({'params': d_params}, images, labels)
+    return logits.astype(jnp.float32)
+
+  def _narrow(self, tree: PyTree) -> PyTree:
+    """Parameters and inputs in the dtype that networks compute in; their gradients are float32."""
+    return jax.tree.map(lambda x: x.astype(self.config.compute_dtype), tree)
+
+  def _g_step(self, state: GANState) -> tuple[GANState, jax.Array]:
+    key = self._fake_key(state, 1)
+
+    def mean_loss(params: PyTree) -> tuple[jax.Array, tuple[PyTree, jax.Array]]:
+      g = GeneratorState(params, state.g.batch_stats)
+      fakes, fake_labels, batch_stats = self._fakes(g, key, self.g_batch_size)
+      logits = self._logits(state.d_params, fakes, fake_labels)
+      recognised = jnp.mean((logits < 0).astype(jnp.float32))
+      return jnp.mean(LOSSES[self.config.loss].g(logits)), (batch_stats, recognised)
+
+    loss_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
+    (value, (batch_stats, recognised)), grads = loss_and_grad(state.g.params)
+    updates, g_opt_state = self.g_optimizer.update(grads, state.g_opt_state, state.g.params)
+    g = GeneratorState(optax.apply_updates(state.g.params, updates), batch_stats)
+    # The average starts from the first generators, so its decay grows from 0 to its final value.
+    before = state.pace.g_steps.astype(jnp.float32)
+    decay = jnp.minimum(self.config.g_ema_decay, before / (before + 10))
+    average = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.g_average, g)
+    now = pace.after_g_step(
+      state.pace,
+      recognised,
+      threshold=self.config.n_d_threshold,
+      patience=self.config.n_d_patience,
+    )
+    return state._replace(g=g, g_opt_state=g_opt_state, g_average=average, pace=now), value
+
+  # --- fakes -------------------------------------------------------------------------------------
+
+  def _fake_key(self, state: GANState, purpose: int) -> jax.Array:
+    """The key of D's (0) or G's (1) fakes, or of the pairs of real and fake (2), at a step."""
+    return jax.random.fold_in(jax.random.fold_in(state.fake_key, state.step), purpose)
+
+  def _fakes(
+    self, g: GeneratorState, key: jax.Array, count: int
+  ) -> tuple[jax.Array, jax.Array, PyTree]:
+    """`count` fakes with uniform labels (the real class counts are private), and batch-norm
+    averages.
+    """
+    z_key, label_key = jax.random.split(key)
+    z = jax.random.normal(z_key, (count, self.config.latent_dim))
+    labels = jax.random.randint(label_key, (count,), 0, self.num_classes)
+    params, z = self._narrow((g.params, z))
+    fakes, updated = self.generator.apply(
+      {'params': params, 'batch_stats': g.batch_stats},
+      z,
+      labels,
+      train=True,
+      mutable=['batch_stats'],
+    )
+    return fakes.astype(jnp.float32), labels, updated.get('batch_stats', g.batch_stats)
+
+  def generate(self, g: GeneratorState, key: jax.Array, labels: jax.Array) -> jax.Array:
+    """Images [n, H, W, C] in [-1, 1] of the given classes: post-processing, no privacy cost."""
+    z = jax.random.normal(key, (labels.shape[0], self.config.latent_dim))
+    variables = {'params': g.params, 'batch_stats': g.batch_stats}
+    images: Any = self.generator.apply(variables, z, labels, train=False)
+    return images

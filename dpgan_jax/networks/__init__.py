@@ -1,0 +1,1 @@
+"""Architectures: generators, discriminators, layers, fixed features. They know of no privacy."""

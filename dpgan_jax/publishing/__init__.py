@@ -1,0 +1,1 @@
+"""What may be published of a run, and what is said of it."""

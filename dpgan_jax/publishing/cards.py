@@ -1,0 +1,306 @@
+"""The Markdown of a published bundle: model card, data card, and a note on use.
+
+The model card has the sections of Mitchell et al. (2019, "Model Cards for Model Reporting",
+section 4), the data card those of Gebru et al. (2021, "Datasheets for Datasets", section 3), each
+below the YAML header that Hugging Face reads from the README.md of a repository. Everything follows
+from the run's `Statement` and from what `release` drew: no path, no time, no number computed on
+real data. What only the data owner can know is left to fill in, and says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dpgan_jax import _markdown
+from dpgan_jax.data import distort
+from dpgan_jax.privacy.accounting import show_epsilon
+from dpgan_jax.publishing import statement_text
+from dpgan_jax.publishing.statement import Statement
+
+_OWNER = '*To be filled in by the data owner.*'
+_SIZES = ((1e3, 'n<1K'), (1e4, '1K<n<10K'), (1e5, '10K<n<100K'), (1e6, '100K<n<1M'))
+_ALARM = (
+  '# ⚠ NO PRIVACY GUARANTEE ⚠\n\n'
+  '**THIS WAS TRAINED WITHOUT DIFFERENTIAL PRIVACY. MODEL AND SAMPLES MAY REVEAL THE TRAINING '
+  'DATA, UP TO COPIES OF WHOLE RECORDS.**'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+  """What the cards are made from.
+
+  Attributes:
+    statement: of the run.
+    class_names: one per class, public.
+    num: samples in the bundle.
+    clearest: the share of what was drawn that they are, the clearest of each class.
+    distorted: whether they were distorted.
+    class_counts: of these samples, per class; None where they have no classes.
+    parameters: of the generator.
+    licence: as named by the data owner, or None.
+  """
+
+  statement: Statement
+  class_names: tuple[str, ...]
+  num: int
+  clearest: float
+  distorted: bool
+  class_counts: tuple[int, ...] | None
+  parameters: int
+  licence: str | None
+
+
+def model_card(about: About) -> str:
+  """The model card: MODEL_CARD.md, or the README.md of a model repository."""
+  s, config = about.statement, about.statement.config
+  height, width, channels = s.image_shape
+  conditional = about.class_counts is not None
+  facts = s.to_json()
+  header = {
+    'license': about.licence or 'unknown',
+    'library_name': 'dpgan_jax',
+    'pipeline_tag': 'unconditional-image-generation',
+    'tags': _tags(s),
+  }
+  details = {
+    'kind': f'generator of a GAN, {_kind(about)}',
+    'architecture': f'`{config.generator}`, {about.parameters:,} parameters',
+    'input': f'z, standard normal, {config.latent_dim} numbers'
+    + (' and a class' if conditional else ''),
+    'output': f'images, {height}×{width}, {_channels(channels)}',
+    'trained with': f'dpgan_jax {s.environment_at_start.get("dpgan_jax", "(not recorded)")}',
+    'discriminator steps': s.steps_taken,
+    'licence': about.licence or 'none was named',
+  }
+  sections = (
+    _title(s, f'Model card: synthetic {_text(config.dataset)} images'),
+    _guarantee(s),
+    '## Model details',
+    _table(details),
+    'Load it with `dpgan_jax.DPGAN.load("generator.safetensors")`, then `.sample(1000)`. The file '
+    'is safetensors: loading it runs no code. It holds the generator and public settings; no '
+    'discriminator, optimizer state or key.',
+    '## Intended use',
+    'Drawing synthetic images, in any number, in place of the private ones: for teaching, for '
+    'building and testing software, for method development. Sampling costs no privacy.',
+    'Not for: learning about any one person; decisions about people without a check on real data '
+    'of what was concluded from synthetic; estimating how common a class is, as '
+    + (
+      'the frequencies of classes are not those of the data.'
+      if conditional
+      else 'the noise of training distorts frequencies.'
+    ),
+    '## Factors',
+    'Noise hides what few records have in common before it hides what many have: rare classes, '
+    'rare styles and small groups come out worst, or not at all. Whoever depends on a group should '
+    'compare it with real data, inside the data owner\'s walls.',
+    '## Metrics',
+    'None are published here. Scores of samples against real images (FID, the accuracy of a '
+    'classifier trained on samples) read real images without noise, so that ε does not cover them; '
+    'the data owner can compute them with `dpgan_jax.evaluate`.',
+    '## Training data',
+    _training_data(about),
+    '## Evaluation data',
+    'None: see Metrics.',
+    '## Quantitative analyses: privacy',
+    _table(
+      {
+        'ε': show_epsilon(s.epsilon),
+        'δ': repr(s.mechanism.delta),
+        'neighbouring relation': s.mechanism.neighboring_relation,
+        'accountant': f'{facts["accounting"]["accountant"]}, {facts["accounting"]["library"]} '
+        f'{facts["accounting"]["version"]}',
+        'keys': s.randomness(),
+      }
+    ),
+    f'The whole statement is in `report.md`. {s.progress()}',
+    '## Ethical considerations',
+    _coverage(s),
+    '## Caveats and recommendations',
+    _markdown.bullets(s.caveats()),
+  )
+  return _yaml(header) + '\n\n'.join(sections) + '\n'
+
+
+def data_card(about: About) -> str:
+  """The data card: DATA_CARD.md, or the README.md of a dataset repository."""
+  s = about.statement
+  height, width, channels = s.image_shape
+  labelled = about.class_counts is not None
+  size = next((name for limit, name in _SIZES if about.num < limit), 'n>1M')
+  header = {
+    'license': about.licence or 'unknown',
+    'pretty_name': f'Synthetic {s.config.dataset}',
+    'size_categories': [size],
+    'task_categories': ['image-classification'] if labelled else ['unconditional-image-generation'],
+    'tags': _tags(s),
+  }
+  arrays = f'`x`, uint8 [{about.num}, {height}, {width}{f", {channels}" if channels > 1 else ""}]'
+  if labelled:
+    arrays += f', and `y`, int64 [{about.num}]'
+  sections = (
+    _title(s, f'Data card: synthetic {_text(s.config.dataset)} images'),
+    _guarantee(s),
+    '## Motivation',
+    f'To share the use of a private set of images without sharing the images. {_OWNER}',
+    '## Composition',
+    f'{about.num:,} images, {height}×{width}, {_channels(channels)}, in `samples.npz`: {arrays}. '
+    'Read it with `numpy.load`, which needs no pickle for it. Each image was drawn from noise by '
+    'the generator in `generator.safetensors`; none was taken from the private data.',
+    _classes(about),
+    f'There are no splits, no missing values, no links to other data. {_chosen(about)} An image '
+    'may be of doubtful class, or of none.',
+    '## Collection process',
+    'Drawn by the generator with a key from the operating system, which was not kept. '
+    + _training_data(about),
+    '## Preprocessing, cleaning, labelling',
+    f'Pixels are mapped from [-1, 1] to 0–255 and rounded; {_changed(about)}. {_labels(about)}'
+    f'What was done to the private data before training: {_OWNER}',
+    '## Uses',
+    'As for the model: see `MODEL_CARD.md`. '
+    'Results on these images are no results on the private ones.',
+    '## Distribution',
+    f'Licence: {_text(about.licence) if about.licence else "none was named by the data owner"}. '
+    'Every file of this bundle is listed in `SHA256SUMS`.',
+    '## Maintenance',
+    _OWNER + ' A second release trained on the same private data has an ε of its own, and the two '
+    'add up.',
+    '## Privacy',
+    _coverage(s),
+  )
+  return _yaml(header) + '\n\n'.join(sections) + '\n'
+
+
+def usage(about: About) -> str:
+  """What a receiver may do and has to know, on half a page."""
+  s = about.statement
+  granted = (
+    f'The data owner names this licence for weights and samples: {_text(about.licence)}.'
+    if about.licence
+    else 'The data owner has named no licence for weights and samples: ask before you use them '
+    'beyond what the law allows anyway.'
+  )
+  sections = (
+    _title(s, 'Use of this bundle'),
+    _guarantee(s),
+    f'{granted} The code of dpgan_jax, by which they were made, is under Apache 2.0 and claims no '
+    'right in what it makes.',
+    'No use and no computation on these files can weaken the guarantee above, whatever else is '
+    'known; it is about the training data only.'
+    if s.holds
+    else 'Do not pass these files on without this warning.',
+    'Nobody promises that samples are true, fair or fit for your purpose.',
+    'Check the files with `sha256sum -c SHA256SUMS`, and files, formats and ε with '
+    '`python -m dpgan_jax.release --verify=.`. Nothing here needs pickle: refuse a copy that does.',
+  )
+  return '\n\n'.join(sections) + '\n'
+
+
+# --- what the cards have in common ---------------------------------------------------------------
+
+
+def _kind(about: About) -> str:
+  if about.statement.beside:
+    return 'unconditional, with a private classifier that names its samples'
+  return 'class-conditional' if about.class_counts is not None else 'unconditional'
+
+
+def _title(s: Statement, text: str) -> str:
+  return f'# {text}' if s.holds else f'{_ALARM}\n\n# {text}'
+
+
+def _guarantee(s: Statement) -> str:
+  return f'**{s.guarantee()}**' if not s.holds else f'{s.guarantee()} {statement_text.GROUP}'
+
+
+def _training_data(about: About) -> str:
+  s = about.statement
+  return (
+    f'The private data set {_text(s.config.dataset)}, of N = {s.mechanism.num_examples:,} '
+    f'labelled images (N is treated as public) in {s.num_classes} classes. It is not part of this '
+    f'bundle. Where it comes from, and with whose consent: {_OWNER}'
+  )
+
+
+def _coverage(s: Statement) -> str:
+  tuning = (
+    f'How settings were chosen, in the words of the data owner: {_text(s.tuning_note)}'
+    if s.tuning_note
+    else 'How settings were chosen is not stated.'
+  )
+  if not s.holds:
+    return f'Nothing is protected. {tuning}'
+  covered = 'Everything in this bundle is covered by the guarantee above, and by nothing more:'
+  return '\n\n'.join((covered, _markdown.bullets(s.to_json()['not_covered']), tuning))
+
+
+def _classes(about: About) -> str:
+  if about.class_counts is None:
+    return 'The images have no labels.'
+  rows = {
+    f'{i}: {_text(name)}': count
+    for i, (name, count) in enumerate(zip(about.class_names, about.class_counts, strict=True))
+  }
+  how = (
+    'A private classifier has named what the generator drew; the counts are not the real ones:'
+    if about.statement.beside
+    else 'Classes are drawn equally often, whatever the real counts:'
+  )
+  return f'{how}\n\n{_table(rows, ("class", "samples"))}'
+
+
+def _chosen(about: About) -> str:
+  if about.clearest == 1:
+    return 'Samples are not filtered or chosen.'
+  return (
+    f'Of all images that were drawn, these are the {100 * about.clearest:g} % of each class that '
+    'the classifier which names them is surest of: shapes between two classes are rarer than in '
+    'what the generator draws.'
+  )
+
+
+def _changed(about: About) -> str:
+  if not about.distorted:
+    return 'nothing else is done'
+  return (
+    f'then each image is turned by at most {distort.TURN:g} degrees, shifted by at most '
+    f'{100 * distort.SHIFT:.2g} % of its side, scaled by at most {100 * distort.SCALE:g} % and '
+    f'slanted by at most {distort.SHEAR:g}, at random, after its class is settled'
+  )
+
+
+def _labels(about: About) -> str:
+  if about.class_counts is None:
+    return ''
+  if about.statement.beside:
+    return 'Labels are what a private classifier says, not what somebody saw. '
+  return 'Labels are what the generator was asked for, not what somebody saw. '
+
+
+def _channels(channels: int) -> str:
+  return 'grey' if channels == 1 else 'RGB'
+
+
+def _tags(s: Statement) -> list[str]:
+  private = 'differential-privacy' if s.holds else 'no-privacy-guarantee'
+  return ['synthetic', 'gan', 'image-generation', private]
+
+
+def _yaml(fields: Mapping[str, Any]) -> str:
+  """A header; JSON's scalars and lists are YAML's too, whatever characters a name holds."""
+  lines = [f'{name}: {json.dumps(value, ensure_ascii=True)}' for name, value in fields.items()]
+  return '\n'.join(['---', *lines, '---', '', ''])
+
+
+def _text(value: str | None) -> str:
+  """A name that somebody chose, as one line that cannot end a table's cell or open a tag."""
+  line = ' '.join(str(value).split())
+  return ''.join(f'\\{c}' if c in '\\`|<>[]*_#' else c for c in line if c.isprintable())
+
+
+def _table(rows: Mapping[str, Any], header: tuple[str, str] = ('', '')) -> str:
+  return _markdown.table(header, rows.items())

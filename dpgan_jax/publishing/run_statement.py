@@ -1,0 +1,168 @@
+"""The privacy statement read off a run directory, and the files that it is written to.
+
+Everything in it follows from the run directory: settings and mechanism (config.json), the steps
+paid for (the ledger), the steps taken (the checkpoints); these are only read. The same run gives
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from dpgan_jax import _figures, _files, _validate
+from dpgan_jax.budget import cross_check
+from dpgan_jax.budget.budget import STAGE, Budget
+from dpgan_jax.budget.ledger import Ledger
+from dpgan_jax.privacy import accounting
+from dpgan_jax.privacy.accounting import rounded_up
+from dpgan_jax.publishing.statement import ENVIRONMENT, PICTURE, Statement
+from dpgan_jax.run import environment, plan
+from dpgan_jax.run.checkpoint import Checkpoints
+from dpgan_jax.run.directory import RunDir
+
+_CURVE_POINTS = 7  # each costs about a second of accounting
+
+
+def build(run: RunDir, *, tuning_note: str | None = None) -> Statement:
+  """The statement of a run, finished or not; nothing is written.
+
+  Args:
+    run: its directory.
+    tuning_note: how settings were chosen, in the data owner's words; None keeps what an earlier
+      report.json says, an empty one takes it back.
+
+  Raises:
+    InputError: a damaged or contradictory run directory; an ε that the second computation
+      contradicts (`cross_check`).
+  """
+  saved = run.load_config()
+  planned = plan.read(saved, run.config)
+  try:
+    at_start = dict(saved['environment'])
+  except (KeyError, TypeError, ValueError) as error:
+    raise _validate.InputError(f'{run.config} is not the record of a run: {error!r}') from None
+  budget, mechanism, config = planned.budget, planned.gan.mechanism, planned.gan.config
+  # Checkpoints first: a run that is training meanwhile charges its ledger before it takes steps.
+  taken = max(Checkpoints(run.checkpoints).steps(), default=0)
+  charged, beside_finished = _charged_steps(run, budget, taken)
+  curve = {delta: budget.epsilon(charged, delta) for delta in _deltas(mechanism.delta)}
+  budgeted = budget.epsilon()
+  second_opinion = _second_opinion(budget, charged, curve)
+  _second_opinion(budget, mechanism.steps, {mechanism.delta: budgeted})
+
+  return Statement(
+    config=config.replace(seed=None),
+    mechanism=mechanism,
+    beside=budget.beside,
+    image_shape=planned.gan.image_shape,
+    num_classes=planned.gan.num_classes,
+    seed_fixed=config.seed is not None,
+    steps_taken=taken,
+    steps_charged=charged,
+    beside_finished=beside_finished,
+    curve=tuple(curve.items()),
+    epsilon=curve[mechanism.delta],
+    epsilon_budgeted=budgeted,
+    second_opinion=second_opinion,
+    environment_at_start=_publishable(at_start),
+    environment_now=_publishable(environment.environment()),
+    tuning_note=_note(run, tuning_note),
+  )
+
+
+def write(run: RunDir, *, tuning_note: str | None = None) -> Statement:
+  """Writes report.json, report.md and the picture of ε over δ into a run directory.
+
+  Args:
+    run: the directory.
+    tuning_note: as in `build`.
+
+  Returns:
+    The statement.
+
+  Raises:
+    InputError: as `build`.
+  """
+  statement = build(run, tuning_note=tuning_note)
+  save(statement, run.path)
+  return statement
+
+
+def save(statement: Statement, folder: pathlib.Path) -> None:
+  """Writes the three files of a statement into `folder`; each is whole or absent."""
+  _figures.epsilon_delta_curve(
+    [delta for delta, _ in statement.curve],
+    [epsilon for _, epsilon in statement.curve],
+    folder / PICTURE,
+    at_delta=statement.mechanism.delta,
+    at_epsilon=rounded_up(statement.epsilon),
+  )
+  facts = json.dumps(statement.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+  for name, text in (('report.md', statement.to_markdown()), ('report.json', f'{facts}\n')):
+    with _files.atomic_write(folder / name) as file:
+      file.write(text)
+
+
+def _charged_steps(run: RunDir, budget: Budget, taken: int) -> tuple[int, bool]:
+  """Steps of the GAN paid for, having checked that they cover the steps taken; and whether the
+  stages beside them are paid for whole, as they count in any case.
+  """
+  if not run.ledger.exists():
+    if taken:
+      raise _validate.InputError(
+        f'{run.ledger} is missing but a checkpoint has taken {taken} steps: what has been spent '
+        'is no longer certain; restore the file from a backup'
+      )
+    return 0, not budget.beside
+  ledger = Ledger.read(run.ledger, stages=budget.stages)
+  ledger.require_covers(taken, STAGE)
+  whole = all(ledger.charged_steps(name) == m.steps for name, m in budget.beside.items())
+  return ledger.charged_steps(STAGE), whole
+
+
+def _second_opinion(
+  budget: Budget, steps: int, epsilons: Mapping[float, float]
+) -> cross_check.Interval | None:
+  """The interval around the ε of `steps` steps at the mechanism's δ, all of `epsilons` being
+  checked; None if there is no guarantee."""
+  if not budget.is_private:
+    return None
+  relation = budget.mechanism.neighboring_relation
+  found = cross_check.require_agreement(
+    budget.event(steps), epsilons, neighboring_relation=relation
+  )
+  return found[budget.mechanism.delta]
+
+
+def _deltas(delta: float) -> list[float]:
+  """δ of the curve: exactly the stated one, and others as numbers that people can read."""
+  points = accounting.log_spaced_deltas(delta, _CURVE_POINTS)
+  return [delta if math.isclose(d, delta) else float(f'{d:.6g}') for d in points]
+
+
+def _note(run: RunDir, given: str | None) -> str | None:
+  """The note on one line: the one given, or else the one that an earlier report holds."""
+  if given is None and run.report_json.exists():
+    try:
+      given = json.loads(run.report_json.read_bytes())['tuning']['note']
+      if not isinstance(given, str | None):
+        raise TypeError
+    except (ValueError, KeyError, TypeError):
+      raise _validate.InputError(
+        f'expected {run.report_json} to be a report, since its tuning note is kept; remove the '
+        'file, or give --tuning_note'
+      ) from None
+  note = ' '.join((given or '').split())
+  try:
+    note.encode()
+  except UnicodeEncodeError:
+    raise _validate.InputError(f'expected tuning_note to be UTF-8 text, got {note!r}') from None
+  return note or None
+
+
+def _publishable(environment: Mapping[str, Any]) -> dict[str, Any]:
+  return {name: environment[name] for name in ENVIRONMENT if name in environment}

@@ -1,0 +1,414 @@
+"""What can be said of a run: the guarantee, what it covers, and what it does not.
+
+A `Statement` is facts, and the sentences that follow from them. It holds no path, no time, nothing
+computed from private data, no fingerprint of them and no seed, so that it may be published itself.
+`run_statement.build` makes one from a run directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from dpgan_jax import _markdown
+from dpgan_jax.budget import cross_check
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.networks import discriminators
+from dpgan_jax.privacy import accounting
+from dpgan_jax.privacy.accounting import rounded_down, rounded_up, show_epsilon
+from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.publishing import statement_text as text
+from dpgan_jax.publishing import verdicts
+from dpgan_jax.publishing.verdicts import PICTURE
+from dpgan_jax.run import environment
+
+_FORMAT = 1
+# What may leave of the environment. A name that is not here stays inside, whatever it may hold.
+ENVIRONMENT = (
+  'dpgan_jax', 'python', *(name.replace('-', '_') for name in environment.PACKAGES),
+  'backend', 'device', 'devices',
+)  # fmt: skip
+
+_PUBLISH_LINE = {
+  verdicts.YES: 'May be published: ',
+  verdicts.IF_SECRET: 'May be published only if the seed stays secret: ',
+  verdicts.NO: 'Keep private: ',
+}
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Statement:
+  """What can be said of a run; make it with `build`.
+
+  Attributes:
+    config: the settings, without the seed.
+    mechanism: the mechanism of the GAN, as run.
+    beside: the mechanisms of the other stages by name: of the classifiers that name samples. They
+      are part of every ε here, whole.
+    image_shape: (H, W, C).
+    num_classes: K.
+    seed_fixed: whether the keys came from a seed that somebody knows.
+    steps_taken: steps of the latest checkpoint.
+    steps_charged: steps paid for in the ledger, ≥ `steps_taken`. ε is for these.
+    beside_finished: whether the other stages are charged whole in the ledger too.
+    curve: pairs (δ, ε) that hold for the steps charged.
+    epsilon: ε of the steps charged at the mechanism's δ; `inf` without a guarantee.
+    epsilon_budgeted: ε once all T steps are charged.
+    second_opinion: bounds on `epsilon` from the second computation; None without a guarantee.
+    environment_at_start: software and hardware that the run started on.
+    environment_now: software and hardware that this statement was made with.
+    tuning_note: what the data owner says about how settings were chosen; None: nothing.
+  """
+
+  config: TrainConfig
+  mechanism: DPMechanism
+  beside: Mapping[str, DPMechanism]
+  image_shape: tuple[int, ...]
+  num_classes: int
+  seed_fixed: bool
+  steps_taken: int
+  steps_charged: int
+  beside_finished: bool
+  curve: tuple[tuple[float, float], ...]
+  epsilon: float
+  epsilon_budgeted: float
+  second_opinion: cross_check.Interval | None
+  environment_at_start: Mapping[str, Any]
+  environment_now: Mapping[str, Any]
+  tuning_note: str | None
+
+  @property
+  def holds(self) -> bool:
+    """Whether there is a guarantee at all: a finite ε."""
+    return math.isfinite(self.epsilon)
+
+  @property
+  def finished(self) -> bool:
+    """Whether all T steps have been taken, and those of the other stages."""
+    return self.steps_taken == self.mechanism.steps and self.beside_finished
+
+  # --- sentences ---------------------------------------------------------------------------------
+
+  def guarantee(self) -> str:
+    """The guarantee, or its absence, in one sentence."""
+    m = self.mechanism
+    if not m.is_private:
+      return (
+        'NO PRIVACY GUARANTEE: this run was trained without noise (σ = 0), so ε is infinite and '
+        'nothing computed from it is protected.'
+      )
+    if not self.holds:
+      return (
+        f'NO PRIVACY GUARANTEE: noise of σ = {m.noise_multiplier!r} gives no finite ε at δ = '
+        f'{m.delta!r} over {self.steps_charged} steps, so nothing computed from this run is '
+        'protected.'
+      )
+    condition = (
+      '; the seed was fixed by the user, so this holds only against those who neither know nor '
+      f'can guess it ({text.SEED})'
+      if self.seed_fixed
+      else ''
+    )
+    also = ' and the other stages (see Mechanism)' if self.beside else ''
+    return (
+      'The generator of this run, and everything computed from it without using the private '
+      f'data again, is (ε, δ)-differentially private with ε = {show_epsilon(self.epsilon)} and δ '
+      f'= {m.delta!r} for the {self.steps_charged} steps charged in the ledger{also}, for any '
+      f'{text.NEIGHBOURS[m.neighboring_relation]} ({m.neighboring_relation}; '
+      f'{text.UNIT}){condition}.'
+    )
+
+  def progress(self) -> str:
+    """How far the run is, and what it has spent and may spend."""
+    total = self.mechanism.steps
+    if self.finished:
+      return f'The run is finished: {self.steps_taken} of T = {total} steps taken, as many charged.'
+    if self.steps_taken == total:
+      return (
+        f'The run is not finished: all T = {total} steps of the GAN are taken, but not those of '
+        f'what names its samples. ε is {show_epsilon(self.epsilon)} with these.'
+      )
+    return (
+      f'The run is not finished: its latest checkpoint has taken {self.steps_taken} of T = '
+      f'{total} steps. {self.steps_charged} are charged, since steps are paid for before they '
+      f'are taken: ε so far is {show_epsilon(self.epsilon)}. With all T steps it will be '
+      f'{show_epsilon(self.epsilon_budgeted)}.'
+    )
+
+  def second_opinion_sentence(self) -> str:
+    """What the second computation of ε found."""
+    if self.second_opinion is None or not self.holds:
+      return 'There is no finite ε to check by a second computation.'
+    lower, upper = self.second_opinion
+    return (
+      'Second opinion, without that library: the exact ε of these steps is at least '
+      f'{rounded_down(lower):.4g} ({cross_check.METHODS["lower"]}) and at most '
+      f'{show_epsilon(upper)} ({cross_check.METHODS["upper"]}). No ε of this statement was '
+      'written without such a check.'
+    )
+
+  def randomness(self) -> str:
+    """Where the keys came from."""
+    if self.seed_fixed:
+      return (
+        f'A seed fixed by the user: {text.SEED}. Seeds have at most 32 bits, few enough to try '
+        'them all. For a release, train without a seed.'
+      )
+    return 'A key of 64 bits from the operating system, which only the checkpoints hold.'
+
+  def files(self) -> list[dict[str, str]]:
+    """For every file that a run leaves: whether it may be published, and why."""
+    return verdicts.of_files(holds=self.holds, seed_fixed=self.seed_fixed)
+
+  def caveats(self) -> list[str]:
+    """What a reader has to take on trust, or take into account."""
+    m = self.mechanism
+    if m.neighboring_relation == 'add_or_remove_one':
+      public = (
+        'N is treated as public, and q = B/N with it, although neighbouring data sets differ in '
+        'size. The accounting uses the larger neighbour, N + 1.'
+      )
+    else:
+      public = 'N is public: neighbouring data sets have the same size, and so the same q = B/N.'
+    if self.beside:
+      labels = (
+        'The generator is not class-conditional: what names its samples was trained with '
+        'differential privacy; its mistakes are in the labels, and how often the generator draws a '
+        'class need not be how often it is real.'
+      )
+    elif self.config.generator in discriminators.UNCONDITIONAL:
+      labels = 'The generator is not class-conditional: samples have no labels.'
+    else:
+      labels = 'Labels of generated data are uniform over the classes, not the real class counts.'
+    lines = [
+      f'{public} Under another relation the same run has another ε; compare like with like.',
+      f'Public constants besides: the set of classes, their number ({self.num_classes}) and the '
+      f'image size ({"×".join(map(str, self.image_shape))}). Pixels are scaled by constants, not '
+      f"by the data's own statistics. {labels}",
+      'The noise is floating-point (float32). It is not hardened against attacks on the bits of '
+      'floating-point noise (Mironov 2012), which the ideal Gaussian of the accounting does not '
+      'have.',
+      'Noise and batches come from the counter-based generator threefry2x32 of JAX, taken to be '
+      'indistinguishable from random; ε is no claim about it as a cryptographic mechanism, and '
+      '64 bits of key bound what it can promise.',
+      'Steps taken again after an interruption repeat the same batches and the same noise, and '
+      'cost nothing, on the same software and hardware. Under other software or hardware they '
+      'may come out otherwise and would then be a second release that the ledger does not '
+      'charge. Only the environment of the start is recorded.',
+    ]
+    if self.config.n_d_threshold is not None:
+      lines.append(
+        'How many steps D takes for each of G was adapted to how many fakes D recognises: a number '
+        'that follows from the noisy gradients and costs nothing.'
+      )
+    if self.config.gradient_penalty is not None:
+      lines.append(
+        "The gradient penalty is a part of each real example's loss, clipped and noised with it; "
+        'the fake that an example is paired with does not depend on the other examples.'
+      )
+    if m.delta >= 1 / m.num_examples:
+      lines.append(
+        f'δ = {m.delta!r} is not below 1/N: publishing one record at random would satisfy it. '
+        'Such a guarantee says little.'
+      )
+    return lines
+
+  # --- as a whole --------------------------------------------------------------------------------
+
+  def to_json(self) -> dict[str, Any]:
+    """Everything, for machines: strict JSON, an infinite number is the string 'inf'."""
+    m = self.mechanism
+    settings = self.config.to_dict()
+    return _json_ready(
+      {
+        'format': _FORMAT,
+        'statement': self.guarantee(),
+        'guarantee': {
+          'holds': self.holds,
+          'epsilon': self.epsilon,
+          'delta': m.delta,
+          'neighboring_relation': m.neighboring_relation,
+          'neighbours': text.NEIGHBOURS[m.neighboring_relation],
+          'unit_of_privacy': text.UNIT,
+          'group_privacy': text.GROUP,
+          'condition': self.randomness() if self.holds and self.seed_fixed else None,
+          'curve': [{'delta': delta, 'epsilon': epsilon} for delta, epsilon in self.curve],
+        },
+        'progress': {
+          'finished': self.finished,
+          'steps_taken': self.steps_taken,
+          'steps_charged': self.steps_charged,
+          'steps_budgeted': m.steps,
+          'epsilon_budgeted': self.epsilon_budgeted,
+        },
+        'mechanism': {
+          **m.to_dict(),
+          'divisor': m.batch_size,
+          'sampling': text.SAMPLING,
+          'noise': text.NOISE if m.is_private else 'none',
+          'num_examples_is_public': True,
+        },
+        'mechanisms_beside': {name: b.to_dict() for name, b in self.beside.items()},
+        'accounting': self._accounting(),
+        'randomness': {
+          'seed_fixed': self.seed_fixed,
+          'generator': 'threefry2x32',
+          'key': self.randomness(),
+        },
+        'data': {
+          'name': self.config.dataset,
+          'image_shape': list(self.image_shape),
+          'num_classes': self.num_classes,
+        },
+        'settings': {k: v for k, v in settings.items() if k != 'seed' and k not in m.to_dict()},
+        'covered': list(text.COVERED) if self.holds else [],
+        'not_covered': list(text.NOT_COVERED) if self.holds else [text.NOTHING_COVERED],
+        'files': self.files(),
+        'tuning': {
+          'stated': self.tuning_note is not None,
+          'note': self.tuning_note,
+          'disclosure': text.TUNING,
+          'defaults': text.DEFAULTS,
+        },
+        'caveats': self.caveats(),
+        'environment': {'at_start': self.environment_at_start, 'now': self.environment_now},
+      }
+    )
+
+  def to_markdown(self) -> str:
+    """Everything, for people, on a page or two."""
+    m = self.mechanism
+    facts, how = self.to_json(), self._accounting()
+    numbers = {
+      'N, number of records (public here)': m.num_examples,
+      'B, expected batch, and divisor of the noisy sum': m.batch_size,
+      'q = B/N, rounded down to a multiple of 2⁻³⁰': m.sampling_probability,
+      'cap on a batch': m.truncated_batch_size,
+      "C, clip norm of one record's gradient": accounting.infinity(m.l2_clip_norm),
+      'σ, noise relative to C': m.noise_multiplier,
+      'T, steps in the budget': m.steps,
+      'steps charged / taken': f'{self.steps_charged} / {self.steps_taken}',
+      'δ': repr(m.delta),
+      'ε of the steps charged': show_epsilon(self.epsilon),
+      'ε of all T steps': show_epsilon(self.epsilon_budgeted),
+      'neighbouring relation': m.neighboring_relation,
+    }
+    names = [n for n in ENVIRONMENT if n in self.environment_at_start or n in self.environment_now]
+    title = 'Privacy statement' if self.holds else 'NO PRIVACY GUARANTEE'
+    note = text.NOT_STATED
+    if self.tuning_note:
+      note = f'The data owner states:\n\n> {self.tuning_note}'
+    sections = (
+      f'# {title}',
+      self.guarantee(),
+      f'{text.GROUP} {self.progress()}' if self.holds else self.progress(),
+      '## Mechanism as run',
+      _markdown.table(('', ''), numbers.items()),
+      *self._beside(),
+      f'{text.SAMPLING} {text.NOISE if m.is_private else "No noise is added."}',
+      f'Accounting: {how["library"]} {how["version"]}, {how["accountant"]}, '
+      f'{how["discretisation"]}. {self.second_opinion_sentence()}',
+      f'Keys: {self.randomness()}',
+      '## ε at other δ',
+      'The same run satisfies all of these at once. Those with δ ≥ 1/N say little.',
+      f'![ε over δ]({PICTURE})',
+      _markdown.table(('δ', 'ε'), ((repr(d), show_epsilon(e)) for d, e in self.curve)),
+      '## Covered by the guarantee',
+      _markdown.bullets(facts['covered']) or 'Nothing.',
+      '## Not covered',
+      _markdown.bullets(facts['not_covered']),
+      '## What may be published',
+      _markdown.table(('file', 'may be published', 'why'), (row.values() for row in self.files())),
+      '## Tuning',
+      f'{text.TUNING} {text.DEFAULTS}',
+      note,
+      '## Caveats',
+      _markdown.bullets(self.caveats()),
+      '## Environment',
+      _markdown.table(
+        ('', 'at the start of the run', 'of this statement'),
+        (
+          (n, self.environment_at_start.get(n, 'not recorded'), self.environment_now.get(n, ''))
+          for n in names
+        ),
+      ),
+    )
+    return '\n\n'.join(sections) + '\n'
+
+  def _beside(self) -> list[str]:
+    """The stages beside the GAN, as a sentence and a table."""
+    if not self.beside:
+      return []
+    rows = (
+      (name, b.batch_size, b.l2_clip_norm, b.noise_multiplier, b.steps)
+      for name, b in self.beside.items()
+    )
+    return [
+      'On the same records, what names the samples is trained. Its stages are part of every ε of '
+      'this statement, whole:',
+      _markdown.table(('stage', 'B', 'C', 'σ', 'T'), rows),
+    ]
+
+  def summary(self) -> str:
+    """A few lines for the terminal."""
+    m = self.mechanism
+    if self.holds:
+      first = (
+        f'Privacy: ε = {show_epsilon(self.epsilon)} at δ = {m.delta!r} '
+        f'({m.neighboring_relation}, one record = one labelled image)'
+      )
+    else:
+      first = self.guarantee()
+    lines = [
+      first,
+      f'Steps: {self.steps_taken} of T = {m.steps} taken, {self.steps_charged} charged',
+    ]
+    if self.seed_fixed and self.holds:
+      lines.append(f'Seed fixed: {text.SEED}')
+    publish: dict[str, list[str]] = {}
+    for row in self.files():
+      publish.setdefault(row['publish'], []).append(row['file'])
+    lines += [_PUBLISH_LINE[k] + ', '.join(v) for k, v in publish.items()]
+    if not self.tuning_note:
+      lines.append('How settings were chosen is not stated: add it with --tuning_note')
+    return '\n'.join(lines)
+
+  def _accounting(self) -> dict[str, Any]:
+    return {
+      'library': 'dp-accounting',
+      'version': self.environment_now['dp_accounting'],
+      'accountant': 'privacy loss distributions (PLD)',
+      'discretisation': (
+        f'privacy loss discretised at {accounting._FINE_GRID:g}, or {accounting._COARSE_GRID:g} '
+        f'where ε > {accounting._FINE_UP_TO:g}, rounded against the user'
+      ),
+      'second_opinion': self._second_opinion(),
+    }
+
+  def _second_opinion(self) -> dict[str, Any] | None:
+    if self.second_opinion is None or not self.holds:
+      return None
+    lower, upper = self.second_opinion
+    return {
+      'epsilon_at_least': rounded_down(lower),
+      'epsilon_at_most': rounded_up(upper),
+      'at_least_by': cross_check.METHODS['lower'],
+      'at_most_by': cross_check.METHODS['upper'],
+      'relation': (
+        'epsilon_at_least <= epsilon <= epsilon_at_most, for every epsilon of this statement with '
+        'bounds of its own; the accountant, which rounds up, may exceed the last by '
+        f'{cross_check.ROUNDING:g} of it and three steps of its grid times the root of T'
+      ),
+    }
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+
+def _json_ready(value: Any) -> Any:
+  if isinstance(value, Mapping):
+    return {k: _json_ready(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [_json_ready(v) for v in value]
+  return 'inf' if value == math.inf else value

@@ -1,0 +1,60 @@
+"""The sentences of a privacy statement that are the same for every run."""
+
+from __future__ import annotations
+
+from dpgan_jax.publishing.verdicts import COVERED_METRICS, UNCOVERED_METRICS
+
+NEIGHBOURS = {
+  'add_or_remove_one': 'two data sets of which one has one record more than the other',
+  'replace_one': 'two data sets of the same size that differ in one record',
+  'replace_special': (
+    'two data sets of the same size, one of which has a blank that contributes nothing in place '
+    'of one record'
+  ),
+}
+SEED = 'reproducible, not private against those who know the seed'
+UNIT = 'one record: one labelled image'
+GROUP = (
+  'A person with k records is protected by the group-privacy bound only: (k·ε, k·e^((k-1)·ε)·δ).'
+)
+SAMPLING = (
+  'Truncated Poisson: in every step each record joins with probability q, independently of all '
+  'other records and steps; of more than the cap, a random subset of the size of the cap is '
+  'kept. The cut is accounted for.'
+)
+NOISE = (
+  "Every real example's gradient is clipped to norm C as a whole. Gaussian noise of standard "
+  'deviation σ·C is added to each coordinate of the sum, once per step, and the noisy sum is '
+  'divided by B, never by the number of examples that came. Gradients of fakes are added after '
+  'the noise.'
+)
+TUNING = (
+  'ε covers one training run with settings chosen without looking at the private data. If '
+  'settings, the best of several runs, a checkpoint or the moment to stop were chosen by '
+  'results on the private data, that choice costs privacy which is not counted in ε; Papernot '
+  'and Steinke (2022, arXiv 2110.03620) show how to count it.'
+)
+DEFAULTS = 'The defaults of dpgan_jax were chosen on MNIST, which is public.'
+NOT_STATED = 'Not stated: the data owner has not said how the settings were chosen.'
+
+NOTHING_COVERED = 'Everything that was computed from the private data.'
+COVERED = (
+  'The generator, as trained and as averaged, at the end and at every checkpoint.',
+  'Everything drawn from it, in any number: samples.npz, samples.png, grids/, and what '
+  'dpgan_jax.sample writes.',
+  "The discriminator's weights, and every other network weight derived from the noisy gradients.",
+  f'Numbers computed on fakes only ({", ".join(COVERED_METRICS)}), and ε itself.',
+)
+NOT_COVERED = (
+  f'Numbers computed on private examples without noise: {", ".join(UNCOVERED_METRICS)}. They '
+  'are in metrics.jsonl, in TensorBoard, and drawn in losses.png.',
+  'Checkpoints as files: beside the weights they hold the keys of the noise and of the batches. '
+  'Whoever has these can remove the noise.',
+  'The ledger: it holds a fingerprint of the data, which confirms a right guess at them.',
+  'Seeds, keys and any other state of the random number generator.',
+  'The choice of settings, runs, checkpoints or stopping times by results on private data (see '
+  'Tuning).',
+  'Other runs on the same data: each has an ε of its own, and these add up.',
+  'What was done to the data before training: selecting, cropping, labelling.',
+  'What one can observe of the machine during training: memory, timing.',
+)

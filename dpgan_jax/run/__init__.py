@@ -1,0 +1,1 @@
+"""A run in its directory: plan, charge, step, record."""

@@ -1,0 +1,436 @@
+"""What a sweep left, as one table: read from the directories of its runs, written as JSON, as a
+page and as figures.
+
+The table holds every run in the directory, finished or not, whichever command made it. So does the
+ε that all runs spend together on the same records: a run that failed was paid for as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import dp_accounting
+
+from dpgan_jax import _files, _validate
+from dpgan_jax.budget.budget import Budget
+from dpgan_jax.evaluation import curves as draw
+from dpgan_jax.evaluation import scores, snapshots
+from dpgan_jax.privacy import accounting
+from dpgan_jax.privacy.accounting import rounded_up, show_epsilon
+from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.publishing import run_statement
+from dpgan_jax.run import generator_file, plan
+from dpgan_jax.run.directory import RunDir
+
+FORMAT = 'dpgan_jax sweep 1'
+EVALUATION, GENERATOR = 'evaluation.json', 'generator.safetensors'
+COLUMNS = (
+  'tstr_cnn', 'tstr_mlp', 'tstr_lr', 'fid', 'precision', 'recall', 'coverage',
+  'secondary_accuracy', 'secondary_fid', 'conv_judge_accuracy', 'copy_share',
+)  # fmt: skip
+"""Scores of the page, in this order; JSON has them all."""
+_PRIVATE = (
+  'These scores were computed from real images without noise. No ε covers them: they are for the '
+  'data owner, not for publication (unless the data are public), and choosing settings, an ε or a '
+  'run by them is a use of private data that has to be charged or disclosed. After ±: the standard '
+  'deviation between runs.'
+)
+_SPENDING = (
+  'Each ε above is that of one run, for whoever sees the outputs of that run only. All runs read '
+  'the same records: whoever sees several of them sees more.'
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """One run as it is on the disk.
+
+  Attributes:
+    name: its directory within the sweep's.
+    target_epsilon: the ε it was asked for.
+    budget: of its stages.
+    charged: steps of the GAN that are paid for; what comes before them counts whole.
+    finished: whether all steps are taken and its generator is kept.
+    seed_fixed: whether its key follows from a known seed.
+    scores: by name, as `scores.Score.to_json` has them; empty if it is not evaluated.
+    amount: how much of an evaluation that was.
+    reason: why it failed, as far as that is known.
+  """
+
+  name: str
+  target_epsilon: float
+  budget: Budget
+  charged: int
+  finished: bool
+  seed_fixed: bool
+  scores: Mapping[str, Mapping[str, Any]]
+  amount: str | None
+  reason: str | None
+
+  @functools.cached_property
+  def epsilon(self) -> float:
+    """ε of the steps charged, rounded up to four digits."""
+    return rounded_up(self.budget.epsilon(self.charged))
+
+  @property
+  def mechanism(self) -> DPMechanism:
+    """Of the GAN's steps."""
+    return self.budget.mechanism
+
+  @property
+  def spent(self) -> list[tuple[DPMechanism, int]]:
+    """The steps of each stage that are paid for."""
+    beside = [(m, m.steps) for m in self.budget.beside.values()]
+    return [*beside, (self.mechanism, self.charged)] if self.charged else beside
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A sweep: settings that its runs share, and the runs by ε and name."""
+
+  settings: Mapping[str, Any]
+  data: Mapping[str, Any]
+  runs: tuple[Run, ...]
+
+  def by_epsilon(self) -> dict[float, list[Run]]:
+    """Evaluated runs of each ε, which ascends."""
+    groups: dict[float, list[Run]] = {}
+    for run in self.runs:
+      if run.scores:
+        groups.setdefault(run.target_epsilon, []).append(run)
+    return groups
+
+  @functools.cached_property
+  def spent_together(self) -> tuple[float, int, int]:
+    """ε of all private runs together; how many these are; how many others had no privacy."""
+    steps: dict[DPMechanism, int] = {}
+    for run in self.runs:
+      for mechanism, count in run.spent if run.budget.is_private else ():
+        # Runs of one mechanism and different keys are one longer run, as far as ε goes.
+        one = dataclasses.replace(mechanism, steps=1)
+        steps[one] = steps.get(one, 0) + count
+    private = sum(bool(run.spent) and run.budget.is_private for run in self.runs)
+    public = sum(bool(run.spent) for run in self.runs) - private
+    if not steps:
+      return 0.0, 0, public
+    events = [mechanism.event(count) for mechanism, count in steps.items()]
+    whole = events[0] if len(events) == 1 else dp_accounting.ComposedDpEvent(events)
+    first = next(iter(steps))
+    epsilon = accounting.epsilon(
+      whole, delta=first.delta, neighboring_relation=first.neighboring_relation
+    )
+    return rounded_up(epsilon), private, public
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read(folder: pathlib.Path, failures: Mapping[str, str]) -> Table:
+  """Reads a sweep's directory.
+
+  Args:
+    folder: the directory.
+    failures: why runs failed, by name, as the command that made them knows.
+
+  Raises:
+    InputError: it is not the directory of a sweep.
+  """
+  saved = RunDir.open(folder, create=False).load_config()
+  if saved.get('format') != FORMAT:
+    raise _validate.InputError(f'expected {folder} to be the directory of a sweep')
+  runs = [_read_run(path.parent, failures) for path in folder.glob('eps*/*/config.json')]
+  runs.sort(key=lambda run: (run.target_epsilon, run.name))
+  return Table(saved['settings'], saved['data'], tuple(runs))
+
+
+def _read_run(path: pathlib.Path, failures: Mapping[str, str]) -> Run:
+  """Reads one run; what cannot be read of its ledger counts as spent whole."""
+  name = f'{path.parent.name}/{path.name}'
+  run = RunDir.open(path, create=False)
+  planned = plan.read(run.load_config(), run.config)
+  finished = (path / GENERATOR).is_file()
+  charged = planned.gan.mechanism.steps
+  reason = failures.get(name)
+  if not finished:
+    try:
+      charged = run_statement.build(run).steps_charged
+    except _validate.InputError as error:
+      reason = reason or f'{error} (all its steps are counted as taken)'
+  return make_run(
+    name, planned, charged=charged, finished=finished, evaluation=_json(path / EVALUATION),
+    reason=reason,
+  )  # fmt: skip
+
+
+def make_run(
+  name: str,
+  planned: plan.Plan,
+  *,
+  charged: int,
+  finished: bool,
+  evaluation: Mapping[str, Any],
+  reason: str | None,
+) -> Run:
+  """A run from its plan and from what evaluation.json holds; other arguments as in `Run`."""
+  config = planned.gan.config
+  return Run(
+    name=name,
+    target_epsilon=math.inf if config.target_epsilon is None else config.target_epsilon,
+    budget=planned.budget,
+    charged=charged,
+    finished=finished,
+    seed_fixed=config.seed is not None,
+    scores={s['name']: s for s in evaluation.get('scores', [])},
+    amount=evaluation.get('about', {}).get('amount'),
+    reason=reason,
+  )
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_bytes())
+  except FileNotFoundError:
+    return {}
+  except ValueError:
+    raise _validate.InputError(f'expected {path} to be JSON; remove it to have it made') from None
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+def summary(runs: Iterable[Run], name: str) -> dict[str, Any] | None:
+  """Mean, spread and ends of a score over runs; None if no run has it."""
+  found = [run.scores[name] for run in runs if name in run.scores]
+  if not found:
+    return None
+  values = [s['value'] for s in found]
+  references = [s['reference'] for s in found if s['reference'] is not None]
+  return {
+    'values': values,
+    'mean': statistics.fmean(values),
+    'standard_deviation': statistics.stdev(values) if len(values) > 1 else None,
+    'reference': statistics.fmean(references) if references else None,
+    'reads_private_data': found[0]['reads_private_data'],
+  }
+
+
+def to_json(table: Table) -> dict[str, Any]:
+  """Everything, for machines: strict JSON, an infinite number is the string 'inf'."""
+  epsilon, private, public = table.spent_together
+  groups = table.by_epsilon()
+  names = list(dict.fromkeys(n for run in table.runs for n in run.scores))
+  return {
+    'format': FORMAT,
+    'settings': dict(table.settings),
+    'data': {k: v for k, v in table.data.items() if k != 'data_fingerprint'},
+    'by_epsilon': [
+      {
+        'target_epsilon': _finite(target),
+        'runs': len(runs),
+        'steps': _steps(runs),
+        'scores': {n: s for n in names if (s := summary(runs, n)) is not None},
+      }
+      for target, runs in groups.items()
+    ],
+    'spent_together': {
+      'epsilon': _finite(epsilon),
+      'delta': table.settings.get('delta'),
+      'private_runs': private,
+      'runs_without_privacy': public,
+      'statement': spending(epsilon, private, public, table),
+    },
+    'runs': [
+      {
+        'run': run.name,
+        'target_epsilon': _finite(run.target_epsilon),
+        'epsilon': _finite(run.epsilon),
+        'noise_multiplier': run.mechanism.noise_multiplier,
+        'steps': run.mechanism.steps,
+        'steps_charged': run.charged,
+        'finished': run.finished,
+        'seed_fixed': run.seed_fixed,
+        'evaluated': run.amount,
+        'reason': run.reason,
+      }
+      for run in table.runs
+    ],
+    'privacy': _PRIVATE,
+  }
+
+
+def spending(epsilon: float, private: int, public: int, table: Table) -> str:
+  """What all runs together spend, in words."""
+  lines = [_SPENDING]
+  if private:
+    which = f'The {private} private runs together' if private > 1 else 'The one private run'
+    lines.append(
+      f'{which}: ({show_epsilon(epsilon)}, {table.settings["delta"]!r})-differential privacy, by '
+      'composition of all steps charged (PLD).'
+    )
+  if public:
+    lines.append(
+      f'{public} run{"s" * (public > 1)} without privacy: no ε covers the samples of '
+      f'{"these" if public > 1 else "this one"}, nor what is published beside them.'
+    )
+  if any(run.seed_fixed for run in table.runs):
+    lines.append('Seeds were fixed: nothing here is private against those who know them.')
+  lines.append(
+    'Choosing an ε or a run by scores that read private data is not covered by any of it.'
+  )
+  return ' '.join(lines)
+
+
+def to_markdown(table: Table, figures: Sequence[str], left_out: Sequence[str]) -> str:
+  """The page, for people."""
+  s = table.settings
+  lines = [
+    '# Sweep over ε', '',
+    f'- data: {s["dataset"]}, N = {table.data["num_examples"]:,}',
+    f'- models: {s["generator"]} and {s["discriminator"]}, B = {s["batch_size"]}, '
+    f'C = {s["l2_clip_norm"]}, δ = {s["delta"]!r}, n_D = {s["d_steps_per_g_step"]}',
+    '', '## Scores', '', _PRIVATE, '',
+  ]  # fmt: skip
+  lines += score_table(table)
+  lines += ['', '## What is spent', '', spending(*table.spent_together, table), '']
+  lines += ['## Runs', '', '| run | ε | σ | steps | state |', '| --- | --- | --- | --- | --- |']
+  for run in table.runs:
+    taken = f'{run.charged:,}' if run.finished else f'{run.charged:,} of {run.mechanism.steps:,}'
+    state = 'finished' if run.finished else 'not finished'
+    state += ', not evaluated' if run.finished and not run.scores else ''
+    state += f': {run.reason}' if run.reason else ''
+    lines.append(
+      f'| {run.name} | {show_epsilon(run.epsilon)} | {run.mechanism.noise_multiplier:g} | {taken} '
+      f'| {state} |'
+    )
+  if len({run.amount for run in table.runs if run.amount}) > 1:
+    lines += ['', '**Runs were evaluated with different amounts: their scores do not compare.**']
+  lines += ['', '## Figures', '', *(f'![{name}]({name})' for name in figures)]
+  lines += [f'- left out: {reason}' for reason in left_out]
+  return '\n'.join(lines) + '\n'
+
+
+def score_table(table: Table) -> list[str]:
+  """Lines of Markdown: a row for each ε, and what real images get."""
+  groups = table.by_epsilon()
+  names = [n for n in COLUMNS if any(n in run.scores for run in table.runs)]
+  if not names:
+    return ['No run has been evaluated.']
+  titles = [scores.TITLES[name] for name in names]
+  lines = [f'| ε | runs | steps | {" | ".join(titles)} |', '| --- ' * (3 + len(names)) + '|']
+  for target, runs in groups.items():
+    cells = [_cell(summary(runs, name)) for name in names]
+    steps = ', '.join(f'{n:,}' for n in _steps(runs))
+    lines.append(f'| {show_epsilon(target)} | {len(runs)} | {steps} | {" | ".join(cells)} |')
+  evaluated = [run for run in table.runs if run.scores]
+  real = [(summary(evaluated, name) or {}).get('reference') for name in names]
+  cells = ['–' if r is None else f'{r:.4g}' for r in real]
+  return [*lines, f'| real images |  |  | {" | ".join(cells)} |']
+
+
+def _steps(runs: Iterable[Run]) -> list[int]:
+  return sorted({run.mechanism.steps for run in runs})
+
+
+def _cell(found: Mapping[str, Any] | None) -> str:
+  if found is None:
+    return '–'
+  spread = found['standard_deviation']
+  return f'{found["mean"]:.4g}' + ('' if spread is None else f' ± {spread:.2g}')
+
+
+def _finite(value: float) -> float | str:
+  return 'inf' if math.isinf(value) else value
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def write(table: Table, folder: pathlib.Path) -> list[str]:
+  """Writes sweep.json, sweep.md and the figures; returns what to tell the user."""
+  made, left_out = draw_figures(table, folder)
+  text = json.dumps(to_json(table), indent=2, ensure_ascii=False, allow_nan=False)
+  with _files.atomic_write(folder / 'sweep.json') as file:
+    file.write(f'{text}\n')
+  with _files.atomic_write(folder / 'sweep.md') as file:
+    file.write(to_markdown(table, made, left_out))
+  return [spending(*table.spent_together, table), f'Table and figures: {folder / "sweep.md"}']
+
+
+def draw_figures(table: Table, folder: pathlib.Path) -> tuple[list[str], list[str]]:
+  """Draws what there is to draw; returns the names of the files, and why others are left out."""
+  made, left_out = [], []
+  first: dict[float, Run] = {}
+  for run in table.runs:
+    if run.finished:
+      first.setdefault(run.target_epsilon, run)
+  if first:
+    models = [
+      (f'ε = {show_epsilon(e)}', generator_file.load(folder / run.name / GENERATOR))
+      for e, run in first.items()
+    ]
+    snapshots.picture(models, folder / 'samples.png', title='samples over ε; none was chosen')
+    made.append('samples.png')
+  for epsilon, run in first.items():
+    name = f'steps_{run.name.split("/")[0]}.png'
+    try:
+      title = f'samples over training, {run_of(epsilon)}'
+      snapshots.picture_over_steps(RunDir.open(folder / run.name, create=False), folder / name,
+                                   title=title)  # fmt: skip
+      made.append(name)
+    except _validate.InputError as error:
+      left_out.append(f'{name}: {error}'.replace(f'{folder}/', ''))
+  return [*made, *draw_scores(table, folder)], left_out
+
+
+def run_of(epsilon: float) -> str:
+  """What kind of run it is, for titles."""
+  return 'a run without privacy' if math.isinf(epsilon) else f'a run of ε = {show_epsilon(epsilon)}'
+
+
+_FIGURES: tuple[tuple[str, str, str, dict[str, str], dict[str, Any]], ...] = (
+  ('tstr.png', 'TSTR: classifiers trained on samples, tested on real images', 'accuracy',
+   {'tstr_cnn': 'CNN', 'tstr_mlp': 'MLP', 'tstr_lr': 'logistic regression'}, {}),
+  ('secondary_accuracy.png', 'How often a network tells samples from real images', 'accuracy',
+   {'secondary_accuracy': "the report's secondary network", 'conv_judge_accuracy': 'convolutional'},
+   {'ideal': (0.5, 'ideal: 0.5, a guess')}),
+  ('fid.png', 'FID on fixed features', 'FID', {'fid': 'FID'}, {}),
+  ('secondary_fid.png', "The report's FID: activations of its secondary network", 'FID',
+   {'secondary_fid': 'FID'}, {}),
+)  # fmt: skip
+
+
+def draw_scores(table: Table, folder: pathlib.Path) -> list[str]:
+  """Draws scores over ε, each figure whose scores are there; returns their file names."""
+  return draw_groups(
+    {target: [run.scores for run in runs] for target, runs in table.by_epsilon().items()}, folder
+  )
+
+
+def draw_groups(
+  groups: Mapping[float, Sequence[Mapping[str, Mapping[str, Any]]]],
+  folder: pathlib.Path,
+  *,
+  note: str = draw.PRIVATE,
+) -> list[str]:
+  """The same of ε ↦ the scores of each run; `note` stands below each figure."""
+  made = []
+  for file, title, ylabel, wanted, options in _FIGURES:
+    series = []
+    for name, label in wanted.items():
+      points = {e: [r[name]['value'] for r in runs if name in r] for e, runs in groups.items()}
+      points = {e: values for e, values in points.items() if values}
+      references = [r[name]['reference'] for runs in groups.values() for r in runs if name in r]
+      known = [r for r in references if r is not None]
+      if points:
+        series.append(draw.Series(label, points, statistics.fmean(known) if known else None))
+    if series:
+      draw.over_epsilon(series, folder / file, title=title, ylabel=ylabel, note=note, **options)
+      made.append(file)
+  return made

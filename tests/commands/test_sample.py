@@ -1,0 +1,198 @@
+"""The sampling command, as a process of its own, on a tiny run and on a saved generator."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from dpgan_jax import _validate, sample
+from dpgan_jax.data import distort, readers
+from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.gan import GAN
+from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.run.environment import root_key
+from dpgan_jax.run.generator_file import Model
+from dpgan_jax.run.trainer import train
+
+CLASSES = 8
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """A run of two steps without noise: its ε is infinite, which spares the accounting its time."""
+  rng = np.random.default_rng(0)
+  dataset = ImageDataset(
+    images=rng.integers(0, 256, (32, 8, 8, 1)).astype(np.uint8),
+    labels=(np.arange(32) % CLASSES).astype(np.int32),
+    num_classes=CLASSES,
+    name='noise',
+    class_names=tuple('abcdefgh'),
+  )
+  config = TrainConfig(
+    generator='compact',
+    noise_multiplier=0.0,
+    steps=2,
+    batch_size=8,
+    delta=1e-3,
+    d_steps_per_g_step=1,
+    latent_dim=4,
+    num_samples=10,
+    steps_per_report=2,
+  )
+  return train(config, dataset, tmp_path_factory.mktemp('runs') / 'run', progress=False)
+
+
+@pytest.fixture(scope='module')
+def unconditional(tmp_path_factory):
+  """A saved generator without classes, as initialised; the file is that of a private run."""
+  config = TrainConfig(
+    noise_multiplier=10.0, steps=4, latent_dim=4, generator='report', discriminator='report'
+  )
+  mechanism = DPMechanism.create(
+    num_examples=64, batch_size=8, l2_clip_norm=1.0, noise_multiplier=10.0, steps=4, delta=1e-3
+  )
+  gan = GAN(config, mechanism, (8, 8, 1), 1)
+  path = tmp_path_factory.mktemp('models') / 'report.safetensors'
+  Model(gan, jax.jit(gan.init)(root_key(0)).g_average, 4, ('0',), 'x').save(path)
+  return path, mechanism.epsilon()
+
+
+@pytest.fixture
+def command(request):
+  """Runs the command; returns (exit status, stdout, stderr)."""
+
+  def run(*arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+      [sys.executable, '-m', 'dpgan_jax.sample', *arguments],
+      cwd=request.config.rootpath,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+  return run
+
+
+def test_npz_into_the_run_directory_never_over_another_unasked(trained, command):
+  path = trained.run.path / 'synthetic_npz.npz'
+  path.write_bytes(b'somebody needs this')
+  arguments = (f'--run_dir={trained.run.path}', '--num=20', '--seed=5')
+  status, out, err = command(*arguments)
+  assert (status, out) == (2, '')
+  assert err == f'error: {path} exists already; expected a new path, or overwrite\n'
+  assert path.read_bytes() == b'somebody needs this'
+
+  status, out, err = command(*arguments, '--overwrite')
+  assert (status, err) == (0, '')
+  assert out == f'20 synthetic examples (no privacy, step 2): {path}\n'
+  with np.load(path) as file:
+    expected = trained.model.sample(20, key=root_key(5))
+    np.testing.assert_array_equal(file['x'], expected[0][..., 0])
+    np.testing.assert_array_equal(file['y'], expected[1])
+
+
+def test_distorted_samples_are_the_same_ones_distorted_under_their_old_names(trained, command):
+  path = trained.run.path / 'distorted.npz'
+  status, out, err = command(
+    f'--run_dir={trained.run.path}', '--num=20', '--seed=5', '--distort', f'--out={path}'
+  )
+  assert (status, err) == (0, '')
+  assert out == f'20 distorted synthetic examples (no privacy, step 2): {path}\n'
+  drawn, names = trained.model.sample(20, key=root_key(5))
+  with np.load(path) as file:
+    np.testing.assert_array_equal(file['x'], distort.distort(drawn, root_key(5))[..., 0])
+    np.testing.assert_array_equal(file['y'], names)
+    assert (file['x'] != drawn[..., 0]).mean() > 0.5
+
+
+def test_png_folder_of_chosen_classes_from_a_saved_generator(trained, command, tmp_path):
+  trained.model.save(tmp_path / 'g.safetensors')
+  status, out, err = command(
+    f'--model={tmp_path}/g.safetensors', '--format=png', '--num=7', '--labels=0,1,7'
+  )
+  assert (status, err) == (0, '')
+  folder = tmp_path / 'synthetic_png'  # beside the model
+  assert out.endswith(f': {folder}\n')
+  names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*.png'))
+  of_class = {'0': (0, 3, 6), '1': (1, 4), '7': (2, 5)}  # the classes in turn
+  assert names == [f'train/{k}/{n}.png' for k, numbers in of_class.items() for n in numbers]
+  assert Image.open(folder / names[0]).size == (8, 8)
+
+
+def test_idx(trained, command, tmp_path):
+  status, _, err = command(
+    f'--run_dir={trained.run.path}', '--format=idx', '--num=16', f'--out={tmp_path}/idx'
+  )
+  assert (status, err) == (0, '')
+  images = readers.read_idx(tmp_path / 'idx' / 'train-images-idx3-ubyte.gz')
+  labels = gzip.decompress((tmp_path / 'idx' / 'train-labels-idx1-ubyte.gz').read_bytes())[8:]
+  assert images.shape == (16, 8, 8)
+  assert sorted(labels) == sorted([*range(CLASSES)] * 2)
+
+
+def test_unconditional_generator_to_parquet_without_labels(unconditional, command, tmp_path):
+  path, epsilon = unconditional
+  status, out, err = command(
+    f'--model={path}', '--format=parquet', '--num=3', f'--out={tmp_path}/p'
+  )
+  assert (status, err) == (0, '')
+  assert out == f'3 synthetic examples (epsilon {epsilon:.4g}, delta 0.001, step 4): {tmp_path}/p\n'
+  table = parquet.read_table(tmp_path / 'p').to_pylist()
+  assert [set(row) for row in table] == [{'image'}] * 3
+  assert Image.open(io.BytesIO(table[0]['image']['bytes'])).size == (8, 8)
+
+
+@pytest.mark.parametrize(
+  ('share', 'message'), [('0', 'clearest in (0, 1], got 0.0'), ('0.6', 'samples (label_share)')]
+)
+def test_what_nothing_says_the_clearness_of_is_refused(unconditional, command, tmp_path, share,
+                                                       message):  # fmt: skip
+  status, out, err = command(
+    f'--model={unconditional[0]}', f'--clearest={share}', f'--out={tmp_path}/x'
+  )
+  assert (status, out) == (2, '')
+  assert err.startswith('error: expected clearest ')
+  assert message in err
+  assert err.count('\n') == 1
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ([], 'expected --run_dir=DIRECTORY or --model=FILE, one of them'),
+    (['--run_dir=nowhere'], 'got nowhere, which does not exist'),
+    (['--run_dir=x', '--format=jpg'], "one of npz, png, idx, parquet; got 'jpg'"),
+  ],
+  ids=str,
+)
+def test_wrong_commands_are_one_line_and_status_2(command, arguments, message):
+  status, out, err = command(*arguments)
+  assert (status, out) == (2, '')
+  assert err.startswith('error: expected ')
+  assert err.endswith(f'{message}\n')
+  assert err.count('\n') == 1
+
+
+def test_labels_are_dealt_in_turn():
+  assert sample.parse_labels(None, 5, 10) is None
+  assert list(sample.parse_labels('0,1,7', 5, 10)) == [0, 1, 7, 0, 1]
+  assert list(sample.parse_labels('3', 2, 10)) == [3, 3]
+  assert list(sample.parse_labels('5, 4', 1, 10)) == [5]
+  assert sample.parse_labels('1', 1, 10).dtype == np.int64
+
+
+@pytest.mark.parametrize('text', ['', 'x', '1,', '1;2', '1.5', '10', '-1', '0,12'])
+def test_labels_that_are_no_classes_are_refused(text):
+  with pytest.raises(_validate.InputError, match='expected labels '):
+    sample.parse_labels(text, 5, 10)

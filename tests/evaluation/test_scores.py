@@ -1,0 +1,83 @@
+"""The record, the page and the figure of scores, and the store of finished ones."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from dpgan_jax.evaluation.scores import Evaluation, Score, Store
+
+PER_CLASS = {'per_class': [0.5, None], 'per_class_ceiling': [0.9, 1.0]}
+
+
+@pytest.fixture
+def evaluated() -> Evaluation:
+  four = [
+    Score(name=name, value=0.25, best='high', reads=('train',), n=90, reference=0.5)
+    for name in ('precision', 'recall', 'density', 'coverage')
+  ]
+  return Evaluation(
+    scores=(
+      *four,
+      Score(
+        name='tstr_cnn', value=0.87654, best='high', reads=('train', 'test'), n=90,
+        reference=0.99, detail=PER_CLASS,
+      ),
+      Score(name='hold_out_cnn', value=0.9, best='high', reads=(), n=9),
+    ),
+    skipped={'inception_fid': 'not asked for'},
+  )  # fmt: skip
+
+
+def test_json_marks_every_score(evaluated):
+  record = json.loads(json.dumps(evaluated.to_json({'samples': 'x'}), allow_nan=False))
+  assert record['format'] == 'dpgan_jax evaluation 1'
+  assert record['about'] == {'samples': 'x'}
+  marks = {s['name']: s['reads_private_data'] for s in record['scores']}
+  assert marks.pop('hold_out_cnn') is False
+  assert all(marks.values())
+  assert record['scores'][4]['reads'] == ['train', 'test']
+  assert record['skipped'] == {'inception_fid': 'not asked for'}
+
+
+def test_the_page_marks_every_score(evaluated):
+  page = evaluated.to_markdown({'real_data': 'digits'})
+  assert '- real data: digits\n' in page
+  assert '| TSTR, CNN 32-64-128 | 0.8765 | 0.99 | high | 90 | **yes** (train, test) |' in page
+  assert '| the CNN on samples held out | 0.9 |  | high | 9 | *no* |' in page
+  assert '| 1 | – | 1 |' in page
+  assert '- inception_fid: not asked for' in page
+
+
+def test_figure(evaluated, tmp_path):
+  evaluated.figure(tmp_path / 'a.png')
+  evaluated.figure(tmp_path / 'b.png')
+  assert (tmp_path / 'a.png').read_bytes() == (tmp_path / 'b.png').read_bytes()
+  without = Evaluation(scores=evaluated.scores[:4], skipped={})
+  without.figure(tmp_path / 'c.png')
+  with Image.open(tmp_path / 'a.png') as a, Image.open(tmp_path / 'c.png') as c:
+    assert a.width > c.width
+
+
+def test_lookup(evaluated):
+  assert evaluated['recall'].value == 0.25
+  assert 'recall' in evaluated
+  assert 'fid' not in evaluated
+  with pytest.raises(KeyError):
+    evaluated['fid']
+
+
+def test_store(tmp_path):
+  store = Store(tmp_path / 'deep' / 'scores')
+  key, other = 'a' * 64, 'a' * 20 + 'b' * 44
+  assert store.get('fid', key) is None
+  store.put('fid', key, {'value': 1.5, 'list': [1, None]})
+  assert store.get('fid', key) == {'value': 1.5, 'list': [1, None]}
+  assert store.get('kid', key) is None
+  assert store.get('fid', other) is None  # the same beginning, and so the same file
+  (file,) = store.folder.iterdir()
+  for damage in ('', '[]', '{"key": 1}', 'null', file.read_text()[:-3]):
+    file.write_text(damage)
+    assert store.get('fid', key) is None

@@ -1,0 +1,111 @@
+"""The benchmarks of memory and of bfloat16 without what they measure: arithmetic, tables, cases."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.gan import GAN
+
+BENCHMARKS = pathlib.Path(__file__).resolve().parents[2] / 'experiments' / 'benchmarks'
+
+
+@pytest.fixture(autouse=True)
+def _import_path(monkeypatch):
+  monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def load(name):
+  return importlib.import_module(name)
+
+
+def small(**settings) -> TrainConfig:
+  return TrainConfig(
+    noise_multiplier=1.0, steps=9, batch_size=16, generator='compact', discriminator='compact',
+    d_steps_per_g_step=1, **settings,
+  )  # fmt: skip
+
+
+def test_ratios_are_those_of_the_cases_they_name():
+  memory = load('memory')
+  assert {name for _, *names in memory.RATIOS for name in names} <= set(memory.CASES)
+  found = {'private GAN': {'peak_mib': 300}, 'ordinary GAN': {'peak_mib': 240}}
+  assert memory.ratios(found) == {'private ÷ ordinary GAN': 1.25}
+  assert memory.ratios({'private GAN': {'peak_mib': 300}}) == {}
+
+
+def test_every_case_is_a_row_with_what_it_looked_at():
+  memory = load('memory')
+  case = {'peak_mib': 2100, 'planned_mib': 1500, 'examples_at_once': 160, 'batch': 640}
+  lines = memory.table({'private GAN': case, 'data and state only': {'peak_mib': 462}}).splitlines()
+  assert lines[2] == '| private GAN | 160 of 640 | 1,500 | 2,100 |'
+  assert lines[3] == '| data and state only | – | – | 462 |'
+
+
+def test_cases_are_settings():
+  memory = load('memory')
+  for kind, changes in memory.CASES.values():
+    assert kind in ('idle', 'gan', 'ordinary_gan', 'd', 'ordinary_d')
+    gan = memory.make_gan(small(**changes), ordinary=kind.startswith('ordinary'))
+    assert isinstance(gan, memory.OrdinaryGAN if kind.startswith('ordinary') else GAN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['gan', 'ordinary_gan', 'd', 'ordinary_d'])
+def test_a_case_takes_its_steps(kind):
+  found = load('memory').measure(kind, small())
+  assert found['peak_mib'] > found['planned_mib'] > 0
+  assert ('batch' in found) == (not kind.startswith('ordinary'))
+
+
+@pytest.mark.slow
+def test_an_estimate_stands_beside_the_plan():
+  memory = load('memory')
+  found = memory.estimate('dense', {'microbatch_size': 64})
+  assert found['told_mib'] / 4 < found['planned_mib'] < 1.25 * found['told_mib']
+
+
+@pytest.mark.slow
+def test_the_ordinary_gan_takes_the_gradient_of_a_mean():
+  """What it is compared with does the same work: D's step is the formula, without clipping."""
+  memory = load('memory')
+  gan = memory.make_gan(small(), ordinary=True)
+  state = gan.init(jax.random.key(0))
+  rng = np.random.default_rng(0)
+  images = jnp.asarray(rng.integers(0, 256, (50, 28, 28, 1), np.uint8))
+  labels = jnp.asarray(rng.integers(0, 10, 50, np.int32))
+  after, metrics = jax.jit(gan._d_step)(state, images, labels)
+  real, real_labels = gan.real_batch(state, images, labels)
+  fakes, fake_labels, _ = gan._fakes(state.g, gan._fake_key(state, 0), gan.fake_batch_size)
+
+  def loss(params):
+    on_real = gan._logits(params, real, real_labels)
+    on_fake = gan._logits(params, fakes, fake_labels)
+    return jnp.mean(jax.nn.softplus(-on_real)) + jnp.mean(jax.nn.softplus(on_fake))
+
+  assert float(metrics.d_loss_real) == pytest.approx(float(loss(state.d_params)), rel=1e-5)
+  want = gan.take(state, jax.grad(loss)(state.d_params))
+  for a, b in zip(jax.tree.leaves(after.d_params), jax.tree.leaves(want.d_params), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+  assert int(after.step) == int(after.pace.waited) == 1
+
+
+def test_summary_of_runs_in_two_precisions():
+  bf16 = load('bf16')
+  runs = [
+    {'dtype': dtype, 'seed': seed, 'tstr_lr': value, 'fid': 10 * value}
+    for dtype, values in (('float32', (0.5, 0.7)), ('bfloat16', (0.5, 0.6)))
+    for seed, value in enumerate(values)
+  ]
+  found = bf16.summary(runs)
+  assert found['tstr_lr'] == pytest.approx(
+    {'float32': 0.6, 'bfloat16': 0.55, 'difference': -0.05, 'spread_over_seeds': math.sqrt(0.02)}
+  )
+  assert found['fid']['difference'] == pytest.approx(-0.5)

@@ -1,0 +1,31 @@
+"""The example outside GANs does what its page says: it learns, within its budget."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+
+from conftest import load_example
+
+EXAMPLE = pathlib.Path(__file__).resolve().parents[2] / 'experiments' / 'plain_dpsgd.py'
+
+
+def test_it_learns_digits_within_epsilon_2(capsys):
+  accuracy, epsilon = load_example('plain_dpsgd').main()
+  assert accuracy > 0.8
+  assert 1.9 < epsilon <= 2.0
+  printed = capsys.readouterr().out
+  assert f'accuracy {accuracy:.3f} on 360 held-out digits, epsilon {epsilon:.3f}' in printed
+
+
+def test_it_is_short_and_needs_nothing_but_the_privacy_core():
+  text = EXAMPLE.read_text(encoding='utf-8')
+  assert len(text.splitlines()) < 100
+  imported = {
+    f'{node.module}.{name.name}'
+    for node in ast.walk(ast.parse(text))
+    if isinstance(node, ast.ImportFrom)
+    for name in node.names
+    if str(node.module).startswith('dpgan_jax')
+  }
+  assert imported == {'dpgan_jax.DPMechanism'}

@@ -1,0 +1,157 @@
+"""dpgan_jax.privacy.accounting: dp-accounting's numbers, and calibration that never exceeds its
+target.
+"""
+
+from __future__ import annotations
+
+import math
+
+import dp_accounting
+import pytest
+from dp_accounting import pld
+
+from dpgan_jax._validate import InputError
+from dpgan_jax.privacy import accounting
+
+DELTA = 1e-3
+
+
+def step(sigma: float = 4.0, **changes) -> dp_accounting.TruncatedSubsampledGaussianDpEvent:
+  fields = {'dataset_size': 501, 'sampling_probability': 0.05, 'truncated_batch_size': 56}
+  return dp_accounting.TruncatedSubsampledGaussianDpEvent(
+    **{**fields, **changes}, noise_multiplier=sigma
+  )
+
+
+def run(steps: int = 20, sigma: float = 4.0, **changes) -> dp_accounting.DpEvent:
+  return dp_accounting.SelfComposedDpEvent(step(sigma, **changes), steps)
+
+
+def gaussian(sigma: float, steps: int = 1) -> dp_accounting.DpEvent:
+  return dp_accounting.SelfComposedDpEvent(dp_accounting.GaussianDpEvent(sigma), steps)
+
+
+def subsampled(sigma: float, steps: int = 1, q: float = 0.05) -> dp_accounting.DpEvent:
+  event = dp_accounting.PoissonSampledDpEvent(q, dp_accounting.GaussianDpEvent(sigma))
+  return dp_accounting.SelfComposedDpEvent(event, steps)
+
+
+def direct(event: dp_accounting.DpEvent, delta: float = DELTA, relation: str = 'ADD_OR_REMOVE_ONE'):
+  accountant = pld.PLDAccountant(dp_accounting.NeighboringRelation[relation])
+  return accountant.compose(event).get_epsilon(delta)
+
+
+class TestEpsilon:
+  @pytest.mark.parametrize('relation', ['add_or_remove_one', 'replace_one', 'replace_special'])
+  def test_is_what_dp_accounting_computes(self, relation):
+    """The cached self-composition is the accountant's own, under every relation."""
+    event = run(20, truncated_batch_size=30)
+    got = accounting.epsilon(event, delta=DELTA, neighboring_relation=relation)
+    assert got == pytest.approx(direct(event, relation=relation.upper()), rel=1e-6)
+
+  def test_of_other_events(self):
+    for event in (gaussian(3.0), subsampled(1.5, 10), dp_accounting.NoOpDpEvent()):
+      assert accounting.epsilon(event, delta=DELTA) == pytest.approx(direct(event), rel=1e-6)
+    assert accounting.epsilon(dp_accounting.NonPrivateDpEvent(), delta=DELTA) == math.inf
+
+  def test_of_composed_events(self):
+    """Lists in them are no obstacle, and repeating events one by one is the same as the power."""
+    whole = dp_accounting.ComposedDpEvent([run(2), dp_accounting.NoOpDpEvent(), run(3)])
+    assert accounting.epsilon(whole, delta=DELTA) == pytest.approx(
+      accounting.epsilon(run(5), delta=DELTA), rel=1e-3
+    )
+    nested = dp_accounting.SelfComposedDpEvent(
+      dp_accounting.ComposedDpEvent([gaussian(8.0), gaussian(6.0)]), 2
+    )
+    assert accounting.epsilon(nested, delta=DELTA) == pytest.approx(direct(nested), rel=1e-6)
+
+  def test_the_cut_costs(self):
+    untruncated = accounting.epsilon(subsampled(4.0, 20), delta=DELTA)
+    generous = accounting.epsilon(run(20), delta=DELTA)
+    tight = accounting.epsilon(run(20, truncated_batch_size=30), delta=DELTA)
+    assert untruncated <= generous <= untruncated * 1.01
+    assert tight > generous * 1.2
+
+  def test_relations_differ(self):
+    one, replaced = (
+      accounting.epsilon(run(20), delta=DELTA, neighboring_relation=relation)
+      for relation in ('add_or_remove_one', 'replace_one')
+    )
+    assert one * 1.5 < replaced
+
+  def test_grows_with_steps_and_falls_with_sigma_and_delta(self):
+    by_steps = [accounting.epsilon(run(t), delta=DELTA) for t in (1, 5, 20, 80)]
+    by_sigma = [accounting.epsilon(run(20, s), delta=DELTA) for s in (8.0, 4.0, 3.0)]
+    by_delta = accounting.epsilon_curve(run(20), [1e-2, 1e-3, 1e-4])
+    for values in (by_steps, by_sigma, by_delta):
+      assert values == sorted(values)
+      assert len(set(values)) == len(values)
+    assert by_steps[2] == by_sigma[1] == by_delta[1]
+
+  def test_large_epsilon_is_still_an_upper_bound(self):
+    exact = direct(gaussian(0.15))
+    assert exact > 20
+    assert exact <= accounting.epsilon(gaussian(0.15), delta=DELTA) <= exact * 1.01
+
+  @pytest.mark.parametrize(('event', 'above'), [(run(200, 0.7), 1.001), (run(20), 1.05)])
+  def test_quick_is_little_above(self, event, above):
+    exact = accounting.epsilon(event, delta=DELTA)
+    assert exact < accounting.quick_epsilon(event, delta=DELTA) < above * exact
+
+  def test_refuses(self):
+    for delta in (0.0, 1.0, -1e-5, math.nan):
+      with pytest.raises(InputError, match=f'delta in .0, 1., got {delta}'):
+        accounting.epsilon(gaussian(1.0), delta=delta)
+    with pytest.raises(InputError, match=r"one of add_or_remove_one, .*; got 'swap'"):
+      accounting.epsilon(gaussian(1.0), delta=DELTA, neighboring_relation='swap')
+
+
+class TestCalibration:
+  @pytest.mark.parametrize(
+    ('make_event', 'target'),
+    [(gaussian, 0.05), (gaussian, 3.0), (lambda s: subsampled(s, 30), 0.5)],
+  )
+  def test_noise_never_exceeds_the_target_and_comes_within_half_a_percent(self, make_event, target):
+    sigma = accounting.calibrate_noise_multiplier(make_event, target_epsilon=target, delta=DELTA)
+    # Not `accounting.epsilon`: what it says is what the search looked at.
+    assert target * 0.995 <= direct(make_event(sigma)) <= target
+
+  def test_noise_where_delta_covers_everything(self):
+    # Nobody is drawn with probability 1 - q > 1 - δ: ε is 0 at any σ, and the search has no slope.
+    sigma = accounting.calibrate_noise_multiplier(
+      lambda s: subsampled(s, q=1e-4), target_epsilon=1.0, delta=DELTA
+    )
+    assert direct(subsampled(sigma, q=1e-4)) == 0
+
+  def test_noise_out_of_reach(self):
+    with pytest.raises(InputError) as caught:
+      accounting.calibrate_noise_multiplier(
+        gaussian, target_epsilon=0.01, delta=1e-6, maximum=10
+      )
+    assert 'target_epsilon=0.01 at delta=1e-06 is out of reach' in str(caught.value)
+    assert 'noise_multiplier=10 ' in str(caught.value)
+
+  def test_steps_are_the_most_that_fit(self):
+    steps = accounting.calibrate_steps(
+      lambda t: subsampled(4.0, t), target_epsilon=0.2, delta=DELTA
+    )
+    assert direct(subsampled(4.0, steps)) <= 0.2 < direct(subsampled(4.0, steps + 1))
+
+  def test_steps_out_of_reach_and_at_the_maximum(self):
+    with pytest.raises(InputError, match=r'target_epsilon=0.5 .* a single step spends more'):
+      accounting.calibrate_steps(lambda t: gaussian(0.5, t), target_epsilon=0.5, delta=DELTA)
+    most = accounting.calibrate_steps(
+      lambda t: gaussian(50.0, t), target_epsilon=5.0, delta=DELTA, maximum=5
+    )
+    assert most == 5
+
+  @pytest.mark.parametrize('target', [0.0, -1.0, math.inf, math.nan])
+  def test_refuses_a_target_that_is_none(self, target):
+    for search in (accounting.calibrate_noise_multiplier, accounting.calibrate_steps):
+      with pytest.raises(InputError, match=f'target_epsilon .*got {target}'):
+        search(gaussian, target_epsilon=target, delta=DELTA)
+
+
+def test_log_spaced_deltas():
+  assert accounting.log_spaced_deltas(1e-5, 3) == pytest.approx([1e-8, 1e-5, 1e-2])
+  assert max(accounting.log_spaced_deltas(0.1)) < 1

@@ -1,0 +1,370 @@
+"""A generator on its own: what it draws, and that its file is small, inert, and holds no secret."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pickle
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from dpgan_jax import _validate
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.gan import GAN
+from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.run import generator_file
+
+SHAPE, CLASSES = (6, 5, 1), 3
+SEED = 1_234_567_891  # recognisable in a file
+
+
+def make_model(name: str, seed: int = SEED, **settings) -> generator_file.Model:
+  config = TrainConfig(
+    noise_multiplier=10.0,
+    steps=4,
+    batch_size=8,
+    delta=1e-3,
+    latent_dim=4,
+    generator=name,
+    discriminator=name,
+    seed=SEED,
+    **settings,
+  )
+  mechanism = DPMechanism.create(
+    num_examples=64, batch_size=8, l2_clip_norm=1.0, noise_multiplier=10.0, steps=4, delta=1e-3
+  )
+  gan = GAN(config, mechanism, SHAPE, CLASSES)
+  state = jax.jit(gan.init)(jax.random.key(seed))
+  return generator_file.Model(gan, state.g_average, 3, ('cat', 'dog', 'eel'), 'pets')
+
+
+@pytest.fixture(scope='module')
+def model() -> generator_file.Model:
+  return make_model('compact')
+
+
+@pytest.fixture(scope='module')
+def report_model() -> generator_file.Model:
+  """Without classes, and with batch-norm averages among its arrays."""
+  return make_model('report')
+
+
+@pytest.fixture(scope='module')
+def mixed() -> generator_file.Model:
+  """Drawn from three generators, of which the middle one draws nothing but grey."""
+  one, two = make_model('compact', g_mixture=3), make_model('compact', seed=SEED + 1)
+  grey = jax.tree.map(jax.numpy.zeros_like, one.generator)
+  return dataclasses.replace(one, past={1: two.generator, 2: grey})
+
+
+@pytest.fixture(scope='module')
+def saved(model, tmp_path_factory) -> bytes:
+  path = tmp_path_factory.mktemp('saved') / 'model.safetensors'
+  model.save(path)
+  return path.read_bytes()
+
+
+# --- sampling ------------------------------------------------------------------------------------
+
+
+def test_samples_are_images_with_balanced_labels_in_random_order(model):
+  images, labels = model.sample(20, key=jax.random.key(0))
+  assert (images.shape, images.dtype) == ((20, *SHAPE), np.uint8)
+  assert (labels.shape, labels.dtype) == ((20,), np.int64)
+  assert sorted(np.bincount(labels, minlength=CLASSES)) == [6, 7, 7]
+  assert list(labels) != sorted(labels)
+  assert len({image.tobytes() for image in images}) == 20
+
+
+def test_same_key_same_samples_and_another_key_others(model):
+  one, two, other = (model.sample(9, key=jax.random.key(seed)) for seed in (5, 5, 6))
+  np.testing.assert_array_equal(one[0], two[0])
+  np.testing.assert_array_equal(one[1], two[1])
+  assert not np.array_equal(one[0], other[0])
+
+
+def test_no_two_samples_share_noise_across_internal_batches(model, monkeypatch):
+  monkeypatch.setattr(generator_file, '_SAMPLES_AT_ONCE', 8)
+  images, labels = model.sample(20, labels=np.zeros(20, int), key=jax.random.key(0))
+  assert len({image.tobytes() for image in images}) == len(labels) == 20
+
+
+def test_images_are_of_the_classes_asked_for(model):
+  wanted = np.array([2, 0, 1, 1], np.uint8)
+  images, labels = model.sample(4, labels=wanted, key=jax.random.key(1))
+  np.testing.assert_array_equal(labels, wanted)
+  others, _ = model.sample(4, labels=(wanted + 1) % 3, key=jax.random.key(1))
+  assert all(not np.array_equal(a, b) for a, b in zip(images, others, strict=True))
+
+
+def is_grey(images: np.ndarray) -> np.ndarray:
+  return (images == images[:, :1, :1]).all(axis=(1, 2, 3))
+
+
+def test_every_generator_of_several_draws_as_many_in_random_order(mixed, model):
+  images, labels = mixed.sample(2000, key=jax.random.key(0))
+  grey = is_grey(images)
+  # Twice 334 draws for each of three, of which two are left over; and one of them all is never so.
+  assert 665 <= grey.sum() <= 668
+  assert 60 < grey[:300].sum() < 140  # 5.8 standard deviations of a fair draw
+  assert len({image.tobytes() for image in images[~grey]}) == (~grey).sum()
+  np.testing.assert_array_equal(np.bincount(labels), [667, 667, 666])
+  for of_class in (0, 1, 2):
+    assert 150 < grey[labels == of_class].sum() < 295  # 222 expected; 6 standard deviations
+  alone = dataclasses.replace(mixed, past={})
+  for one, two in zip(
+    alone.sample(9, key=jax.random.key(1)), model.sample(9, key=jax.random.key(1)), strict=True
+  ):
+    np.testing.assert_array_equal(one, two)
+
+
+def test_several_generators_draw_the_classes_asked_for(mixed, monkeypatch):
+  def generate(generator, key, labels):
+    del generator, key
+    return jax.numpy.broadcast_to(labels[:, None, None, None] / 10, (len(labels), *SHAPE))
+
+  monkeypatch.setitem(mixed.__dict__, '_generate', generate)
+  wanted = np.arange(1500) % 3
+  images, _ = mixed.sample(1500, labels=wanted, key=jax.random.key(0))
+  drawn = images[:, 0, 0, 0]
+  of_class = [np.unique(drawn[wanted == k]) for k in range(3)]
+  assert [len(found) for found in of_class] == [1, 1, 1]
+  assert len({int(found[0]) for found in of_class}) == 3
+
+
+@pytest.mark.parametrize(
+  ('labels', 'message'),
+  [
+    ([0, 1], r'expected labels to be 3 whole numbers, got int64 \(2,\)'),
+    ([[0], [1], [2]], r'expected labels to be 3 whole numbers, got int64 \(3, 1\)'),
+    ([0.0, 1.0, 2.0], r'expected labels to be 3 whole numbers, got float64 \(3,\)'),
+    ([True, False, True], r'expected labels to be 3 whole numbers, got bool \(3,\)'),
+    ([0, 1, 3], r'expected labels in \[0, 2\], got 3'),
+    ([0, -1, 2], r'expected labels in \[0, 2\], got -1'),
+  ],
+)
+def test_wrong_labels_are_refused(model, labels, message):
+  with pytest.raises(_validate.InputError, match=message):
+    model.sample(3, labels=np.array(labels), key=jax.random.key(0))
+
+
+@pytest.mark.parametrize('num', [0, -1, 2.0])
+def test_wrong_counts_are_refused(model, num):
+  with pytest.raises(_validate.InputError, match=f'expected num .*>= 1, got {num}'):
+    model.sample(num, key=jax.random.key(0))
+
+
+def test_unconditional_samples_have_no_labels(report_model, model):
+  assert (report_model.is_conditional, model.is_conditional) == (False, True)
+  images, labels = report_model.sample(5, key=jax.random.key(0))
+  assert images.shape == (5, *SHAPE)
+  assert labels is None
+  with pytest.raises(_validate.InputError, match='expected no labels: generator report is not'):
+    report_model.sample(5, labels=np.zeros(5, int), key=jax.random.key(0))
+
+
+def test_epsilon_is_that_of_the_steps_taken(model):
+  mechanism = model.gan.mechanism
+  assert model.epsilon() == mechanism.epsilon(3) < mechanism.epsilon()
+  assert model.epsilon(delta=1e-6) == mechanism.epsilon(3, 1e-6) > model.epsilon()
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('which', ['model', 'report_model', 'mixed'])
+def test_loaded_model_draws_the_same(which, request, tmp_path):
+  model = request.getfixturevalue(which)
+  path = tmp_path / 'new' / 'model.safetensors'
+  model.save(path)
+  loaded = generator_file.load(path)
+  for ours, theirs in zip(
+    model.sample(7, key=jax.random.key(2)), loaded.sample(7, key=jax.random.key(2)), strict=True
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+  assert loaded.gan.mechanism == model.gan.mechanism
+  assert loaded.gan.config == model.gan.config.replace(seed=None)
+  assert (loaded.steps, loaded.class_names, loaded.dataset) == (3, ('cat', 'dog', 'eel'), 'pets')
+  assert loaded.epsilon() == model.epsilon()
+  jax.tree.map(np.testing.assert_array_equal, loaded.generator, model.generator)
+  jax.tree.map(np.testing.assert_array_equal, loaded.past, model.past)
+
+
+def test_no_generator_of_a_later_step_is_taken_for_what_the_earlier_ones_cost(mixed, tmp_path):
+  mixed.save(tmp_path / 'whole')
+  for step in (3, 4):
+    with pytest.raises(_validate.InputError, match=rf'of steps before 3, got \[1, {step}\]'):
+      dataclasses.replace(mixed, past={1: mixed.generator, step: mixed.generator})
+  later = {f'past/3/{n}': a for n, a in safetensors.numpy.load_file(tmp_path / 'whole').items()
+           if not n.startswith('past')}  # fmt: skip
+  rewrite((tmp_path / 'whole').read_bytes(), tmp_path / 'model', past=[1, 3], arrays=later)
+  assert 'expected past in [0, 2], got 3' in refused(tmp_path / 'model')
+
+
+def test_more_or_fewer_generators_than_the_file_says_are_refused(mixed, tmp_path):
+  mixed.save(tmp_path / 'whole')
+  saved = (tmp_path / 'whole').read_bytes()
+  for changes, reason in (
+    ({'past': [0, 1, 2]}, 'expected past to be at most 2 steps, got [0, 1, 2]'),
+    ({'past': [1, 1]}, 'expected past to be at most 2 steps, got [1, 1]'),
+    ({'past': ['x']}, "expected past to be a whole number in [0, 2], got 'x'"),
+    ({'past': 2}, 'not subscriptable'),
+    # Before anything as large as they say is made.
+    ({'config': mixed.gan.config.to_dict() | {'g_mixture': 10**10}}, 'g_mixture'),
+    ({'arrays': {'past/2/params/Dense_0/bias': ...}}, 'it lacks past/2/params/Dense_0/bias'),
+  ):
+    rewrite(saved, tmp_path / 'model', **changes)
+    assert reason in refused(tmp_path / 'model')
+
+
+def test_same_model_same_bytes(model, saved, tmp_path):
+  for _ in range(2):  # the second time over the first
+    model.save(tmp_path / 'again')
+    assert (tmp_path / 'again').read_bytes() == saved
+  generator_file.load(tmp_path / 'again').save(tmp_path / 'copy')
+  assert (tmp_path / 'copy').read_bytes() == saved
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['again', 'copy']
+
+
+def test_file_holds_the_generator_and_nothing_else(model, report_model, saved, tmp_path):
+  """No discriminator, optimizer, key or metric; and no seed, which would give the noise away."""
+  assert sorted(safetensors.numpy.load(saved)) == [
+    'params/Dense_0/bias', 'params/Dense_0/kernel', 'params/Dense_1/bias', 'params/Dense_1/kernel',
+    'params/UpsampleConv_0/bias', 'params/UpsampleConv_0/kernel',
+  ]  # fmt: skip
+  assert len(saved) < 4 * sum(leaf.size for leaf in jax.tree.leaves(model.generator)) + 4000
+  assert str(SEED).encode() not in saved
+  assert SEED.to_bytes(4, 'little') not in saved
+  record = metadata(saved)
+  assert record['config']['seed'] is None
+  assert set(record) == {
+    'format', 'config', 'mechanism', 'image_shape', 'num_classes', 'class_names', 'dataset', 'steps'
+  }  # fmt: skip
+  report_model.save(tmp_path / 'report')
+  names = safetensors.numpy.load_file(tmp_path / 'report')
+  assert {name.split('/')[0] for name in names} == {'params', 'batch_stats'}
+
+
+def metadata(file: bytes) -> dict:
+  length = int.from_bytes(file[:8], 'little')
+  return json.loads(json.loads(file[8 : 8 + length])['__metadata__']['dpgan_jax'])
+
+
+def test_infinite_epsilon_survives_the_file(model, tmp_path):
+  config = TrainConfig(
+    target_epsilon=math.inf, steps=4, batch_size=8, latent_dim=4, generator='compact'
+  )
+  mechanism = DPMechanism.for_epsilon(
+    math.inf, num_examples=64, batch_size=8, l2_clip_norm=1.0, steps=4, delta=1e-3
+  )
+  gan = GAN(config, mechanism, SHAPE, CLASSES)
+  generator_file.Model(gan, model.generator, 4, ('a', 'b', 'c'), 'x').save(tmp_path / 'x')
+  assert generator_file.load(tmp_path / 'x').epsilon() == math.inf
+
+
+# --- files that are not generators ---------------------------------------------------------------
+
+
+def refused(path) -> str:
+  with pytest.raises(_validate.InputError) as caught:
+    generator_file.load(path)
+  message = str(caught.value)
+  assert '\n' not in message
+  assert str(path) in message
+  return message
+
+
+def test_missing_file_and_folder_are_refused(tmp_path):
+  assert 'found none' in refused(tmp_path / 'nowhere')
+  assert 'found none' in refused(tmp_path)
+
+
+def test_pickle_is_refused_and_not_run(tmp_path):
+  class Bomb:
+    def __reduce__(self):
+      return (open, (str(tmp_path / 'exploded'), 'w'))
+
+  (tmp_path / 'model').write_bytes(pickle.dumps(Bomb()))
+  assert 'to be a safetensors file' in refused(tmp_path / 'model')
+  assert not (tmp_path / 'exploded').exists()
+
+
+@pytest.mark.parametrize('length', [0, 1, 7, 8, 100, 2000, -1])
+def test_truncated_file_is_refused(saved, length, tmp_path):
+  (tmp_path / 'model').write_bytes(saved[:length])
+  assert 'to be a safetensors file' in refused(tmp_path / 'model')
+
+
+def test_damaged_header_is_refused(saved, tmp_path):
+  for damaged in (b'\xff' * 8 + saved[8:], saved[:8] + b'}' + saved[9:], saved + b'more'):
+    (tmp_path / 'model').write_bytes(damaged)
+    assert 'to be a safetensors file' in refused(tmp_path / 'model')
+
+
+@pytest.mark.parametrize('about', [None, {'dpgan_jax': '[]'}, {'dpgan_jax': '{"format": "other"}'}])
+def test_foreign_safetensors_file_is_refused(about, tmp_path):
+  safetensors.numpy.save_file({'w': np.zeros(3)}, tmp_path / 'model', about)
+  assert 'is not a dpgan_jax generator of this version' in refused(tmp_path / 'model')
+
+
+@pytest.mark.parametrize('text', ['{', '[' * 100_000], ids=['cut', 'deep'])
+def test_metadata_that_are_not_json_are_refused(text, tmp_path):
+  safetensors.numpy.save_file({'w': np.zeros(3)}, tmp_path / 'model', {'dpgan_jax': text})
+  refused(tmp_path / 'model')
+
+
+def rewrite(saved: bytes, path, *, arrays=None, **changes) -> None:
+  """Writes the saved file again with other metadata (... removes an entry) or arrays."""
+  record = {k: v for k, v in (metadata(saved) | changes).items() if v is not ...}
+  tensors = safetensors.numpy.load(saved) | (arrays or {})
+  tensors = {name: array for name, array in tensors.items() if array is not ...}
+  safetensors.numpy.save_file(tensors, path, {'dpgan_jax': json.dumps(record)})
+
+
+def test_rewriting_alone_changes_nothing(saved, tmp_path):
+  rewrite(saved, tmp_path / 'model')
+  assert generator_file.load(tmp_path / 'model').steps == 3
+
+
+@pytest.mark.parametrize(
+  ('changes', 'reason'),
+  [
+    ({'steps': ...}, "it lacks 'steps'"),
+    ({'steps': 'x'}, "expected steps to be a whole number in [0, 4], got 'x'"),
+    ({'steps': 5}, 'expected steps in [0, 4], got 5'),
+    ({'image_shape': [6, 5]}, 'not enough values'),
+    ({'image_shape': [6, 0, 1]}, 'expected image_shape in [1, 4096], got 0'),
+    # Building a generator of such images would take minutes and gigabytes.
+    ({'image_shape': [6, 2**30, 1]}, 'expected image_shape in [1, 4096], got 1073741824'),
+    ({'num_classes': 2**40}, 'expected 1099511627776 class_names, got 3'),
+    ({'image_shape': 3}, 'not iterable'),
+    ({'image_shape': [6, 9, 1]}, 'expected params/Dense_1/bias to be float32'),
+    ({'num_classes': -1}, 'expected num_classes >= 1, got -1'),
+    ({'num_classes': 4}, 'expected 4 class_names, got 3'),
+    ({'num_classes': 4, 'class_names': list('abcd')}, 'expected params/Dense_0/kernel to be'),
+    ({'class_names': None}, 'not iterable'),
+    ({'config': []}, 'no attribute'),
+    ({'config': {}}, 'expected target_epsilon or noise_multiplier'),
+    ({'config': {'nonsense': 1}}, 'unknown settings: nonsense'),
+    ({'mechanism': {}}, 'missing'),
+    ({'mechanism': None}, 'not iterable'),
+    ({'arrays': {'params/Dense_0/bias': ...}}, 'it lacks params/Dense_0/bias'),
+    ({'arrays': {'params/Dense_0/bias': np.zeros(7, np.float32)}}, 'got float32[7]'),
+    ({'arrays': {'params/Dense_0/bias': np.zeros(256, np.float16)}}, 'got float16[256]'),
+  ],
+  ids=str,
+)
+def test_damaged_content_is_refused_by_name(saved, changes, reason, tmp_path):
+  rewrite(saved, tmp_path / 'model', **changes)
+  message = refused(tmp_path / 'model')
+  assert 'is damaged: ' in message
+  assert reason in message
+
+
+def test_loading_another_models_generator_is_refused(saved, report_model, tmp_path):
+  rewrite(saved, tmp_path / 'model', config=report_model.gan.config.to_dict())
+  assert 'is damaged: it lacks ' in refused(tmp_path / 'model')

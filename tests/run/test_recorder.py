@@ -1,0 +1,162 @@
+"""What is recorded when, of which state, and in which order; whole runs are in test_trainer.py."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.gan import GANState, StepMetrics
+from dpgan_jax.run import generator_file, plan, state_leaves
+from dpgan_jax.run.directory import RunDir
+from dpgan_jax.run.recorder import Recorder, mixture_steps, picture_scale
+
+CONFIG = TrainConfig(
+  dataset='digits', generator='compact', noise_multiplier=1.0, steps=12, batch_size=24,
+  delta=1e-4, d_steps_per_g_step=2, reports_per_checkpoint=2, reports_per_grid=3, seed=7,
+)  # fmt: skip
+HISTORY = StepMetrics(*[jnp.array([1.0, math.nan, 3.0])] * len(StepMetrics._fields))
+
+
+class Notes:
+  """Stands for the writer, the checkpoints and the progress bar: what they were told."""
+
+  def __init__(self) -> None:
+    self.told: list[tuple[Any, ...]] = []
+
+  def write(self, step, scalars, *, clock):
+    self.told.append(('line', step, scalars, clock))
+
+  def update(self, step, epsilon, **scalars):
+    self.told.append(('bar', step, epsilon, scalars))
+
+  def save(self, step, state, metadata):
+    self.told.append(('save', step, state, metadata))
+
+
+@pytest.fixture(scope='module')
+def state() -> GANState:
+  return jax.jit(plan.make(CONFIG, 1440, (8, 8, 1), 10).gan.init)(jax.random.key(3))
+
+
+@pytest.fixture
+def notes() -> Notes:
+  return Notes()
+
+
+def recorder(notes: Notes, tmp_path, **changes: Any) -> Recorder:
+  planned = plan.make(CONFIG.replace(**changes), 1440, (8, 8, 1), 10)
+  run = RunDir.open(tmp_path / 'run', create=True)
+  model_of = lambda g, step: generator_file.Model(planned.gan, g, step, (), 'digits')  # noqa: E731
+  fakes: Any = (notes, notes, notes)
+  return Recorder(planned, model_of, run, *fakes, stride=3)
+
+
+def test_only_what_is_due_is_kept(state, notes, tmp_path):
+  """Every third report draws, every second saves, the last does both."""
+  keep = recorder(notes, tmp_path).keep
+  kept = {step: keep(step, state) for step in (3, 6, 9, 12)}
+  assert [k.step for k in kept.values()] == [3, 6, 9, 12]
+  assert [step for step, k in kept.items() if k.pictures is not None] == [9, 12]
+  assert [step for step, k in kept.items() if k.state is not None] == [6, 12]
+  assert kept[12].state is state  # no step follows that would take its memory
+
+
+def test_snapshots_are_kept_when_they_are_due(state, notes, tmp_path):
+  keep = recorder(notes, tmp_path, reports_per_checkpoint=9, reports_per_snapshot=1).keep
+  assert keep(3, state).state is not None
+
+
+@pytest.mark.parametrize(
+  ('count', 'total', 'stride', 'steps'),
+  [
+    (None, 8000, 500, [8000]),
+    (1, 8000, 500, [8000]),
+    (8, 8000, 500, [4500, 5000, 5500, 6000, 6500, 7000, 7500, 8000]),
+    (4, 16000, 500, [10000, 12000, 14000, 16000]),
+    (8, 2000, 500, [1000, 1500, 2000]),  # as many as there are
+    (8, 300, 500, [300]),
+    (2, 1100, 500, [1000, 1100]),  # the last report may be a short one
+  ],
+)
+def test_samples_are_of_even_steps_of_the_second_half(count, total, stride, steps):
+  assert list(mixture_steps(CONFIG.replace(g_mixture=count), total, stride)) == steps
+
+
+@hypothesis.given(st.integers(1, 50), st.integers(1, 100_000), st.integers(1, 5_000))
+def test_the_mixture_is_of_reports_and_ends_with_the_last_step(count, total, stride):
+  *early, last = mixture_steps(CONFIG.replace(g_mixture=count), total, stride)
+  assert last == total
+  assert len(early) < count
+  assert early == sorted(set(early))
+  assert all(step % stride == 0 and step < total for step in early)
+  assert all(step >= min(stride, total / 2 - stride / 2) for step in early)
+
+
+def test_what_samples_are_drawn_from_is_kept_but_not_as_trained(state, notes, tmp_path):
+  made = recorder(notes, tmp_path, g_mixture=2)
+  for step in (6, 9):
+    made.write(made.keep(step, state), HISTORY, 1.0)
+  found = sorted(p.name for p in (tmp_path / 'run' / 'snapshots').rglob('*') if p.is_file())
+  assert found == ['step_00000009.safetensors']
+
+
+def test_what_is_kept_outlives_the_state(state, notes, tmp_path):
+  """The state is donated, overwritten and gone; the copy holds what it held, keys included."""
+  own = jax.jit(functools.partial(jax.tree.map, jnp.copy))(state)
+  before = state_leaves.state_digest(state)
+  kept = recorder(notes, tmp_path).keep(6, own)
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def overwrite(s):
+    change = lambda x: jax.random.fold_in(x, 1) if state_leaves.is_key(x) else x + 1  # noqa: E731
+    return jax.tree.map(change, s)
+
+  after = overwrite(own)
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(own))
+  assert state_leaves.state_digest(after) != before
+  assert state_leaves.state_digest(kept.state) == before
+
+
+def test_metrics_are_written_first_and_the_checkpoint_last(state, notes, tmp_path):
+  made = recorder(notes, tmp_path, reports_per_grid=1, reports_per_snapshot=1)
+  made.write(made.keep(6, state), HISTORY, 7.0)
+  (line, bar, save), run = notes.told, tmp_path / 'run'
+  epsilon = plan.make(CONFIG, 1440, (8, 8, 1), 10).budget.epsilon_so_far(6)
+  assert line == ('line', 6, {'epsilon': epsilon, **dict.fromkeys(StepMetrics._fields, 2.0)},
+                  {'steps_per_second': 7.0})  # fmt: skip
+  assert bar == ('bar', 6, epsilon, {'d': 4.0, 'g': 2.0})
+  assert (save[0], save[1], save[3]) == ('save', 6, {'epsilon': epsilon})
+  assert state_leaves.state_digest(save[2]) == state_leaves.state_digest(state)
+  names = ['grids/step_00000006.png', 'snapshots/step_00000006.safetensors',
+           'snapshots/as_trained/step_00000006.safetensors']  # fmt: skip
+  assert all((run / name).stat().st_size > 0 for name in names)
+
+
+def test_metrics_alone_need_nothing_of_the_device(state, notes, tmp_path):
+  made = recorder(notes, tmp_path)
+  made.write(made.keep(3, state), HISTORY, 7.0)
+  assert [note[0] for note in notes.told] == ['line', 'bar']
+  assert not list((tmp_path / 'run').glob('*/*.*'))
+
+
+def test_infinite_epsilon_is_written_as_json_can(state, notes, tmp_path):
+  made = recorder(notes, tmp_path, noise_multiplier=None, target_epsilon=math.inf)
+  history = HISTORY._replace(g_loss=jnp.full((3,), math.nan))  # no G step among them
+  made.write(made.keep(6, state), history, 7.0)
+  assert notes.told[-1][3] == {'epsilon': 'inf'}
+  assert math.isnan(notes.told[0][2]['g_loss'])
+
+
+@pytest.mark.parametrize(('side', 'scale'), [(8, 7), (28, 2), (64, 1), (500, 1)])
+def test_small_images_are_shown_as_large_as_those_of_mnist(side, scale):
+  assert picture_scale((side, side, 1)) == scale
+  assert np.abs(side * scale - 56) <= 8 or scale == 1

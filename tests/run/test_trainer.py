@@ -1,0 +1,604 @@
+"""A run in its directory: charged before it is taken, resumed bit for bit, refused when it is
+another's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+from dpgan_jax import _validate
+from dpgan_jax.budget import budget
+from dpgan_jax.budget.ledger import Ledger
+from dpgan_jax.data import datasets
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.gan import GAN, GANState
+from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.run import (
+  environment,
+  generator_file,
+  metrics,
+  plan,
+  recorder,
+  state_leaves,
+  trainer,
+)
+from dpgan_jax.run.checkpoint import Checkpoints
+from dpgan_jax.run.directory import RunDir
+from dpgan_jax.run.loop import make_chunk
+
+CONFIG = TrainConfig(
+  dataset='digits',
+  generator='compact',
+  noise_multiplier=1.0,
+  steps=12,
+  batch_size=24,
+  delta=1e-4,
+  steps_per_report=3,
+  d_steps_per_g_step=2,
+  g_mixture=2,
+  num_samples=20,
+  seed=7,
+)
+FLAGS = [f'--{name}={value}' for name, value in CONFIG.to_dict().items() if value is not None]
+
+
+@pytest.fixture(scope='module')
+def digits() -> datasets.ImageDataset:
+  return datasets.load_dataset('digits')
+
+
+@pytest.fixture(scope='module')
+def finished(digits, tmp_path_factory) -> pathlib.Path:
+  """An uninterrupted run."""
+  path = tmp_path_factory.mktemp('runs') / 'finished'
+  trainer.train(CONFIG, digits, path, progress=False)
+  return path
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> pathlib.Path:
+  return pathlib.Path(shutil.copytree(finished, tmp_path / 'copy'))
+
+
+def final(path: pathlib.Path) -> GANState:
+  """The last checkpoint."""
+  config = json.loads((path / 'config.json').read_text())
+  gan = GAN(
+    TrainConfig.from_dict(config['config']),
+    DPMechanism.from_dict(config['mechanism']),
+    tuple(config['data']['image_shape']),
+    config['data']['num_classes'],
+  )
+  with Checkpoints(path / 'checkpoints') as checkpoints:
+    return checkpoints.restore_latest(jax.eval_shape(gan.init, jax.random.key(0)))[1]
+
+
+def final_state(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Every leaf of the last checkpoint, keys included, by name."""
+  leaves = {}
+  for name, leaf in jax.tree_util.tree_leaves_with_path(final(path)):
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      leaf = jax.random.key_data(leaf)
+    leaves[jax.tree_util.keystr(name)] = np.asarray(leaf)
+  return leaves
+
+
+def assert_same_end(one: pathlib.Path, two: pathlib.Path) -> None:
+  """Bit-identical state, metrics, samples and pictures."""
+  a, b = final_state(one), final_state(two)
+  assert a.keys() == b.keys()
+  for name in a:
+    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+  for name in ('metrics.jsonl', 'samples.npz', 'samples.png', 'losses.png'):
+    assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+def ledger_of(path: pathlib.Path, digits: datasets.ImageDataset) -> Ledger:
+  mechanism = budget.make(CONFIG, len(digits)).mechanism
+  return Ledger.open(
+    path / 'ledger.jsonl',
+    stages={trainer.STAGE: mechanism},
+    data_fingerprint=digits.fingerprint(),
+  )
+
+
+def test_run_leaves_what_it_promises(finished):
+  with np.load(finished / 'samples.npz') as samples:
+    assert samples['x'].shape == (20, 8, 8)
+    assert samples['x'].dtype == np.uint8
+    assert np.bincount(samples['y']).tolist() == [2] * 10
+  for name in ('samples.png', 'losses.png', 'metrics.jsonl', 'ledger.jsonl', 'config.json'):
+    assert (finished / name).stat().st_size > 0
+  assert sorted(p.name for p in (finished / 'grids').iterdir()) == [
+    f'step_{step:08d}.png' for step in (3, 6, 9, 12)
+  ]
+  lines = [json.loads(line) for line in (finished / 'metrics.jsonl').read_text().splitlines()]
+  whole = budget.make(CONFIG, 1440)
+  assert [line['step'] for line in lines] == [3, 6, 9, 12]
+  assert [line['epsilon'] for line in lines] == [whole.epsilon_so_far(s) for s in (3, 6, 9, 12)]
+  assert lines[-1]['epsilon'] == whole.mechanism.epsilon()
+
+
+def test_snapshots_are_publishable_generators_of_their_step(digits, tmp_path):
+  """The last one draws the samples that the run leaves; each holds the average, and G as trained.
+  """
+  path = tmp_path / 'run'
+  config = CONFIG.replace(reports_per_snapshot=2, g_ema_decay=0.9, g_mixture=None)
+  trained = trainer.train(config, digits, path, progress=False)
+  names = ['step_00000006.safetensors', 'step_00000012.safetensors']
+  for folder in (path / 'snapshots', path / 'snapshots' / 'as_trained'):
+    assert sorted(p.name for p in folder.glob('*.safetensors')) == names
+  first, last = (generator_file.load(path / 'snapshots' / name) for name in names)
+  assert (first.steps, last.steps) == (6, 12)
+  draw = lambda model: model.sample(5, key=jax.random.key(1))[0]  # noqa: E731
+  np.testing.assert_array_equal(draw(last), draw(trained.model))
+  as_trained = generator_file.load(path / 'snapshots' / 'as_trained' / names[1])
+  assert not np.array_equal(draw(as_trained), draw(last))
+  assert not np.array_equal(draw(first), draw(last))
+
+
+def test_samples_are_of_the_generators_of_several_steps(finished, copy):
+  model = trainer.restore_model(finished).model
+  name = 'step_00000009.safetensors'
+  (kept,) = (finished / 'snapshots').iterdir()  # the last one is in the checkpoint
+  assert kept.name == name
+  past = model.past[9]
+  jax.tree.map(np.testing.assert_array_equal, past, generator_file.load(kept).generator)
+  key = trainer._samples_key(final(finished), 2)
+  with np.load(finished / 'samples.npz') as samples:
+    np.testing.assert_array_equal(samples['x'], model.sample(20, key=key)[0][..., 0])
+  (copy / 'snapshots' / name).unlink()
+  with pytest.raises(_validate.InputError, match=rf'expected a generator at .*{name}, found none'):
+    trainer.restore_model(copy)
+
+
+def start(run_dir: pathlib.Path) -> subprocess.Popen:
+  command = [sys.executable, '-m', 'dpgan_jax.train', *FLAGS, f'--run_dir={run_dir}']
+  return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def lines_of(path: pathlib.Path) -> int:
+  return path.read_bytes().count(b'\n') if path.is_file() else 0
+
+
+def test_kill_9_and_resume_in_another_process_is_bit_identical(finished, tmp_path, digits):
+  """Killed after the first charge, the second and the third metric line; then finished."""
+  path = tmp_path / 'killed'
+  for ledger_lines, metric_lines in ((2, 0), (3, 2), (4, 3)):
+    process = start(path)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+      if (
+        lines_of(path / 'ledger.jsonl') >= ledger_lines
+        and lines_of(path / 'metrics.jsonl') >= metric_lines
+      ):
+        break
+      time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    taken = [int(p.name) for p in (path / 'checkpoints').iterdir() if p.name.isdigit()]
+    assert ledger_of(path, digits).charged_steps() >= max(taken, default=0)
+  end = start(path)
+  _, errors = end.communicate(timeout=300)
+  assert end.returncode == 0, errors
+  assert_same_end(finished, path)
+  assert ledger_of(path, digits).charged_steps() == CONFIG.steps
+
+
+def test_sigterm_says_how_to_continue(tmp_path):
+  path = tmp_path / 'run'
+  process = start(path)
+  while lines_of(path / 'ledger.jsonl') < 2 and process.poll() is None:
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  _, errors = process.communicate(timeout=120)
+  assert process.returncode == 143, errors
+  assert errors.strip().splitlines()[-1] == (
+    'error: terminated. Run the same command again to continue.'
+  )
+
+
+class Watched:
+  """A run in which everything is due at every report: what happened, in order.
+
+  Attributes:
+    events: (what, step) in order.
+    charged: what the ledger file charged at each start of a chunk, by its last step.
+    copies: live copies of the state at each event, beside the one that is trained.
+    speeds: steps per second of each metric line, by a clock on which a call of a chunk takes 1 s
+      (100 s where it compiles), a metric line 5 s, and waiting for the device 3 s.
+  """
+
+  def __init__(self, path: pathlib.Path, digits: datasets.ImageDataset) -> None:
+    self.path, self.digits = path, digits
+    self.events: list[tuple[str, int]] = []
+    self.charged: dict[int, int] = {}
+    self.copies: list[int] = []
+    self.speeds: list[float] = []
+    self._leaves = -1
+    self._clock = 0.0
+
+  def note(self, what: str, step: int) -> None:
+    self.events.append((what, step))
+    shape = (4, 4, 16, 32)  # of a kernel of D that its parameters and both moments of Adam have
+    alive = sum(x.shape == shape for x in jax.live_arrays())
+    if self._leaves < 0:
+      self._leaves = alive
+    self.copies.append((alive - self._leaves) // 3)
+
+  def watch(self, patch: pytest.MonkeyPatch) -> None:
+    make_chunk, wait, charge = trainer.make_chunk, trainer._wait_interruptibly, Ledger.charge
+    write, save, save_model = (
+      metrics.MetricsWriter.write,
+      Checkpoints.save,
+      generator_file.Model.save,
+    )
+    draw = recorder._GridMaker.draw
+
+    def make(gan, length):
+      chunk, calls = make_chunk(gan, length), []
+
+      def call(state, *rest):
+        end = int(state.step) + length
+        self.note('start', end)
+        self.charged[end] = ledger_of(self.path, self.digits).charged_steps()
+        self._clock += 1 if calls else 100
+        calls.append(end)
+        return chunk(state, *rest)
+
+      return call
+
+    def waiting(history, since):
+      wait(history, since)
+      self.note('ended', max(self.charged))
+      self._clock += 3
+
+    def writing(writer, step, scalars, *, clock):
+      self.note('line', step)
+      self.speeds.append(clock['steps_per_second'])
+      self._clock += 5
+      write(writer, step, scalars, clock=clock)
+
+    def spying(what, original, step_of):
+      def call(*args, **options):
+        self.note(what, step_of(*args, **options))
+        return original(*args, **options)
+
+      return call
+
+    patch.setattr(trainer, 'make_chunk', make)
+    patch.setattr(trainer, '_wait_interruptibly', waiting)
+    patch.setattr(metrics.MetricsWriter, 'write', writing)
+    patch.setattr(Checkpoints, 'save', spying('save', save, lambda _, step, *rest: step))
+    patch.setattr(Ledger, 'charge', spying('charge', charge, lambda _, step, *rest: step))
+    patch.setattr(
+      generator_file.Model, 'save', spying('snapshot', save_model, lambda model, _: model.steps)
+    )
+    patch.setattr(
+      recorder._GridMaker, 'draw', spying('grid', draw, lambda *args: args[2])
+    )
+    patch.setattr(
+      trainer, 'time', types.SimpleNamespace(monotonic=lambda: self._clock, sleep=time.sleep)
+    )
+
+
+@pytest.fixture(scope='module')
+def watched(digits, tmp_path_factory) -> Watched:
+  found = Watched(tmp_path_factory.mktemp('runs') / 'watched', digits)
+  with pytest.MonkeyPatch.context() as patch:
+    found.watch(patch)
+    trainer.train(CONFIG.replace(reports_per_snapshot=1), digits, found.path, progress=False)
+  return found
+
+
+def test_the_charge_is_on_disk_before_the_steps(watched):
+  """Checklist 22: when a chunk starts, the ledger file charges its last step, and no other."""
+  assert watched.charged == {3: 3, 6: 6, 9: 9, 12: 12}
+
+
+def test_records_are_written_and_charges_made_while_the_next_chunk_runs(watched):
+  record = ['line', 'grid', 'snapshot', 'snapshot', 'save']  # the average, and G as trained
+  expected = [('save', 0), ('charge', 3), ('start', 3), ('charge', 6), ('ended', 3)]
+  for step in (3, 6, 9):  # whose records are written while the device is at the next chunk
+    expected += [('start', step + 3), *((what, step) for what in record)]
+    expected += [('charge', step + 6)] if step + 6 <= 12 else []
+    expected += [('ended', step + 3)]
+  expected += [(what, 12) for what in record]
+  assert watched.events == expected
+
+
+def test_there_is_one_copy_of_the_state_at_most_and_none_once_it_is_written(watched):
+  copies = dict(zip(watched.events, watched.copies, strict=True))
+  assert max(copies.values()) == copies['save', 3] == copies['start', 6] == 1
+  assert [copies['charge', step] for step in (6, 9, 12)] == [0, 0, 0]
+
+
+def test_speed_is_from_end_to_end_without_compiling(watched):
+  """A chunk of 3 steps: 3 s of waiting, from the second on 1 s of a call and 5 s of a line too."""
+  assert watched.speeds == [1.0, 3 / 9, 3 / 9, 3 / 9]
+
+
+def test_records_hold_the_state_of_their_step(watched, digits):
+  """Checkpoints and snapshots, compared with the steps taken one chunk at a time."""
+  planned = plan.make(CONFIG, 1440, digits.image_shape, 10)
+  images, labels = jax.numpy.asarray(digits.images), jax.numpy.asarray(digits.labels)
+  chunk = make_chunk(planned.gan, 3)
+  state = jax.jit(planned.gan.init)(environment.root_key(CONFIG.seed))
+  checkpoints = Checkpoints(watched.path / 'checkpoints')
+  assert checkpoints.steps() == [6, 9, 12]
+  for step in (3, 6, 9, 12):
+    state, _ = chunk(state, images, labels)
+    if step > 3:  # the oldest is gone
+      assert checkpoints.digest(step) == state_leaves.state_digest(state)
+    for folder, generator in (('.', state.g_average), ('as_trained', state.g)):
+      path = watched.path / 'snapshots' / folder / f'step_{step:08d}.safetensors'
+      saved = generator_file.load(path).generator
+      assert state_leaves.state_digest(saved) == state_leaves.state_digest(generator)
+
+
+class _Stop(BaseException):
+  pass
+
+
+@pytest.mark.parametrize('moment', ['waits', 'saves'])
+def test_stopped_while_it_does_two_things_it_charges_nothing_more_and_resumes(
+  finished, digits, tmp_path, moment
+):
+  """Ctrl-C during the second chunk, with the third charged; an error in the record of step 6."""
+  path = tmp_path / 'run'
+  wait, save, waits = trainer._wait_interruptibly, Checkpoints.save, []
+
+  def waiting(*args):
+    waits.append(1)
+    if moment == 'waits' and len(waits) == 2:
+      raise _Stop
+    wait(*args)
+
+  def saving(self, step, *rest):
+    if moment == 'saves' and step == 6:
+      raise _Stop
+    save(self, step, *rest)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(trainer, '_wait_interruptibly', waiting)
+    patch.setattr(Checkpoints, 'save', saving)
+    with pytest.raises(_Stop):
+      trainer.train(CONFIG, digits, path, progress=False)
+  lines = [line['step'] for line in metrics.read_metrics(path / 'metrics.jsonl')]
+  assert lines == {'waits': [3], 'saves': [3, 6]}[moment]
+  assert Checkpoints(path / 'checkpoints').steps() == [0, 3]
+  assert ledger_of(path, digits).charged_steps() == 9
+  trainer.train(CONFIG, digits, path, progress=False)
+  assert_same_end(finished, path)
+
+
+@pytest.mark.parametrize('seconds', [0.01, 0.1, 2.0, 100.0])
+def test_the_end_of_a_chunk_is_noticed_soon_and_by_few_looks(monkeypatch, seconds):
+  clock, looks = [0.0], []
+
+  def sleep(pause):
+    clock[0] += pause
+
+  class Leaf:
+    def is_ready(self):
+      looks.append(clock[0])
+      return clock[0] >= seconds
+
+  monkeypatch.setattr(
+    trainer, 'time', types.SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
+  )
+  trainer._wait_interruptibly([Leaf()], 0.0)
+  assert seconds <= clock[0] <= seconds + max(1e-4, min(0.02, seconds / 256)) * 1.01
+  assert len(looks) < 1500 + seconds / 0.02
+
+
+def test_training_again_changes_nothing(finished, copy, digits):
+  trainer.train(CONFIG, digits, copy, progress=False)
+  assert_same_end(finished, copy)
+  assert (finished / 'ledger.jsonl').read_bytes() == (copy / 'ledger.jsonl').read_bytes()
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'noise_multiplier': 0.9}, r'noise_multiplier is 1.0 there and 0.9 now'),
+    ({'batch_size': 25}, r'batch_size is 24 there and 25 now'),
+    ({'steps': 13}, r'steps is 12 there and 13 now'),
+    ({'l2_clip_norm': 2.0}, r'l2_clip_norm is 1.0 there and 2.0 now'),
+    ({'g_learning_rate': 0.1}, r'g_learning_rate is .* there and 0.1 now'),
+  ],
+)
+def test_another_runs_directory_is_refused(copy, digits, change, message):
+  """Checklist 24."""
+  before = {p: p.read_bytes() for p in copy.rglob('*') if p.is_file() and p.name != '.lock'}
+  with pytest.raises(_validate.InputError, match=message):
+    trainer.train(CONFIG.replace(**change), digits, copy, progress=False)
+  assert before == {p: p.read_bytes() for p in copy.rglob('*') if p.is_file() and p.name != '.lock'}
+
+
+def test_other_data_is_refused(copy, digits):
+  """Checklist 24: another size is named; the same size with other contents is noticed too."""
+  fewer = datasets.ImageDataset(
+    images=digits.images[:-1],
+    labels=digits.labels[:-1],
+    num_classes=10,
+    name='digits',
+    class_names=digits.class_names,
+  )
+  with pytest.raises(_validate.InputError, match='num_examples is 1440 there and 1439 now'):
+    trainer.train(CONFIG, fewer, copy, progress=False)
+  changed = digits.images.copy()
+  changed[0, 0, 0, 0] ^= 1
+  other = datasets.ImageDataset(
+    images=changed,
+    labels=digits.labels,
+    num_classes=10,
+    name='digits',
+    class_names=digits.class_names,
+  )
+  with pytest.raises(_validate.InputError, match='same size but other contents'):
+    trainer.train(CONFIG, other, copy, progress=False)
+
+
+def test_lost_ledger_is_refused(copy, digits):
+  """A checkpoint that nobody paid for: the ledger was replaced by an empty one."""
+  (copy / 'ledger.jsonl').unlink()
+  with pytest.raises(_validate.InputError, match='lost entries'):
+    trainer.train(CONFIG, digits, copy, progress=False)
+
+
+def test_lost_checkpoints_are_refused(copy, digits):
+  """Starting anew with other keys would release the same steps a second time, uncharged."""
+  shutil.rmtree(copy / 'checkpoints')
+  with pytest.raises(_validate.InputError, match='no checkpoint to continue from'):
+    trainer.train(CONFIG, digits, copy, progress=False)
+
+
+def test_damaged_newest_checkpoint_falls_back_and_ends_the_same(finished, copy, digits):
+  newest = copy / 'checkpoints' / '12'
+  largest = max((p for p in newest.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
+  with open(largest, 'r+b') as file:
+    file.truncate(largest.stat().st_size // 2)
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    trainer.train(CONFIG, digits, copy, progress=False)
+  assert_same_end(finished, copy)
+
+
+def test_directory_in_use_is_refused(copy, digits):
+  with (
+    trainer.RunDir.open(copy, create=True).lock(),
+    pytest.raises(_validate.InputError, match=f'in use by the process with id {os.getpid()}'),
+  ):
+    trainer.train(CONFIG, digits, copy, progress=False)
+
+
+def test_os_keys_differ_and_use_all_bits():
+  """Checklist 20: 64 bits from the operating system; the high word is not zero as with a small
+  seed.
+  """
+  words = np.stack([np.asarray(jax.random.key_data(environment.root_key(None))) for _ in range(32)])
+  assert len(np.unique(words, axis=0)) == 32
+  assert (words[:, 0] != 0).any()
+  assert (np.bitwise_or.reduce(words) == np.uint32(0xFFFFFFFF)).all()
+  fixed = [np.asarray(jax.random.key_data(environment.root_key(3))) for _ in range(2)]
+  np.testing.assert_array_equal(*fixed)
+
+
+def test_delta_not_below_one_over_n_warns():
+  with pytest.warns(UserWarning, match='not below 1/N'):
+    budget.make(CONFIG.replace(delta=1e-2), 100)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'warned'),
+  [
+    ({}, True),
+    ({'target_epsilon': 5.0}, False),  # clipped
+    ({'d_learning_rate': 0.05}, False),
+    ({'d_optimizer': 'adam'}, False),
+    ({'discriminator': 'report'}, False),
+  ],
+)
+def test_steps_too_long_for_a_discriminator_are_warned_of(changes, warned):
+  config = TrainConfig(
+    target_epsilon=math.inf, steps=4, batch_size=400, delta=1e-4, generator='report',
+    discriminator='scattering', d_optimizer='sgd', d_learning_rate=0.15,
+  ).replace(**changes)  # fmt: skip
+  with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter('always')
+    plan.make(config, 1000, (8, 8, 1), 10)
+  assert any('has been seen to die' in str(w.message) for w in seen) == warned
+
+
+def test_two_of_three_give_the_third():
+  by_epsilon = TrainConfig(target_epsilon=3.0, steps=30, batch_size=20, delta=1e-3)
+  mechanism = budget.make(by_epsilon, 400).mechanism
+  assert 3.0 * 0.995 < mechanism.epsilon() <= 3.0
+  by_both = TrainConfig(
+    target_epsilon=3.0, noise_multiplier=mechanism.noise_multiplier, batch_size=20, delta=1e-3
+  )
+  assert budget.make(by_both, 400).mechanism.steps >= 30
+  by_epochs = TrainConfig(noise_multiplier=1.0, epochs=2.5, batch_size=20, delta=1e-3)
+  assert budget.make(by_epochs, 400).mechanism.steps == 50
+  free = budget.make(
+    TrainConfig(target_epsilon=float('inf'), steps=5, batch_size=2), 400
+  ).mechanism
+  assert (free.noise_multiplier, free.l2_clip_norm, free.epsilon()) == (0, np.inf, np.inf)
+
+
+def test_restored_model_is_the_trained_one(finished, digits):
+  model = trainer.restore_model(finished).model
+  again = trainer.restore_model(finished).model
+  one, two = (m.sample(5, key=jax.random.key(1))[0] for m in (model, again))
+  np.testing.assert_array_equal(one, two)
+  assert model.steps == 12
+  assert model.epsilon() == budget.make(CONFIG, len(digits)).mechanism.epsilon()
+
+
+def test_unconditional_run_leaves_samples_without_labels(digits, tmp_path):
+  """The report's own models, batch norm in G, SGD with its falling learning rate."""
+  config = CONFIG.replace(
+    generator='report',
+    discriminator='report',
+    d_optimizer='sgd',
+    d_learning_rate=0.15,
+    d_learning_rate_end=0.052,
+    learning_rate_schedule='exponential',
+    steps=4,
+    steps_per_report=2,
+  )
+  trained = trainer.train(config, digits, tmp_path / 'run', progress=False)
+  with np.load(tmp_path / 'run' / 'samples.npz') as samples:
+    assert samples.files == ['x']
+    assert samples['x'].shape == (20, 8, 8)
+  assert trained.model.sample(3, key=jax.random.key(0))[1] is None
+
+
+def test_steps_per_report_prefers_a_divisor():
+  mechanism = budget.make(CONFIG.replace(steps=3000, steps_per_report=None), 1440).mechanism
+  stride = trainer.steps_per_report(CONFIG.replace(steps=3000, steps_per_report=None), mechanism)
+  assert 3000 % stride == 0
+  assert 60 <= stride <= 100
+
+
+HOSTILE = {
+  'no data': lambda saved: saved.pop('data'),
+  'data is a number': lambda saved: saved.update(data=3),
+  'no height': lambda saved: saved['data'].update(image_shape=[0, 8, 1]),
+  'a giant image': lambda saved: saved['data'].update(image_shape=[10**9, 10**9, 3]),
+  'two axes': lambda saved: saved['data'].update(image_shape=[8, 8]),
+  'no classes': lambda saved: saved['data'].update(num_classes=0),
+  'names are a number': lambda saved: saved['data'].update(class_names=7),
+}
+
+
+@pytest.mark.parametrize('case', HOSTILE)
+def test_a_record_that_nobody_wrote_is_refused_in_one_line(case, copy):
+  run = RunDir.open(copy, create=False)
+  saved = run.load_config()
+  HOSTILE[case](saved)
+  run.save_config(saved)
+  with pytest.raises(_validate.InputError) as caught:
+    trainer.restore_model(copy)
+  assert '\n' not in str(caught.value)
+
+
+def test_a_record_nested_without_end_is_refused(copy):
+  (copy / 'config.json').write_text('[' * 100_000)
+  with pytest.raises(_validate.InputError, match='to be JSON'):
+    trainer.restore_model(copy)
