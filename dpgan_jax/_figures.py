@@ -127,6 +127,11 @@ def image_rows(
   return pathlib.Path(path)
 
 
+def scale_of(shape: Sequence[int]) -> int:
+  """Screen pixels per pixel: small images [H, W, C] are shown about as large as those of MNIST."""
+  return max(1, round(56 / shape[0]))
+
+
 def _checked(images: np.ndarray) -> np.ndarray:
   """Images as uint8 [n, h, w, c], none of them 0 and c = 1 or 3, or what is wrong with them."""
   images = np.asarray(images)

@@ -7,12 +7,15 @@ flushed to the disk, and renamed. `os.replace` is atomic on POSIX file systems.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pathlib
 import secrets
 import shutil
 from collections.abc import Iterator
 from typing import IO, Any
+
+from dpgan_jax._records import json_ready
 
 
 def fsync_directory(path: str | os.PathLike[str]) -> None:
@@ -32,17 +35,20 @@ def _beside(path: pathlib.Path) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], mode: str = 'w') -> Iterator[IO[Any]]:
+def atomic_write(
+  path: str | os.PathLike[str], mode: str = 'w', permissions: int = 0o666
+) -> Iterator[IO[Any]]:
   """Opens a temporary file that takes the name `path` when the block ends without an exception.
 
   Args:
     path: the final name; an existing file is replaced, its directory is created where missing.
     mode: 'w' (text, UTF-8) or 'wb'.
+    permissions: of the file, before the user's umask.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = _beside(path)
-  handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+  handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, permissions)
   try:
     with os.fdopen(handle, mode, encoding=None if 'b' in mode else 'utf-8') as file:
       yield file
@@ -77,3 +83,14 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   except BaseException:
     shutil.rmtree(temporary, ignore_errors=True)
     raise
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+  """Writes strict JSON (infinity as the string 'inf') for people and machines, whole or not at all.
+
+  Raises:
+    ValueError: a NaN, or what JSON has no form for.
+  """
+  text = json.dumps(json_ready(value), indent=2, ensure_ascii=False, allow_nan=False)
+  with atomic_write(path) as file:
+    file.write(f'{text}\n')

@@ -12,10 +12,18 @@ from dpgan_jax import _validate
 T = TypeVar('T')
 
 
+def json_ready(value: Any) -> Any:
+  """Mappings and sequences of what JSON knows: infinity, which it has not, is the string 'inf'."""
+  if isinstance(value, Mapping):
+    return {k: json_ready(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [json_ready(v) for v in value]
+  return 'inf' if isinstance(value, float) and value == math.inf else value
+
+
 def to_dict(record: Any) -> dict[str, Any]:
-  """Every field, JSON-ready: infinity, which strict JSON has not, as the string 'inf'."""
-  fields = dataclasses.asdict(record)
-  return {k: 'inf' if isinstance(v, float) and v == math.inf else v for k, v in fields.items()}
+  """Every field, JSON-ready."""
+  return json_ready(dataclasses.asdict(record))
 
 
 def from_dict(cls: type[T], fields: Mapping[str, Any], what: str) -> T:

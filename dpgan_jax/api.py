@@ -18,8 +18,9 @@ import numpy as np
 from dpgan_jax import _validate
 from dpgan_jax.data import datasets, readers
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.run import environment, generator_file, trainer
+from dpgan_jax.run import generator_file, secrets, trainer
 
 
 class DPGAN:
@@ -41,7 +42,7 @@ class DPGAN:
       raise _validate.InputError(f'unknown settings: {", ".join(unknown)}')
     settings.setdefault('dataset', 'arrays')
     self.config = TrainConfig(**settings) if config is None else config
-    self._model: generator_file.Model | None = None
+    self._model: Synthesizer | None = None
 
   def fit(
     self,
@@ -95,12 +96,12 @@ class DPGAN:
     if seed is not None:
       _validate.integer('seed', seed, minimum=0, maximum=2**32 - 1)
     return self._fitted.sample(
-      num, labels=labels, clearest=clearest, key=environment.root_key(seed)
+      num, labels=labels, clearest=clearest, key=secrets.root_key(seed)
     )
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes the generator (safetensors). The file holds nothing private and may be published."""
-    self._fitted.save(path)
+    generator_file.save(self._fitted, path)
 
   @classmethod
   def load(cls, path: str | os.PathLike[str]) -> DPGAN:
@@ -125,7 +126,7 @@ class DPGAN:
     return self._fitted.gan.mechanism
 
   @property
-  def _fitted(self) -> generator_file.Model:
+  def _fitted(self) -> Synthesizer:
     if self._model is None:
       raise _validate.InputError('expected a trained model: call fit or load first')
     return self._model

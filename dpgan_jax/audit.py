@@ -29,7 +29,7 @@ from typing import Any
 
 from absl import flags
 
-from dpgan_jax import _cli, _progress, _validate
+from dpgan_jax import _cli, _files, _progress, _validate
 from dpgan_jax.auditing import modes
 from dpgan_jax.auditing.gradient import GradientAudit, Parts, gradient_bound
 from dpgan_jax.models.config import TrainConfig
@@ -97,7 +97,7 @@ def main() -> None:
   }
   written = [out / RESULT, *([pathlib.Path(FLAGS.results)] if FLAGS.results else [])]
   for path in written:
-    modes.write(path, record)
+    _files.write_json(path, record)
   print(modes.summary(record))
   print(f'{_progress.duration(time.monotonic() - started)}; {written[-1]}')
 

@@ -14,10 +14,10 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
 import statistics
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -27,16 +27,17 @@ from absl import flags
 
 from dpgan_jax import _cli, _files, _validate
 from dpgan_jax.budget import cross_check
-from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
+from dpgan_jax.data.spec import Spec
+from dpgan_jax.models import labelling
 from dpgan_jax.models.classifier import Classifier, ClassifierState
 from dpgan_jax.models.classifier_config import ClassifierConfig
 from dpgan_jax.models.classifier_inputs import prepare
 from dpgan_jax.networks import layers
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.run import classifier_run, environment
-from dpgan_jax.run.directory import RunDir
+from dpgan_jax.run.loop import Run
+from dpgan_jax.run.stages import ClassifierStage
 
 FLAGS = flags.FLAGS
 RESULT, WEIGHTS = 'classify.json', 'classifier.safetensors'
@@ -70,10 +71,10 @@ def load(config: ClassifierConfig, data_dir: str | None) -> Split:
   whole = datasets.load_dataset(config.dataset, data_dir=data_dir)
   if not config.holdout:
     test = datasets.load_dataset(config.dataset, data_dir=data_dir, split='test')
-    if test.image_shape != whole.image_shape or test.num_classes != whole.num_classes:
+    if test.spec.shape != whole.spec.shape or test.num_classes != whole.num_classes:
       raise _validate.InputError(
-        f'expected test images like those for training, {whole.image_shape} of '
-        f'{whole.num_classes} classes, got {test.image_shape} of {test.num_classes}'
+        f'expected test images like those for training, {whole.spec.shape} of '
+        f'{whole.num_classes} classes, got {test.spec.shape} of {test.num_classes}'
       )
     where = f'{len(test)} test examples, looked at only here'
     inputs = prepare(config, whole.images)
@@ -83,6 +84,21 @@ def load(config: ClassifierConfig, data_dir: str | None) -> Split:
   return Split(
     train, prepare(config, train.images), prepare(config, aside.images), aside.labels, where
   )
+
+
+def classifier_of(
+  saved: Mapping[str, Any], where: object, config: ClassifierConfig, spec: Spec
+) -> Classifier:
+  """The classifier of a run's config.json.
+
+  Raises:
+    InputError: it is not the record of a classifier.
+  """
+  try:
+    stages = {name: DPMechanism.from_dict(m) for name, m in saved['stages'].items()}
+  except (KeyError, TypeError, AttributeError) as error:
+    raise _validate.InputError(f'{where} is not the record of a classifier: {error!r}') from None
+  return Classifier(config, stages, spec)
 
 
 def run(
@@ -104,62 +120,21 @@ def run(
     InputError: the directory belongs to another run (naming what differs), is in use, or is
       damaged; settings that do not fit the data; an ε that a second computation contradicts.
   """
-  existed = os.path.lexists(run_dir)
-  directory = RunDir.open(run_dir, create=True)
-  with directory.lock():
-    try:
-      classifier = _plan(config, split.train, directory)
-    except BaseException:
-      if not existed:
-        shutil.rmtree(directory.path, ignore_errors=True)
-      raise
-    ledger = Ledger.open(
-      directory.ledger, stages=classifier.stages, data_fingerprint=split.train.fingerprint()
-    )
-    state = classifier_run.train(
-      classifier, classifier.init, lambda: split.inputs, split.train.labels, directory, ledger,
-      progress=progress,
-    )  # fmt: skip
-    save_weights(directory.path / WEIGHTS, classifier, state, split.train)
-    result = _result(classifier, state, split)
-    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
-    with _files.atomic_write(directory.path / RESULT) as file:
-      file.write(f'{text}\n')
-  return result
-
-
-def _plan(config: ClassifierConfig, train: datasets.ImageDataset, run: RunDir) -> Classifier:
-  about = {
-    'num_examples': len(train),
-    'image_shape': list(train.image_shape),
-    'num_classes': train.num_classes,
-    'class_names': list(train.class_names),
-  }
-  if run.config.is_file():
-    saved = run.load_config()
-    run.check_same_config(saved.get('config', {}), config.to_dict())
-    run.check_same_config(saved.get('data', {}), about)
-    try:
-      stages = {name: DPMechanism.from_dict(m) for name, m in saved['stages'].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-      message = f'{run.config} is not the record of a classifier: {error!r}'
-      raise _validate.InputError(message) from None
-    return Classifier(config, stages, train.image_shape, train.num_classes)
-  if config.delta >= 1 / len(train):
-    warnings.warn(
-      f'delta={config.delta:g} is not below 1/N = {1 / len(train):.3g}: choose a smaller delta',
-      stacklevel=2,
-    )
-  classifier = Classifier.create(config, train.image_shape, train.num_classes, len(train))
-  run.save_config(
-    {
-      'config': config.to_dict(),
-      'stages': {name: m.to_dict() for name, m in classifier.stages.items()},
-      'data': about,
-      'environment': environment.environment(),
-    }
+  opened = Run.open(
+    run_dir,
+    config.to_dict(),
+    split.train,
+    make=lambda: Classifier.create(config, split.train.spec),
+    read=lambda saved, where: classifier_of(saved, where, config, split.train.spec),
+    progress=progress,
   )
-  return classifier
+  with opened as (classifier, run):
+    stage = ClassifierStage(classifier, split.train, inputs=split.inputs)
+    state = run.carry_out(stage)
+    save_weights(run.directory.path / WEIGHTS, classifier, state)
+    result = _result(classifier, state, split)
+    _files.write_json(run.directory.path / RESULT, result)
+  return result
 
 
 # --- what is left behind --------------------------------------------------------------------------
@@ -169,15 +144,12 @@ def save_weights(
   path: str | os.PathLike[str],
   classifier: Classifier,
   state: ClassifierState,
-  train: datasets.ImageDataset,
 ) -> None:
   """Writes weights and centre (safetensors) with their public record; no key, no seed."""
   record = {
     'format': _FORMAT,
-    'config': dataclasses.replace(classifier.config, seed=None).to_dict(),
-    'stages': {name: m.to_dict() for name, m in classifier.stages.items()},
-    'image_shape': list(train.image_shape),
-    'class_names': list(train.class_names),
+    **labelling.to_record(classifier),
+    'data': classifier.spec.to_record(),
     'steps': int(state.step),
   }
   leaves = jax.tree_util.tree_leaves_with_path({'params': state.average, 'centre': state.centre})
@@ -189,16 +161,17 @@ def save_weights(
 def _result(classifier: Classifier, state: ClassifierState, split: Split) -> dict[str, Any]:
   config, m = classifier.config, classifier.mechanism
   correct = classifier.predict(state, split.scored_inputs) == split.scored_labels
-  epsilon = classifier.epsilon()
+  budget = classifier.budget
+  epsilon = budget.epsilon()
   cross_check.require_agreement(
-    classifier.event(), {m.delta: epsilon}, neighboring_relation=m.neighboring_relation
+    budget.event(), {m.delta: epsilon}, neighboring_relation=m.neighboring_relation
   )
   held_out = bool(config.holdout)
   return {
     'accuracy': round(100 * float(np.mean(correct)), 4),
     'accuracy_computed_on': split.scored_on,
     'accuracy_is_private': held_out,
-    'epsilon': accounting.rounded_up(epsilon) if np.isfinite(epsilon) else 'inf',
+    'epsilon': accounting.rounded_up(epsilon),
     'delta': m.delta,
     'neighboring_relation': m.neighboring_relation,
     'stages': {name: stage.to_dict() for name, stage in classifier.stages.items()},
@@ -230,9 +203,7 @@ def record(path: pathlib.Path, results: list[dict[str, Any]]) -> None:
     entries = [e for e in entries if e['config'] != entry['config']]
   except (ValueError, TypeError, KeyError):
     raise _validate.InputError(f'expected {path} to hold results of this command') from None
-  text = json.dumps([*entries, entry], indent=2, ensure_ascii=False, allow_nan=False)
-  with _files.atomic_write(path) as file:
-    file.write(f'{text}\n')
+  _files.write_json(path, [*entries, entry])
 
 
 # --- the command ----------------------------------------------------------------------------------

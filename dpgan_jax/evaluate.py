@@ -73,7 +73,7 @@ def main() -> None:
   else:
     trained = trainer.restore_model(FLAGS.run_dir)
     out = pathlib.Path(FLAGS.out or trained.run.path)
-    train, test = scoring.load_real(FLAGS.dataset or trained.model.dataset, FLAGS.data_dir)
+    train, test = scoring.load_real(FLAGS.dataset or trained.model.spec.name, FLAGS.data_dir)
     samples = scoring.draw(trained.model, amount)
   result = scoring.score(samples, train, test, amount, out, scores_dir=FLAGS.scores_dir)
   for name in ('tstr_cnn', 'fid', 'secondary_accuracy'):
@@ -98,7 +98,7 @@ def _over_steps() -> None:
   _validate.integer('num', num, minimum=tasks.MIN_SAMPLES)
   run = RunDir.open(FLAGS.run_dir, create=False)
   files = snapshots.paths(run, FLAGS.snapshots, as_trained=FLAGS.as_trained)
-  dataset = FLAGS.dataset or generator_file.load(files[-1]).dataset
+  dataset = FLAGS.dataset or generator_file.load(files[-1]).spec.name
   train, test = scoring.load_real(dataset, FLAGS.data_dir)
   out = pathlib.Path(FLAGS.out or run.path)
   show = _progress.WorkProgress()

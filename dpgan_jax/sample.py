@@ -13,7 +13,8 @@ from absl import flags
 
 from dpgan_jax import _cli, _shared_flags, _validate
 from dpgan_jax.data import distort, writers
-from dpgan_jax.run import environment, generator_file, trainer
+from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.run import generator_file, secrets, trainer
 
 FLAGS = flags.FLAGS
 _SUFFIX = {'npz': '.npz', 'parquet': '.parquet', 'png': '', 'idx': ''}
@@ -45,10 +46,10 @@ def main() -> None:
   model, default_out = _source()
   if FLAGS.seed is not None:
     _validate.integer('seed', FLAGS.seed, minimum=0, maximum=2**32 - 1)
-  key = environment.root_key(FLAGS.seed)
+  key = secrets.root_key(FLAGS.seed)
   images, labels = model.sample(
     FLAGS.num,
-    labels=parse_labels(FLAGS.labels, FLAGS.num, model.gan.num_classes),
+    labels=parse_labels(FLAGS.labels, FLAGS.num, model.spec.num_classes),
     clearest=FLAGS.clearest,
     key=key,
   )
@@ -59,7 +60,7 @@ def main() -> None:
     images,
     labels,
     format=FLAGS.format,
-    num_classes=None if labels is None else model.gan.num_classes,
+    num_classes=None if labels is None else model.spec.num_classes,
     overwrite=FLAGS.overwrite,
   )
   epsilon = model.epsilon()
@@ -72,7 +73,7 @@ def main() -> None:
   print(f'{FLAGS.num} {kind} examples ({spent}, step {model.steps}): {written}')
 
 
-def _source() -> tuple[generator_file.Model, str]:
+def _source() -> tuple[Synthesizer, str]:
   """The generator to draw from, and where samples go unless told otherwise."""
   if (FLAGS.run_dir is None) == (FLAGS.model is None):
     raise _validate.InputError('expected --run_dir=DIRECTORY or --model=FILE, one of them')

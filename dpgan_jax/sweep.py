@@ -61,7 +61,7 @@ def main() -> None:
   test = None
   if FLAGS.evaluate:
     test = datasets.load_dataset(settings['dataset'], data_dir=FLAGS.data_dir, split='test')
-  print(f'{dataset.name}: {len(dataset)} images {dataset.image_shape}; {len(runs)} runs')
+  print(f'{dataset.spec.describe()}; {len(runs)} runs')
   settings = sweeping.plan(settings, epsilons[:1], FLAGS.seeds)[0].config.to_dict()  # as validated
   sweep = sweeping.open_sweep(FLAGS.sweep_dir, settings, dataset)
   with sweep.lock():

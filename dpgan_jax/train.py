@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from dpgan_jax import _cli, _progress, _validate
+from dpgan_jax import _cli, _environment, _progress, _validate
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
 from dpgan_jax.networks import layers
 from dpgan_jax.publishing import run_statement
-from dpgan_jax.run import environment, plan, trainer
+from dpgan_jax.run import plan, trainer
 from dpgan_jax.run.loop import make_chunk
 
 FLAGS = flags.FLAGS
@@ -53,7 +53,7 @@ def main() -> None:
     show_plan(config, dataset)
     return
   print(
-    f'{dataset.name}: {len(dataset)} images {dataset.image_shape}, {dataset.num_classes} classes'
+    dataset.spec.describe()
   )
   trained = trainer.train(config, dataset, run_dir)
   statement = run_statement.write(trained.run)
@@ -63,7 +63,7 @@ def main() -> None:
 
 def show_plan(config: TrainConfig, dataset: datasets.ImageDataset) -> None:
   """Prints what a run would do, and how long it would take; no step is taken on the data."""
-  planned = plan.make(config, len(dataset), dataset.image_shape, dataset.num_classes)
+  planned = plan.make(config, dataset.spec)
   gan, mechanism = planned.gan, planned.gan.mechanism
   state = jax.eval_shape(gan.init, jax.random.key(0))
   seconds = measure_step(gan)
@@ -72,8 +72,7 @@ def show_plan(config: TrainConfig, dataset: datasets.ImageDataset) -> None:
   if config.n_d_threshold is not None:
     g_steps = f'at most {g_steps} (adaptive n_D)'
   rows = {
-    'data': f'{dataset.name}, N = {len(dataset)}, {dataset.image_shape}, '
-    f'{dataset.num_classes} classes',
+    'data': dataset.spec.describe(),
     'mechanism': 'Gaussian noise on per-example clipped gradients of truncated Poisson batches'
     if mechanism.is_private
     else 'none (no privacy)',
@@ -88,12 +87,12 @@ def show_plan(config: TrainConfig, dataset: datasets.ImageDataset) -> None:
     'discriminator': f'{config.discriminator}, '
     f'{layers.count_parameters(state.d_params):,} parameters',
     'noise in D': f'{gan.noise_in_d:.2g} times its longest gradient, between two steps of G',
-    'device': f'{environment.device_name()} x {jax.device_count()}',
+    'device': f'{_environment.device_name()} x {jax.device_count()}',
     'expected time': f'{_progress.duration(seconds * mechanism.steps)} '
     f'({seconds * 1e3:.1f} ms a step)',
   }
   if planned.budget.beside:
-    rows['names samples'] = '; '.join(
+    rows['labels samples'] = '; '.join(
       f'{name}: B = {m.batch_size}, sigma = {m.noise_multiplier:.4g}, {m.steps} steps'
       for name, m in planned.budget.beside.items()
     )
@@ -108,7 +107,7 @@ def show_plan(config: TrainConfig, dataset: datasets.ImageDataset) -> None:
 def measure_step(gan: GAN) -> float:
   """Seconds per step on this machine, compilation excluded, measured on blank images."""
   mechanism = gan.mechanism
-  images = jnp.zeros((mechanism.num_examples, *gan.image_shape), jnp.uint8)
+  images = jnp.zeros((mechanism.num_examples, *gan.spec.shape), jnp.uint8)
   labels = jnp.zeros((mechanism.num_examples,), jnp.int32)
   chunk = make_chunk(gan, 2 * gan.config.d_steps_per_g_step)
   state, _ = jax.block_until_ready(chunk(jax.jit(gan.init)(jax.random.key(0)), images, labels))

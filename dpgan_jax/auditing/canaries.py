@@ -30,6 +30,7 @@ import optax
 
 from dpgan_jax import _validate
 from dpgan_jax.data import datasets
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.privacy import clipping, sampling
 from dpgan_jax.privacy.mechanism import DPMechanism
 
@@ -65,8 +66,7 @@ def make_canaries(
   kind: str,
   count: int,
   *,
-  image_shape: tuple[int, int, int],
-  num_classes: int,
+  spec: Spec,
   others: datasets.ImageDataset | None = None,
   parameters: int | None = None,
   seed: int,
@@ -77,8 +77,7 @@ def make_canaries(
     kind: 'random_pixels' (every pixel uniform, a random class), 'mislabelled' (images of `others`
       with a wrong class) or 'coordinates' (gradients along one parameter each).
     count: m.
-    image_shape: (H, W, C).
-    num_classes: K.
+    spec: what is public of the private data.
     others: for 'mislabelled', images that are not in the private data set: a test set.
     parameters: for 'coordinates', how many parameters D has.
     seed: of images, classes, coordinates and coins.
@@ -91,8 +90,8 @@ def make_canaries(
   rng = np.random.default_rng(seed)
   present = rng.random(count) < 0.5
   if kind == 'random_pixels':
-    images = rng.integers(0, 256, (count, *image_shape), dtype=np.uint8)
-    labels = rng.integers(0, num_classes, count, dtype=np.int32)
+    images = rng.integers(0, 256, (count, *spec.shape), dtype=np.uint8)
+    labels = rng.integers(0, spec.num_classes, count, dtype=np.int32)
     return Canaries(images=images, labels=labels, present=present)
   if kind == 'coordinates':
     if parameters is None or parameters < count:
@@ -100,21 +99,21 @@ def make_canaries(
         f'expected canaries <= {parameters}, the parameters of the discriminator, got {count}'
       )
     return Canaries(
-      images=np.zeros((count, *image_shape), np.uint8),
+      images=np.zeros((count, *spec.shape), np.uint8),
       labels=np.zeros(count, np.int32),
       present=present,
       coordinates=rng.permutation(parameters)[:count].astype(np.int32),
     )
-  if others is None or len(others) < count or others.image_shape != image_shape:
-    found = 'none' if others is None else f'{len(others)} of {others.image_shape}'
+  if others is None or len(others) < count or others.spec.shape != spec.shape:
+    found = 'none' if others is None else f'{len(others)} of {others.spec.shape}'
     raise _validate.InputError(
-      f'expected at least {count} other images of {image_shape} to mislabel, got {found}'
+      f'expected at least {count} other images of {spec.shape} to mislabel, got {found}'
     )
-  if num_classes < 2:
+  if spec.num_classes < 2:
     raise _validate.InputError('expected 2 classes or more to mislabel images, got 1')
   chosen = rng.permutation(len(others))[:count]
-  wrong = rng.integers(1, num_classes, count, dtype=np.int32)
-  labels = ((others.labels[chosen] + wrong) % num_classes).astype(np.int32)
+  wrong = rng.integers(1, spec.num_classes, count, dtype=np.int32)
+  labels = ((others.labels[chosen] + wrong) % spec.num_classes).astype(np.int32)
   return Canaries(images=others.images[chosen], labels=labels, present=present)
 
 

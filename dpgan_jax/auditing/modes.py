@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-import os
 import pathlib
 import warnings
 from typing import Any
@@ -13,14 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpgan_jax import _files, _progress, _validate
+from dpgan_jax import _progress, _validate
 from dpgan_jax.auditing import canaries, membership, one_run
 from dpgan_jax.auditing.gradient import gradient_bound
-from dpgan_jax.budget import budget
 from dpgan_jax.data import datasets
 from dpgan_jax.evaluation import scoring
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.run import trainer
+from dpgan_jax.run import plan, trainer
 
 
 def gradient(
@@ -37,7 +33,7 @@ def gradient(
     raise _validate.InputError('expected --num_examples=N, the N of the mechanism (tens will do)')
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # δ ≥ 1/N is no concern where there are no data
-    mechanism = budget.make(config, num_examples).mechanism
+    mechanism = plan.make_budget(config, num_examples).mechanism
   show = _progress.WorkProgress()
   found = gradient_bound(
     mechanism,
@@ -89,8 +85,7 @@ def one_real_run(
   planted = canaries.make_canaries(
     canary_kind,
     num_canaries,
-    image_shape=dataset.image_shape,
-    num_classes=dataset.num_classes,
+    spec=dataset.spec,
     others=others,
     parameters=one_run.count_parameters(config, dataset),
     seed=seed,
@@ -161,7 +156,7 @@ def samples_attack(
     assert run_dir is not None
     trained = trainer.restore_model(run_dir)
     model = trained.model
-    dataset = model.dataset if dataset is None else dataset
+    dataset = model.spec.name if dataset is None else dataset
     accounted, delta, steps = model.epsilon(), model.gan.mechanism.delta, model.steps
     source = f'run at step {model.steps:,}'
     images, _ = model.sample(model.gan.config.num_samples, key=jax.random.key(seed))
@@ -195,21 +190,6 @@ def samples_attack(
     'if membership was decided by fair coins among the candidates; a split that differs in more '
     'than chance looks like a leak. Computed from training images: private.',
   }
-
-
-def write(path: str | os.PathLike[str], record: dict[str, Any]) -> None:
-  """Writes a record as strict JSON; the file is whole or absent."""
-
-  def finite(value: Any) -> Any:
-    if isinstance(value, dict):
-      return {key: finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-      return [finite(v) for v in value]
-    return 'inf' if isinstance(value, float) and math.isinf(value) else value
-
-  text = json.dumps(finite(record), indent=2, ensure_ascii=False, allow_nan=False)
-  with _files.atomic_write(path) as file:
-    file.write(f'{text}\n')
 
 
 def summary(record: dict[str, Any]) -> str:

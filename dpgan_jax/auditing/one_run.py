@@ -1,6 +1,6 @@
 """The one-run audit: a GAN is trained once, with many canaries, and an adversary says who was in.
 
-Training is the real thing: `budget.make`, `GAN.step`, the ledger, the checkpoints. Three
+Training is the real thing: the budget, `GAN.step`, the one loop, ledger, checkpoints. Three
 adversaries guess, each with a score per canary that is higher for those it believes to be in:
 
 * `gradient` sees every noisy gradient, as the guarantee allows, and knows every record but the
@@ -22,31 +22,28 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import _progress
+from dpgan_jax import _validate
 from dpgan_jax.auditing import bounds, membership
 from dpgan_jax.auditing.canaries import AuditedMechanism, Canaries, plant, training_labels
-from dpgan_jax.budget import budget
-from dpgan_jax.budget.budget import STAGE
-from dpgan_jax.budget.ledger import Ledger
+from dpgan_jax.budget.budget import STAGE, Budget
 from dpgan_jax.data import datasets
-from dpgan_jax.data.datasets import to_model_range
+from dpgan_jax.data.datasets import ImageDataset, to_model_range
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.models.gan import GAN, GANState
+from dpgan_jax.models.gan import GAN, GANState, StepMetrics
 from dpgan_jax.models.losses import LOSSES
 from dpgan_jax.networks import discriminators
 from dpgan_jax.privacy import clipping
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.run import environment, trainer
-from dpgan_jax.run.checkpoint import Checkpoints
-from dpgan_jax.run.directory import RunDir
+from dpgan_jax.run import plan
+from dpgan_jax.run.loop import Run
+from dpgan_jax.run.stages import Stage, steps_per_report
 
 PyTree = Any
 _KNOWN = 256  # private records per step from which the contribution of all of them is estimated
@@ -65,6 +62,11 @@ class AuditState(NamedTuple):
   gan: GANState
   gradient_scores: jax.Array
   loss_at_start: jax.Array
+
+  @property
+  def step(self) -> jax.Array:
+    """Steps taken."""
+    return self.gan.step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ class OneRunAudit:
 
 def audit_run(
   config: TrainConfig,
-  dataset: datasets.ImageDataset,
+  dataset: ImageDataset,
   canaries: Canaries,
   run_dir: str | os.PathLike[str],
   *,
@@ -113,94 +115,110 @@ def audit_run(
     InputError: the directory belongs to another run, or settings do not fit the data.
   """
   planted, present = plant(dataset, canaries)
-  run = RunDir.open(run_dir, create=True)
-  with run.lock():
-    settings = {'config': config.to_dict(), 'audit': {'canaries': len(canaries), **(about or {})}}
-    if run.config.is_file():
-      saved = run.load_config()
-      for part, now in settings.items():
-        run.check_same_config(saved.get(part, {}), now)
-      mechanism = DPMechanism.from_dict(saved['mechanism'])
-    else:
-      mechanism = budget.make(config, len(planted)).mechanism
-      run.save_config({**settings, 'mechanism': mechanism.to_dict()})
-    watched = AuditedMechanism.watch(mechanism, present, canaries.coordinates)
-    gan = GAN(config, watched, dataset.image_shape, dataset.num_classes)
-    ledger = Ledger.open(
-      run.ledger, stages={STAGE: mechanism}, data_fingerprint=planted.fingerprint()
-    )
-    losses = _canary_losses(gan, canaries)
-    init = lambda key: _start(gan, losses, key)  # noqa: E731
-    with Checkpoints(run.checkpoints) as checkpoints:
-      state = environment.start_or_resume(init, config.seed, ledger, checkpoints, (STAGE,))
-      ledger.require_covers(int(state.gan.step))
-      state = _take_steps(gan, planted, canaries, losses, ledger, checkpoints, state, progress)
+  settings = {**config.to_dict(), 'canaries': len(canaries), **(about or {})}
+  opened = Run.open(
+    run_dir,
+    settings,
+    planted,
+    make=lambda: _Planned(
+      plan.make_budget(config, len(planted)).mechanism, settings, seed=config.seed
+    ),
+    read=lambda saved, where: _Planned.read(saved, where, seed=config.seed),
+    progress=progress,
+  )
+  with opened as (planned, run):
+    stage = AuditStage(config, planned.mechanism, planted, present, canaries)
+    state = run.carry_out(stage)
   return OneRunAudit(
-    mechanism=mechanism,
-    accounted_epsilon=mechanism.epsilon(),
+    mechanism=planned.mechanism,
+    accounted_epsilon=planned.mechanism.epsilon(),
     confidence=confidence,
     canaries=len(canaries),
     present=int(canaries.present.sum()),
-    by=_guess(gan, state, canaries, losses, confidence),
+    by=_guess(stage.gan, state, canaries, stage.losses, confidence),
   )
 
 
-def count_parameters(config: TrainConfig, dataset: datasets.ImageDataset) -> int:
+@dataclasses.dataclass(frozen=True)
+class _Planned:
+  """What an audit is going to do; one mechanism, of N + m records."""
+
+  mechanism: DPMechanism
+  settings: Mapping[str, Any]
+  seed: int | None
+
+  @property
+  def budget(self) -> Budget:
+    return Budget(self.mechanism)
+
+  def to_record(self) -> dict[str, Any]:
+    return {'config': dict(self.settings), 'mechanism': self.mechanism.to_dict()}
+
+  @classmethod
+  def read(cls, saved: Mapping[str, Any], where: object, seed: int | None) -> _Planned:
+    try:
+      return cls(DPMechanism.from_dict(saved['mechanism']), saved['config'], seed)
+    except (KeyError, TypeError, AttributeError) as error:
+      raise _validate.InputError(f'{where} is not the record of an audit: {error!r}') from None
+
+
+class AuditStage(Stage):
+  """Steps of the GAN with an adversary beside them, who sees every noisy gradient."""
+
+  name = STAGE
+
+  def __init__(
+    self,
+    config: TrainConfig,
+    mechanism: DPMechanism,
+    planted: ImageDataset,
+    present: np.ndarray,
+    canaries: Canaries,
+  ) -> None:
+    """Reads and writes nothing yet.
+
+    Args:
+      config: the settings of the run.
+      mechanism: what is claimed, of N + m records.
+      planted: the private images and all canaries.
+      present: bool [N + m], who is in.
+      canaries: what was planted.
+    """
+    watched = AuditedMechanism.watch(mechanism, present, canaries.coordinates)
+    self.gan = GAN(config, watched, planted.spec)
+    self.losses = _canary_losses(self.gan, canaries)
+    self._score = _make_score(self.gan, canaries, self.losses)
+    self._planted, self._canaries = planted, canaries
+    self.mechanisms = {STAGE: mechanism}
+    self.stride = steps_per_report(config, mechanism)
+
+  def init(self, key: jax.Array) -> AuditState:
+    state = self.gan.init(key)
+    at_start = self.losses(state.d_params)
+    return AuditState(state, jnp.zeros_like(at_start), at_start)
+
+  def data(self) -> tuple[jax.Array, ...]:
+    labels = training_labels(self._planted, self._canaries)
+    return jnp.asarray(self._planted.images), jnp.asarray(labels)
+
+  def step(self, state: AuditState, *data: jax.Array) -> tuple[AuditState, StepMetrics]:
+    after, seen = self.gan.step(state.gan, *data)
+    noise: Any = after.d_opt_state
+    evidence = self._score(state.gan.d_params, noise[0].released, state.gan.step, *data)
+    return AuditState(after, state.gradient_scores + evidence, state.loss_at_start), seen
+
+  def shown(self, means: Mapping[str, float]) -> Mapping[str, float]:
+    return {'d_fake': means['d_loss_fake']}
+
+
+def count_parameters(config: TrainConfig, dataset: ImageDataset) -> int:
   """How many parameters the discriminator of these settings has."""
   module = discriminators.make_discriminator(
-    config.discriminator, dataset.image_shape, dataset.num_classes
+    config.discriminator, dataset.spec.shape, dataset.spec.num_classes
   )
-  images, labels = jnp.zeros((1, *dataset.image_shape)), jnp.zeros((1,), jnp.int32)
+  images, labels = jnp.zeros((1, *dataset.spec.shape)), jnp.zeros((1,), jnp.int32)
   shapes = jax.eval_shape(module.init, jax.random.key(0), images, labels)
   return sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
-
-
-def _start(gan: GAN, losses: Callable[[PyTree], jax.Array], key: jax.Array) -> AuditState:
-  state = gan.init(key)
-  at_start = losses(state.d_params)
-  return AuditState(state, jnp.zeros_like(at_start), at_start)
-
-
-def _take_steps(
-  gan: GAN,
-  planted: datasets.ImageDataset,
-  canaries: Canaries,
-  losses: Callable[[PyTree], jax.Array],
-  ledger: Ledger,
-  checkpoints: Checkpoints,
-  state: AuditState,
-  progress: bool,
-) -> AuditState:
-  step, total = int(state.gan.step), gan.mechanism.steps
-  if step == total:
-    return state
-  images = jnp.asarray(planted.images)
-  labels = jnp.asarray(training_labels(planted, canaries))
-  stride = trainer.steps_per_report(gan.config, gan.mechanism)
-  chunks: dict[int, Any] = {}
-  budget = gan.mechanism.epsilon()
-  bar = (
-    _progress.TrainingProgress(total, step, budget, environment.device_name()) if progress else None
-  )
-  saved_at = time.monotonic()
-  while step < total:
-    length = min(stride - step % stride, total - step)
-    if length not in chunks:
-      chunks[length] = make_watched_chunk(gan, canaries, losses, length)
-    ledger.charge(step + length, STAGE)
-    state, losses_seen = chunks[length](state, images, labels)
-    step += length
-    spent = budget if step == total else gan.mechanism.epsilon(step)
-    d = float(jnp.mean(losses_seen))  # waits for the device
-    if bar:
-      bar.update(step, spent, d_fake=d)
-    if step == total or time.monotonic() - saved_at > 10:
-      checkpoints.save(step, state, {})
-      saved_at = time.monotonic()
-  checkpoints.wait()
-  if bar:
-    bar.close()
-  return state
 
 
 # --- what the adversaries see --------------------------------------------------------------------
@@ -229,15 +247,15 @@ def _canary_losses(gan: GAN, canaries: Canaries) -> Callable[[PyTree], jax.Array
   return losses
 
 
-def make_watched_chunk(
-  gan: GAN, canaries: Canaries, losses: Callable[[PyTree], jax.Array], length: int
-) -> Callable[..., tuple[AuditState, jax.Array]]:
-  """`loop.make_chunk` with an adversary beside it: (state, images, labels) → (state, d_loss_fake).
+def _make_score(
+  gan: GAN, canaries: Canaries, losses: Callable[[PyTree], jax.Array]
+) -> Callable[..., jax.Array]:
+  """The adversary's part of a step: (params, noisy gradient, step, images, labels) → float32[m].
 
-  The adversary's part of a step is, but for a factor, the log-likelihood ratio of the noisy
-  gradient u to first order in q. With ĝ the canary's clipped gradient, ⟨ĝ, B·u⟩ is ‖ĝ‖² larger
-  where the canary joined, which it did with probability q if it is in. What the known records
-  contribute on average is subtracted from B·u: all private ones, and half of each canary.
+  It is, but for a factor, the log-likelihood ratio of the noisy gradient u to first order in q.
+  With ĝ the canary's clipped gradient, ⟨ĝ, B·u⟩ is ‖ĝ‖² larger where the canary joined, which it
+  did with probability q if it is in. What the known records contribute on average is subtracted
+  from B·u: all private ones, and half of each canary.
   """
   mechanism, q = gan.mechanism, gan.mechanism.sampling_probability
   canary_images, canary_labels = jnp.asarray(canaries.images), jnp.asarray(canaries.labels)
@@ -252,7 +270,8 @@ def make_watched_chunk(
     params: PyTree, released: PyTree, step: jax.Array, images: jax.Array, labels: jax.Array
   ) -> jax.Array:
     # Which records are looked at is no secret and touches no draw of the run.
-    some = jax.random.randint(jax.random.fold_in(jax.random.key(0), step), (_KNOWN,), 0, known)
+    key = jax.random.fold_in(jax.random.key(0, impl='threefry2x32'), step)
+    some = jax.random.randint(key, (_KNOWN,), 0, known)
     theirs = gradient(params, images[some], labels[some]).sum
     weight = q * known / _KNOWN
     rest = jax.tree.map(lambda r, g: mechanism.batch_size * r - weight * g, released, theirs)
@@ -274,22 +293,7 @@ def make_watched_chunk(
 
     return (moved(1.0) - moved(-1.0)) / (2 * share)
 
-  @jax.jit
-  def chunk(
-    state: AuditState, real_images: jax.Array, real_labels: jax.Array
-  ) -> tuple[AuditState, jax.Array]:
-    def step(carry: AuditState, _: None) -> tuple[AuditState, jax.Array]:
-      after, seen = gan.step(carry.gan, real_images, real_labels)
-      noise: Any = after.d_opt_state
-      evidence = score(
-        carry.gan.d_params, noise[0].released, carry.gan.step, real_images, real_labels
-      )
-      scores = carry.gradient_scores + evidence
-      return AuditState(after, scores, carry.loss_at_start), seen.d_loss_fake
-
-    return jax.lax.scan(step, state, None, length=length)
-
-  return chunk
+  return score
 
 
 def _guess(
@@ -314,7 +318,7 @@ def _guess(
 def _samples(gan: GAN, state: GANState) -> np.ndarray:
   """What a run of these settings would leave as samples, float32 [n, H, W, C]."""
   count = gan.config.num_samples
-  labels = np.resize(np.arange(gan.num_classes, dtype=np.int32), count)
+  labels = np.resize(np.arange(gan.spec.num_classes, dtype=np.int32), count)
   key = jax.random.fold_in(jax.random.fold_in(state.fake_key, state.step), 2)
   generate, size, parts = jax.jit(gan.generate), min(count, 1000), []
   for start in range(0, count, size):

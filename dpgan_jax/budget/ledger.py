@@ -52,6 +52,7 @@ class Ledger:
     *,
     stages: Mapping[str, DPMechanism],
     data_fingerprint: str,
+    identity: str | None = None,
   ) -> Ledger:
     """Starts a ledger, or continues one after checking that it is this run's.
 
@@ -59,6 +60,7 @@ class Ledger:
       path: the ledger file.
       stages: name ↦ mechanism, all with the same δ and neighbouring relation.
       data_fingerprint: a hash of the private data set.
+      identity: of the run, which the first line then holds.
 
     Raises:
       InputError: the ledger on disk belongs to another mechanism or other data (naming what
@@ -70,6 +72,7 @@ class Ledger:
       'format': _FORMAT,
       'stages': {name: m.to_dict() for name, m in stages.items()},
       'data_fingerprint': data_fingerprint,
+      **({} if identity is None else {'run': identity}),
     }
     ledger = cls(path, stages)
     if not path.exists():
@@ -82,7 +85,13 @@ class Ledger:
     return ledger
 
   @classmethod
-  def read(cls, path: str | os.PathLike[str], *, stages: Mapping[str, DPMechanism]) -> Ledger:
+  def read(
+    cls,
+    path: str | os.PathLike[str],
+    *,
+    stages: Mapping[str, DPMechanism],
+    identity: str | None = None,
+  ) -> Ledger:
     """What a ledger says, for a report or an audit; nothing on the disk is changed.
 
     Its run may be training meanwhile: of a line that is being written nothing counts yet. The data
@@ -91,6 +100,7 @@ class Ledger:
     Args:
       path: the ledger file.
       stages: as in `open`.
+      identity: as in `open`; None for a run that has none (of version 0.1).
 
     Returns:
       A ledger that cannot `charge`.
@@ -104,7 +114,13 @@ class Ledger:
       raise _validate.InputError(f'expected a ledger at {path}, found none')
     ledger = cls(path, stages)
     ledger._writable = False
-    ledger._replay({'format': _FORMAT, 'stages': {name: m.to_dict() for name, m in stages.items()}})
+    ledger._replay(
+      {
+        'format': _FORMAT,
+        'stages': {name: m.to_dict() for name, m in stages.items()},
+        **({} if identity is None else {'run': identity}),
+      }
+    )
     return ledger
 
   def _replay(self, expected_header: Mapping[str, Any]) -> None:
@@ -252,6 +268,8 @@ def _check_header(path: pathlib.Path, saved: Mapping[str, Any], now: Mapping[str
   fingerprint = saved.get('data_fingerprint')
   if not differences and now.get('data_fingerprint', fingerprint) != fingerprint:
     differences.append('the data set has the same size but other contents')
+  if not differences and saved.get('run') != now.get('run'):
+    differences.append('it is the ledger of another run (config.json and ledger do not match)')
   if differences:
     raise _validate.InputError(
       f'{path} records another mechanism: {"; ".join(differences)}. Use the same settings, or '

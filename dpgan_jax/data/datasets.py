@@ -37,6 +37,7 @@ from dpgan_jax.data.readers import (
   read_npz,
   read_png_folder,
 )
+from dpgan_jax.data.spec import Spec
 
 SPLITS = ('train', 'test')
 
@@ -127,6 +128,13 @@ class ImageDataset:
     """(H, W, C) of every image."""
     height, width, channels = self.images.shape[1:]
     return height, width, channels
+
+  @property
+  def spec(self) -> Spec:
+    """What is public of this data set."""
+    return Spec(
+      num_records=len(self), shape=self.image_shape, class_names=self.class_names, name=self.name
+    )
 
   def fingerprint(self) -> str:
     """Returns the SHA-256 (hex) of shapes, images and labels, to refuse resuming on other data.

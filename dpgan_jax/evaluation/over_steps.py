@@ -8,8 +8,6 @@ the run covers.
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +16,7 @@ from dpgan_jax import _files
 from dpgan_jax.data import datasets
 from dpgan_jax.evaluation import curves, features, scores, tasks
 from dpgan_jax.privacy.accounting import rounded_up, show_epsilon
-from dpgan_jax.run import environment, generator_file
+from dpgan_jax.run import generator_file, secrets
 
 FORMAT = 'dpgan_jax evaluation over steps 1'
 JSON = 'evaluation_steps.json'
@@ -63,7 +61,7 @@ class Steps:
   real_data: str
 
   def to_json(self) -> dict[str, Any]:
-    """Everything, for machines: strict JSON, an infinite number is the string 'inf'."""
+    """Everything, for machines."""
     return {
       'format': FORMAT,
       'about': {
@@ -77,7 +75,7 @@ class Steps:
       'steps': [
         {
           'step': step.step,
-          'epsilon': 'inf' if math.isinf(step.epsilon) else rounded_up(step.epsilon),
+          'epsilon': rounded_up(step.epsilon),
           'scores': [score.to_json() for score in step.evaluation.scores],
         }
         for step in self.steps
@@ -128,7 +126,7 @@ def score(
         progress(f'{name}: {what}', (number + share) / len(files))
 
     tell('sampling', 0.0)
-    images, labels = model.sample(num, key=environment.root_key(settings.seed))
+    images, labels = model.sample(num, key=secrets.root_key(settings.seed))
     found = tasks.evaluate(images, labels, train, test, settings, store=store, progress=tell)
     steps.append(Step(model.steps, model.epsilon(), found))
   real = f'{train.name}, {len(train):,} for training and {len(test):,} for testing'
@@ -137,9 +135,7 @@ def score(
 
 def write(steps: Steps, out: pathlib.Path, record: str = JSON) -> None:
   """Writes the record and its figures <record>_<name>.png; each is whole or absent."""
-  text = json.dumps(steps.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-  with _files.atomic_write(out / record) as file:
-    file.write(f'{text}\n')
+  _files.write_json(out / record, steps.to_json())
   for name, title, ylabel, wanted, options in FIGURES:
     series = []
     for score_name, label in wanted.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import sys
 from typing import Any
@@ -13,8 +12,8 @@ import numpy as np
 from dpgan_jax import _files, _progress, _validate
 from dpgan_jax.data import datasets, readers
 from dpgan_jax.evaluation import features, scores, tasks
-from dpgan_jax.run import environment
-from dpgan_jax.run.generator_file import Model
+from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.run import secrets
 
 KEPT = 'evaluation_scores'
 
@@ -43,14 +42,14 @@ class Samples:
   source: str
 
 
-def draw(model: Model, amount: Amount) -> Samples:
+def draw(model: Synthesizer, amount: Amount) -> Samples:
   """Samples of a generator; the same model and seed give the same ones."""
   print(f'drawing {amount.num:,} samples', file=sys.stderr, flush=True)
-  key = environment.root_key(amount.settings.seed)
+  key = secrets.root_key(amount.settings.seed)
   return Samples(*model.sample(amount.num, key=key), source=source_of(model))
 
 
-def source_of(model: Model) -> str:
+def source_of(model: Synthesizer) -> str:
   return f'run at step {model.steps:,}'
 
 
@@ -113,13 +112,13 @@ def describe(
     'samples': f'{source}, {count:,} images {tuple(shape)}, '
     + ('labelled' if labelled else 'unlabelled'),
     'real_data': f'{train.name}, {len(train):,} for training and {len(test):,} for testing',
-    'features': features.NAME + _resized(train.image_shape),
+    'features': features.NAME + _resized(train.spec.shape),
     'amount': 'quick: compares with no full evaluation' if amount.quick else 'full',
     'eval_seed': amount.settings.seed,
   }
 
 
-def _resized(image_shape: tuple[int, int, int]) -> str:
+def _resized(image_shape: tuple[int, ...]) -> str:
   wanted = (features.SIZE, features.SIZE, 1)
   return '' if image_shape == wanted else f', images resized from {image_shape} to {wanted}'
 
@@ -141,9 +140,7 @@ def write(
 ) -> None:
   """Writes the three files; each is whole or absent. The page leaves out the bare settings."""
   record = result.to_json({**about, 'settings': dataclasses.asdict(amount.settings)})
-  text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-  with _files.atomic_write(out / 'evaluation.json') as file:
-    file.write(f'{text}\n')
+  _files.write_json(out / 'evaluation.json', record)
   result.figure(out / 'evaluation.png')
   with _files.atomic_write(out / 'evaluation.md') as file:
     file.write(result.to_markdown(about) + '\n![TSTR and coverage](evaluation.png)\n')

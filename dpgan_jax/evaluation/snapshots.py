@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from dpgan_jax import _figures, _validate
+from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.accounting import show_epsilon
 from dpgan_jax.run import generator_file
 from dpgan_jax.run.directory import RunDir
@@ -50,16 +51,16 @@ def paths(
   return found
 
 
-def samples(model: generator_file.Model) -> np.ndarray:
+def samples(model: Synthesizer) -> np.ndarray:
   """The row that a generator gets in a picture: uint8 [20, h, w, c], of a public key."""
-  by_class = np.arange(_SHOWN) % model.gan.num_classes
+  by_class = np.arange(_SHOWN) % model.spec.num_classes
   labels = by_class if model.gan.is_conditional else None
   images, _ = model.sample(_SHOWN, labels=labels, key=jax.random.key(_KEY))
   return images
 
 
 def picture(
-  models: Sequence[tuple[str, generator_file.Model]], path: str | os.PathLike[str], *, title: str
+  models: Sequence[tuple[str, Synthesizer]], path: str | os.PathLike[str], *, title: str
 ) -> pathlib.Path:
   """Draws a row of samples of each generator, all of them of the same z and classes.
 
@@ -69,7 +70,7 @@ def picture(
     title: one line above.
   """
   rows = [(name, samples(model)) for name, model in models]
-  height = models[0][1].gan.image_shape[0]
+  height = models[0][1].spec.shape[0]
   return _figures.image_rows(rows, path, scale=max(1, round(56 / height)), title=title)
 
 

@@ -168,9 +168,9 @@ def check_samples(
     raise _validate.InputError(f'expected samples to be uint8 [N, H, W, C], got {found}')
   if not len(images):
     raise _validate.InputError('expected samples, got an empty set')
-  if images.shape[1:] != train.image_shape:
+  if images.shape[1:] != train.spec.shape:
     raise _validate.InputError(
-      f'expected samples of the size of {train.name}, {train.image_shape}, got {images.shape[1:]}'
+      f'expected samples of the size of {train.name}, {train.spec.shape}, got {images.shape[1:]}'
     )
   for what, count, least in (
     ('samples', len(images), MIN_SAMPLES), ('training images', len(train), MIN_SAMPLES),
@@ -185,7 +185,7 @@ def check_samples(
     raise _validate.InputError(
       f'expected samples that differ, got {len(images)} times the same image'
     )
-  if test.image_shape != train.image_shape or test.num_classes != train.num_classes:
+  if test.spec.shape != train.spec.shape or test.num_classes != train.num_classes:
     raise _validate.InputError('expected test images of the size and classes of the training set')
   if labels is None:
     return None

@@ -14,7 +14,7 @@ Here is mathematics only. Directories, checkpoints and the ledger's file belong 
 >>> from dpgan_jax.classifier_inputs import prepare
 >>> digits = dpgan_jax.load_dataset('digits')
 >>> config = ClassifierConfig(noise_multiplier=4.0, steps=8, batch_size=256, delta=1e-4)
->>> model = Classifier.create(config, digits.image_shape, digits.num_classes, len(digits))
+>>> model = Classifier.create(config, digits.spec)
 >>> sorted(model.stages)
 ['classifier']
 >>> charged = []
@@ -33,21 +33,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import dp_accounting
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dpgan_jax.budget.budget import Budget
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.classifier_config import ClassifierConfig
 from dpgan_jax.models.classifier_inputs import input_shape, seen
 from dpgan_jax.networks import per_example
 from dpgan_jax.networks.layers import Conv, max_pool
-from dpgan_jax.privacy import accounting, clipping
+from dpgan_jax.privacy import clipping
 from dpgan_jax.privacy.mechanism import DPMechanism
 
 PyTree = Any
@@ -136,16 +137,7 @@ def make_stages(
   else:
     assert config.target_epsilon is not None
     base = DPMechanism.create(noise_multiplier=1.0, **settings)
-    centre = stages[CENTRE].event()
-
-    def both(sigma: float) -> dp_accounting.DpEvent:
-      training = dataclasses.replace(base, noise_multiplier=sigma).event()
-      return dp_accounting.ComposedDpEvent([centre, training])
-
-    sigma = accounting.calibrate_noise_multiplier(
-      both, target_epsilon=config.target_epsilon, delta=config.delta
-    )
-    mechanism = dataclasses.replace(base, noise_multiplier=sigma)
+    mechanism = Budget.of_least_noise(config.target_epsilon, base, stages, stage).mechanism
   stages[stage] = mechanism
   return dict(sorted(stages.items()))  # the order in which JSON gives them back
 
@@ -190,57 +182,52 @@ class Classifier:
   Attributes:
     config: the settings.
     stages: its mechanisms by name, `stage` and perhaps `CENTRE`.
-    image_shape: (H, W, C).
-    num_classes: K.
+    spec: what is public of the data.
     stage: what its training is called in a ledger.
   """
 
   config: ClassifierConfig
   stages: Mapping[str, DPMechanism]
-  image_shape: tuple[int, int, int]
-  num_classes: int
+  spec: Spec
   stage: str = STAGE
 
   def __post_init__(self) -> None:
     per_example.require_per_example(self.model, jnp.zeros((2, *self.input_shape)))
 
   @classmethod
-  def create(
-    cls,
-    config: ClassifierConfig,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    num_examples: int,
-    stage: str = STAGE,
-  ) -> Classifier:
-    """A classifier for a data set of `num_examples` images."""
-    stages = make_stages(config, num_examples, stage)
-    return cls(config, stages, image_shape, num_classes, stage)
+  def create(cls, config: ClassifierConfig, spec: Spec, stage: str = STAGE) -> Classifier:
+    """A classifier for a data set as described."""
+    return cls(config, make_stages(config, spec.num_records, stage), spec, stage)
 
   @property
   def model(self) -> nn.Module:
-    return MODELS[self.config.model](num_classes=self.num_classes)
+    return MODELS[self.config.model](num_classes=self.spec.num_classes)
 
   @property
-  def input_shape(self) -> tuple[int, int, int]:
+  def input_shape(self) -> tuple[int, ...]:
     """Shape of one example as `prepare` makes it."""
-    return input_shape(self.config, self.image_shape)
+    return input_shape(self.config, self.spec.shape)
 
   @property
   def mechanism(self) -> DPMechanism:
     """That of training."""
     return self.stages[self.stage]
 
-  def event(self, steps: int | None = None) -> dp_accounting.DpEvent:
-    """What the centre and `steps` steps of training (default: all) do, for dp-accounting."""
-    training = self.mechanism.event(steps)
-    if CENTRE not in self.stages:
-      return training
-    return dp_accounting.ComposedDpEvent([self.stages[CENTRE].event(), training])
+  @property
+  def budget(self) -> Budget:
+    """Of training and what is released before it."""
+    beside = {name: m for name, m in self.stages.items() if name != self.stage}
+    return Budget(self.mechanism, beside, self.stage)
 
-  def epsilon(self, steps: int | None = None) -> float:
-    """ε of the centre and `steps` steps of training (default: all), at the mechanisms' δ."""
-    return accounting.epsilon(self.event(steps), delta=self.mechanism.delta)
+  @property
+  def seed(self) -> int | None:
+    """Of a run's secret."""
+    return self.config.seed
+
+  def to_record(self) -> dict[str, Any]:
+    """Settings and mechanisms, JSON-ready."""
+    stages = {name: m.to_dict() for name, m in self.stages.items()}
+    return {'config': self.config.to_dict(), 'stages': stages}
 
   def optimizer(self, noise_key: jax.Array) -> optax.GradientTransformationExtraArgs:
     """Noise, then SGD: the only way from a clipped sum to the parameters."""
@@ -362,48 +349,6 @@ class Classifier:
     return logits
 
 
-def training(
-  classifier: Classifier,
-  state: ClassifierState,
-  inputs: np.ndarray,
-  labels: np.ndarray,
-  *,
-  charge: Charge,
-  stride: int,
-) -> Iterator[tuple[ClassifierState, StepMetrics]]:
-  """Trains from `state` to the end, `stride` steps at a time; every step is charged before it.
-
-  The state that is yielded is valid until the next one is asked for: its memory is reused.
-
-  Args:
-    classifier: the parts.
-    state: as `init` made it, or a later one.
-    inputs: [N, ...], from `prepare`.
-    labels: int32 [N].
-    charge: pays for steps; what it raises ends the training before they are taken.
-    stride: steps between two states.
-
-  Yields:
-    (state, metrics float32 [steps since the last]).
-  """
-
-  @functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
-  def chunk(state: ClassifierState, x: jax.Array, y: jax.Array, length: int) -> Any:
-    return jax.lax.scan(lambda s, _: classifier.step(s, x, y), state, None, length=length)
-
-  x, y = jnp.asarray(inputs), jnp.asarray(labels)
-  step, total = int(state.step), classifier.mechanism.steps
-  if step == 0 and CENTRE in classifier.stages:
-    charge(1, CENTRE)
-    state = classifier.release_centre(state, inputs)
-  while step < total:
-    length = min(stride - step % stride, total - step)
-    step += length
-    charge(step, classifier.stage)
-    state, metrics = chunk(state, x, y, length)
-    yield state, metrics
-
-
 def train_classifier(
   classifier: Classifier,
   inputs: np.ndarray,
@@ -412,9 +357,23 @@ def train_classifier(
   *,
   charge: Charge,
 ) -> ClassifierState:
-  """Trains from the start to the end; see `training`. `key` must be secret for a release."""
+  """Trains from the start to the end, in memory; `run` trains in a directory.
+
+  Args:
+    classifier: the parts.
+    inputs: [N, ...], from `prepare`.
+    labels: int32 [N].
+    key: must be secret for a release.
+    charge: pays for steps before they are taken; what it raises ends the training.
+  """
   state = classifier.init(key)
-  stride = classifier.mechanism.steps
-  chunks = training(classifier, state, inputs, labels, charge=charge, stride=stride)
-  ((end, _),) = chunks
+  x, y = jnp.asarray(inputs), jnp.asarray(labels)
+  if CENTRE in classifier.stages:
+    charge(1, CENTRE)
+    state = classifier.release_centre(state, x)
+  steps = classifier.mechanism.steps
+  charge(steps, classifier.stage)
+  end, _ = jax.jit(
+    lambda s: jax.lax.scan(lambda c, _: classifier.step(c, x, y), s, None, length=steps)
+  )(state)
   return end

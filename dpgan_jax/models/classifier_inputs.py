@@ -17,12 +17,12 @@ _ROWS_AT_ONCE = 2000
 
 
 def input_shape(
-  config: ClassifierConfig, image_shape: tuple[int, int, int]
-) -> tuple[int, int, int]:
+  config: ClassifierConfig, shape: tuple[int, ...]
+) -> tuple[int, ...]:
   """Shape of one example as `prepare` makes it, from the (H, W, C) of an image."""
   if config.features == 'pixels':
-    return image_shape
-  height, width, colours = image_shape
+    return shape
+  height, width, colours = shape
   transform = scattering.Scattering(height, width, scales=config.scales, angles=config.angles)
   channels, rows, columns = transform.output_shape
   return rows, columns, colours * channels

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import optax
 
 from dpgan_jax.data.datasets import to_model_range
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import losses, pace
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.losses import LOSSES
@@ -122,30 +123,28 @@ class GAN:
   Attributes:
     config: the settings.
     mechanism: the privacy mechanism, which makes sampler, clipping and noise.
-    image_shape: (H, W, C).
-    num_classes: K.
+    spec: what is public of the data.
     microbatch_size: what `examples_at_once` was in an earlier part of the run; None to choose it.
   """
 
   config: TrainConfig
   mechanism: DPMechanism
-  image_shape: tuple[int, int, int]
-  num_classes: int
+  spec: Spec
   microbatch_size: int | None = None
 
   def __post_init__(self) -> None:
-    images = jax.ShapeDtypeStruct((2, *self.image_shape), jnp.float32)
+    images = jax.ShapeDtypeStruct((2, *self.spec.shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((2,), jnp.int32)
     per_example.require_per_example(self.discriminator, images, labels)
 
   @property
   def generator(self) -> nn.Module:
-    return generators.make_generator(self.config.generator, self.image_shape, self.num_classes)
+    return generators.make_generator(self.config.generator, self.spec.shape, self.spec.num_classes)
 
   @property
   def discriminator(self) -> nn.Module:
     return discriminators.make_discriminator(
-      self.config.discriminator, self.image_shape, self.num_classes
+      self.config.discriminator, self.spec.shape, self.spec.num_classes
     )
 
   @property
@@ -193,8 +192,8 @@ class GAN:
     cap = min(self.mechanism.truncated_batch_size, self.mechanism.num_examples)
     count = max(cap, self.fake_batch_size)
     each = lambda dtype, *shape: jax.ShapeDtypeStruct((count, *shape), dtype)  # noqa: E731
-    images, labels = each(jnp.uint8, *self.image_shape), each(jnp.int32)
-    fakes = each(jnp.float32, *self.image_shape)
+    images, labels = each(jnp.uint8, *self.spec.shape), each(jnp.int32)
+    fakes = each(jnp.float32, *self.spec.shape)
     partners = (fakes, each(jnp.float32)) if self.config.gradient_penalty else ()
     return clipping.largest_microbatch(
       self._real_loss,
@@ -226,7 +225,7 @@ class GAN:
     labels = jnp.zeros((2,), jnp.int32)
     g_variables = self.generator.init(g_key, z, labels, train=False)
     g = GeneratorState(g_variables['params'], g_variables.get('batch_stats', {}))
-    d_params = self.discriminator.init(d_key, jnp.zeros((2, *self.image_shape)), labels)['params']
+    d_params = self.discriminator.init(d_key, jnp.zeros((2, *self.spec.shape)), labels)['params']
     return GANState(
       step=jnp.zeros((), jnp.int32),
       d_params=d_params,
@@ -386,7 +385,7 @@ class GAN:
     """
     z_key, label_key = jax.random.split(key)
     z = jax.random.normal(z_key, (count, self.config.latent_dim))
-    labels = jax.random.randint(label_key, (count,), 0, self.num_classes)
+    labels = jax.random.randint(label_key, (count,), 0, self.spec.num_classes)
     params, z = self._narrow((g.params, z))
     fakes, updated = self.generator.apply(
       {'params': params, 'batch_stats': g.batch_stats},

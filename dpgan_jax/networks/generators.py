@@ -188,7 +188,7 @@ _TORCH_TRANSPOSED = nn.initializers.variance_scaling(1 / 3, 'fan_out', 'uniform'
 
 def _halved(image_shape: ImageShape) -> list[tuple[int, int]]:
   """(height, width) after 0, 1, 2 and 3 convolutions of stride 2."""
-  sizes = [image_shape[:2]]
+  sizes = [(image_shape[0], image_shape[1])]
   for _ in range(3):
     sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
   return sizes

@@ -21,7 +21,8 @@ from dpgan_jax import _validate
 
 Padding = Literal['SAME', 'VALID']
 
-ImageShape = tuple[int, int, int]
+ImageShape = tuple[int, ...]
+"""(H, W, C)."""
 
 
 def patches(x: jax.Array, window: tuple[int, int], stride: int, padding: Padding) -> jax.Array:

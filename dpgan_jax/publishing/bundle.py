@@ -23,7 +23,7 @@ from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data import distort, readers, writers
 from dpgan_jax.privacy import accounting
 from dpgan_jax.publishing import cards, run_statement, statement
-from dpgan_jax.run import environment, generator_file, trainer
+from dpgan_jax.run import generator_file, secrets, trainer
 from dpgan_jax.run.directory import RunDir
 
 GENERATOR, SAMPLES, PICTURE = 'generator.safetensors', 'samples.npz', 'samples.png'
@@ -57,7 +57,7 @@ def release(
     run: a run directory.
     out: directory of the bundle, outside of the run's; new or empty.
     num: samples in it. Their noise comes from the operating system, never from the run's keys.
-    clearest: the share kept of what is drawn of each class (`generator_file.Model.sample`).
+    clearest: the share kept of what is drawn of each class (`Synthesizer.sample`).
     distorted: samples are turned, shifted, scaled and slanted a little (`distort`).
     licence: what the data owner grants, e.g. an SPDX identifier; None: the bundle says that none
       was named.
@@ -80,9 +80,9 @@ def release(
   said = dataclasses.replace(run_statement.build(run), steps_taken=model.steps)
   _refuse_run(said, allow_no_privacy, allow_unfinished, seed_is_secret)
 
-  picture_key, key, *distort_keys = jax.random.split(environment.root_key(None), 4)
+  picture_key, key, *distort_keys = jax.random.split(secrets.root_key(None), 4)
   images, labels = model.sample(num, clearest=clearest, key=key)
-  num_tiles = 10 * min(model.gan.num_classes, 10)
+  num_tiles = 10 * min(model.spec.num_classes, 10)
   tiles, tile_labels = model.sample_for_picture(num_tiles, picture_key, clearest=clearest)
   if distorted:
     images, tiles = (
@@ -91,24 +91,23 @@ def release(
   generators = (*model.earlier, model.generator)
   about = cards.About(
     statement=said,
-    class_names=model.class_names,
     num=num,
     clearest=clearest,
     distorted=distorted,
-    class_counts=None if labels is None else _counts(labels, model.gan.num_classes),
+    class_counts=None if labels is None else _counts(labels, model.spec.num_classes),
     parameters=sum(leaf.size for leaf in jax.tree.leaves([g.params for g in generators])),
     licence=licence,
   )
   if out.is_dir():
     out.rmdir()  # it is empty; its name is needed for the bundle as a whole
   with _files.atomic_directory(out) as staging:
-    model.save(staging / GENERATOR)
+    generator_file.save(model, staging / GENERATOR)
     writers.export(staging / SAMPLES, images, labels, format='npz')
     _figures.sample_grid(
       tiles,
       staging / PICTURE,
       labels=tile_labels,
-      scale=trainer.picture_scale(model.gan.image_shape),
+      scale=_figures.scale_of(model.spec.shape),
     )
     run_statement.save(said, staging)
     texts = {
@@ -203,10 +202,10 @@ def verify(folder: str | os.PathLike[str]) -> str:
   model = generator_file.load(folder / GENERATOR)
   parts = ('x', 'y') if model.is_conditional else ('x',)
   images = readers.read_npz(folder / SAMPLES, parts=parts)[0]
-  height, width, channels = model.gan.image_shape
+  height, width, channels = model.spec.shape
   if images.shape[1:] != ((height, width) if channels == 1 else (height, width, channels)):
     raise _validate.InputError(
-      f'{folder / SAMPLES}: expected images of {model.gan.image_shape}, got {images.shape[1:]}'
+      f'{folder / SAMPLES}: expected images of {model.spec.shape}, got {images.shape[1:]}'
     )
   stated, steps = _read_report(folder / REPORT_JSON, model.budget)
   if steps < model.steps:

@@ -35,7 +35,6 @@ class About:
 
   Attributes:
     statement: of the run.
-    class_names: one per class, public.
     num: samples in the bundle.
     clearest: the share of what was drawn that they are, the clearest of each class.
     distorted: whether they were distorted.
@@ -45,7 +44,6 @@ class About:
   """
 
   statement: Statement
-  class_names: tuple[str, ...]
   num: int
   clearest: float
   distorted: bool
@@ -57,7 +55,7 @@ class About:
 def model_card(about: About) -> str:
   """The model card: MODEL_CARD.md, or the README.md of a model repository."""
   s, config = about.statement, about.statement.config
-  height, width, channels = s.image_shape
+  height, width, channels = s.spec.shape
   conditional = about.class_counts is not None
   facts = s.to_json()
   header = {
@@ -129,7 +127,7 @@ def model_card(about: About) -> str:
 def data_card(about: About) -> str:
   """The data card: DATA_CARD.md, or the README.md of a dataset repository."""
   s = about.statement
-  height, width, channels = s.image_shape
+  height, width, channels = s.spec.shape
   labelled = about.class_counts is not None
   size = next((name for limit, name in _SIZES if about.num < limit), 'n>1M')
   header = {
@@ -221,7 +219,8 @@ def _training_data(about: About) -> str:
   s = about.statement
   return (
     f'The private data set {_text(s.config.dataset)}, of N = {s.mechanism.num_examples:,} '
-    f'labelled images (N is treated as public) in {s.num_classes} classes. It is not part of this '
+    f'labelled images (N is treated as public) in {s.spec.num_classes} classes. It is not part of '
+    'this '
     f'bundle. Where it comes from, and with whose consent: {_OWNER}'
   )
 
@@ -241,12 +240,13 @@ def _coverage(s: Statement) -> str:
 def _classes(about: About) -> str:
   if about.class_counts is None:
     return 'The images have no labels.'
+  names = about.statement.spec.class_names
   rows = {
     f'{i}: {_text(name)}': count
-    for i, (name, count) in enumerate(zip(about.class_names, about.class_counts, strict=True))
+    for i, (name, count) in enumerate(zip(names, about.class_counts, strict=True))
   }
   how = (
-    'A private classifier has named what the generator drew; the counts are not the real ones:'
+    'Private classifiers have labelled the samples; the counts are not the real ones:'
     if about.statement.beside
     else 'Classes are drawn equally often, whatever the real counts:'
   )

@@ -13,14 +13,14 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from dpgan_jax import _figures, _files, _validate
+from dpgan_jax import _environment, _figures, _files, _validate
 from dpgan_jax.budget import cross_check
 from dpgan_jax.budget.budget import STAGE, Budget
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.accounting import rounded_up
 from dpgan_jax.publishing.statement import ENVIRONMENT, PICTURE, Statement
-from dpgan_jax.run import environment, plan
+from dpgan_jax.run import metrics, plan
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
 
@@ -58,8 +58,7 @@ def build(run: RunDir, *, tuning_note: str | None = None) -> Statement:
     config=config.replace(seed=None),
     mechanism=mechanism,
     beside=budget.beside,
-    image_shape=planned.gan.image_shape,
-    num_classes=planned.gan.num_classes,
+    spec=planned.gan.spec,
     seed_fixed=config.seed is not None,
     steps_taken=taken,
     steps_charged=charged,
@@ -69,7 +68,7 @@ def build(run: RunDir, *, tuning_note: str | None = None) -> Statement:
     epsilon_budgeted=budgeted,
     second_opinion=second_opinion,
     environment_at_start=_publishable(at_start),
-    environment_now=_publishable(environment.environment()),
+    environment_now=_publishable(_environment.environment()),
     tuning_note=_note(run, tuning_note),
   )
 
@@ -101,10 +100,9 @@ def save(statement: Statement, folder: pathlib.Path) -> None:
     at_delta=statement.mechanism.delta,
     at_epsilon=rounded_up(statement.epsilon),
   )
-  facts = json.dumps(statement.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-  for name, text in (('report.md', statement.to_markdown()), ('report.json', f'{facts}\n')):
-    with _files.atomic_write(folder / name) as file:
-      file.write(text)
+  with _files.atomic_write(folder / 'report.md') as file:
+    file.write(statement.to_markdown())
+  _files.write_json(folder / 'report.json', statement.to_json())
 
 
 def _charged_steps(run: RunDir, budget: Budget, taken: int) -> tuple[int, bool]:
@@ -118,8 +116,11 @@ def _charged_steps(run: RunDir, budget: Budget, taken: int) -> tuple[int, bool]:
         'is no longer certain; restore the file from a backup'
       )
     return 0, not budget.beside
-  ledger = Ledger.read(run.ledger, stages=budget.stages)
+  ledger = Ledger.read(run.ledger, stages=budget.stages, identity=run.identity())
   ledger.require_covers(taken, STAGE)
+  if run.metrics.is_file():  # a line is written after its steps were taken
+    for record in metrics.read_metrics(run.metrics)[-1:]:
+      ledger.require_covers(record['step'], STAGE)
   whole = all(ledger.charged_steps(name) == m.steps for name, m in budget.beside.items())
   return ledger.charged_steps(STAGE), whole
 

@@ -12,8 +12,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dpgan_jax import _markdown
+from dpgan_jax import _environment, _markdown
+from dpgan_jax._records import json_ready
 from dpgan_jax.budget import cross_check
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.networks import discriminators
 from dpgan_jax.privacy import accounting
@@ -22,12 +24,11 @@ from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing import statement_text as text
 from dpgan_jax.publishing import verdicts
 from dpgan_jax.publishing.verdicts import PICTURE
-from dpgan_jax.run import environment
 
 _FORMAT = 1
 # What may leave of the environment. A name that is not here stays inside, whatever it may hold.
 ENVIRONMENT = (
-  'dpgan_jax', 'python', *(name.replace('-', '_') for name in environment.PACKAGES),
+  'dpgan_jax', 'python', *(name.replace('-', '_') for name in _environment.PACKAGES),
   'backend', 'device', 'devices',
 )  # fmt: skip
 
@@ -46,8 +47,7 @@ class Statement:
     mechanism: the mechanism of the GAN, as run.
     beside: the mechanisms of the other stages by name: of the classifiers that name samples. They
       are part of every ε here, whole.
-    image_shape: (H, W, C).
-    num_classes: K.
+    spec: what is public of the data.
     seed_fixed: whether the keys came from a seed that somebody knows.
     steps_taken: steps of the latest checkpoint.
     steps_charged: steps paid for in the ledger, ≥ `steps_taken`. ε is for these.
@@ -64,8 +64,7 @@ class Statement:
   config: TrainConfig
   mechanism: DPMechanism
   beside: Mapping[str, DPMechanism]
-  image_shape: tuple[int, ...]
-  num_classes: int
+  spec: Spec
   seed_fixed: bool
   steps_taken: int
   steps_charged: int
@@ -183,9 +182,9 @@ class Statement:
       labels = 'Labels of generated data are uniform over the classes, not the real class counts.'
     lines = [
       f'{public} Under another relation the same run has another ε; compare like with like.',
-      f'Public constants besides: the set of classes, their number ({self.num_classes}) and the '
-      f'image size ({"×".join(map(str, self.image_shape))}). Pixels are scaled by constants, not '
-      f"by the data's own statistics. {labels}",
+      f'Public constants besides: the set of classes, their number ({self.spec.num_classes}) and '
+      f'the image size ({"×".join(map(str, self.spec.shape))}). Pixels are scaled by constants, '
+      f"not by the data's own statistics. {labels}",
       'The noise is floating-point (float32). It is not hardened against attacks on the bits of '
       'floating-point noise (Mironov 2012), which the ideal Gaussian of the accounting does not '
       'have.',
@@ -220,7 +219,7 @@ class Statement:
     """Everything, for machines: strict JSON, an infinite number is the string 'inf'."""
     m = self.mechanism
     settings = self.config.to_dict()
-    return _json_ready(
+    return json_ready(
       {
         'format': _FORMAT,
         'statement': self.guarantee(),
@@ -258,8 +257,8 @@ class Statement:
         },
         'data': {
           'name': self.config.dataset,
-          'image_shape': list(self.image_shape),
-          'num_classes': self.num_classes,
+          'image_shape': list(self.spec.shape),
+          'num_classes': self.spec.num_classes,
         },
         'settings': {k: v for k, v in settings.items() if k != 'seed' and k not in m.to_dict()},
         'covered': list(text.COVERED) if self.holds else [],
@@ -402,13 +401,3 @@ class Statement:
       ),
     }
 
-
-# --- JSON ----------------------------------------------------------------------------------------
-
-
-def _json_ready(value: Any) -> Any:
-  if isinstance(value, Mapping):
-    return {k: _json_ready(v) for k, v in value.items()}
-  if isinstance(value, list | tuple):
-    return [_json_ready(v) for v in value]
-  return 'inf' if value == math.inf else value

@@ -39,7 +39,9 @@ def of_files(*, holds: bool, seed_fixed: bool) -> list[dict[str, str]]:
     if seed_fixed
     else ('config.json', YES, 'Settings, N and class names, all treated as public.'),
     ('checkpoints/', NO, 'Hold the keys of the noise and of the batches.'),
-    ('labeller/, label_cnn/', NO, 'Checkpoints and metrics of what names samples.'),
+    ('secret.json', NO, 'Holds the secret from which noise and batches follow.'),
+    ('labeller/, label_cnn/', NO, 'Checkpoints and metrics of what labels the samples.'),
+    ('fingerprint.json', NO, 'Of a sweep: a fingerprint of the data.'),
     ('ledger.jsonl', NO, 'Holds a fingerprint of the data.'),
     ('metrics.jsonl', NO, f'Computed on private data: {", ".join(UNCOVERED_METRICS)}.'),
     ('losses.png', NO, 'Shows d_loss_real, which is computed on private data without noise.'),

@@ -84,15 +84,19 @@ class Checkpoints:
   one run may save (see `directory.RunDir.lock`).
   """
 
-  def __init__(self, directory: str | os.PathLike[str], *, keep: int = 3):
+  def __init__(
+    self, directory: str | os.PathLike[str], *, keep: int = 3, identity: str | None = None
+  ):
     """Looks at nothing yet.
 
     Args:
       directory: where the checkpoints lie, or will.
       keep: how many of the newest are kept. With 1 there is nothing to fall back to.
+      identity: of the run they belong to; those of another run are refused. None: not checked.
     """
     self._directory = pathlib.Path(directory).absolute()  # tensorstore takes absolute paths only
     self._keep = _validate.integer('keep', keep, minimum=1)
+    self._identity = identity
     self._writer: ocp.training.Checkpointer | None = None
     self._saving: int | None = None
     self._damaged: set[int] = set()
@@ -137,6 +141,7 @@ class Checkpoints:
       {
         'format': _FORMAT,
         'step': step,
+        'run': self._identity,
         'leaves': [dataclasses.astuple(leaf) for leaf in leaves],
         'sha256': state_leaves.digest(leaves, arrays),
         'metadata': metadata,
@@ -297,7 +302,13 @@ class Checkpoints:
 
   def _load(self, step: int, abstract_state: PyTree) -> tuple[int, PyTree, dict[str, Any]]:
     path = self._directory / str(step)
-    _check_same_structure(path, _saved_leaves(_read_header(path, step)), abstract_state)
+    header = _read_header(path, step)
+    if self._identity is not None and header.get('run') != self._identity:
+      raise _validate.InputError(
+        f'checkpoint {path} is of another run: what it has spent is not in this ledger; remove it, '
+        'or copy the right one back from a backup'
+      )
+    _check_same_structure(path, _saved_leaves(header), abstract_state)
     saved, arrays, header = _read_arrays(path, step)
     abstract, structure = jax.tree.flatten(abstract_state)
     placed = zip(saved, abstract, strict=True)

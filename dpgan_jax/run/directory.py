@@ -80,6 +80,11 @@ class RunDir:
     return self.path / 'ledger.jsonl'
 
   @property
+  def secret(self) -> pathlib.Path:
+    """The secret that all keys follow from; as private as the data."""
+    return self.path / 'secret.json'
+
+  @property
   def metrics(self) -> pathlib.Path:
     return self.path / 'metrics.jsonl'
 
@@ -120,16 +125,6 @@ class RunDir:
   @property
   def checkpoints(self) -> pathlib.Path:
     return self.path / 'checkpoints'
-
-  @property
-  def labeller(self) -> pathlib.Path:
-    """Directory of the classifier that names samples, trained before the GAN; private."""
-    return self.path / 'labeller'
-
-  @property
-  def label_cnn(self) -> pathlib.Path:
-    """Directory of the CNN that has a say in it, trained after the GAN; private."""
-    return self.path / 'label_cnn'
 
   @property
   def tensorboard(self) -> pathlib.Path:
@@ -189,7 +184,9 @@ class RunDir:
     # A file without a digest was written by version 0.1; one that holds a digest by another name
     # was damaged in that name.
     written = config.pop(_DIGEST, None)
-    if written is None:
+    if written is None and 'format' in config:
+      damaged = True
+    elif written is None:
       damaged = any(re.fullmatch('[0-9a-f]{64}', str(value)) for value in config.values())
     else:
       damaged = written != _digest(config)
@@ -199,6 +196,14 @@ class RunDir:
         ' from a backup'
       )
     return config
+
+  def identity(self) -> str | None:
+    """What binds ledger and checkpoints to this run: the digest of config.json, run_id included.
+
+    None for a run of version 0.1, whose ledger and checkpoints hold none.
+    """
+    config = self.load_config()
+    return _digest(config) if 'format' in config else None
 
   def check_same_config(
     self, saved: Mapping[str, Any], now: Mapping[str, Any], ignore: Collection[str] = ()

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpgan_jax import _validate
-from dpgan_jax.budget import budget
 from dpgan_jax.budget.budget import Budget
-from dpgan_jax.models import label_cnn, labelling
-from dpgan_jax.models.classifier import Classifier
+from dpgan_jax.data.spec import Spec
+from dpgan_jax.models import labelling
+from dpgan_jax.models.classifier import STAGE, Classifier
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
 from dpgan_jax.privacy.mechanism import DPMechanism
@@ -20,60 +20,56 @@ from dpgan_jax.privacy.mechanism import DPMechanism
 NOISY = 3.0  # of `GAN.noise_in_d`
 LONG = 0.1  # d_learning_rate of sgd without clipping, for D on wavelet features; 0.15 was too much
 
-_LABELLING, _LABEL_CNN = 'labelling', 'label_cnn'
-LARGEST_SIDE = 4096  # of images in a record; the models here are for far smaller ones
+_BEFORE, _AFTER = 'labelling', 'label_cnn'  # in a record
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """The parts of a run.
+  """The parts of a run, in the order in which they are trained.
 
   Attributes:
+    before: what labels samples, trained before the GAN.
     gan: the GAN.
-    classifier: names its samples (`labelling`); None where nothing does.
-    cnn: has a say in it after the GAN is trained (`label_cnn`); None where there is none.
+    after: what labels samples too, trained after the GAN.
   """
 
   gan: GAN
-  classifier: Classifier | None = None
-  cnn: Classifier | None = None
+  before: tuple[Classifier, ...] = ()
+  after: tuple[Classifier, ...] = ()
 
   @property
   def budget(self) -> Budget:
     """All that the run may do with the private data."""
-    return Budget(self.gan.mechanism, _stages(self.classifier, self.cnn))
+    return Budget(self.gan.mechanism, labelling.stages(*self.before, *self.after))
+
+  @property
+  def seed(self) -> int | None:
+    """Of the run's secret."""
+    return self.gan.config.seed
 
   def to_record(self) -> dict[str, Any]:
-    """What `read` makes a plan of again, beside the facts about the data; JSON-ready."""
+    """What `read` makes a plan of again, beside the description of the data; JSON-ready."""
     record: dict[str, Any] = {
       'config': self.gan.config.to_dict(),
       'mechanism': self.gan.mechanism.to_dict(),
       # Chosen by the memory of this machine, and a resumed run must add in the same order.
       'microbatch_size': self.gan.examples_at_once,
     }
-    if self.classifier is not None:
-      record[_LABELLING] = labelling.to_record(self.classifier)
-    if self.cnn is not None:
-      record[_LABEL_CNN] = labelling.to_record(self.cnn)
+    for name, classifiers in ((_BEFORE, self.before), (_AFTER, self.after)):
+      for classifier in classifiers:  # at most one today
+        record[name] = labelling.to_record(classifier)
     return record
 
 
-def _stages(*classifiers: Classifier | None) -> dict[str, DPMechanism]:
-  return {name: m for c in classifiers if c is not None for name, m in c.stages.items()}
-
-
-def make(
-  config: TrainConfig, num_examples: int, image_shape: tuple[int, int, int], num_classes: int
-) -> Plan:
+def make(config: TrainConfig, spec: Spec) -> Plan:
   """The plan that the settings ask for; warns of one in which D is likely to learn nothing.
 
   Raises:
     InputError: settings that no mechanism satisfies, or that do not fit the data.
   """
-  classifier = labelling.make_classifier(config, image_shape, num_classes, num_examples)
-  cnn = label_cnn.make_classifier(config, image_shape, num_classes, num_examples)
-  stages = budget.make(config, num_examples, _stages(classifier, cnn))
-  gan = GAN(config, stages.mechanism, image_shape, num_classes)
+  before, after = labelling.before_gan(config, spec), labelling.after_gan(config, spec)
+  stages = make_budget(config, spec.num_records, labelling.stages(*before, *after))
+  gan = GAN(config, stages.mechanism, spec)
   if gan.noise_in_d > NOISY:
     warnings.warn(
       f'between two generator steps D gets noise {gan.noise_in_d:.2g} times as long as its longest '
@@ -90,14 +86,14 @@ def make(
       'experiments/no_privacy.flags do, adam, or a smaller rate',
       stacklevel=2,
     )
-  return Plan(gan, classifier, cnn)
+  return Plan(gan, before, after)
 
 
 def read(saved: Mapping[str, Any], where: object) -> Plan:
   """The plan in a run's config.json.
 
   Args:
-    saved: its content: what `Plan.to_record` gave, and 'data' with image_shape and num_classes.
+    saved: its content: what `Plan.to_record` gave, and 'data', the description of the data.
     where: what to call it in messages.
 
   Raises:
@@ -106,27 +102,91 @@ def read(saved: Mapping[str, Any], where: object) -> Plan:
   try:
     config = TrainConfig.from_dict(saved['config'])
     mechanism = DPMechanism.from_dict(saved['mechanism'])
-    height, width, channels = (
-      _validate.integer('image_shape', size, minimum=1, maximum=LARGEST_SIDE)
-      for size in saved['data']['image_shape']
-    )
-    num_classes = _validate.integer('num_classes', saved['data']['num_classes'], minimum=1)
+    spec = _read_spec(saved['data'], config)
     at_once = saved.get('microbatch_size')  # None in runs of version 0.1
     if at_once is not None:
       _validate.integer('microbatch_size', at_once, minimum=1)
-    gan = GAN(config, mechanism, (height, width, channels), num_classes, at_once)
-    shares = {_LABELLING: config.label_share, _LABEL_CNN: config.label_cnn_share}
-    for name, share in shares.items():
+    gan = GAN(config, mechanism, spec, at_once)
+    classifiers: dict[str, tuple[Classifier, ...]] = {}
+    for name, share, stage in (
+      (_BEFORE, config.label_share, STAGE), (_AFTER, config.label_cnn_share, labelling.CNN_STAGE)
+    ):  # fmt: skip
       if (name in saved) != (share is not None):
         raise KeyError(name)
-    about = (gan.image_shape, num_classes, config.seed)
-    classifier = cnn = None
-    if _LABELLING in saved:
-      classifier = labelling.from_record(saved[_LABELLING], *about)
-    if _LABEL_CNN in saved:
-      cnn = labelling.from_record(saved[_LABEL_CNN], *about, label_cnn.STAGE)
+      classifiers[name] = ()
+      if name in saved:
+        classifiers[name] = (labelling.from_record(saved[name], spec, config.seed, stage),)
   except _validate.InputError:
     raise
   except (KeyError, TypeError, ValueError, AttributeError) as error:
     raise _validate.InputError(f'{where} is not the record of a run: {error!r}') from None
-  return Plan(gan, classifier, cnn)
+  return Plan(gan, classifiers[_BEFORE], classifiers[_AFTER])
+
+
+def _read_spec(record: Mapping[str, Any], config: TrainConfig) -> Spec:
+  if 'kind' in record:
+    return Spec.from_record(record)
+  return Spec.from_record(  # of version 0.1
+    {
+      'kind': 'image',
+      'num_records': record['num_examples'],
+      'shape': record['image_shape'],
+      'class_names': record['class_names'],
+      'name': config.dataset,
+    }
+  )
+
+
+def make_budget(
+  config: TrainConfig, num_examples: int, beside: Mapping[str, DPMechanism] | None = None
+) -> Budget:
+  """The budget that the settings ask for: two of ε, σ and T give the third.
+
+  Args:
+    config: the settings.
+    num_examples: N.
+    beside: other stages, if any; the GAN gets what they leave of `target_epsilon`.
+
+  Raises:
+    InputError: a combination that no mechanism satisfies. Warns if δ ≥ 1/N.
+  """
+  beside = beside or {}
+  if config.label_share is not None and not beside:
+    raise _validate.InputError(
+      'expected no label_share here: a GAN is looked at without what names its samples'
+    )
+  if config.delta >= 1 / num_examples:
+    warnings.warn(
+      f'delta={config.delta:g} is not below 1/N = {1 / num_examples:.3g}: a mechanism that '
+      'publishes one record at random would satisfy it; choose a smaller delta',
+      stacklevel=2,
+    )
+  settings: dict[str, Any] = {
+    'num_examples': num_examples,
+    'batch_size': config.batch_size,
+    'truncated_batch_size': config.truncated_batch_size,
+    'l2_clip_norm': config.l2_clip_norm,
+    'delta': config.delta,
+    'neighboring_relation': config.neighboring_relation,
+  }
+  steps = config.steps
+  if config.epochs is not None:
+    steps = max(1, round(config.epochs * num_examples / config.batch_size))
+  # TrainConfig has checked that two of the three are given, and with other stages which.
+  if beside and steps is not None and config.target_epsilon not in (None, math.inf):
+    base = DPMechanism.create(noise_multiplier=1.0, steps=steps, **settings)
+    return Budget.of_least_noise(config.target_epsilon, base, beside)
+  if steps is None:
+    assert config.target_epsilon is not None
+    assert config.noise_multiplier is not None
+    mechanism = DPMechanism.for_epsilon_and_noise(
+      config.target_epsilon, noise_multiplier=config.noise_multiplier, **settings
+    )
+  elif config.noise_multiplier is not None:
+    mechanism = DPMechanism.create(
+      noise_multiplier=config.noise_multiplier, steps=steps, **settings
+    )
+  else:
+    assert config.target_epsilon is not None
+    mechanism = DPMechanism.for_epsilon(config.target_epsilon, steps=steps, **settings)
+  return Budget(mechanism, beside)

@@ -1,28 +1,8 @@
-"""A whole training run in its directory: planned, charged, interruptible, resumed bit for bit.
+"""A whole training run in its directory: what labels samples, the GAN, samples and figures.
 
-The order of events is what makes a crash harmless:
-
-1. The state before the first step, which holds the keys, is saved and on the disk before anything
-   is charged.
-2. A chunk of steps is charged in the ledger, and the charge is on the disk, before it is started.
-3. The chunk runs.
-4. When it has ended, and never before, its metrics are written, then a checkpoint.
-
-Host and device work at the same time. While a chunk runs, the host writes what there is to say of
-the chunk before it (4) and then charges the one after it (2), which starts as soon as the running
-one has ended. So the ledger may be two chunks ahead of the metrics on the disk: by the chunk that
-runs, and by the next one. The next is charged only after the record before it was written without
-an error; but a run that is interrupted or killed while it waits for the device has charged a chunk
-that it did not start. That is harmless: a charge is an upper bound on what was taken, and never
-beyond the steps that the run is planned to take. The ε of a metric line is that of the steps whose
-metrics it holds, not that of the ledger; along the way an upper bound on it, since its exact value
-would take longer than the steps.
-
-A run killed anywhere in between continues at its last checkpoint and takes the same steps again,
-with the same batches and the same noise. They were charged before; nothing is charged twice, and
-nothing is ever taken uncharged. What names the samples is trained in the same way, under the same
-ledger but in directories of its own and a chunk after the other: a linear classifier before the
-GAN (`labelling`), a CNN after it (`label_cnn`).
+Every stage is planned and budgeted before the first one starts, and carried out by the one loop
+(`loop`) under one ledger: a linear classifier before the GAN, a CNN after it, where they are asked
+for.
 """
 
 from __future__ import annotations
@@ -31,63 +11,46 @@ import dataclasses
 import functools
 import os
 import pathlib
-import shutil
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from dpgan_jax import _figures, _progress, _validate
-from dpgan_jax.budget import budget
+from dpgan_jax import _figures, _validate
 from dpgan_jax.budget.ledger import Ledger
-from dpgan_jax.data import datasets, writers
-from dpgan_jax.models import label_cnn
+from dpgan_jax.data import writers
+from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.models import labelling
+from dpgan_jax.models.classifier import Classifier
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.models.gan import GANState, GeneratorState
+from dpgan_jax.models.gan import GAN, GANState, GeneratorState
 from dpgan_jax.models.labelling import Labeller
-from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.run import environment, generator_file, label_training, metrics, plan
+from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.run import generator_file, metrics, plan
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
-from dpgan_jax.run.loop import make_chunk
+from dpgan_jax.run.loop import Run
 from dpgan_jax.run.plan import Plan
-from dpgan_jax.run.recorder import ModelOf, Recorder, mixture_steps, picture_scale
+from dpgan_jax.run.stages import ClassifierStage, GANStage, mixture_steps, steps_per_report
 
-STAGE = budget.STAGE
-
-
-def steps_per_report(config: TrainConfig, mechanism: DPMechanism) -> int:
-  """Steps between metric lines: as set, else an epoch, or a thirtieth of the run if that is
-  shorter.
-
-  A number near it that divides the run is preferred: the compiled loop then has one length only.
-  """
-  if config.steps_per_report is not None:
-    return min(config.steps_per_report, mechanism.steps)
-  epoch = max(1, mechanism.num_examples // mechanism.batch_size)
-  wanted = max(1, min(epoch, mechanism.steps // 30))
-  nearby = [n for n in range(wanted, wanted * 3 // 2 + 1) if mechanism.steps % n == 0]
-  return nearby[0] if nearby else wanted
+BEFORE, AFTER = 'labeller', 'label_cnn'  # folders of the classifiers before and after the GAN
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """The end of a run: the generator samples are drawn from, and the ε it cost.
+  """The end of a run.
 
   Attributes:
-    model: the publishable part.
+    model: the publishable part: the generator that samples are drawn from, and what it cost.
     run: its private directory.
   """
 
-  model: generator_file.Model
+  model: Synthesizer
   run: RunDir
 
 
 def train(
   config: TrainConfig,
-  dataset: datasets.ImageDataset,
+  dataset: ImageDataset,
   run_dir: str | os.PathLike[str],
   *,
   progress: bool = True,
@@ -107,189 +70,61 @@ def train(
     InputError: the directory belongs to another run (naming what differs), is in use, or is
       damaged; settings that do not fit the data.
   """
-  existed = os.path.lexists(run_dir)
-  run = RunDir.open(run_dir, create=True)
-  with run.lock():
-    try:
-      planned = _plan(config, dataset, run)
-    except BaseException:
-      if not existed:  # settings that do not fit leave nothing behind, not even an empty directory
-        shutil.rmtree(run.path, ignore_errors=True)
-      raise
-    ledger = Ledger.open(
-      run.ledger, stages=planned.budget.stages, data_fingerprint=dataset.fingerprint()
-    )
-    labeller = _labeller(planned, dataset, run, ledger, progress)
-
-    def model_of(generator: GeneratorState, step: int) -> generator_file.Model:
-      return generator_file.Model(
-        planned.gan, generator, step, dataset.class_names, dataset.name, labeller
-      )
-
-    with Checkpoints(run.checkpoints) as checkpoints:
-      state = environment.start_or_resume(
-        planned.gan.init, config.seed, ledger, checkpoints, (STAGE,)
-      )
-      ledger.require_covers(int(state.step))
-      if run.metrics.is_file():  # a line is written after its steps were taken
-        for record in metrics.read_metrics(run.metrics)[-1:]:
-          ledger.require_covers(record['step'])
-      state = _take_steps(planned, model_of, dataset, run, ledger, checkpoints, state, progress)
-    model = model_of(state.g_average, int(state.step))
-    model = dataclasses.replace(model, past=_past(planned, run, model.steps))
-    model = _with_cnn(model, planned, dataset, run, ledger, state, progress)
-    _leave_samples(model, run, state)
-  return Trained(model, run)
-
-
-def _plan(config: TrainConfig, dataset: datasets.ImageDataset, run: RunDir) -> Plan:
-  """What is going to be done; written to the run directory, or checked against it."""
-  about = {
-    'num_examples': len(dataset),
-    'image_shape': list(dataset.image_shape),
-    'num_classes': dataset.num_classes,
-    'class_names': list(dataset.class_names),
-  }
-  if run.config.is_file():
-    saved = run.load_config()
-    planned = plan.read(saved, run.config)
-    # As read: a setting that an older version did not know has the value that changes nothing.
-    run.check_same_config(planned.gan.config.to_dict(), config.to_dict())
-    run.check_same_config(saved.get('data', {}), about)
-    return planned
-  made = plan.make(config, len(dataset), dataset.image_shape, dataset.num_classes)
-  run.save_config({**made.to_record(), 'data': about, 'environment': environment.environment()})
-  return made
-
-
-def _labeller(
-  planned: Plan, dataset: datasets.ImageDataset, run: RunDir, ledger: Ledger, progress: bool
-) -> Labeller | None:
-  """What names the samples, trained before the GAN's first step; None if nothing does."""
-  if planned.classifier is None:
-    return None
-  run.labeller.mkdir(exist_ok=True)
-  return label_training.train_linear(
-    planned.classifier, dataset, RunDir(run.labeller), ledger, progress=progress
+  opened = Run.open(
+    run_dir,
+    config.to_dict(),
+    dataset,
+    make=lambda: plan.make(config, dataset.spec),
+    read=plan.read,
+    progress=progress,
   )
+  with opened as (planned, run):
+    labellers: tuple[Labeller, ...] = ()
+    for classifier in planned.before:
+      state = run.carry_out(ClassifierStage(classifier, dataset, folder=BEFORE))
+      labellers += (Labeller.of_state(classifier, state),)
+
+    def model_of(generator: GeneratorState, step: int) -> Synthesizer:
+      return Synthesizer(planned.gan, generator, step, labellers)
+
+    state = run.carry_out(GANStage(planned.gan, dataset, run.directory, model_of))
+    model = model_of(state.g_average, int(state.step))
+    model = dataclasses.replace(model, past=_past(planned, run.directory, model.steps))
+    for classifier in planned.after:
+      taught = functools.partial(
+        labelling.taught, classifier, draw=model.draw, key=_samples_key(state, 3)
+      )
+      end = run.carry_out(ClassifierStage(classifier, dataset, folder=AFTER, taught=taught))
+      added = Labeller.of_state(classifier, end)
+      model = dataclasses.replace(model, labellers=(*model.labellers, added))
+    _leave_samples(model, run.directory, state)
+  return Trained(model, run.directory)
 
 
 def _past(planned: Plan, run: RunDir, step: int) -> dict[int, GeneratorState]:
   """The generators of earlier steps that samples are drawn from beside that of `step`."""
   config, mechanism = planned.gan.config, planned.gan.mechanism
   steps = mixture_steps(config, mechanism.steps, steps_per_report(config, mechanism))
-  return {s: generator_file.load(run.snapshot(s)).generator for s in steps if s < step}
-
-
-def _with_cnn(
-  model: generator_file.Model,
-  planned: Plan,
-  dataset: datasets.ImageDataset,
-  run: RunDir,
-  ledger: Ledger,
-  state: GANState,
-  progress: bool,
-) -> generator_file.Model:
-  """The trained generator, its samples named by the CNN too; as it is if none is planned."""
-  if planned.cnn is None:
-    return model
-  assert model.labeller is not None  # TrainConfig asks for both
-
-  def draw(num: int, key: jax.Array) -> Any:
-    return model.sample(num, key=key)
-
-  run.label_cnn.mkdir(exist_ok=True)
-  labeller = label_training.train_cnn(
-    planned.cnn, model.labeller, draw, _samples_key(state, 3), dataset, RunDir(run.label_cnn),
-    ledger, progress=progress,
-  )  # fmt: skip
-  return dataclasses.replace(model, labeller=labeller)
-
-
-def _take_steps(
-  planned: Plan,
-  model_of: ModelOf,
-  dataset: datasets.ImageDataset,
-  run: RunDir,
-  ledger: Ledger,
-  checkpoints: Checkpoints,
-  state: GANState,
-  progress: bool,
-) -> GANState:
-  gan, config, mechanism = planned.gan, planned.gan.config, planned.gan.mechanism
-  step, total = int(state.step), mechanism.steps
-  with metrics.MetricsWriter(run.path, resume_step=step if step else None) as writer:
-    if step == total:
-      return state
-    images, labels = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
-    stride = steps_per_report(config, mechanism)
-    bar = None
-    if progress:
-      bar = _progress.TrainingProgress(
-        total, step, planned.budget.epsilon(), environment.device_name()
+  past = {}
+  for earlier in (s for s in steps if s < step):
+    path = run.snapshot(earlier)
+    model = generator_file.load(path)
+    if model.gan.mechanism != mechanism or model.steps != earlier or model.spec != planned.gan.spec:
+      raise _validate.InputError(
+        f'{path} is not a generator of this run at step {earlier}: restore it from a backup'
       )
-    recorder = Recorder(planned, model_of, run, writer, checkpoints, bar, stride)
-    chunks: dict[int, Any] = {}
-    waiting: Callable[[], None] | None = None  # writes the record of the chunk that ended last
-    ended = 0.0
-    end = _end_of_chunk(step, stride, total)
-    ledger.charge(end, STAGE)
-    while step < total:
-      length = end - step
-      is_new = length not in chunks
-      if is_new:
-        chunks[length] = make_chunk(gan, length)
-      called = time.monotonic()
-      state, history = chunks[length](state, images, labels)
-      started = time.monotonic()
-      if is_new and bar:  # a first call compiles, then returns while the device works
-        bar.note(f'compiled {length} steps in {started - called:.1f} s')
-      step = end
-      # The device is at work; what follows until `_wait_interruptibly` does not hold it up.
-      if waiting is not None:
-        waiting()
-        waiting = None  # and with it the copy of the state, before `keep` makes the next
-      if step < total:
-        end = _end_of_chunk(step, stride, total)
-        ledger.charge(end, STAGE)
-      kept = recorder.keep(step, state)
-      _wait_interruptibly(history, started)
-      # From end to end, whatever the device did in between; but compiling is no step.
-      since, ended = started if is_new else ended, time.monotonic()
-      waiting = functools.partial(recorder.write, kept, history, length / (ended - since))
-      del kept
-    assert waiting is not None
-    waiting()
-    checkpoints.wait()
-    if bar:
-      bar.close()
-  return state
+    past[earlier] = model.generator
+  return past
 
 
-def _end_of_chunk(step: int, stride: int, total: int) -> int:
-  """The step that the chunk after `step` ends at: the next to be reported, or the last."""
-  return min(step - step % stride + stride, total)
-
-
-def _wait_interruptibly(history: Any, since: float) -> None:
-  """Waits for the device without holding up Ctrl-C, which Python handles between bytecodes only.
-
-  It looks again after 1/256 of the time since the start, so that the end of a chunk is noticed
-  within 0.4 % of its time, at the price of a few looks.
-  """
-  leaves = jax.tree.leaves(history)
-  while not all(leaf.is_ready() for leaf in leaves):
-    time.sleep(min(max((time.monotonic() - since) / 256, 1e-4), 0.02))
-
-
-def _leave_samples(model: generator_file.Model, run: RunDir, state: GANState) -> None:
+def _leave_samples(model: Synthesizer, run: RunDir, state: GANState) -> None:
   """Samples, their picture and the loss curves; drawn from the state, so the same every time."""
   key = _samples_key(state, 2)
   images, labels = model.sample(model.gan.config.num_samples, key=key)
   writers.export(run.samples_npz, images, labels, format='npz', overwrite=True)
-  num = 10 * min(model.gan.num_classes, 10)
+  num = 10 * min(model.spec.num_classes, 10)
   images, labels = model.sample_for_picture(num, jax.random.fold_in(key, 1))
-  scale = picture_scale(model.gan.image_shape)
+  scale = _figures.scale_of(model.spec.shape)
   _figures.sample_grid(images, run.samples_png, labels=labels, scale=scale)
   _figures.loss_curves(metrics.read_metrics(run.metrics), run.losses_png)
 
@@ -299,35 +134,47 @@ def _samples_key(state: GANState, purpose: int) -> jax.Array:
   return jax.random.fold_in(jax.random.fold_in(state.fake_key, state.step), purpose)
 
 
+# --- reading a run --------------------------------------------------------------------------------
+
+
 def restore_model(run_dir: str | os.PathLike[str]) -> Trained:
   """The generator of a run's latest good checkpoint; the run may still be training.
 
   Raises:
-    InputError: not a run directory, no checkpoint in it, or what names its samples is lost.
+    InputError: not a run directory, no checkpoint in it, or what labels its samples is lost.
   """
   run = RunDir.open(pathlib.Path(run_dir), create=False)
-  saved = run.load_config()
-  planned = plan.read(saved, run.config)
-  try:
-    class_names = tuple(map(str, saved['data']['class_names']))
-  except (KeyError, TypeError) as error:
-    raise _validate.InputError(f'{run.config} is not the record of a run: {error!r}') from None
-  with Checkpoints(run.checkpoints) as checkpoints:
-    restored = checkpoints.restore_latest(jax.eval_shape(planned.gan.init, jax.random.key(0)))
+  planned = plan.read(run.load_config(), run.config)
+  restored = _latest(planned.gan, run.path, run.identity())
   if restored is None:
     raise _validate.InputError(f'{run.path} has no checkpoint yet: let dpgan_jax.train run first')
-  step, state, _ = restored
-  config = planned.gan.config
-  labeller = None
-  if planned.classifier is not None:
-    labeller = label_training.restore(planned.classifier, run.labeller, paid=True)
-  if planned.cnn is not None and labeller is not None and step == planned.gan.mechanism.steps:
-    ledger = Ledger.read(run.ledger, stages=planned.budget.stages)
-    paid = ledger.charged_steps(label_cnn.STAGE) == planned.cnn.mechanism.steps
-    cnn = label_training.restore(planned.cnn, run.label_cnn, paid=paid)
-    labeller = dataclasses.replace(labeller, cnn=cnn)
-  model = generator_file.Model(
-    planned.gan, state.g_average, step, class_names, config.dataset, labeller,
-    _past(planned, run, step),
-  )  # fmt: skip
-  return Trained(model, run)
+  step, state = restored
+  labellers = tuple(_finished(c, run, BEFORE) for c in planned.before)
+  if step == planned.gan.mechanism.steps:
+    ledger = Ledger.read(
+      run.ledger, stages=planned.budget.stages, identity=run.identity()
+    )
+    for classifier in planned.after:
+      if ledger.charged_steps(classifier.stage) == classifier.mechanism.steps:
+        labellers += (_finished(classifier, run, AFTER),)
+  past = _past(planned, run, step)
+  return Trained(Synthesizer(planned.gan, state.g_average, step, labellers, past), run)
+
+
+def _finished(classifier: Classifier, run: RunDir, folder: str) -> Labeller:
+  restored = _latest(classifier, run.path / folder, run.identity())
+  if restored is None or restored[0] != classifier.mechanism.steps:
+    raise _validate.InputError(
+      f'{run.path / folder} has no finished classifier to label samples: let dpgan_jax.train run'
+    )
+  return Labeller.of_state(classifier, restored[1])
+
+
+def _latest(
+  model: Classifier | GAN, folder: pathlib.Path, identity: str | None
+) -> tuple[int, Any] | None:
+  """Step and state of the latest good checkpoint in a folder of a run."""
+  with Checkpoints(RunDir(folder).checkpoints, identity=identity) as checkpoints:
+    key = jax.random.key(0, impl='threefry2x32')
+    restored = checkpoints.restore_latest(jax.eval_shape(model.init, key))
+  return None if restored is None else restored[:2]

@@ -232,7 +232,7 @@ def to_json(table: Table) -> dict[str, Any]:
     'data': {k: v for k, v in table.data.items() if k != 'data_fingerprint'},
     'by_epsilon': [
       {
-        'target_epsilon': _finite(target),
+        'target_epsilon': target,
         'runs': len(runs),
         'steps': _steps(runs),
         'scores': {n: s for n in names if (s := summary(runs, n)) is not None},
@@ -240,7 +240,7 @@ def to_json(table: Table) -> dict[str, Any]:
       for target, runs in groups.items()
     ],
     'spent_together': {
-      'epsilon': _finite(epsilon),
+      'epsilon': epsilon,
       'delta': table.settings.get('delta'),
       'private_runs': private,
       'runs_without_privacy': public,
@@ -249,8 +249,8 @@ def to_json(table: Table) -> dict[str, Any]:
     'runs': [
       {
         'run': run.name,
-        'target_epsilon': _finite(run.target_epsilon),
-        'epsilon': _finite(run.epsilon),
+        'target_epsilon': run.target_epsilon,
+        'epsilon': run.epsilon,
         'noise_multiplier': run.mechanism.noise_multiplier,
         'steps': run.mechanism.steps,
         'steps_charged': run.charged,
@@ -345,19 +345,13 @@ def _cell(found: Mapping[str, Any] | None) -> str:
   return f'{found["mean"]:.4g}' + ('' if spread is None else f' ± {spread:.2g}')
 
 
-def _finite(value: float) -> float | str:
-  return 'inf' if math.isinf(value) else value
-
-
 # --- files ---------------------------------------------------------------------------------------
 
 
 def write(table: Table, folder: pathlib.Path) -> list[str]:
   """Writes sweep.json, sweep.md and the figures; returns what to tell the user."""
   made, left_out = draw_figures(table, folder)
-  text = json.dumps(to_json(table), indent=2, ensure_ascii=False, allow_nan=False)
-  with _files.atomic_write(folder / 'sweep.json') as file:
-    file.write(f'{text}\n')
+  _files.write_json(folder / 'sweep.json', to_json(table))
   with _files.atomic_write(folder / 'sweep.md') as file:
     file.write(to_markdown(table, made, left_out))
   return [spending(*table.spent_together, table), f'Table and figures: {folder / "sweep.md"}']

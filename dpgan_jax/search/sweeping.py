@@ -11,17 +11,19 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpgan_jax import _progress, _validate
+from dpgan_jax import _files, _progress, _validate
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
 from dpgan_jax.evaluation import scoring
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import generator_file, trainer
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.search import sweep_table
 
 SECRET = 'secret_key'
+_FINGERPRINT = 'fingerprint.json'
 _OF_A_RUN = ('target_epsilon', 'seed')  # settings that differ from run to run
 
 
@@ -140,12 +142,7 @@ def open_sweep(path: str, settings: Mapping[str, Any], dataset: datasets.ImageDa
     InputError: it holds something else, or a sweep of other settings (naming what differs).
   """
   shared = {k: v for k, v in settings.items() if k not in _OF_A_RUN}
-  about = {
-    'num_examples': len(dataset),
-    'image_shape': list(dataset.image_shape),
-    'num_classes': dataset.num_classes,
-    'data_fingerprint': dataset.fingerprint(),
-  }
+  about = dataset.spec.to_record()
   try:
     directory = RunDir.open(path, create=True)
     if directory.config.is_file():
@@ -154,7 +151,11 @@ def open_sweep(path: str, settings: Mapping[str, Any], dataset: datasets.ImageDa
         if not isinstance(saved.get(name), dict):
           raise _validate.InputError(f'run directory {path} is that of one run')
         directory.check_same_config(saved[name], now)
+      kept = json.loads((directory.path / _FINGERPRINT).read_bytes())
+      directory.check_same_config(kept, {'data_fingerprint': dataset.fingerprint()})
     else:
+      with _files.atomic_write(directory.path / _FINGERPRINT) as file:  # private, unlike the rest
+        file.write(json.dumps({'data_fingerprint': dataset.fingerprint()}) + '\n')
       directory.save_config({'format': sweep_table.FORMAT, 'settings': shared, 'data': about})
   except _validate.InputError as error:
     # It is kept as a run directory is: the same file of settings, the same lock.
@@ -167,7 +168,7 @@ def open_sweep(path: str, settings: Mapping[str, Any], dataset: datasets.ImageDa
 
 def trained(
   planned: Planned, run: pathlib.Path, dataset: datasets.ImageDataset
-) -> generator_file.Model | None:
+) -> Synthesizer | None:
   """The generator that a finished run left; None if the run is not finished.
 
   Raises:
@@ -182,7 +183,10 @@ def trained(
   mechanism = model.gan.mechanism
   with directory.lock():
     ledger = Ledger.open(
-      directory.ledger, stages=model.budget.stages, data_fingerprint=dataset.fingerprint()
+      directory.ledger,
+      stages=model.budget.stages,
+      data_fingerprint=dataset.fingerprint(),
+      identity=directory.identity(),
     )
     ledger.require_covers(model.steps)
   finished = model.steps == mechanism.steps and directory.report_json.is_file()
@@ -191,7 +195,7 @@ def trained(
 
 def train(
   planned: Planned, run: pathlib.Path, dataset: datasets.ImageDataset
-) -> generator_file.Model:
+) -> Synthesizer:
   """Trains a run, or continues it, and keeps report and generator.
 
   Raises:
@@ -200,7 +204,7 @@ def train(
   result = trainer.train(planned.config, dataset, run)
   print(run_statement.write(result.run).summary())
   # Last: its presence says that all the rest is there.
-  result.model.save(run / sweep_table.GENERATOR)
+  generator_file.save(result.model, run / sweep_table.GENERATOR)
   return result.model
 
 
@@ -214,7 +218,7 @@ def is_evaluated(run: pathlib.Path, about: Mapping[str, Any]) -> bool:
 
 
 def score(
-  model: generator_file.Model,
+  model: Synthesizer,
   run: pathlib.Path,
   train: datasets.ImageDataset,
   test: datasets.ImageDataset,
@@ -227,7 +231,7 @@ def score(
     Whether there was anything to do.
   """
   about = scoring.describe(
-    scoring.source_of(model), amount.num, model.gan.image_shape, model.is_conditional, train, test,
+    scoring.source_of(model), amount.num, model.spec.shape, model.is_conditional, train, test,
     amount,
   )  # fmt: skip
   if is_evaluated(run, {**about, 'settings': dataclasses.asdict(amount.settings)}):
