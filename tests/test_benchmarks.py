@@ -17,9 +17,7 @@ import pytest
 
 BENCHMARKS = pathlib.Path(__file__).resolve().parents[1] / 'experiments' / 'benchmarks'
 ECHO = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import protocol
+from experiments.benchmarks import protocol
 class Program:
   note = 'a note'
   def __init__(self, job): self.job, self.weight = job, 1.0
@@ -33,15 +31,8 @@ protocol.serve(protocol.Session(Program, lambda: {'versions': {}}, lambda: 1.0))
 """
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _import_path():
-  sys.path.insert(0, str(BENCHMARKS))
-  yield
-  sys.path.remove(str(BENCHMARKS))
-
-
 def load(name):
-  return importlib.import_module(name)
+  return importlib.import_module(f'experiments.benchmarks.{name}')
 
 
 def test_networks_have_the_sizes_they_are_known_by():
@@ -111,7 +102,7 @@ def test_all_contenders_in_jax_compute_the_same_clipped_sum():
 def test_a_worker_answers_and_survives_failures(tmp_path):
   client = load('client')
   script = tmp_path / 'echo.py'
-  script.write_text(ECHO.replace('sys.argv[1]', repr(str(BENCHMARKS))), encoding='utf-8')
+  script.write_text(ECHO, encoding='utf-8')
   with client.Worker(sys.executable, script) as worker:
     with pytest.raises(client.WorkerError, match='nothing was built'):
       worker.ask('time', steps=1)
@@ -258,10 +249,10 @@ def test_numbers_have_three_digits():
 
 
 def test_commands_explain_themselves():
-  for script in ('speed.py', 'install_peers.py'):
+  for module in ('speed', 'install_peers'):
     done = subprocess.run(
-      [sys.executable, str(BENCHMARKS / script), '--help'], capture_output=True, text=True,
-      check=True,
+      [sys.executable, '-m', f'experiments.benchmarks.{module}', '--help'], capture_output=True,
+      text=True, check=True, cwd=BENCHMARKS.parents[1],
     )  # fmt: skip
     assert 'usage' in done.stdout
 

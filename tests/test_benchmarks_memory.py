@@ -17,13 +17,8 @@ from dpgan_jax.gan import GAN
 BENCHMARKS = pathlib.Path(__file__).resolve().parents[1] / 'experiments' / 'benchmarks'
 
 
-@pytest.fixture(autouse=True)
-def _import_path(monkeypatch):
-  monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
 def load(name):
-  return importlib.import_module(name)
+  return importlib.import_module(f'experiments.benchmarks.{name}')
 
 
 def small(**settings) -> TrainConfig:

@@ -15,19 +15,14 @@ from dpgan_jax.config import TrainConfig
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1] / 'experiments'
 
 
-@pytest.fixture(autouse=True)
-def _import_path(monkeypatch):
-  monkeypatch.syspath_prepend(str(EXPERIMENTS / 'benchmarks'))
-
-
 @pytest.fixture
 def stalls():
-  return importlib.import_module('stalls')
+  return importlib.import_module('experiments.benchmarks.stalls')
 
 
 @pytest.fixture
 def compile_time():
-  return importlib.import_module('compile_time')
+  return importlib.import_module('experiments.benchmarks.compile_time')
 
 
 def test_idle_is_from_the_end_of_a_chunk_to_the_next_dispatch(stalls):

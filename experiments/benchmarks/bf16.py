@@ -1,6 +1,6 @@
 """What `--compute_dtype=bfloat16` changes: the same short runs in either precision, side by side.
 
-    ./run.sh python experiments/benchmarks/bf16.py --flagfile=experiments/quickstart.flags \\
+    ./run.sh python -m experiments.benchmarks.bf16 --flagfile=experiments/quickstart.flags \\
         --steps=2000 --out=experiments/results/bf16.json
 
 For every seed, two runs on the embedded digits with the same keys: the same initial networks,
@@ -13,10 +13,7 @@ measured. About three minutes on 2 cores.
 
 from __future__ import annotations
 
-import json
-import pathlib
 import statistics
-import sys
 from typing import Any
 
 import jax
@@ -24,11 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from dpgan_jax import _files, _markdown, _validate, cli, data, features, fidelity, judges
+from dpgan_jax import _markdown, _validate, cli, data, features, fidelity, judges
 from dpgan_jax.config import COMPUTE_DTYPES, TrainConfig
 from dpgan_jax.gan import GAN, GANState
 from dpgan_jax.loop import make_chunk
 from dpgan_jax.mechanism import DPMechanism
+from experiments.benchmarks import cases
 
 FLAGS = flags.FLAGS
 SAMPLES = 1440  # as many as there are training images
@@ -110,7 +108,7 @@ def compare_runs(
         for name in ('d_real_accuracy', 'd_fake_accuracy', 'clipped_fraction')
       }
       runs.append({'dtype': dtype, 'seed': seed, **score(gan, state, test), **means})
-      print(runs[-1], file=sys.stderr, flush=True)
+      cases.say(str(runs[-1]))
   return runs
 
 
@@ -143,32 +141,24 @@ def main() -> None:
   head = ['', *COMPUTE_DTYPES, 'difference', 'spread over seeds in float32']
   print(_markdown.table(head, [[n, *(f'{v:.4g}' for v in s.values())] for n, s in found.items()]))
   print(', '.join(f'{name} {value:.2g}' for name, value in gradients.items()))
-  if FLAGS.out:
-    mechanism = gans['float32'].mechanism
-    record = {
-      'data': 'the embedded digits (public)',
-      'settings': {
-        'discriminator': config.discriminator,
-        'generator': config.generator,
-        'steps': mechanism.steps,
-        'batch_size': mechanism.batch_size,
-        'noise_multiplier': mechanism.noise_multiplier,
-        'seeds': seeds,
-        'samples': SAMPLES,
-      },
-      'jax': jax.__version__,
-      'device': jax.devices()[0].device_kind,
-      'first_batch': gradients,
-      'scores': found,
-      'runs': runs,
-    }
-    with _files.atomic_write(pathlib.Path(FLAGS.out)) as file:
-      file.write(json.dumps(record, indent=2) + '\n')
+  mechanism = gans['float32'].mechanism
+  cases.write(
+    data='the embedded digits (public)',
+    settings={
+      'discriminator': config.discriminator,
+      'generator': config.generator,
+      'steps': mechanism.steps,
+      'batch_size': mechanism.batch_size,
+      'noise_multiplier': mechanism.noise_multiplier,
+      'seeds': seeds,
+      'samples': SAMPLES,
+    },
+    first_batch=gradients,
+    scores=found,
+    runs=runs,
+  )
 
 
 if __name__ == '__main__':
-  cli.define_flags(TrainConfig)
-  flags.DEFINE_string('run_dir', None, 'Ignored: it stands in the flag files of training.')
-  flags.DEFINE_string('out', None, 'A JSON file for the figures.')
   flags.DEFINE_integer('seeds', 3, 'Runs in each precision.')
-  cli.run(main, interrupted='Nothing was written.')
+  cases.run(main)

@@ -11,9 +11,10 @@ import pathlib
 import sys
 import tempfile
 
-import client
 import numpy as np
-from contenders import Contender
+
+from experiments.benchmarks import client
+from experiments.benchmarks.contenders import Contender
 
 TOLERANCE = 1e-4
 BATCH = 16

@@ -13,8 +13,8 @@ import tempfile
 import time
 from typing import Any
 
-import install_peers
-from contenders import Contender
+from experiments.benchmarks import install_peers
+from experiments.benchmarks.contenders import Contender
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -33,8 +33,7 @@ def environment_variables(device: str) -> dict[str, str]:
     variables.pop('JAX_PLATFORMS', None)
     # Several processes share the accelerator.
     variables.update(XLA_PYTHON_CLIENT_PREALLOCATE='false', TF_FORCE_GPU_ALLOW_GROWTH='true')
-  # Workers import from this directory, and the one with ours imports this repository's package.
-  variables['PYTHONPATH'] = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+  variables['PYTHONPATH'] = str(HERE.parents[1])  # of this package, and of the one with ours
   variables['PYTHONUNBUFFERED'] = '1'
   return variables
 

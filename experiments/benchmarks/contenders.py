@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-import nets
+from experiments.benchmarks import nets
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
-from contenders import Contender
+from experiments.benchmarks.contenders import Contender
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1]
 
@@ -33,7 +33,7 @@ GANS = {
     Gan('gan_report', "the report's networks, as trained on MNIST", 'mnist.flags', 240, 10,
         ('--target_epsilon=1',)),
     Gan('gan_revisited', '1.7 M discriminator ("Private GANs, Revisited")',
-        'revisited_eps10.flags', 512, 2),
+        'study_2020/revisited_eps10.flags', 512, 2),
   )
 }  # fmt: skip
 

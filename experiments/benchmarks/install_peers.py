@@ -1,4 +1,4 @@
-"""Makes the environments of the other libraries: `python experiments/benchmarks/install_peers.py`.
+"""Makes the environments of the other libraries: `python -m experiments.benchmarks.install_peers`.
 
 Each goes into its own directory under `experiments/benchmarks/.peers/` (`--into` for another one),
 which keeps itself out of git. A library that cannot be installed here is no error: what pip said
@@ -38,7 +38,7 @@ def missing(into: pathlib.Path, name: str) -> str | None:
   if failed.exists():
     return f'not installed: {failed.read_text(encoding="utf-8").strip()}'
   if not interpreter(into, name).exists():
-    return 'not installed: run experiments/benchmarks/install_peers.py'
+    return 'not installed: run experiments.benchmarks.install_peers'
   return None
 
 

@@ -1,5 +1,5 @@
-"""What the two ways to convolve on a CPU cost: `./run.sh python
-experiments/benchmarks/last_layer.py` (half a minute; run nothing beside it).
+"""What the two ways to convolve on a CPU cost: `./run.sh python -m
+experiments.benchmarks.last_layer` (half a minute; run nothing beside it).
 
 Prints, for convolutions that generators have, the time of 'patches' divided by that of 'shifts'
 (`layers.conv2d`): the convolution alone, and its gradient with respect to input and kernel, both

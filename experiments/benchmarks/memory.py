@@ -1,7 +1,8 @@
 """Peak memory of training, each way in a fresh process of its own; no time is measured.
 
-    ./run.sh python experiments/benchmarks/memory.py \\
-        --flagfile=experiments/revisited_eps10.flags --out=experiments/results/memory.json
+    ./run.sh python -m experiments.benchmarks.memory \\
+        --flagfile=experiments/study_2020/revisited_eps10.flags \\
+        --out=experiments/results/memory.json
 
 Takes a few steps of the GAN that the flags describe on random images of MNIST's number and size, as
 training does (n_D, fakes, optimizers and the compiled loop are those of `gan` and `loop`), within
@@ -9,7 +10,7 @@ several memory budgets and in bfloat16; then of an ordinary GAN of the same netw
 the gradient of a mean; then D's real half alone, privately and not. What a peak includes: Python,
 its libraries, the compiler at work, the data and the state. Minutes for the flags above.
 
-    ./run.sh python experiments/benchmarks/memory.py --estimates \
+    ./run.sh python -m experiments.benchmarks.memory --estimates \
         --out=experiments/results/memory_estimates.json
 
 compares what `dpgan_jax.memory` tells before compiling with what XLA plans, for the real half of
@@ -18,27 +19,22 @@ every discriminator by name; nothing is run.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
-import os
-import pathlib
-import platform
-import subprocess
-import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from absl import flags
-from ordinary_gan import EXAMPLES, SHAPE, OrdinaryGAN, make_gan, random_data
-from protocol import peak_memory
 
-from dpgan_jax import _files, _markdown, _validate, cli, memory, models
+from dpgan_jax import _markdown, _validate, cli, memory, models
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN, GANState
 from dpgan_jax.loop import make_chunk
+from experiments.benchmarks import cases
+from experiments.benchmarks.ordinary_gan import EXAMPLES, SHAPE, OrdinaryGAN, make_gan, random_data
+from experiments.benchmarks.protocol import peak_memory
 
 FLAGS = flags.FLAGS
 STEPS = 3  # the first compiles and allocates; in the others nothing may grow
@@ -107,18 +103,6 @@ def measure(kind: str, config: TrainConfig) -> dict[str, Any]:
   return {'peak_mib': round(peak_memory() / MIB), **found}
 
 
-def in_its_own_process(name: str) -> dict[str, Any]:
-  """Runs this command again for one case, with nothing compiled before."""
-  environment = {**os.environ, 'JAX_ENABLE_COMPILATION_CACHE': 'false'}
-  result = subprocess.run(
-    [sys.executable, *sys.argv, f'--case={name}'],
-    env=environment, stdout=subprocess.PIPE, text=True, check=False,
-  )  # fmt: skip
-  if result.returncode:
-    raise _validate.InputError(f'{name}: the process that was measured ended with an error')
-  return json.loads(result.stdout.splitlines()[-1])
-
-
 def table(found: dict[str, dict[str, Any]]) -> str:
   """The table, in Markdown."""
   rows = []
@@ -181,15 +165,8 @@ def estimates() -> None:
   rows = [[name, *(cell(ways[way]) for way in WAYS)] for name, ways in found.items()]
   print(_markdown.table(['planned / told, MiB', *WAYS], rows))
   print(f'planned / told: {min(shares):.2f} to {max(shares):.2f}; margin {memory.MARGIN}')
-  if FLAGS.out:
-    record = {
-      'jax': jax.__version__,
-      'device': jax.devices()[0].device_kind,
-      'planned_over_told': [round(min(shares), 3), round(max(shares), 3)],
-      'discriminators': found,
-    }
-    with _files.atomic_write(pathlib.Path(FLAGS.out)) as file:
-      file.write(json.dumps(record, indent=2) + '\n')
+  planned_over_told = [round(min(shares), 3), round(max(shares), 3)]
+  cases.write(planned_over_told=planned_over_told, discriminators=found)
 
 
 def main() -> None:
@@ -203,36 +180,21 @@ def main() -> None:
     return
   found = {}
   for name in CASES:
-    found[name] = in_its_own_process(name)
-    print(f'{name}: {found[name]["peak_mib"]:,} MiB', file=sys.stderr, flush=True)
+    # With nothing compiled before.
+    found[name] = cases.in_its_own_process(name, JAX_ENABLE_COMPILATION_CACHE='false')
+    cases.say(f'{name}: {found[name]["peak_mib"]:,} MiB')
   print(table(found))
   for text, ratio in ratios(found).items():
     verdict = 'met' if ratio <= TARGETS['ratio'] else 'not met'
     print(f'{text}: {ratio} (wanted: at most {TARGETS["ratio"]}; {verdict})')
-  if FLAGS.out:
-    settings = {
-      f.name: getattr(config, f.name)
-      for f in dataclasses.fields(config)
-      if f.name in ('generator', 'discriminator', 'batch_size', 'fake_batch_size', 'latent_dim')
-    }
-    record = {
-      'settings': settings,
-      'data': f'{EXAMPLES:,} random images {list(SHAPE)}',
-      'steps': STEPS,
-      'jax': jax.__version__,
-      'machine': f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores',
-      'device': jax.devices()[0].device_kind,
-      'cases': found,
-      'ratios': ratios(found),
-    }
-    with _files.atomic_write(pathlib.Path(FLAGS.out)) as file:
-      file.write(json.dumps(record, indent=2, ensure_ascii=False) + '\n')
+  named = ('generator', 'discriminator', 'batch_size', 'fake_batch_size', 'latent_dim')
+  cases.write(
+    settings={name: getattr(config, name) for name in named},
+    data=f'{EXAMPLES:,} random images {list(SHAPE)}', steps=STEPS, cases=found,
+    ratios=ratios(found),
+  )  # fmt: skip
 
 
 if __name__ == '__main__':
-  cli.define_flags(TrainConfig)
-  flags.DEFINE_string('run_dir', None, 'Ignored: it stands in the flag files of training.')
-  flags.DEFINE_string('out', None, 'A JSON file for the figures.')
   flags.DEFINE_bool('estimates', False, 'Compare estimates with plans instead; runs nothing.')
-  flags.DEFINE_string('case', None, 'Measure this one case in this process, and print JSON.')
-  cli.run(main, interrupted='Nothing was written.')
+  cases.run(main)

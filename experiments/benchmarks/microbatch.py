@@ -1,6 +1,6 @@
 """How many examples a private step should look at at once: step times by microbatch size.
 
-    ./run.sh python experiments/benchmarks/microbatch.py --out experiments/results/microbatch
+    ./run.sh python -m experiments.benchmarks.microbatch --out experiments/results/microbatch
 
 The steps are those of `speed.py` (its networks, its loop), one process, the sizes in turns. `auto`
 is what `dpgan_jax.clipped_grad` takes when nothing else is asked for. Prints a table in Markdown,
@@ -20,12 +20,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import nets
-import worker_jax
-from protocol import Job, cores
 
 import dpgan_jax
 from dpgan_jax import _files, _markdown, clipping
+from experiments.benchmarks import nets, worker_jax
+from experiments.benchmarks.protocol import Job, cores
 
 BATCHES = {'tutorial_cnn': (120, 256, 1024), 'report_d': (120, 256, 1024), 'large_d': (256,)}
 SIZES = {'tutorial_cnn': (32, 64, 128), 'report_d': (32, 64, 128), 'large_d': (8, 32, 128)}
@@ -111,7 +110,7 @@ def main() -> int:
   print(text)
   if given.out:
     result = {
-      'command': './run.sh python experiments/benchmarks/microbatch.py --out <out>',
+      'command': './run.sh python -m experiments.benchmarks.microbatch --out <out>',
       'machine': f'{jax.devices()[0].platform}, {cores()} cores',
       'rows': rows,
     }

@@ -1,6 +1,6 @@
 """What a private step is made of, in time, operations and bytes, beside what is computed anyway.
 
-    ./run.sh python experiments/benchmarks/profile_step.py --out experiments/results/profile
+    ./run.sh python -m experiments.benchmarks.profile_step --out experiments/results/profile
 
 Programs that do more and more of the private step, each in a compiled loop of steps as `speed.py`
 has it, take turns: a batch drawn; its losses; every example's gradient norm; the clipped sum; the
@@ -25,16 +25,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import machine
-import nets
 import numpy as np
 import optax
-import worker_jax
-from protocol import Job
-from results import Spread, number, spread
 
 import dpgan_jax
 from dpgan_jax import _files, _markdown, privatizer
+from experiments.benchmarks import machine, nets, worker_jax
+from experiments.benchmarks.protocol import Job
+from experiments.benchmarks.results import Spread, number, spread
 
 Params = Any
 # part(params, key, images, labels) -> params, changed by something that needs all that was computed
@@ -230,7 +228,7 @@ def main(argv: list[str] | None = None) -> int:
   add('--turn_seconds', type=float, default=0.2, help='how long a program runs in one round')
   add('--out', type=pathlib.Path, help='writes <out>.md and <out>.json')
   arguments = parser.parse_args(argv)
-  command = ' '.join(['./run.sh python experiments/benchmarks/profile_step.py', *argv])
+  command = ' '.join(['./run.sh python -m experiments.benchmarks.profile_step', *argv])
   here = {
     **machine.describe(), **worker_jax.describe(), 'peak_gflops': worker_jax.peak(),
     'rounds': arguments.rounds, 'load_before': machine.load(),

@@ -30,8 +30,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import nets
 import numpy as np
+
+from experiments.benchmarks import nets
 
 
 @dataclasses.dataclass(frozen=True)

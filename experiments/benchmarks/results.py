@@ -8,12 +8,12 @@ import pathlib
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-import nets
 import numpy as np
-from contenders import CONTENDERS, Contender
-from gans import GANS, WAYS
 
 from dpgan_jax import _files
+from experiments.benchmarks import nets
+from experiments.benchmarks.contenders import CONTENDERS, Contender
+from experiments.benchmarks.gans import GANS, WAYS
 
 ALL: dict[str, Contender] = {**CONTENDERS, **WAYS}
 

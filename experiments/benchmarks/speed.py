@@ -1,9 +1,9 @@
 """How fast a private step is, beside other libraries, in one run on one machine.
 
-    python experiments/benchmarks/install_peers.py        # once: the others, where they install
-    ./run.sh python experiments/benchmarks/speed.py --out experiments/results/speed
-    ./run.sh python experiments/benchmarks/speed.py --quick     # minutes, to see that all runs
-    ./run.sh python experiments/benchmarks/speed.py --check     # are the same sums computed?
+    python -m experiments.benchmarks.install_peers        # once: the others, where they install
+    ./run.sh python -m experiments.benchmarks.speed --out experiments/results/speed
+    ./run.sh python -m experiments.benchmarks.speed --quick     # minutes, to see that all runs
+    ./run.sh python -m experiments.benchmarks.speed --check     # are the same sums computed?
 
 Every contender has a process of its own and waits while another one is measured. For each network
 and batch size all are built, one after the other, then take turns for several rounds, so that
@@ -23,18 +23,11 @@ import sys
 import time
 from typing import Any
 
-import check
-import client
-import install_peers
-import machine
-import nets
-import tables
-import targets
-from contenders import CONTENDERS, Contender, select, too_large
-from gans import GANS, WAYS
-from results import ALL, Result, Results
-
 from dpgan_jax import _files
+from experiments.benchmarks import check, client, install_peers, machine, nets, tables, targets
+from experiments.benchmarks.contenders import CONTENDERS, Contender, select, too_large
+from experiments.benchmarks.gans import GANS, WAYS
+from experiments.benchmarks.results import ALL, Result, Results
 
 BATCHES = (120, 256, 1024)
 # The memory of a private step is to be compared where it matters.
@@ -159,7 +152,7 @@ class Harness:
       'peak_gflops': max(peaks), **{name: getattr(self.arguments, name) for name in SETTINGS},
       'load_before': machine.load(), 'load_after': machine.load(), 'sessions': 1,
       'command': machine.without_paths(
-        ' '.join(['./run.sh python experiments/benchmarks/speed.py', *self.arguments.given])
+        ' '.join(['./run.sh python -m experiments.benchmarks.speed', *self.arguments.given])
       ),
     }  # fmt: skip
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import nets
-from contenders import CONTENDERS
-from gans import GANS, WAYS
-from results import Result, Results, number
-from targets import outcomes
-
 from dpgan_jax import _markdown
+from experiments.benchmarks import nets
+from experiments.benchmarks.contenders import CONTENDERS
+from experiments.benchmarks.gans import GANS, WAYS
+from experiments.benchmarks.results import Result, Results, number
+from experiments.benchmarks.targets import outcomes
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from gans import GANS
-from results import Result, Results
+from experiments.benchmarks.gans import GANS
+from experiments.benchmarks.results import Result, Results
 
 SMALL = ('tutorial_cnn', 'report_d')
 MEMORY_AT = ('large_d', 512)

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import gans
 import jax
 import numpy as np
-import worker_jax
 from absl import flags
-from ordinary_gan import make_gan, random_data
-from protocol import Job, Session, serve
 
 from dpgan_jax import cli
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN
 from dpgan_jax.loop import make_chunk
+from experiments.benchmarks import gans, worker_jax
+from experiments.benchmarks.ordinary_gan import make_gan, random_data
+from experiments.benchmarks.protocol import Job, Session, serve
 
 
 def settings(gan: gans.Gan, batch: int) -> TrainConfig:

@@ -17,14 +17,14 @@ import jax
 import jax.numpy as jnp
 import jax_privacy
 import jax_privacy.noise_addition
-import nets
 import numpy as np
 import optax
-from protocol import Job, Session, cores, measure_peak, serve
 
 import dpgan_jax
 import dpgan_jax.layers
 import dpgan_jax.privatizer
+from experiments.benchmarks import nets
+from experiments.benchmarks.protocol import Job, Session, cores, measure_peak, serve
 
 Params = Any
 # step(params, state, images, labels) -> (params, state)

@@ -14,14 +14,15 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 from typing import Any
 
-import nets
 import numpy as np
 import tensorflow as tf
 import tensorflow_privacy
-from protocol import Job, Session, cores, measure_peak, serve
 from tensorflow_privacy.privacy.fast_gradient_clipping import layer_registry
 from tensorflow_privacy.privacy.keras_models import dp_keras_model
 from tensorflow_privacy.privacy.optimizers import dp_optimizer_keras, dp_optimizer_keras_vectorized
+
+from experiments.benchmarks import nets
+from experiments.benchmarks.protocol import Job, Session, cores, measure_peak, serve
 
 
 def _apply(layer: nets.Layer, x: Any) -> Any:

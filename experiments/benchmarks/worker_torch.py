@@ -9,16 +9,17 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import nets
 import numpy as np
 import opacus
 import torch
 from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping
 from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
 from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
-from protocol import Job, Session, cores, measure_peak, serve
 from torch import nn
 from torch.nn import functional
+
+from experiments.benchmarks import nets
+from experiments.benchmarks.protocol import Job, Session, cores, measure_peak, serve
 
 DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 

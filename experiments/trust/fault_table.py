@@ -13,12 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import dp_accounting
-import faults
-import gan_checks
 import jax
 import jax.numpy as jnp
-import mechanism_checks
-from faults import Swap, swap, to
 
 from dpgan_jax import (
   accounting,
@@ -41,6 +37,8 @@ from dpgan_jax import (
 )
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.mechanism import DPMechanism
+from experiments.trust import faults, gan_checks, mechanism_checks
+from experiments.trust.faults import Swap, swap, to
 
 KINDS = ('refusal', 'statistics', 'exactness', 'second opinion', 'report', 'audit')
 _NO_DEVICES = (

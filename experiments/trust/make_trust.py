@@ -1,7 +1,7 @@
 """Writes experiments/results/TRUST.md from what the checks measured, and runs them with --run.
 
-    ./run.sh python experiments/trust/make_trust.py            # the page, from the JSON files
-    ./run.sh python experiments/trust/make_trust.py --run      # every check first: hours
+    ./run.sh python -m experiments.trust.make_trust            # the page, from the JSON files
+    ./run.sh python -m experiments.trust.make_trust --run      # every check first: hours
 
 The page has no number of its own: all are read from experiments/results/trust/*.json and
 experiments/results/audit/*.json, which the commands named on it wrote. Where a part is missing, or
@@ -31,13 +31,13 @@ RESULTS = ROOT / 'experiments' / 'results'
 _TRUST = 'experiments/results/trust'
 # Part -> its program and arguments; all of them write the JSON of their name.
 PARTS = {
-  'planted_faults': f'experiments/trust/planted_faults.py --out={_TRUST}/planted_faults.json',
-  'statistics': f'experiments/trust/power.py --out={_TRUST}/statistics.json',
-  'accounting': f'experiments/trust/second_opinions.py --out={_TRUST}/accounting.json',
-  'kills': f'experiments/trust/kills.py --results={_TRUST}/kills.json',
-  'faults_of_the_machine': 'experiments/trust/machine_faults.py '
+  'planted_faults': f'-m experiments.trust.planted_faults --out={_TRUST}/planted_faults.json',
+  'statistics': f'-m experiments.trust.power --out={_TRUST}/statistics.json',
+  'accounting': f'-m experiments.trust.second_opinions --out={_TRUST}/accounting.json',
+  'kills': f'-m experiments.trust.kills --results={_TRUST}/kills.json',
+  'faults_of_the_machine': '-m experiments.trust.machine_faults '
   f'--results={_TRUST}/faults_of_the_machine.json',
-  'fuzz': 'experiments/trust/fuzz.py --inputs=100500',
+  'fuzz': '-m experiments.trust.fuzz --inputs=100500',
 }
 AUDITS = ('one_step', 'ten_steps', 'quickstart')  # the least there has to be; more are shown
 MIN_KILLS, MIN_INPUTS = 100, 100_000
@@ -57,7 +57,7 @@ def read(results: pathlib.Path) -> dict[str, Any]:
   for name, command in PARTS.items():
     found[name] = _load(results, f'trust/{name}.json', f'python {command}')
   for name in AUDITS:
-    command = f'python -m dpgan_jax.audit --flagfile=experiments/audit_{name}.flags'
+    command = f'python -m dpgan_jax.audit --flagfile=experiments/audits/audit_{name}.flags'
     _load(results, f'audit/{name}.json', command)
   names = sorted(path.name for path in (results / 'audit').glob('*.json'))
   records = [_load(results, f'audit/{name}', 'the audit again') for name in names]
@@ -176,7 +176,7 @@ def page(found: Mapping[str, Any], commit: str, environment: Mapping[str, Any]) 
   ]  # fmt: skip
   sections = (
     '# What was tried against the guarantee, and how it ended',
-    'Made by `python experiments/trust/make_trust.py` from the files that the commands below '
+    'Made by `python -m experiments.trust.make_trust` from the files that the commands below '
     'wrote; `--run` runs them all first. What is promised, and what is not, says '
     '[SECURITY.md](../../SECURITY.md). None of this is a proof: it is what would have shown a '
     'fault, and did not.',
@@ -343,7 +343,7 @@ def programs() -> dict[str, list[str]]:
   found: dict[str, list[str]] = {name: command.split() for name, command in PARTS.items()}
   # Its samples are attacked.
   found['quickstart'] = ['-m', 'dpgan_jax.train', '--flagfile=experiments/quickstart.flags']
-  for path in sorted((ROOT / 'experiments').glob('audit_*.flags')):
+  for path in sorted((ROOT / 'experiments').glob('audits/audit_*.flags')):
     command = ['-m', 'dpgan_jax.audit', f'--flagfile={path.relative_to(ROOT)}']
     if path.stem.endswith('_samples'):
       command.append('--run_dir=runs/quickstart')
