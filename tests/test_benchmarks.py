@@ -241,11 +241,11 @@ def test_the_report_and_its_json(tmp_path):
 
 
 def test_numbers_have_three_digits():
-  number = load('results').number
+  number = load('turns').number
   assert [number(v) for v in (0, 1234.5, 12.345, 1.2345, 0.01234)] == [
     '0', '1,234', '12.3', '1.23', '0.0123',
   ]  # fmt: skip
-  assert math.isclose(load('results').spread([1.0, 2.0, 3.0]).median, 2.0)
+  assert math.isclose(load('turns').spread([1.0, 2.0, 3.0]).median, 2.0)
 
 
 def test_commands_explain_themselves():
@@ -290,7 +290,7 @@ def test_whole_steps_have_a_section_of_their_own():
 
 
 def test_gans_are_those_of_the_flag_files_and_ways_differ_in_real_examples_only():
-  gans, worker = load('gans'), load('worker_gan')
+  gans, worker = load('contenders'), load('worker_gan')
   for gan in gans.GANS.values():
     config = worker.settings(gan, gan.batch)
     real = {way.mode: worker.build(config, way.mode) for way in gans.WAYS.values()}
@@ -311,7 +311,7 @@ def test_gans_are_those_of_the_flag_files_and_ways_differ_in_real_examples_only(
 @pytest.mark.parametrize('mode', ['private', 'ordinary'])
 def test_a_whole_step_gives_back_a_state_like_the_one_it_took(mode):
   """Traced only. The flags train D with SGD, which an ordinary GAN has to do as well."""
-  gans, worker, ordinary = load('gans'), load('worker_gan'), load('ordinary_gan')
+  gans, worker, ordinary = load('contenders'), load('worker_gan'), load('ordinary_gan')
   gan, _ = worker.build(worker.settings(gans.GANS['gan_report'], 24), mode)
   state = jax.eval_shape(gan.init, jax.random.key(0))
   images = jax.ShapeDtypeStruct((ordinary.EXAMPLES, *ordinary.SHAPE), np.uint8)
@@ -442,14 +442,16 @@ def test_a_profile_is_of_programs_that_each_do_more():
   """Traced only; what XLA counts for them is no business of this test."""
   profile, nets, protocol = load('profile_step'), load('nets'), load('protocol')
   job = protocol.Job('report_d', 'profile', batch=6)
-  programs = profile.parts(job)
+  worker = load('worker_jax')
+  params = worker.initial(nets.NETS['report_d'])
+  programs = profile.parts(job, params)
   assert set(programs) == {*profile.PRIVATE, *profile.ORDINARY}
-  params = load('worker_jax').initial(nets.NETS['report_d'])
   images, labels = nets.make_data(20)
   sizes = []
   for name in profile.PRIVATE:
-    program = profile.loop(dataclasses.replace(job, examples=20), programs[name], 1)
-    carry = (params, jax.random.key(0))
+    step, state = programs[name]
+    program = worker.steps_in_loop(dataclasses.replace(job, examples=20), step, 1)
+    carry = (params, state, jax.random.key(0))
     assert jax.tree.map(np.shape, jax.eval_shape(program, carry, images, labels)[0]) == (
       jax.tree.map(np.shape, params)
     )

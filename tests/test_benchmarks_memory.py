@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from dpgan_jax.config import TrainConfig
-from dpgan_jax.gan import GAN
 
 BENCHMARKS = pathlib.Path(__file__).resolve().parents[1] / 'experiments' / 'benchmarks'
 
@@ -28,50 +27,16 @@ def small(**settings) -> TrainConfig:
   )  # fmt: skip
 
 
-def test_ratios_are_those_of_the_cases_they_name():
-  memory = load('memory')
-  assert {name for _, *names in memory.RATIOS for name in names} <= set(memory.CASES)
-  found = {'private GAN': {'peak_mib': 300}, 'ordinary GAN': {'peak_mib': 240}}
-  assert memory.ratios(found) == {'private ÷ ordinary GAN': 1.25}
-  assert memory.ratios({'private GAN': {'peak_mib': 300}}) == {}
-
-
-def test_every_case_is_a_row_with_what_it_looked_at():
-  memory = load('memory')
-  case = {'peak_mib': 2100, 'planned_mib': 1500, 'examples_at_once': 160, 'batch': 640}
-  lines = memory.table({'private GAN': case, 'data and state only': {'peak_mib': 462}}).splitlines()
-  assert lines[2] == '| private GAN | 160 of 640 | 1,500 | 2,100 |'
-  assert lines[3] == '| data and state only | – | – | 462 |'
-
-
-def test_cases_are_settings():
-  memory = load('memory')
-  for kind, changes in memory.CASES.values():
-    assert kind in ('idle', 'gan', 'ordinary_gan', 'd', 'ordinary_d')
-    gan = memory.make_gan(small(**changes), ordinary=kind.startswith('ordinary'))
-    assert isinstance(gan, memory.OrdinaryGAN if kind.startswith('ordinary') else GAN)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('kind', ['gan', 'ordinary_gan', 'd', 'ordinary_d'])
-def test_a_case_takes_its_steps(kind):
-  found = load('memory').measure(kind, small())
-  assert found['peak_mib'] > found['planned_mib'] > 0
-  assert ('batch' in found) == (not kind.startswith('ordinary'))
-
-
 @pytest.mark.slow
 def test_an_estimate_stands_beside_the_plan():
-  memory = load('memory')
-  found = memory.estimate('dense', {'microbatch_size': 64})
+  found = load('memory').estimate('dense', {'microbatch_size': 64})
   assert found['told_mib'] / 4 < found['planned_mib'] < 1.25 * found['told_mib']
 
 
 @pytest.mark.slow
 def test_the_ordinary_gan_takes_the_gradient_of_a_mean():
   """What it is compared with does the same work: D's step is the formula, without clipping."""
-  memory = load('memory')
-  gan = memory.make_gan(small(), ordinary=True)
+  gan = load('ordinary_gan').make_gan(small(), ordinary=True)
   state = gan.init(jax.random.key(0))
   rng = np.random.default_rng(0)
   images = jnp.asarray(rng.integers(0, 256, (50, 28, 28, 1), np.uint8))

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from dpgan_jax import _markdown, _validate, cli, data, features, fidelity, judges
+from dpgan_jax import _validate, budget, cli, data, features, fidelity, judges
 from dpgan_jax.config import COMPUTE_DTYPES, TrainConfig
 from dpgan_jax.gan import GAN, GANState
 from dpgan_jax.loop import make_chunk
-from dpgan_jax.mechanism import DPMechanism
+from experiments import pages
 from experiments.benchmarks import cases
 
 FLAGS = flags.FLAGS
@@ -36,18 +36,7 @@ SCORES = ('tstr_lr', 'fid')
 
 def make_gans(config: TrainConfig, dataset: data.ImageDataset) -> dict[str, GAN]:
   """One GAN in each precision, alike in everything else."""
-  if config.target_epsilon is None or config.steps is None:
-    raise _validate.InputError('expected target_epsilon and steps')
-  mechanism = DPMechanism.for_epsilon(
-    config.target_epsilon,
-    steps=config.steps,
-    num_examples=len(dataset),
-    batch_size=config.batch_size,
-    truncated_batch_size=config.truncated_batch_size,
-    l2_clip_norm=config.l2_clip_norm,
-    delta=config.delta,
-    neighboring_relation=config.neighboring_relation,
-  )
+  mechanism = budget.make(config, len(dataset)).mechanism
   return {
     dtype: GAN(
       config.replace(compute_dtype=dtype), mechanism, dataset.image_shape, dataset.num_classes
@@ -116,14 +105,12 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
   """Of each score: means by precision, their difference, and the spread over seeds in float32."""
   found = {}
   for name in SCORES:
-    by = {d: [r[name] for r in runs if r['dtype'] == d] for d in COMPUTE_DTYPES}
-    wide, narrow = by['float32'], by['bfloat16']
-    spread = statistics.stdev(wide) if len(wide) > 1 else float('nan')
+    by = {d: [r[name] for r in runs if r['dtype'] == d] for d in ('float32', 'bfloat16')}
+    means = {dtype: statistics.mean(values) for dtype, values in by.items()}
     found[name] = {
-      'float32': statistics.mean(wide),
-      'bfloat16': statistics.mean(narrow),
-      'difference': statistics.mean(narrow) - statistics.mean(wide),
-      'spread_over_seeds': spread,
+      **means,
+      'difference': means['bfloat16'] - means['float32'],
+      'spread_over_seeds': statistics.stdev(by['float32']),
     }
   return found
 
@@ -139,7 +126,7 @@ def main() -> None:
   runs = compare_runs(gans, dataset, test, seeds)
   found = summary(runs)
   head = ['', *COMPUTE_DTYPES, 'difference', 'spread over seeds in float32']
-  print(_markdown.table(head, [[n, *(f'{v:.4g}' for v in s.values())] for n, s in found.items()]))
+  print(pages.table(head, [[n, *map(pages.number, s.values())] for n, s in found.items()]))
   print(', '.join(f'{name} {value:.2g}' for name, value in gradients.items()))
   mechanism = gans['float32'].mechanism
   cases.write(

@@ -16,8 +16,6 @@ from typing import Any
 from experiments.benchmarks import install_peers
 from experiments.benchmarks.contenders import Contender
 
-HERE = pathlib.Path(__file__).resolve().parent
-
 
 class WorkerError(Exception):
   """A worker could not do what it was asked; the message is what the table will say."""
@@ -33,18 +31,17 @@ def environment_variables(device: str) -> dict[str, str]:
     variables.pop('JAX_PLATFORMS', None)
     # Several processes share the accelerator.
     variables.update(XLA_PYTHON_CLIENT_PREALLOCATE='false', TF_FORCE_GPU_ALLOW_GROWTH='true')
-  variables['PYTHONPATH'] = str(HERE.parents[1])  # of this package, and of the one with ours
-  variables['PYTHONUNBUFFERED'] = '1'
-  return variables
+  root = str(pathlib.Path(__file__).resolve().parents[2])
+  return {**variables, 'PYTHONPATH': root, 'PYTHONUNBUFFERED': '1'}
 
 
 class Worker:
   """One contender's process. Use as a context manager: it never outlives the harness's interest."""
 
-  def __init__(self, executable: str, script: pathlib.Path, device: str = 'cpu'):
+  def __init__(self, *command: str | pathlib.Path, device: str = 'cpu'):
     self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
     self._process = subprocess.Popen(
-      [executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+      command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
       stderr=self._errors, env=environment_variables(device),
     )  # fmt: skip
     self._buffer = b''
@@ -126,4 +123,5 @@ def start(contender: Contender, peers: pathlib.Path, device: str) -> Worker:
     if reason:
       raise WorkerError(reason)
     executable = str(install_peers.interpreter(peers, contender.environment))
-  return Worker(executable, HERE / f'worker_{contender.environment}.py', device)
+  module = f'experiments.benchmarks.worker_{contender.environment}'
+  return Worker(executable, '-m', module, device=device)

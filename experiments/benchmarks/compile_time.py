@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from dpgan_jax import _markdown, _validate, cli, recorder, trainer
+from dpgan_jax import _validate, cli, recorder, trainer
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.loop import make_chunk
 from experiments import pages
@@ -70,7 +70,7 @@ def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
     rows.append([name, f'{case["cold"]["chunk"]:.1f}', f'{cold:.1f}', f'{warm:.1f}', verdict])
   head = ['flags', 'chunk, cold, s', 'all programs, cold, s', 'all, from the cache, s',
           'wanted, cold: at most, s']  # fmt: skip
-  return _markdown.table(head, rows)
+  return pages.table(head, rows)
 
 
 def flag_file(name: str) -> pathlib.Path:

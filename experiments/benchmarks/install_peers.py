@@ -44,11 +44,9 @@ def missing(into: pathlib.Path, name: str) -> str | None:
 
 def find_python(wanted: str) -> str:
   """The interpreter to make environments with: Python 3.11, for which TensorFlow 2.15 was built."""
-  for candidate in (wanted, 'python3.11', sys.executable):
-    if candidate and shutil.which(candidate):
-      found = subprocess.run([candidate, '--version'], capture_output=True, check=False)
-      if found.returncode == 0:
-        return candidate
+  for candidate in filter(shutil.which, (wanted, 'python3.11')):
+    if subprocess.run([candidate, '--version'], capture_output=True, check=False).returncode == 0:
+      return candidate
   return sys.executable
 
 

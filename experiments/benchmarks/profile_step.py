@@ -16,27 +16,21 @@ running.
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import dpgan_jax
-from dpgan_jax import _files, _markdown, privatizer
-from experiments.benchmarks import machine, nets, worker_jax
+from dpgan_jax import privatizer
+from experiments import pages
+from experiments.benchmarks import machine, nets, turns, worker_jax
 from experiments.benchmarks.protocol import Job
-from experiments.benchmarks.results import Spread, number, spread
-
-Params = Any
-# part(params, key, images, labels) -> params, changed by something that needs all that was computed
-Part = Callable[[Params, jax.Array, jax.Array, jax.Array], Params]
+from experiments.benchmarks.turns import Spread, number, spread
 
 # In order: each does what the one before it does, and more.
 PRIVATE = {
@@ -50,69 +44,36 @@ ORDINARY = {'batch': 'draw a batch', 'losses': 'losses (forward pass)',
             'ordinary': 'backward pass, SGD'}  # fmt: skip
 
 
-def parts(job: Job) -> dict[str, Part]:
-  """The programs, by name."""
+def parts(job: Job, params: Any) -> dict[str, tuple[worker_jax.Step, Any]]:
+  """The programs by name: a step, and the initial state of its optimizer."""
   model = worker_jax.Model(job.spec, ours=True)
-  optimizer = optax.sgd(job.learning_rate)
   clipped = dpgan_jax.clipped_grad(
-    lambda p, image, label: worker_jax.losses(model, p, image[None], label[None])[0],
-    l2_clip_norm=job.clip,
-    microbatch_size=job.batch,
+    worker_jax.one_example_loss(model), l2_clip_norm=job.clip, microbatch_size=job.batch
   )
 
-  def moved(params: Params, grads: Params) -> Params:
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    return optax.apply_updates(params, updates)
+  def computing(value: Callable[..., jax.Array]) -> tuple[worker_jax.Step, Any]:
+    """Changes parameters by next to nothing, which no compiler knows: it must compute `value`."""
 
-  def nudged(params: Params, value: jax.Array) -> Params:
-    """By next to nothing, which no compiler knows: it must compute `value`."""
-    leaves, tree = jax.tree.flatten(params)
-    smallest = min(range(len(leaves)), key=lambda i: leaves[i].size)
-    leaves[smallest] = leaves[smallest] + 1e-30 * value
-    return jax.tree.unflatten(tree, leaves)
+    def step(params: Any, state: Any, images: jax.Array, labels: jax.Array) -> Any:
+      leaves, tree = jax.tree.flatten(params)
+      smallest = min(range(len(leaves)), key=lambda i: leaves[i].size)
+      leaves[smallest] = leaves[smallest] + 1e-30 * value(params, images, labels)
+      return jax.tree.unflatten(tree, leaves), state
 
-  def batch(params: Params, key: jax.Array, images: jax.Array, labels: jax.Array) -> Params:
-    return nudged(params, jnp.sum(images) + jnp.sum(labels))
+    return step, ()
 
-  def losses(params: Params, key: jax.Array, images: jax.Array, labels: jax.Array) -> Params:
-    return nudged(params, jnp.sum(worker_jax.losses(model, params, images, labels)))
-
-  def ordinary(params: Params, key: jax.Array, images: jax.Array, labels: jax.Array) -> Params:
-    mean = lambda p: jnp.mean(worker_jax.losses(model, p, images, labels))  # noqa: E731
-    return moved(params, jax.grad(mean)(params))
-
-  def norms(params: Params, key: jax.Array, images: jax.Array, labels: jax.Array) -> Params:
-    return nudged(params, jnp.sum(clipped(params, images, labels).norms))
-
-  def private(noise_multiplier: float) -> Part:
-    def step(params: Params, key: jax.Array, images: jax.Array, labels: jax.Array) -> Params:
-      noise = privatizer.noise_sum(job.clip, noise_multiplier, job.batch, key)
-      total = clipped(params, images, labels).sum
-      return moved(params, noise.update(total, noise.init(params), params)[0])
-
-    return step
+  def private(noise_multiplier: float) -> tuple[worker_jax.Step, Any]:
+    noise = privatizer.noise_sum(job.clip, noise_multiplier, job.batch, jax.random.key(1))
+    return worker_jax.learning(job, params, lambda *batch: clipped(*batch).sum, [noise])
 
   return {
-    'batch': batch, 'losses': losses, 'ordinary': ordinary, 'norms': norms, 'sum': private(0.0),
+    'batch': computing(lambda _, images, labels: jnp.sum(images) + jnp.sum(labels)),
+    'losses': computing(lambda *batch: jnp.sum(worker_jax.losses(model, *batch))),
+    'ordinary': worker_jax.learning(job, params, jax.grad(worker_jax.mean_loss(model)), []),
+    'norms': computing(lambda *batch: jnp.sum(clipped(*batch).norms)),
+    'sum': private(0.0),
     'step': private(job.noise),
-  }  # fmt: skip
-
-
-def loop(job: Job, part: Part, length: int) -> Callable[..., Any]:
-  """`length` times the part, each on its own random batch."""
-
-  def one(carry: Any, images: jax.Array, labels: jax.Array) -> Any:
-    params, key = carry
-    key, batch_key, noise_key = jax.random.split(key, 3)
-    index = jax.random.randint(batch_key, (job.batch,), 0, job.examples)
-    return part(params, noise_key, images[index], labels[index]), key
-
-  def many(carry: Any, images: jax.Array, labels: jax.Array) -> Any:
-    if length == 1:
-      return one(carry, images, labels)
-    return jax.lax.scan(lambda c, _: (one(c, images, labels), None), carry, length=length)[0]
-
-  return many
+  }
 
 
 def counted(compiled: Any) -> dict[str, float]:
@@ -128,26 +89,21 @@ def profile(net: str, batch: int, rounds: int, turn_seconds: float) -> dict[str,
   data = tuple(map(jnp.asarray, job.data()))
   params = worker_jax.initial(job.spec)
   found: dict[str, Any] = {'net': net, 'batch': batch, 'programs': {}}
-  calls = {}
+  calls: dict[str, Callable[[], int]] = {}
   length = max(2, min(20, round(turn_seconds * 20e9 / (2 * _flops(net) * batch))))
-  for name, part in parts(job).items():
-    carry = (params, jax.random.key(3))
-    single = jax.jit(loop(job, part, 1)).lower(carry, *data).compile()
-    calls[name] = jax.jit(loop(job, part, length)).lower(carry, *data).compile()
-    start = time.perf_counter()
-    jax.block_until_ready(calls[name](carry, *data))
-    taken = (time.perf_counter() - start) / length
-    repeats = max(1, round(turn_seconds / (taken * length)))
-    found['programs'][name] = {**counted(single), 'repeats': repeats, 'rounds': []}
-  for turn in range(rounds):
-    names = list(calls)
-    for name in names[turn % len(names) :] + names[: turn % len(names)]:
-      program, carry = found['programs'][name], (params, jax.random.key(turn))
-      start = time.perf_counter()
-      for _ in range(program['repeats']):
-        carry = calls[name](carry, *data)
-      jax.block_until_ready(carry)
-      program['rounds'].append((time.perf_counter() - start) / length / program['repeats'])
+  for name, (step, state) in parts(job, params).items():
+    carry = (params, state, jax.random.key(3))
+    single, many = (
+      jax.jit(worker_jax.steps_in_loop(job, step, steps)).lower(carry, *data).compile()
+      for steps in (1, length)
+    )
+    found['programs'][name] = counted(single)
+    calls[name] = lambda many=many, carry=carry: (
+      len([jax.block_until_ready(many(carry, *data))]) * length
+    )
+    calls[name]()  # pays for fresh memory
+  for name, times in turns.take(calls, rounds, turn_seconds).items():
+    found['programs'][name]['rounds'] = times
   return found
 
 
@@ -188,7 +144,7 @@ def table(found: dict[str, Any], peak: float) -> str:
     row(whole, last, None)
   header = ['', 'ms (10–90 %)', 'of the private step', 'MFLOP', 'MiB read and written', 'GFLOP/s',
             'of peak']  # fmt: skip
-  return _markdown.table(header, rows)
+  return pages.table(header, rows)
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -208,7 +164,7 @@ def markdown(results: dict[str, Any]) -> str:
   ]  # fmt: skip
   for found in results['profiles']:
     seconds = {k: v['rounds'] for k, v in found['programs'].items()}
-    ratio = spread([a / b for a, b in zip(seconds['step'], seconds['ordinary'], strict=True)])
+    ratio = turns.ratio(seconds['step'], seconds['ordinary'])
     needed = _flops(found['net']) * found['batch'] / 1e6
     lines += [
       '', f'## {nets.NETS[found["net"]].title}, B = {found["batch"]}', '',
@@ -218,8 +174,7 @@ def markdown(results: dict[str, Any]) -> str:
   return '\n'.join(lines) + '\n'
 
 
-def main(argv: list[str] | None = None) -> int:
-  argv = sys.argv[1:] if argv is None else argv
+def main() -> None:
   parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
   add = parser.add_argument
   add('--nets', nargs='+', choices=list(nets.NETS), default=list(nets.NETS))
@@ -227,8 +182,8 @@ def main(argv: list[str] | None = None) -> int:
   add('--rounds', type=int, default=7)
   add('--turn_seconds', type=float, default=0.2, help='how long a program runs in one round')
   add('--out', type=pathlib.Path, help='writes <out>.md and <out>.json')
-  arguments = parser.parse_args(argv)
-  command = ' '.join(['./run.sh python -m experiments.benchmarks.profile_step', *argv])
+  arguments = parser.parse_args()
+  command = ' '.join(['./run.sh python -m experiments.benchmarks.profile_step', *sys.argv[1:]])
   here = {
     **machine.describe(), **worker_jax.describe(), 'peak_gflops': worker_jax.peak(),
     'rounds': arguments.rounds, 'load_before': machine.load(),
@@ -244,12 +199,9 @@ def main(argv: list[str] | None = None) -> int:
   text = markdown(results)
   print(text, end='')
   if arguments.out:
-    with _files.atomic_write(arguments.out.with_suffix('.json')) as file:
-      file.write(json.dumps(results, indent=1, ensure_ascii=False) + '\n')
-    with _files.atomic_write(arguments.out.with_suffix('.md')) as file:
-      file.write(text)
-  return 0
+    pages.write_json(arguments.out.with_suffix('.json'), results)
+    pages.write(arguments.out.with_suffix('.md'), text)
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  main()

@@ -52,6 +52,7 @@ class Job:
   mode: str
   batch: int
   chunk: int = 10  # steps in one compiled loop, where there is one
+  microbatch: int | None = None  # examples at once, of ours; None: what it takes by itself
   clip: float = 1.0
   noise: float = 1.0
   learning_rate: float = 0.01
@@ -75,11 +76,11 @@ class Job:
 class Program(Protocol):
   """A contender, ready to run."""
 
-  note: str
+  note: str = ''
 
   def prepare(self) -> None:
-    """Compiles, or takes one step where that is what makes a library compile."""
-    ...
+    """Compiles; here by taking a step, as that is what makes most libraries compile."""
+    self.run(1)
 
   def run(self, steps: int) -> int:
     """Takes at least so many steps, waits for the last to end, returns how many it took."""

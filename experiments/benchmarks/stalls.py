@@ -28,7 +28,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from dpgan_jax import _markdown, _validate, cli, data, trainer
+from dpgan_jax import _validate, cli, data, trainer
 from dpgan_jax.config import TrainConfig
 from experiments import pages
 from experiments.benchmarks import cases
@@ -123,11 +123,11 @@ def table(found: dict[str, dict[str, Any]]) -> str:
   head = ['recorded', 'chunks', 'steps/s', 'idle between chunks, ms: median', 'longest',
           'idle, % of the time']  # fmt: skip
   rows = [
-    [name, str(case['chunks']), f'{case["steps_per_second"]:,.1f}', f'{case["idle_ms_median"]:.2f}',
+    [name, case['chunks'], f'{case["steps_per_second"]:,.1f}', f'{case["idle_ms_median"]:.2f}',
      f'{case["idle_ms_max"]:.2f}', f'{100 * case["idle_share"]:.2f}']
     for name, case in found.items()
   ]  # fmt: skip
-  return _markdown.table(head, rows)
+  return pages.table(head, rows)
 
 
 def main() -> None:

@@ -16,17 +16,18 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import scipy.stats
 from absl import flags
 
-from dpgan_jax import _files, _validate, cli, resume, statement
+from dpgan_jax import _validate, cli, resume, statement
+from experiments import pages
 
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-RESULTS = ROOT / 'experiments' / 'results'
+RESULTS = pages.RESULTS
 
 _TRUST = 'experiments/results/trust'
 # Part -> its program and arguments; all of them write the JSON of their name.
@@ -180,7 +181,7 @@ def page(found: Mapping[str, Any], commit: str, environment: Mapping[str, Any]) 
     'wrote; `--run` runs them all first. What is promised, and what is not, says '
     '[SECURITY.md](../../SECURITY.md). None of this is a proof: it is what would have shown a '
     'fault, and did not.',
-    _table(('', 'tried', 'outcome'), summary),
+    pages.table(('', 'tried', 'outcome'), summary),
     *_faults(faults),
     *_statistics(found['statistics']),
     *_kills(kills),
@@ -193,7 +194,7 @@ def page(found: Mapping[str, Any], commit: str, environment: Mapping[str, Any]) 
     + ', '.join(f'{name} {version}' for name, version in environment.items())
     + '. Parts that were run with other versions say so in their files.',
   )
-  return '\n\n'.join(sections) + '\n'
+  return pages.join(*sections)
 
 
 def _faults(part: Any) -> tuple[str, ...]:
@@ -207,7 +208,7 @@ def _faults(part: Any) -> tuple[str, ...]:
     'Each fault is put into the running package; the check named passes without it and fails with '
     'it. The number is the line of the privacy checklist.',
     _made_by(part),
-    _table(('fault', 'line', 'what is planted', 'caught by', 'check'), rows),
+    pages.table(('fault', 'line', 'what is planted', 'caught by', 'check'), rows),
   )
 
 
@@ -219,7 +220,7 @@ def _statistics(part: Any) -> tuple[str, ...]:
     for r in part['rows']
   ]  # fmt: skip
   header = ('check', 'setting', 'false alarm', 'correct refused', 'faults refused')
-  return '## Statistics, with their power', _made_by(part), _table(header, rows)
+  return '## Statistics, with their power', _made_by(part), pages.table(header, rows)
 
 
 def _kills(part: Any) -> tuple[str, ...]:
@@ -230,7 +231,7 @@ def _kills(part: Any) -> tuple[str, ...]:
     'After each: steps begun ≤ steps charged, and no half-written file under a final name. Then '
     'started again, and compared at the end, bit for bit, with a process left alone.',
     _made_by(part),
-    _table([name.replace('_', ' ') for name in names], rows),
+    pages.table([name.replace('_', ' ') for name in names], rows),
   )
 
 
@@ -242,7 +243,7 @@ def _machine(part: Any) -> tuple[str, ...]:
     'Every case came to the same end, or was refused in one line; mended: of these, went on to the '
     'same end when the fault was gone, where that was tried.',
     _made_by(part),
-    _table([name.replace('_', ' ') for name in names], rows),
+    pages.table([name.replace('_', ' ') for name in names], rows),
   )
 
 
@@ -260,9 +261,9 @@ def _fuzz(part: Any) -> tuple[str, ...]:
     f'{limits["cpu_seconds"]:g} s of processor time and {limits["address_space_mib"]} MiB more of '
     'address space; nothing is unpickled, started, written, or read outside of the input.',
     _made_by(part),
-    _table(('reader of', 'inputs', 'read', 'refused', 'findings', 'slowest'), rows),
+    pages.table(('reader of', 'inputs', 'read', 'refused', 'findings', 'slowest'), rows),
     'The same fuzzing, with a fault planted in a reader:',
-    _table(('planted', 'reader of', 'found after', 'as'), planted),
+    pages.table(('planted', 'reader of', 'found after', 'as'), planted),
   )
 
 
@@ -279,8 +280,8 @@ def _audits(records: Any) -> tuple[str, ...]:
     'bound should come close to the accounted ε. `one_run`: one run of the real training with '
     'many canaries; `samples`: attacks on what is published. These see far less, and far lower '
     'bounds are what to expect of them: they would show a gross fault, not a small one.',
-    _table(('audit', 'mode', 'steps', 'accounted ε', 'δ', 'lower bound', 'confidence', 'trials',
-            'command'), rows),
+    pages.table(('audit', 'mode', 'steps', 'accounted ε', 'δ', 'lower bound', 'confidence',
+                 'trials', 'command'), rows),
   )  # fmt: skip
 
 
@@ -310,7 +311,7 @@ def _accounting(part: Any) -> tuple[str, ...]:
     'accounted ε at the limits of the δ that was estimated for it by drawing. A report is refused '
     'where the accounted ε lies outside the first two.',
     _made_by(part),
-    _table(('run', 'δ', 'at least', 'accounted', 'at most', 'Monte Carlo', 'published'), rows),
+    pages.table(('run', 'δ', 'at least', 'accounted', 'at most', 'Monte Carlo', 'published'), rows),
   )
 
 
@@ -325,14 +326,6 @@ def _show(epsilon: float | None) -> str:
   if epsilon is None:
     return 'not known'
   return '∞' if math.isinf(epsilon) else statement.show_epsilon(epsilon)
-
-
-def _table(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
-  def line(cells: Iterable[Any]) -> str:
-    return f'| {" | ".join(str(cell).replace("|", chr(92) + "|") for cell in cells)} |'
-
-  header = list(header)
-  return '\n'.join([line(header), line('---' for _ in header), *(line(row) for row in rows)])
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -384,8 +377,7 @@ def main() -> None:
     run_all(FLAGS.only)
   text = page(read(RESULTS), _commit(), resume.environment())
   out = pathlib.Path(FLAGS.out)
-  with _files.atomic_write(out) as file:
-    file.write(text)
+  pages.write(out, text)
   print(f'{out}: {len(text.splitlines())} lines')
 
 
