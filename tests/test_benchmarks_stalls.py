@@ -92,4 +92,4 @@ def test_compile_time_is_of_the_programs_of_training(compile_time):
     'memory estimate', 'first state', 'chunk', 'copy of the state', 'sample grid',
   ]  # fmt: skip
   assert found['chunk'] > 0
-  assert all((EXPERIMENTS / f'{name}.flags').is_file() for name in compile_time.WANTED)
+  assert all(compile_time.flag_file(name).is_file() for name in compile_time.WANTED)
