@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pathlib
 import threading
 import types
 
@@ -11,8 +10,6 @@ import pytest
 
 from dpgan_jax import _validate, trainer
 from dpgan_jax.config import TrainConfig
-
-EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1] / 'experiments'
 
 
 @pytest.fixture

@@ -45,8 +45,6 @@ class Worker:
       stderr=self._errors, env=environment_variables(device),
     )  # fmt: skip
     self._buffer = b''
-    self._cpu: float | None = None
-    self.idle_cpu = 0.0  # CPU seconds used while nothing was asked
 
   def __enter__(self) -> Worker:
     return self
@@ -67,10 +65,6 @@ class Worker:
     except OSError:
       raise WorkerError(self._post_mortem()) from None
     answer = json.loads(self._read_line(timeout))
-    came, done = answer.pop('cpu')
-    if self._cpu is not None:
-      self.idle_cpu += came - self._cpu
-    self._cpu = done
     if not answer.pop('ok'):
       raise WorkerError(f'failed: {answer["error"]}')
     return answer

@@ -23,7 +23,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import dpgan_jax
 from dpgan_jax import privatizer
@@ -111,67 +110,56 @@ def _flops(net: str) -> int:
   return nets.flops_per_example(nets.NETS[net])
 
 
-def _difference(after: list[float], before: list[float] | None) -> Spread:
-  before = before or [0.0] * len(after)
-  return spread([a - b for a, b in zip(after, before, strict=True)])
-
-
 def table(found: dict[str, Any], peak: float) -> str:
   """The parts of the private step and of the ordinary one, and both whole, in Markdown."""
   programs, rows = found['programs'], []
+  whole_step = spread(programs['step']['rounds']).median
 
   def row(title: str, name: str, before: str | None) -> None:
     now, then = programs[name], programs.get(before or '', {})
-    seconds = _difference(now['rounds'], then.get('rounds'))
+    earlier = then.get('rounds', [0.0] * len(now['rounds']))
+    seconds = spread([a - b for a, b in zip(now['rounds'], earlier, strict=True)])
     flops, moved = (now[k] - then.get(k, 0.0) for k in ('flops', 'bytes'))
-    rate = flops / seconds.median / 1e9 if seconds.median > 0 else float('nan')
-    milliseconds = Spread(*(1000 * value for value in seconds))
-    share = seconds.median / spread(programs['step']['rounds']).median
-    rows.append([
-      title, str(milliseconds), f'{100 * share:.0f} %', number(flops / 1e6),
-      number(moved / 2**20), number(rate) if np.isfinite(rate) else '–',
-      f'{100 * rate / peak:.0f} %' if np.isfinite(rate) else '–',
-    ])  # fmt: skip
+    rate = flops / seconds.median / 1e9 if seconds.median > 0 else None
+    rows.append((
+      title, Spread(*(1000 * value for value in seconds)),
+      f'{100 * seconds.median / whole_step:.0f} %', number(flops / 1e6), number(moved / 2**20),
+      '–' if rate is None else number(rate), '–' if rate is None else f'{100 * rate / peak:.0f} %',
+    ))  # fmt: skip
 
-  for whole, order, last in (
-    ('**private step**', PRIVATE, 'step'),
-    ('**ordinary step**', ORDINARY, 'ordinary'),
-  ):
-    before = None
-    for name, title in order.items():
-      row(title, name, before)
-      before = name
-    row(whole, last, None)
-  header = ['', 'ms (10–90 %)', 'of the private step', 'MFLOP', 'MiB read and written', 'GFLOP/s',
-            'of peak']  # fmt: skip
+  for whole, order in (('**private step**', PRIVATE), ('**ordinary step**', ORDINARY)):
+    for before, name in zip([None, *order], order, strict=False):
+      row(order[name], name, before)
+    row(whole, list(order)[-1], None)
+  header = ('', 'ms (10–90 %)', 'of the private step', 'MFLOP', 'MiB read and written', 'GFLOP/s',
+            'of peak')  # fmt: skip
   return pages.table(header, rows)
 
 
 def markdown(results: dict[str, Any]) -> str:
   """The whole page."""
   here = results['machine']
-  lines = [
-    '# What a private step is made of', '',
+  parts = [
+    '# What a private step is made of',
     f'{here["cpu"]}, {here["cores"]} cores, {here["memory_gib"]} GiB ({here["system"]});'
     f' {", ".join(f"{k} {v}" for k, v in here["versions"].items())}.'
     f' Measured peak: {number(here["peak_gflops"])} GFLOP/s.'
     f' Load average {here["load_before"]} before, {here["load_after"]} after.'
     f' {here["rounds"]} rounds. Command: `{here["command"]}`',
-    '',
     'Parts are differences of programs that do one thing more each; a difference of two noisy times'
     ' can come out below zero. FLOP and bytes are what XLA counts for the compiled step. All'
-    ' examples are looked at at once.',
-  ]  # fmt: skip
+    ' examples of a batch are one microbatch.',
+  ]
   for found in results['profiles']:
     seconds = {k: v['rounds'] for k, v in found['programs'].items()}
-    ratio = turns.ratio(seconds['step'], seconds['ordinary'])
     needed = _flops(found['net']) * found['batch'] / 1e6
-    lines += [
-      '', f'## {nets.NETS[found["net"]].title}, B = {found["batch"]}', '',
-      f'Private ÷ ordinary: {ratio}. The products that training without privacy needs:'
-      f' {number(needed)} MFLOP.', '', table(found, here['peak_gflops']),
-    ]  # fmt: skip
-  return '\n'.join(lines) + '\n'
+    parts += [
+      f'## {nets.NETS[found["net"]].title}, B = {found["batch"]}',
+      f'Private ÷ ordinary: {turns.ratio(seconds["step"], seconds["ordinary"])}. The products that '
+      f'training without privacy needs: {number(needed)} MFLOP.',
+      table(found, here['peak_gflops']),
+    ]
+  return pages.join(*parts)
 
 
 def main() -> None:

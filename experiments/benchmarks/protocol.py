@@ -10,8 +10,7 @@ Commands, each answered by one line on stdout ({"ok": true, …} or {"ok": false
 * {"op": "memory"} → peak resident memory of the process in bytes
 * {"op": "quit"}
 
-Between commands the worker waits in a read and uses no CPU; every answer tells the CPU seconds that
-the process had used when the command came and when it was done, so that the harness can see it.
+Between commands the worker waits in a read and uses no CPU.
 
 Standard library and numpy only: it is imported into every environment.
 """
@@ -150,15 +149,10 @@ class Session:
     raise ValueError(f'unknown command {op!r}')
 
   def _start(self, job: Job) -> dict[str, Any]:
-    before = peak_memory()
     start = time.perf_counter()
     self._program = self._build(job)
     self._program.prepare()
-    return {
-      'seconds': time.perf_counter() - start,
-      'note': self._program.note,
-      'memory_before': before,
-    }
+    return {'seconds': time.perf_counter() - start, 'note': self._program.note}
 
   def _time(self, steps: int) -> dict[str, Any]:
     if self._program is None:
@@ -191,10 +185,9 @@ def serve(session: Session) -> None:
     command = json.loads(line)
     if command['op'] == 'quit':
       return
-    came = time.process_time()
     try:
       answer = {'ok': True, **session.answer(command)}
     except Exception as error:  # any failure of a peer is a line of the table, not an end
       text = str(error).strip().splitlines()
       answer = {'ok': False, 'error': f'{type(error).__name__}: {text[0][:200] if text else ""}'}
-    channel.write(json.dumps({**answer, 'cpu': [came, time.process_time()]}) + '\n')
+    channel.write(json.dumps(answer) + '\n')

@@ -29,10 +29,8 @@ class Result:
   note: str = ''
   compile_seconds: float = 0.0
   peak_bytes: int = 0
-  peak_bytes_before: int = 0  # after the imports, before the network was built
   device_bytes: int | None = None
   cores_used: float = 0.0
-  idle_cpu: float = 0.0
 
   @property
   def seconds(self) -> float:

@@ -161,15 +161,14 @@ class Harness:
           self._take_turn(workers.get(result.contender), result, turn)
           self.progress.update()
       for result in found:
-        worker = workers.get(result.contender)
-        result.idle_cpu = worker.idle_cpu if worker else 0.0
-        if worker and not result.failure:
-          try:
-            memory = worker.ask('memory')
-          except client.WorkerError as error:
-            self._fail(result, error)
-            continue
-          result.peak_bytes, result.device_bytes = memory['bytes'], memory['device_bytes']
+        if result.failure:
+          continue
+        try:
+          memory = workers[result.contender].ask('memory')
+        except client.WorkerError as error:
+          self._fail(result, error)
+          continue
+        result.peak_bytes, result.device_bytes = memory['bytes'], memory['device_bytes']
     return found
 
   def _fail(self, result: Result, error: Exception) -> None:
@@ -188,7 +187,6 @@ class Harness:
       mode=contender.mode, chunk=self._chunk(result),
     )  # fmt: skip
     result.compile_seconds, result.note = built['seconds'], built['note']
-    result.peak_bytes_before = built['memory_before']
     for _ in range(2):  # warm-up: the first run pays for fresh memory
       answer = worker.ask('time', timeout=arguments.timeout, steps=1)
       self._estimate[contender.name] = answer['seconds']

@@ -95,9 +95,11 @@ def keep(sweep_dir: pathlib.Path, results: pathlib.Path) -> list[str]:
 
 def _record(run: tables.Run, path: pathlib.Path) -> dict[str, Any]:
   directory = RunDir.open(path, create=False)
+  saved = directory.load_config()
+  environment = saved.pop('environment')
+  on_cpu = environment['backend'] == 'cpu'  # of this machine then
   # Less what differs between machines, which is nothing that a run's plan promises.
-  own = ('environment', 'microbatch_size', 'sha256')
-  saved = {k: v for k, v in directory.load_config().items() if k not in own}
+  saved = {k: v for k, v in saved.items() if k not in ('microbatch_size', 'sha256')}
   evaluation = pages.read_json(path / tables.EVALUATION) or {}
   return {
     'format': FORMAT,
@@ -111,14 +113,8 @@ def _record(run: tables.Run, path: pathlib.Path) -> dict[str, Any]:
       'scores': evaluation.get('scores', []),
     },
     'minutes': minutes(directory) if run.finished else None,
-    'machine': _machine(directory),
+    'machine': machine.describe() if on_cpu else {'device': environment['device']},
   }
-
-
-def _machine(run: RunDir) -> dict[str, Any]:
-  """What a run was trained on: its accelerator or, if it had none, this machine."""
-  found = run.load_config()['environment']
-  return machine.describe() if found['backend'] == 'cpu' else {'device': found['device']}
 
 
 def _take_pictures(run: tables.Run, path: pathlib.Path, results: pathlib.Path) -> None:
@@ -191,9 +187,6 @@ def _draw_samples(table: tables.Table, results: pathlib.Path) -> list[str]:
     named, results / 'samples.png', scale=scale, title='samples over ε; none was chosen'
   )
   return ['samples.png']
-
-
-# --- files ---------------------------------------------------------------------------------------
 
 
 def _file(results: pathlib.Path, run: str) -> pathlib.Path:
