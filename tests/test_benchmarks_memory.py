@@ -1,9 +1,8 @@
-"""The benchmarks of memory and of bfloat16 without what they measure: arithmetic, tables, cases."""
+"""The estimates of memory, and the ordinary GAN that a private one is compared with."""
 
 from __future__ import annotations
 
 import importlib
-import math
 import pathlib
 
 import jax
@@ -30,7 +29,7 @@ def small(**settings) -> TrainConfig:
 @pytest.mark.slow
 def test_an_estimate_stands_beside_the_plan():
   found = load('memory').estimate('dense', {'microbatch_size': 64})
-  assert found['told_mib'] / 4 < found['planned_mib'] < 1.25 * found['told_mib']
+  assert found['estimated_mib'] / 4 < found['planned_mib'] < 1.25 * found['estimated_mib']
 
 
 @pytest.mark.slow
@@ -55,17 +54,3 @@ def test_the_ordinary_gan_takes_the_gradient_of_a_mean():
   for a, b in zip(jax.tree.leaves(after.d_params), jax.tree.leaves(want.d_params), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
   assert int(after.step) == int(after.pace.waited) == 1
-
-
-def test_summary_of_runs_in_two_precisions():
-  bf16 = load('bf16')
-  runs = [
-    {'dtype': dtype, 'seed': seed, 'tstr_lr': value, 'fid': 10 * value}
-    for dtype, values in (('float32', (0.5, 0.7)), ('bfloat16', (0.5, 0.6)))
-    for seed, value in enumerate(values)
-  ]
-  found = bf16.summary(runs)
-  assert found['tstr_lr'] == pytest.approx(
-    {'float32': 0.6, 'bfloat16': 0.55, 'difference': -0.05, 'spread_over_seeds': math.sqrt(0.02)}
-  )
-  assert found['fid']['difference'] == pytest.approx(-0.5)

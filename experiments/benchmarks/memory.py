@@ -45,10 +45,10 @@ def estimate(name: str, changes: dict[str, Any]) -> dict[str, Any]:
   clip = gan.mechanism.clipped_grad(
     gan._real_loss, strategy=gan._strategy, microbatch_size=gan.config.microbatch_size
   )
-  told = memory.working_bytes(clip, params, images, labels) / memory.MARGIN
+  estimated = memory.working_bytes(clip, params, images, labels) / memory.MARGIN
   compiled = jax.jit(clip).lower(params, images, labels).compile()
   planned = compiled.memory_analysis().temp_size_in_bytes
-  return {'told_mib': round(told / MIB, 1), 'planned_mib': round(planned / MIB, 1)}
+  return {'estimated_mib': round(estimated / MIB, 1), 'planned_mib': round(planned / MIB, 1)}
 
 
 def main() -> None:
@@ -56,13 +56,13 @@ def main() -> None:
     name: {way: estimate(name, changes) for way, changes in WAYS.items()}
     for name in models.DISCRIMINATORS
   }
-  shares = [c['planned_mib'] / c['told_mib'] for ways in found.values() for c in ways.values()]
-  cell = '{planned_mib} / {told_mib}'.format_map
+  shares = [c['planned_mib'] / c['estimated_mib'] for ways in found.values() for c in ways.values()]
+  cell = '{planned_mib} / {estimated_mib}'.format_map
   rows = [[name, *(cell(ways[way]) for way in WAYS)] for name, ways in found.items()]
   print(pages.table(('planned / estimated, MiB', *WAYS), rows))
   print(f'planned / estimated: {min(shares):.2f} to {max(shares):.2f}; margin {memory.MARGIN}')
-  planned_over_told = [round(min(shares), 3), round(max(shares), 3)]
-  cases.write(planned_over_told=planned_over_told, discriminators=found)
+  planned_over_estimated = [round(min(shares), 3), round(max(shares), 3)]
+  cases.write(planned_over_estimated=planned_over_estimated, discriminators=found)
 
 
 if __name__ == '__main__':

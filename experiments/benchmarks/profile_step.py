@@ -7,10 +7,9 @@ has it, take turns: a batch drawn; its losses; every example's gradient norm; th
 sum with noise, which is the whole step; and beside them the ordinary step. A part's time is the
 difference of two neighbours', taken within a round. Operations and bytes are those that XLA counts
 for one step's compiled program: fused operations read and write once, drawing a batch counts as
-reading all examples, and what fits a cache need not go to memory. All examples of the batch are
-looked at at once, for XLA counts the body of a loop over parts once: what is seen is one such part
-(`microbatch.py` compares sizes). Writes `<out>.md` and `<out>.json`. Two minutes, nothing else
-running.
+reading all examples, and what fits a cache need not go to memory. The whole batch is one
+microbatch, for XLA counts the body of a loop over microbatches once (`microbatch.py` compares
+sizes). Writes `<out>.md` and `<out>.json`. Two minutes, nothing else running.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def _apply(layer: nets.Layer, x: Any) -> Any:
 def make_model(net: nets.Net, model_class: Any = tf.keras.Model, **arguments: Any) -> Any:
   """A network of `nets` as a functional Keras model of images, and planes of labels if it has any.
 
-  TensorFlow's leaky ReLU has the slope 0.2 by default, as the others are told.
+  TensorFlow's leaky ReLU has the slope 0.2 by default; the others set it.
   """
   inputs = [tf.keras.Input(nets.IMAGE)]
   x: Any = inputs[0]
