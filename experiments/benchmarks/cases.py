@@ -53,8 +53,9 @@ def say(text: str) -> None:
 def write(**record: Any) -> None:
   """Writes the figures, and what they were measured on, if --out is given."""
   if FLAGS.out:
+    name = pathlib.Path(sys.argv[0]).stem
     pages.write_json(pathlib.Path(FLAGS.out), {
-      'command': f'./run.sh python -m {sys.orig_argv[2]} --out=FILE',
+      'command': f'./run.sh python -m experiments.benchmarks.{name} --out=FILE',
       'jax': jax.__version__,
       'machine': f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores',
       'device': jax.devices()[0].device_kind,
