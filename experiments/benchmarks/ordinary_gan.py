@@ -2,8 +2,8 @@
 
 "The same without privacy" is what anyone would write: B real examples drawn at random, one gradient
 of the mean loss of both halves, no clipping, no noise; the same networks, fakes, optimizers, n_D
-and compiled loop (`dpgan_jax.run.loop`). The private GAN looks at more real examples than B: a Poisson
-batch varies, and its slots are made for the largest (`DPMechanism.truncated_batch_size`).
+and compiled loop (`dpgan_jax.run.loop`). The private GAN looks at more real examples than B: a
+Poisson batch varies, and its slots are made for the largest (`DPMechanism.truncated_batch_size`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dpgan_jax.models import pace
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState, StepMetrics, learning_rate
 from dpgan_jax.models.losses import LOSSES
-from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.run import plan
 
 # Of MNIST's number and size; what the images show makes no difference to time or memory.
 EXAMPLES, SHAPE, CLASSES = 60_000, (28, 28, 1), 10
@@ -83,16 +83,12 @@ def make_gan(
     data: number of examples, their (H, W, C), number of classes.
   """
   examples, shape, classes = data
-  mechanism = DPMechanism.create(
-    num_examples=examples,
-    batch_size=config.batch_size,
-    truncated_batch_size=config.truncated_batch_size,
-    l2_clip_norm=config.l2_clip_norm,
+  config = config.replace(label_share=None, label_cnn_share=None)
+  made = config.replace(
+    target_epsilon=None, epochs=None, steps=config.steps or 1000,
     noise_multiplier=config.noise_multiplier or 1.0,
-    steps=config.steps or 1000,
-    delta=config.delta,
-    neighboring_relation=config.neighboring_relation,
-  )
+  )  # fmt: skip
+  mechanism = plan.make(made, examples).mechanism
   return (OrdinaryGAN if ordinary else GAN)(config, mechanism, shape, classes)
 
 

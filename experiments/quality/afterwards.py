@@ -1,6 +1,6 @@
 """What is free after training: samples of several generators, the clearest, distorted.
 
-    ./run.sh python experiments/quality/afterwards.py --run_dir=runs/sweep/eps10/seed_1 \\
+    ./run.sh python -m experiments.quality.afterwards --run_dir=runs/sweep/eps10/seed_1 \\
         --name=eps10_1 [--data_dir=…] [--scores_dir=runs/sweep/evaluation_scores] \\
         [--variants=clearest+distorted]
 
@@ -16,27 +16,21 @@ on one core.
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from absl import flags
 
-from dpgan_jax import _cli, _progress, _shared_flags, _validate
+from dpgan_jax import _cli, _shared_flags, _validate, progress
 from dpgan_jax.data import datasets, distort
 from dpgan_jax.evaluation import scores, scoring, snapshots, tasks
-from dpgan_jax.privacy.accounting import rounded_up
-from dpgan_jax.run import environment, generator_file, recorder, trainer
+from dpgan_jax.run import generator_file, secrets, stages, trainer
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.search import sweep_table
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-
-import keep_sweep
+from experiments import pages
 
 FLAGS = flags.FLAGS
-RESULTS = pathlib.Path(__file__).resolve().parents[1] / 'results' / 'quality' / 'afterwards'
+RESULTS = pages.RESULTS / 'quality' / 'afterwards'
 COUNT, CLEAREST = 4, 0.6  # chosen on held-out training images of MNIST
 TASKS = ('features', 'secondary', 'tstr_cnn')
 SHOWN = ('tstr_cnn', 'secondary_accuracy', 'fid', 'coverage')
@@ -80,7 +74,7 @@ def mixture(model: generator_file.Model, run: RunDir) -> generator_file.Model:
     return model
   steps = [generator_file.load(path).steps for path in snapshots.paths(run)]
   config = model.gan.config.replace(g_mixture=COUNT)
-  wanted = recorder.mixture_steps(config, model.steps, steps[0])
+  wanted = stages.mixture_steps(config, model.steps, steps[0])
   earlier = [s for s in wanted if s < model.steps and s in steps]
   if not earlier:
     raise _validate.InputError(f'expected snapshots of the second half of {run.path}, found none')
@@ -112,11 +106,11 @@ def measure(
   found: dict[str, dict[str, float | None]] = {}
   for variant in variants:
     model = mixed if variant.several else dataclasses.replace(mixed, past={})
-    key, distort_key = environment.root_key(settings.seed), environment.root_key(settings.seed)
+    key, distort_key = secrets.root_key(settings.seed), secrets.root_key(settings.seed)
     images, classes = model.sample(num, clearest=variant.clearest, key=key)
     if variant.distorted:
       images = distort.distort(images, distort_key)
-    show = _progress.WorkProgress()
+    show = progress.Progress()
     result = tasks.evaluate(
       images, classes, *real, settings, store=store, progress=show.update
     )
@@ -144,11 +138,10 @@ def main() -> None:
   store = scores.Store(pathlib.Path(FLAGS.scores_dir)) if FLAGS.scores_dir else None
   variants = [VARIANTS[name] for name in FLAGS.variants]
   found = measure(mixed, variants, amount.num, real, settings, store)
-  epsilon, target = mixed.epsilon(), mixed.gan.config.target_epsilon
   path = RESULTS / f'{FLAGS.name}.json'
-  keep_sweep.write_json(path, {
-    'epsilon': 'inf' if math.isinf(epsilon) else rounded_up(epsilon),
-    'target_epsilon': 'inf' if target is not None and math.isinf(target) else target,
+  pages.write_json(path, {
+    'epsilon': pages.epsilon(mixed.epsilon()),
+    'target_epsilon': mixed.gan.config.to_dict()['target_epsilon'],
     'discriminator': mixed.gan.config.discriminator,
     'steps': mixed.steps,
     'samples': amount.num,

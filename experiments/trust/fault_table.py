@@ -13,12 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import dp_accounting
-import faults
-import gan_checks
 import jax
 import jax.numpy as jnp
-import mechanism_checks
-from faults import Swap, swap, to
 
 from dpgan_jax import report
 from dpgan_jax.auditing import gradient
@@ -29,7 +25,9 @@ from dpgan_jax.networks import discriminators
 from dpgan_jax.privacy import accounting, clipping, ghost, sampling, transforms
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing import run_statement, statement, statement_text
-from dpgan_jax.run import environment, metrics, trainer
+from dpgan_jax.run import environment, metrics, secrets, trainer
+from experiments.trust import faults, gan_checks, mechanism_checks
+from experiments.trust.faults import Swap, swap, to
 
 KINDS = ('refusal', 'statistics', 'exactness', 'second opinion', 'report', 'audit')
 _NO_DEVICES = (
@@ -195,7 +193,7 @@ _MECHANISM = (
           lambda self, state, purpose: jax.random.fold_in(state.batch_key, state.step))),
         _G.every_draw_of_a_run_has_a_key_of_its_own, 'exactness', slow=True),
   Fault('noise_of_every_run_the_same', 8, 'a run without a seed starts from a constant key',
-        swap(environment, 'root_key', to(lambda seed: jax.random.key(0))),
+        swap(secrets, 'root_key', to(lambda seed: jax.random.key(0))),
         _M.keys_come_from_the_operating_system, 'statistics'),
   Fault('noise_reused_after_restart', 8, 'a restart draws the noise of the first steps again',
         swap(environment, 'start_or_resume', faults.noise_starts_anew),
@@ -268,7 +266,7 @@ _REPORT = (
   Fault('tuning_not_disclosed', 19, 'the report does not say that tuning costs privacy',
         swap(statement_text, 'TUNING', to('')), _G.the_report_says_that_tuning_costs, 'report'),
   Fault('seed_of_31_bits', 20, 'the default key comes from a seed of 31 bits',
-        swap(environment, 'root_key', to(lambda seed: jax.random.key(
+        swap(secrets, 'root_key', to(lambda seed: jax.random.key(
           int.from_bytes(os.urandom(4), 'little') >> 1))),
         _M.keys_come_from_the_operating_system, 'statistics'),
   Fault('seed_not_named', 20, 'the report of a run with a fixed seed does not say so',

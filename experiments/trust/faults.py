@@ -16,7 +16,6 @@ from unittest import mock
 
 import attrs
 import flax.linen as nn
-import gan_checks
 import jax
 import jax.numpy as jnp
 
@@ -26,6 +25,7 @@ from dpgan_jax.models import gan
 from dpgan_jax.privacy import clipping, sampling, transforms
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import trainer
+from experiments.trust import gan_checks
 
 
 @dataclasses.dataclass(frozen=True)

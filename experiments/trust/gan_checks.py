@@ -20,18 +20,18 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-import statistical_checks as statistics
-from statistical_checks import Violation
 
-from dpgan_jax.budget import budget
+from dpgan_jax import _environment
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState, StepMetrics
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing import run_statement
-from dpgan_jax.run import environment, metrics, trainer
+from dpgan_jax.run import metrics, plan, trainer
 from dpgan_jax.run.directory import RunDir
+from experiments.trust import statistical_checks as statistics
+from experiments.trust.statistical_checks import Violation
 
 N, SHAPE, CLASSES = 60, (8, 8, 1), 3
 SEED = 987654321
@@ -42,7 +42,7 @@ def _make(*, sigma: float = 1.0, clip: float = 1.0, **settings: Any) -> GAN:
     noise_multiplier=sigma, steps=40, batch_size=12, l2_clip_norm=clip, delta=1e-3,
     **{'generator': 'compact', 'discriminator': 'compact', 'd_optimizer': 'sgd'} | settings,
   )  # fmt: skip
-  return GAN(config, budget.make(config, N).mechanism, SHAPE, CLASSES)
+  return GAN(config, plan.make(config, N).mechanism, SHAPE, CLASSES)
 
 
 @functools.cache
@@ -273,14 +273,14 @@ def a_resumed_run_ends_as_an_uninterrupted_one() -> None:
 def _reported(charged: int = 4, **changes: Any) -> Iterator[tuple[Any, str]]:
   """The report of a run that was killed after its first charge: (facts, all its words)."""
   config = CONFIG.replace(**changes)
-  mechanism: DPMechanism = budget.make(config, 1440).mechanism
+  mechanism: DPMechanism = plan.make(config, 1440).mechanism
   about = {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_examples': 1440,
            'class_names': [str(i) for i in range(10)]}  # fmt: skip
   with _folder() as folder:
     run = RunDir.open(folder / 'run', create=True)
     run.save_config(
       {'config': config.to_dict(), 'mechanism': mechanism.to_dict(), 'data': about,
-       'environment': dict(environment.environment())}
+       'environment': dict(_environment.environment())}
     )  # fmt: skip
     stages = {trainer.STAGE: mechanism}
     Ledger.open(run.ledger, stages=stages, data_fingerprint='f00d').charge(charged)

@@ -1,8 +1,8 @@
 """Kills processes that write to the disk, at random moments and at every change they make there,
 starts them again, and compares the end with that of a process left alone.
 
-    ./run.sh python experiments/trust/kills.py --results=experiments/results/trust/kills.json
-    ./run.sh python experiments/trust/kills.py --parts=ledger,checkpoint     # some of it
+    ./run.sh python -m experiments.trust.kills --results=experiments/results/trust/kills.json
+    ./run.sh python -m experiments.trust.kills --parts=ledger,checkpoint     # some of it
 
 With `--results` the counts are written after every part, and rows of parts that were not asked for
 stay as they are, so that an interrupted command is continued by naming the rest.
@@ -37,17 +37,16 @@ import tempfile
 import time
 from typing import Any
 
-import injector
 import tqdm
-import victims
 from absl import flags
 
-from dpgan_jax import _cli, _files, _progress, _validate
+from dpgan_jax import _cli, _files, _validate, progress
+from experiments.trust import injector, victims
 
 FLAGS = flags.FLAGS
 PARTS = ('ledger', 'checkpoint', 'metrics', 'export', 'train', 'sample', 'sweep', 'train_process')
 _COMMAND = (
-  './run.sh python experiments/trust/kills.py --results=experiments/results/trust/kills.json'
+  './run.sh python -m experiments.trust.kills --results=experiments/results/trust/kills.json'
 )
 _CHAIN = 4  # kills of a command before it is let come to its end
 
@@ -346,7 +345,7 @@ def main() -> None:
         _say(row)
         for fault in row.faults:
           print(f'    {fault}')
-      print(f'{part}: {_progress.duration(time.monotonic() - started)}', flush=True)
+      print(f'{part}: {progress.duration(time.monotonic() - started)}', flush=True)
       found = summary(list(rows.values()), _COMMAND)
       if FLAGS.results:  # after every part: an interruption loses one
         with _files.atomic_write(FLAGS.results) as file:

@@ -19,18 +19,18 @@ import dp_accounting
 import jax
 import jax.numpy as jnp
 import numpy as np
-import statistical_checks as statistics
 from dp_accounting import pld
-from statistical_checks import Violation
 
 from dpgan_jax.auditing import gradient
 from dpgan_jax.budget import budget, cross_check
 from dpgan_jax.budget.ledger import Ledger
-from dpgan_jax.models import label_cnn, labelling
+from dpgan_jax.models import labelling
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.privacy import accounting, clipping, transforms
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.run import environment, plan, trainer
+from dpgan_jax.run import plan, secrets, trainer
+from experiments.trust import statistical_checks as statistics
+from experiments.trust.statistical_checks import Violation
 
 N, Q, STEPS = 50, 0.2, 4000
 SHAPE = (100, 50)
@@ -83,7 +83,7 @@ def noise_is_drawn_once_for_each_entry() -> None:
 
 def keys_come_from_the_operating_system() -> None:
   """64 default keys: every one of their 64 bits is random, and no two are equal."""
-  keys = np.stack([np.asarray(jax.random.key_data(environment.root_key(None))) for _ in range(64)])
+  keys = np.stack([np.asarray(jax.random.key_data(secrets.root_key(None))) for _ in range(64)])
   statistics.key_bits_are_random(keys)
   if len(np.unique(keys, axis=0)) < len(keys):
     raise Violation('two runs without a seed have the same key')
@@ -317,7 +317,7 @@ def stages_share_no_key() -> None:
   states = (
     labelling.init(planned.classifier, root),
     planned.gan.init(root),
-    label_cnn.init(planned.cnn, root),
+    labelling.init(planned.cnn, root),
   )
   keys = [
     tuple(np.asarray(jax.random.key_data(leaf)).tolist())

@@ -15,16 +15,16 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import injector
 import numpy as np
 
 from dpgan_jax import _cli, sample, sweep, train
-from dpgan_jax.budget import budget, ledger
+from dpgan_jax.budget import ledger
 from dpgan_jax.data import writers
 from dpgan_jax.models import config
 from dpgan_jax.privacy import mechanism
-from dpgan_jax.run import directory, metrics, trainer
+from dpgan_jax.run import directory, metrics, plan, trainer
 from dpgan_jax.run.checkpoint import Checkpoints
+from experiments.trust import injector
 
 # σ = 10 so that accounting costs milliseconds; three chunks of two steps, a checkpoint after each.
 SETTINGS = {
@@ -365,6 +365,6 @@ class Sweep(Victim):
 
 def warm_up() -> None:
   """Accounts for what the runs will ask for, so that forked processes need not."""
-  m = budget.make(config.TrainConfig(**SETTINGS), 1440).mechanism
+  m = plan.make(config.TrainConfig(**SETTINGS), 1440).mechanism
   for steps in range(_CHUNK, m.steps + 1, _CHUNK):
     m.epsilon(steps)

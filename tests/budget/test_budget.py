@@ -10,10 +10,10 @@ import pytest
 from dp_accounting import pld
 
 from dpgan_jax._validate import InputError
-from dpgan_jax.budget import budget
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.run import plan
 
 DELTA = 1e-4
 
@@ -80,9 +80,9 @@ def test_the_gan_gets_what_is_left_of_the_target():
     target_epsilon=2.0, label_share=0.3, steps=40, batch_size=32, delta=DELTA, generator='report',
     discriminator='report',
   )  # fmt: skip
-  whole = budget.make(config, 1440, BEFORE)
+  whole = plan.make(config, 1440, BEFORE)
   assert 1.95 < whole.epsilon() <= 2.0
-  alone = budget.make(dataclasses.replace(config, label_share=None), 1440)
+  alone = plan.make(dataclasses.replace(config, label_share=None), 1440)
   assert whole.mechanism.noise_multiplier > alone.mechanism.noise_multiplier
 
 
@@ -102,7 +102,7 @@ def test_a_share_that_nothing_takes_is_refused():
     target_epsilon=4.0, label_share=0.3, steps=40, generator='report', discriminator='report'
   )
   with pytest.raises(InputError, match='expected no label_share here'):
-    budget.make(config, 1440)
+    plan.make(config, 1440)
 
 
 def test_no_privacy_for_any_stage_or_for_none():
@@ -111,4 +111,4 @@ def test_no_privacy_for_any_stage_or_for_none():
     discriminator='report',
   )  # fmt: skip
   bare = {n: dataclasses.replace(m, noise_multiplier=0.0) for n, m in BEFORE.items()}
-  assert budget.make(config, 1440, bare).epsilon() == math.inf
+  assert plan.make(config, 1440, bare).epsilon() == math.inf

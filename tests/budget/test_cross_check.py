@@ -14,15 +14,14 @@ import pytest
 import scipy.integrate
 import scipy.optimize
 import scipy.stats
-from conftest import load_trust
 from dp_accounting import rdp
 
 from dpgan_jax._validate import InputError
 from dpgan_jax.budget import cross_check
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
+from experiments.trust import second_opinions
 
-second_opinions = load_trust('second_opinions')
 truncated = second_opinions.truncated
 DELTA = 1e-5
 

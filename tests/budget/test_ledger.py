@@ -1,4 +1,6 @@
-"""dpgan_jax.budget.ledger: what may have been spent is on disk, unaltered, before it is spent."""
+"""dpgan_jax.budget.budget.ledger: what may have been spent is on disk, unaltered, before it is
+spent.
+"""
 
 from __future__ import annotations
 

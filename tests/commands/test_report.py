@@ -27,8 +27,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.experimental.compilation_cache import compilation_cache
 
+from dpgan_jax import _environment
 from dpgan_jax._validate import InputError
-from dpgan_jax.budget import budget
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
@@ -36,7 +36,7 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import StepMetrics
 from dpgan_jax.privacy.accounting import show_epsilon
 from dpgan_jax.publishing import run_statement
-from dpgan_jax.run import environment, metrics, trainer
+from dpgan_jax.run import metrics, plan, trainer
 from dpgan_jax.run.directory import RunDir
 
 SEED = 987654321
@@ -132,7 +132,7 @@ def paper_run(
 ) -> RunDir:
   """What a run leaves that is killed after its first charge, made without training."""
   config = CONFIG.replace(**changes)
-  mechanism = budget.make(config, num_examples).mechanism
+  mechanism = plan.make(config, num_examples).mechanism
   run = RunDir.open(folder / 'run', create=True)
   about = {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_examples': num_examples}
   run.save_config(
@@ -140,7 +140,7 @@ def paper_run(
       'config': config.to_dict(),
       'mechanism': mechanism.to_dict(),
       'data': {**about, 'class_names': [str(i) for i in range(10)]},
-      'environment': environment.environment(),
+      'environment': _environment.environment(),
     }
   )
   ledger = Ledger.open(run.ledger, stages={trainer.STAGE: mechanism}, data_fingerprint='f00d')

@@ -19,8 +19,8 @@ from dpgan_jax.data.datasets import ImageDataset
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.run.environment import root_key
 from dpgan_jax.run.generator_file import Model
+from dpgan_jax.run.secrets import root_key
 from dpgan_jax.run.trainer import train
 
 CLASSES = 8

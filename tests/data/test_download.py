@@ -1,4 +1,6 @@
-"""dpgan_jax.data.download against a real HTTP server on this machine; nothing leaves it."""
+"""dpgan_jax.data.datasets.download against a real HTTP server on this machine; nothing leaves
+it.
+"""
 
 from __future__ import annotations
 

@@ -8,12 +8,11 @@ import sys
 import types
 
 import pytest
-from conftest import load_trust
 
 from dpgan_jax import _validate
 from dpgan_jax.data import readers
+from experiments.trust import fuzz
 
-fuzz = load_trust('fuzz')
 SEED = 5
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -23,11 +21,9 @@ from dpgan_jax.run import generator_file
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.trainer import STAGE
 from dpgan_jax.search import sweep_table
+from experiments.quality import keep_sweep as kept
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-if str(ROOT / 'experiments') not in sys.path:
-  sys.path.append(str(ROOT / 'experiments'))
-kept = importlib.import_module('keep_sweep')
 
 SETTINGS = {
   'dataset': 'digits', 'generator': 'compact', 'batch_size': 32, 'delta': 1e-4, 'steps': 4,

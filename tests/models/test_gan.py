@@ -23,7 +23,7 @@ from dpgan_jax.models.gan import GAN, LOSSES, learning_rate
 from dpgan_jax.networks import discriminators
 from dpgan_jax.privacy import clipping
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.run.loop import make_chunk
+from dpgan_jax.run.stages import make_chunk
 
 N, SHAPE, CLASSES = 60, (8, 8, 1), 3
 

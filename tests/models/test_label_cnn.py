@@ -17,8 +17,9 @@ import safetensors.numpy
 from dpgan_jax._validate import InputError
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
-from dpgan_jax.models import label_cnn, labelling
+from dpgan_jax.models import labelling
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.networks.discriminators import label_cnn
 from dpgan_jax.publishing import bundle, run_statement
 from dpgan_jax.run import generator_file, label_training, plan, trainer
 from dpgan_jax.run.directory import RunDir

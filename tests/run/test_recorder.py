@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from dpgan_jax._figures import picture_scale
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GANState, StepMetrics
 from dpgan_jax.run import generator_file, plan, state_leaves
 from dpgan_jax.run.directory import RunDir
-from dpgan_jax.run.recorder import Recorder, mixture_steps, picture_scale
+from dpgan_jax.run.stages import Recorder, mixture_steps
 
 CONFIG = TrainConfig(
   dataset='digits', generator='compact', noise_multiplier=1.0, steps=12, batch_size=24,

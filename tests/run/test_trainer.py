@@ -21,24 +21,24 @@ import numpy as np
 import pytest
 
 from dpgan_jax import _validate
-from dpgan_jax.budget import budget
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import (
-  environment,
   generator_file,
   metrics,
   plan,
   recorder,
+  secrets,
+  stages,
   state_leaves,
   trainer,
 )
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
-from dpgan_jax.run.loop import make_chunk
+from dpgan_jax.run.stages import make_chunk
 
 CONFIG = TrainConfig(
   dataset='digits',
@@ -108,7 +108,7 @@ def assert_same_end(one: pathlib.Path, two: pathlib.Path) -> None:
 
 
 def ledger_of(path: pathlib.Path, digits: datasets.ImageDataset) -> Ledger:
-  mechanism = budget.make(CONFIG, len(digits)).mechanism
+  mechanism = plan.make(CONFIG, len(digits)).mechanism
   return Ledger.open(
     path / 'ledger.jsonl',
     stages={trainer.STAGE: mechanism},
@@ -127,7 +127,7 @@ def test_run_leaves_what_it_promises(finished):
     f'step_{step:08d}.png' for step in (3, 6, 9, 12)
   ]
   lines = [json.loads(line) for line in (finished / 'metrics.jsonl').read_text().splitlines()]
-  whole = budget.make(CONFIG, 1440)
+  whole = plan.make(CONFIG, 1440)
   assert [line['step'] for line in lines] == [3, 6, 9, 12]
   assert [line['epsilon'] for line in lines] == [whole.epsilon_so_far(s) for s in (3, 6, 9, 12)]
   assert lines[-1]['epsilon'] == whole.mechanism.epsilon()
@@ -337,7 +337,7 @@ def test_records_hold_the_state_of_their_step(watched, digits):
   planned = plan.make(CONFIG, 1440, digits.image_shape, 10)
   images, labels = jax.numpy.asarray(digits.images), jax.numpy.asarray(digits.labels)
   chunk = make_chunk(planned.gan, 3)
-  state = jax.jit(planned.gan.init)(environment.root_key(CONFIG.seed))
+  state = jax.jit(planned.gan.init)(secrets.root_key(CONFIG.seed))
   checkpoints = Checkpoints(watched.path / 'checkpoints')
   assert checkpoints.steps() == [6, 9, 12]
   for step in (3, 6, 9, 12):
@@ -491,17 +491,17 @@ def test_os_keys_differ_and_use_all_bits():
   """Checklist 20: 64 bits from the operating system; the high word is not zero as with a small
   seed.
   """
-  words = np.stack([np.asarray(jax.random.key_data(environment.root_key(None))) for _ in range(32)])
+  words = np.stack([np.asarray(jax.random.key_data(secrets.root_key(None))) for _ in range(32)])
   assert len(np.unique(words, axis=0)) == 32
   assert (words[:, 0] != 0).any()
   assert (np.bitwise_or.reduce(words) == np.uint32(0xFFFFFFFF)).all()
-  fixed = [np.asarray(jax.random.key_data(environment.root_key(3))) for _ in range(2)]
+  fixed = [np.asarray(jax.random.key_data(secrets.root_key(3))) for _ in range(2)]
   np.testing.assert_array_equal(*fixed)
 
 
 def test_delta_not_below_one_over_n_warns():
   with pytest.warns(UserWarning, match='not below 1/N'):
-    budget.make(CONFIG.replace(delta=1e-2), 100)
+    plan.make(CONFIG.replace(delta=1e-2), 100)
 
 
 @pytest.mark.parametrize(
@@ -527,15 +527,15 @@ def test_steps_too_long_for_a_discriminator_are_warned_of(changes, warned):
 
 def test_two_of_three_give_the_third():
   by_epsilon = TrainConfig(target_epsilon=3.0, steps=30, batch_size=20, delta=1e-3)
-  mechanism = budget.make(by_epsilon, 400).mechanism
+  mechanism = plan.make(by_epsilon, 400).mechanism
   assert 3.0 * 0.995 < mechanism.epsilon() <= 3.0
   by_both = TrainConfig(
     target_epsilon=3.0, noise_multiplier=mechanism.noise_multiplier, batch_size=20, delta=1e-3
   )
-  assert budget.make(by_both, 400).mechanism.steps >= 30
+  assert plan.make(by_both, 400).mechanism.steps >= 30
   by_epochs = TrainConfig(noise_multiplier=1.0, epochs=2.5, batch_size=20, delta=1e-3)
-  assert budget.make(by_epochs, 400).mechanism.steps == 50
-  free = budget.make(
+  assert plan.make(by_epochs, 400).mechanism.steps == 50
+  free = plan.make(
     TrainConfig(target_epsilon=float('inf'), steps=5, batch_size=2), 400
   ).mechanism
   assert (free.noise_multiplier, free.l2_clip_norm, free.epsilon()) == (0, np.inf, np.inf)
@@ -547,7 +547,7 @@ def test_restored_model_is_the_trained_one(finished, digits):
   one, two = (m.sample(5, key=jax.random.key(1))[0] for m in (model, again))
   np.testing.assert_array_equal(one, two)
   assert model.steps == 12
-  assert model.epsilon() == budget.make(CONFIG, len(digits)).mechanism.epsilon()
+  assert model.epsilon() == plan.make(CONFIG, len(digits)).mechanism.epsilon()
 
 
 def test_unconditional_run_leaves_samples_without_labels(digits, tmp_path):
@@ -570,8 +570,8 @@ def test_unconditional_run_leaves_samples_without_labels(digits, tmp_path):
 
 
 def test_steps_per_report_prefers_a_divisor():
-  mechanism = budget.make(CONFIG.replace(steps=3000, steps_per_report=None), 1440).mechanism
-  stride = trainer.steps_per_report(CONFIG.replace(steps=3000, steps_per_report=None), mechanism)
+  mechanism = plan.make(CONFIG.replace(steps=3000, steps_per_report=None), 1440).mechanism
+  stride = stages.steps_per_report(CONFIG.replace(steps=3000, steps_per_report=None), mechanism)
   assert 3000 % stride == 0
   assert 60 <= stride <= 100
 

@@ -19,7 +19,6 @@ import pytest
 
 from dpgan_jax import sweep
 from dpgan_jax._validate import InputError
-from dpgan_jax.budget import budget
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
@@ -27,7 +26,7 @@ from dpgan_jax.evaluation.scores import Evaluation, Score
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.run import generator_file, trainer
+from dpgan_jax.run import generator_file, plan, trainer
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.search import sweeping
 
@@ -214,7 +213,7 @@ def main(monkeypatch, tmp_path, own_flags):
     return images.astype(np.uint8), np.arange(num) % 10
 
   monkeypatch.setattr(generator_file.Model, 'sample', sample)
-  monkeypatch.setattr(budget, 'make', make)
+  monkeypatch.setattr(plan, 'make', make)
   monkeypatch.setattr(accounting, 'epsilon', epsilon)
   monkeypatch.setattr(sweep.trainer, 'train', train)
   monkeypatch.setattr(sweep.report, 'write', write)
