@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,13 +18,19 @@ import faults
 import gan_checks
 import jax
 import jax.numpy as jnp
+import leaks
 import mechanism_checks
+import release_checks
+import stream_checks
+import taint_checks
 from faults import Swap, swap, to
 
 from dpgan_jax import (
   accounting,
   audit_gradient,
   budget,
+  checkpoint,
+  classifier,
   clipping,
   gan,
   ghost,
@@ -37,12 +44,13 @@ from dpgan_jax import (
   sampling,
   statement,
   statement_text,
+  sweep_table,
   trainer,
 )
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.mechanism import DPMechanism
 
-KINDS = ('refusal', 'statistics', 'exactness', 'second opinion', 'report', 'audit')
+KINDS = ('refusal', 'statistics', 'exactness', 'proof', 'second opinion', 'report', 'audit')
 _NO_DEVICES = (
   'not applicable yet: a run uses one device, and noise is added once. The check holds this fast, '
   'and fails when data are spread over two'
@@ -75,6 +83,7 @@ class Fault:
 
 
 _M, _G = mechanism_checks, gan_checks
+_T, _R, _S = taint_checks, release_checks, stream_checks
 
 
 def _audited(**faulty: Callable[[], Any]) -> tuple[Swap, ...]:
@@ -204,7 +213,7 @@ _MECHANISM = (
   Fault('noise_key_shared_by_purposes', 8, 'fakes are drawn with the key of the batches',
         swap(gan.GAN, '_fake_key', to(
           lambda self, state, purpose: jax.random.fold_in(state.batch_key, state.step))),
-        _G.every_draw_of_a_run_has_a_key_of_its_own, 'exactness', slow=True),
+        _S.every_draw_of_a_run_has_a_key_of_its_own, 'exactness'),
   Fault('noise_of_every_run_the_same', 8, 'a run without a seed starts from a constant key',
         swap(resume, 'root_key', to(lambda seed: jax.random.key(0))),
         _M.keys_come_from_the_operating_system, 'statistics'),
@@ -314,4 +323,42 @@ _LEDGER = (
       ('neighboring_relation', 'replace_special'), ('delta', 1e-5), ('data_fingerprint', 'beef'))),
 )  # fmt: skip
 
-FAULTS: tuple[Fault, ...] = (*_MECHANISM, *_GAN, *_REPORT, *_LEDGER)
+# Planted by strangers, and seen by no fast check of that time.
+_STRANGERS = (
+  Fault('noise_again_after_256_steps', 8, 'noise comes again after 256 steps',
+        swap(privatizer, 'noise_sum', faults.wrapped_update(leaks.every_256)),
+        _S.no_two_steps_share_noise, 'statistics'),
+  Fault('batches_again_after_256_steps', 12, 'batches come again after 256 steps',
+        swap(sampling.TruncatedPoissonSampler, '__call__', lambda f: lambda self, key, step: f(
+          self, key, step % 256)),
+        _S.no_two_steps_share_a_batch, 'statistics'),
+  Fault('fakes_bound_from_real_norms', 15,
+        "the fakes' bound is taken from real norms where the cap is below 2B",
+        leaks.LEAKS["fakes' bound from real norms"], _T.records_enter_by_the_noised_sum_alone,
+        'proof'),
+  Fault('failed_runs_left_out', 22, "failed runs are left out of a sweep's composition",
+        swap(sweep_table, 'read', leaks.without_failed_runs), _R.failed_runs_count_in_a_sweep,
+        'exactness'),
+  Fault('centre_of_those_who_came', 1, 'the centre is divided by the number who came',
+        swap(classifier.Classifier, 'release_centre', leaks.centre_of_those_who_came),
+        _R.the_centre_is_divided_by_the_public_number, 'exactness'),
+  Fault('keys_not_durable', 22, 'keys are not on the disk before the first charge',
+        swap(checkpoint.Checkpoints, 'save', leaks.first_state_not_saved),
+        _R.keys_are_on_the_disk_before_the_first_charge, 'exactness'),
+)  # fmt: skip
+
+_LINES = {
+  'public gradients of real images': 15, 'fakes from a real statistic': 16,
+  'as many fakes as came': 11, 'D by the sum without noise': 2, 'D by the clean sum as well': 2,
+  'the average of G by real images': 16, 'the realised batch as divisor': 1,
+  'the pace by the realised batch': 16, 'the sum in the state': 17, 'fakes by the noise key': 8,
+  'fakes by the batch key': 8, 'a loss shown to the host': 17, 'two sums in a step': 12,
+  "the centre's zeros without noise": 2, 'an average by accuracy': 16,
+}  # fmt: skip
+_LEAKS = tuple(
+  Fault('leak_' + re.sub(r'\W+', '_', name).lower(), line, name, leaks.LEAKS[name],
+        _T.records_enter_by_the_noised_sum_alone, 'proof', slow=True)
+  for name, line in _LINES.items()
+)  # fmt: skip
+
+FAULTS: tuple[Fault, ...] = (*_MECHANISM, *_GAN, *_REPORT, *_LEDGER, *_STRANGERS, *_LEAKS)

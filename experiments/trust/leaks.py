@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from faults import Swap, fakes_as_many_as_came, stash_data, swap, wrapped_update
 
 from dpgan_jax import clipping, gan, privatizer
-from dpgan_jax.classifier import Classifier
+from dpgan_jax.classifier import CENTRE, Classifier
 
 
 def _after_d_step(change: Callable[[Any, Any], Any]) -> tuple[Swap, ...]:
@@ -180,6 +181,37 @@ def _average_of_real(state: Any, found: Any) -> Any:
 def _paced(state: Any, found: Any) -> Any:
   waited = state.pace.waited + (found.realised_batch > 12).astype(jnp.int32)
   return state._replace(pace=state.pace._replace(waited=waited))
+
+
+def every_256(update: Any, updates: Any, state: Any, *rest: Any, **named: Any) -> Any:
+  """Noise that comes again after 256 steps."""
+  found, _ = update(updates, state._replace(count=state.count % 256), *rest, **named)
+  return found, state._replace(count=state.count + 1)
+
+
+def centre_of_those_who_came(release: Any) -> Any:
+  def faulty(self: Any, state: Any, inputs: Any) -> Any:
+    after = release(self, state, inputs)
+    factor = self.stages[CENTRE].num_examples / inputs.shape[0]
+    return after._replace(centre=after.centre * factor)
+
+  return faulty
+
+
+def without_failed_runs(read: Any) -> Any:
+  def faulty(folder: Any, failures: Any) -> Any:
+    table = read(folder, failures)
+    return dataclasses.replace(table, runs=tuple(r for r in table.runs if not r.reason))
+
+  return faulty
+
+
+def first_state_not_saved(save: Any) -> Any:
+  def faulty(self: Any, step: int, *rest: Any) -> None:
+    if step:
+      save(self, step, *rest)
+
+  return faulty
 
 
 LEAKS: dict[str, tuple[Swap, ...]] = {

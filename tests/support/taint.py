@@ -145,8 +145,8 @@ class _Walk:
         return [each | goes_on for each in body]
 
       return self.loop(once, state)[0]
-    elif (inner := _called(eqn)) is not None:
-      return self.jaxpr(inner, labels, context)
+    elif (inner := called(eqn)) is not None:
+      return self.jaxpr(inner.jaxpr, labels, context)
     if (eqn.effects or 'callback' in name) and together | context:
       self.leaks.append((name, together | context))
     return [together for _ in eqn.outvars]
@@ -172,7 +172,7 @@ class _Walk:
     return labels
 
 
-def _called(eqn: Any) -> Any:
+def called(eqn: Any) -> core.ClosedJaxpr | None:
   """The jaxpr that an equation calls with its own inputs and outputs, if it does just that."""
   if eqn.primitive.name not in (
     'jit', 'pjit', 'closed_call', 'core_call', 'checkpoint', 'remat2', 'custom_jvp_call',
@@ -180,4 +180,4 @@ def _called(eqn: Any) -> Any:
   ):  # fmt: skip
     return None
   inner = next(eqn.params[k] for k in ('jaxpr', 'call_jaxpr', 'fun_jaxpr') if k in eqn.params)
-  return getattr(inner, 'jaxpr', inner)  # a closed one, or an open one
+  return inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
