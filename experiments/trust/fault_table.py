@@ -50,7 +50,7 @@ from dpgan_jax import (
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.mechanism import DPMechanism
 
-KINDS = ('refusal', 'statistics', 'exactness', 'proof', 'second opinion', 'report', 'audit')
+KINDS = ('refusal', 'statistics', 'exactness', 'data flow', 'second opinion', 'report', 'audit')
 _NO_DEVICES = (
   'not applicable yet: a run uses one device, and noise is added once. The check holds this fast, '
   'and fails when data are spread over two'
@@ -335,7 +335,7 @@ _STRANGERS = (
   Fault('fakes_bound_from_real_norms', 15,
         "the fakes' bound is taken from real norms where the cap is below 2B",
         leaks.LEAKS["fakes' bound from real norms"], _T.records_enter_by_the_noised_sum_alone,
-        'proof'),
+        'data flow'),
   Fault('failed_runs_left_out', 22, "failed runs are left out of a sweep's composition",
         swap(sweep_table, 'read', leaks.without_failed_runs), _R.failed_runs_count_in_a_sweep,
         'exactness'),
@@ -357,7 +357,7 @@ _LINES = {
 }  # fmt: skip
 _LEAKS = tuple(
   Fault('leak_' + re.sub(r'\W+', '_', name).lower(), line, name, leaks.LEAKS[name],
-        _T.records_enter_by_the_noised_sum_alone, 'proof', slow=True)
+        _T.records_enter_by_the_noised_sum_alone, 'data flow', slow=True)
   for name, line in _LINES.items()
 )  # fmt: skip
 

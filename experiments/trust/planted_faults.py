@@ -10,7 +10,7 @@ row says:
 * `refusal`: the package itself refuses, with an error that says why;
 * `statistics`: a test of noise, keys, batches or labels (`statistical_checks`);
 * `exactness`: a property that holds to the last digits (`mechanism_checks`, `gan_checks`);
-* `proof`: the jaxpr of a step shows another way from the data than the noised sum
+* `data flow`: the jaxpr of a step shows another way from the data than the noised sum
   (`taint_checks`);
 * `second opinion`: the other computation of ε contradicts the accountant, so that no report is
   written;
