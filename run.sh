@@ -112,7 +112,8 @@ case ${1-} in
   python)
     shift
     install
-    exec "$environment/bin/python" "$@"
+    # So that a file of experiments/ finds the others by whatever name it is started.
+    PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} exec "$environment/bin/python" "$@"
     ;;
   '' | -*)
     install

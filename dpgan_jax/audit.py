@@ -1,5 +1,5 @@
 """Attacks a run, or the mechanism, and says what ε that proves: `python -m dpgan_jax.audit
---flagfile=experiments/audit_one_step.flags`.
+--flagfile=experiments/audits/audit_one_step.flags`.
 
 Prints a lower bound on ε with its confidence beside the accounted ε, and writes audit.json. A bound
 above the accounted ε means that the guarantee is false; one below it proves nothing more than

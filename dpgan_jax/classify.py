@@ -1,5 +1,5 @@
 """Trains a private classifier: `python -m dpgan_jax.classify
---flagfile=experiments/classifier_eps1.flags`.
+--flagfile=experiments/classifiers/classifier_eps1.flags`.
 
 Leaves `classifier.safetensors` (weights, and the public record of how they came about) and
 `classify.json` (accuracy, ε and what it covers) in the run directory. Running the same command

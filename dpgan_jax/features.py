@@ -2,7 +2,7 @@
 
 FID and KID depend on the network whose features they compare. This one is part of the package:
 `mnist_features_v1.safetensors`, trained once on the public MNIST training images by
-`experiments/train_features.py`, checked against its SHA-256 whenever it is loaded. Scores on it
+`experiments/classifiers/train_features.py`, checked against its SHA-256 whenever it is loaded. Scores on it
 compare between runs, settings and machines, and with nothing that was computed on other features
 (Inception's above all).
 

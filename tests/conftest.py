@@ -6,14 +6,10 @@ import atexit
 import contextlib
 import ctypes
 import gc
-import importlib
-import importlib.util
 import os
 import pathlib
 import shutil
-import sys
 import tempfile
-import types
 from collections.abc import Iterator
 
 # JAX reads these once, when its backend starts. Processes that a test starts inherit them.
@@ -89,25 +85,6 @@ def strict_dtypes() -> Iterator[None]:
   """Makes implicit dtype promotion an error. Not the default: optax.adam (0.2.8) promotes."""
   with jax.numpy_dtype_promotion('strict'):
     yield
-
-
-def load_example(name: str) -> types.ModuleType:
-  """A program of experiments/, which is no package, as a module."""
-  path = pathlib.Path(__file__).resolve().parents[1] / 'experiments' / f'{name}.py'
-  spec = importlib.util.spec_from_file_location(name, path)
-  assert spec is not None
-  assert spec.loader is not None
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-def load_trust(name: str) -> types.ModuleType:
-  """A program of experiments/trust/, whose files import each other by name, as a module."""
-  folder = str(pathlib.Path(__file__).resolve().parents[1] / 'experiments' / 'trust')
-  if folder not in sys.path:
-    sys.path.append(folder)
-  return importlib.import_module(name)
 
 
 @pytest.fixture(scope='session')

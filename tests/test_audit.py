@@ -16,7 +16,7 @@ from dpgan_jax._validate import InputError
 from dpgan_jax.config import TrainConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FILES = sorted((ROOT / 'experiments').glob('audit_*.flags'))
+FILES = sorted((ROOT / 'experiments' / 'audits').glob('*.flags'))
 GRADIENT = (
   '--mode=gradient', '--num_examples=4', '--batch_size=4', '--noise_multiplier=2', '--steps=1',
   '--delta=1e-2', '--trials=400',
@@ -144,7 +144,7 @@ def test_flag_files_are_whole_settings():
 def test_committed_results_come_from_their_flag_files(path):
   record = json.loads(path.read_text())
   assert record['name'] == path.stem
-  flagfile = f'experiments/audit_{path.stem}.flags'
+  flagfile = f'experiments/audits/audit_{path.stem}.flags'
   assert record['command'].startswith(f'python -m dpgan_jax.audit --flagfile={flagfile}')
   assert not record['refuted']
   assert record['lower_bound'] <= record['accounted_epsilon']

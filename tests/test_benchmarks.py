@@ -17,9 +17,7 @@ import pytest
 
 BENCHMARKS = pathlib.Path(__file__).resolve().parents[1] / 'experiments' / 'benchmarks'
 ECHO = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import protocol
+from experiments.benchmarks import protocol
 class Program:
   note = 'a note'
   def __init__(self, job): self.job, self.weight = job, 1.0
@@ -33,15 +31,8 @@ protocol.serve(protocol.Session(Program, lambda: {'versions': {}}, lambda: 1.0))
 """
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _import_path():
-  sys.path.insert(0, str(BENCHMARKS))
-  yield
-  sys.path.remove(str(BENCHMARKS))
-
-
 def load(name):
-  return importlib.import_module(name)
+  return importlib.import_module(f'experiments.benchmarks.{name}')
 
 
 def test_networks_have_the_sizes_they_are_known_by():
@@ -111,7 +102,7 @@ def test_all_contenders_in_jax_compute_the_same_clipped_sum():
 def test_a_worker_answers_and_survives_failures(tmp_path):
   client = load('client')
   script = tmp_path / 'echo.py'
-  script.write_text(ECHO.replace('sys.argv[1]', repr(str(BENCHMARKS))), encoding='utf-8')
+  script.write_text(ECHO, encoding='utf-8')
   with client.Worker(sys.executable, script) as worker:
     with pytest.raises(client.WorkerError, match='nothing was built'):
       worker.ask('time', steps=1)
@@ -250,18 +241,18 @@ def test_the_report_and_its_json(tmp_path):
 
 
 def test_numbers_have_three_digits():
-  number = load('results').number
+  number = load('turns').number
   assert [number(v) for v in (0, 1234.5, 12.345, 1.2345, 0.01234)] == [
     '0', '1,234', '12.3', '1.23', '0.0123',
   ]  # fmt: skip
-  assert math.isclose(load('results').spread([1.0, 2.0, 3.0]).median, 2.0)
+  assert math.isclose(load('turns').spread([1.0, 2.0, 3.0]).median, 2.0)
 
 
 def test_commands_explain_themselves():
-  for script in ('speed.py', 'install_peers.py'):
+  for module in ('speed', 'install_peers'):
     done = subprocess.run(
-      [sys.executable, str(BENCHMARKS / script), '--help'], capture_output=True, text=True,
-      check=True,
+      [sys.executable, '-m', f'experiments.benchmarks.{module}', '--help'], capture_output=True,
+      text=True, check=True, cwd=BENCHMARKS.parents[1],
     )  # fmt: skip
     assert 'usage' in done.stdout
 
@@ -299,7 +290,7 @@ def test_whole_steps_have_a_section_of_their_own():
 
 
 def test_gans_are_those_of_the_flag_files_and_ways_differ_in_real_examples_only():
-  gans, worker = load('gans'), load('worker_gan')
+  gans, worker = load('contenders'), load('worker_gan')
   for gan in gans.GANS.values():
     config = worker.settings(gan, gan.batch)
     real = {way.mode: worker.build(config, way.mode) for way in gans.WAYS.values()}
@@ -320,7 +311,7 @@ def test_gans_are_those_of_the_flag_files_and_ways_differ_in_real_examples_only(
 @pytest.mark.parametrize('mode', ['private', 'ordinary'])
 def test_a_whole_step_gives_back_a_state_like_the_one_it_took(mode):
   """Traced only. The flags train D with SGD, which an ordinary GAN has to do as well."""
-  gans, worker, ordinary = load('gans'), load('worker_gan'), load('ordinary_gan')
+  gans, worker, ordinary = load('contenders'), load('worker_gan'), load('ordinary_gan')
   gan, _ = worker.build(worker.settings(gans.GANS['gan_report'], 24), mode)
   state = jax.eval_shape(gan.init, jax.random.key(0))
   images = jax.ShapeDtypeStruct((ordinary.EXAMPLES, *ordinary.SHAPE), np.uint8)
@@ -451,14 +442,16 @@ def test_a_profile_is_of_programs_that_each_do_more():
   """Traced only; what XLA counts for them is no business of this test."""
   profile, nets, protocol = load('profile_step'), load('nets'), load('protocol')
   job = protocol.Job('report_d', 'profile', batch=6)
-  programs = profile.parts(job)
+  worker = load('worker_jax')
+  params = worker.initial(nets.NETS['report_d'])
+  programs = profile.parts(job, params)
   assert set(programs) == {*profile.PRIVATE, *profile.ORDINARY}
-  params = load('worker_jax').initial(nets.NETS['report_d'])
   images, labels = nets.make_data(20)
   sizes = []
   for name in profile.PRIVATE:
-    program = profile.loop(dataclasses.replace(job, examples=20), programs[name], 1)
-    carry = (params, jax.random.key(0))
+    step, state = programs[name]
+    program = worker.steps_in_loop(dataclasses.replace(job, examples=20), step, 1)
+    carry = (params, state, jax.random.key(0))
     assert jax.tree.map(np.shape, jax.eval_shape(program, carry, images, labels)[0]) == (
       jax.tree.map(np.shape, params)
     )

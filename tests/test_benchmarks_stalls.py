@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pathlib
 import threading
 import types
 
@@ -12,22 +11,15 @@ import pytest
 from dpgan_jax import _validate, trainer
 from dpgan_jax.config import TrainConfig
 
-EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1] / 'experiments'
-
-
-@pytest.fixture(autouse=True)
-def _import_path(monkeypatch):
-  monkeypatch.syspath_prepend(str(EXPERIMENTS / 'benchmarks'))
-
 
 @pytest.fixture
 def stalls():
-  return importlib.import_module('stalls')
+  return importlib.import_module('experiments.benchmarks.stalls')
 
 
 @pytest.fixture
 def compile_time():
-  return importlib.import_module('compile_time')
+  return importlib.import_module('experiments.benchmarks.compile_time')
 
 
 def test_idle_is_from_the_end_of_a_chunk_to_the_next_dispatch(stalls):
@@ -97,4 +89,4 @@ def test_compile_time_is_of_the_programs_of_training(compile_time):
     'memory estimate', 'first state', 'chunk', 'copy of the state', 'sample grid',
   ]  # fmt: skip
   assert found['chunk'] > 0
-  assert all((EXPERIMENTS / f'{name}.flags').is_file() for name in compile_time.WANTED)
+  assert all(compile_time.flag_file(name).is_file() for name in compile_time.WANTED)

@@ -267,7 +267,7 @@ def test_bad_input_gets_one_line_and_status_2(case):
 @pytest.mark.parametrize('name', ['classifier_eps1', 'scatternet_eps1', 'scatternet_eps0.5'])
 def test_flag_files_are_whole_settings(name):
   """Each parses and validates, and names everything but the folder of the data."""
-  text = (ROOT / 'experiments' / f'{name}.flags').read_text()
+  text = (ROOT / 'experiments' / 'classifiers' / f'{name}.flags').read_text()
   given = dict(re.findall(r'^--(\w+)=(.*)$', text, flags=re.MULTILINE))
   assert given.pop('run_dir') == f'runs/{name}'
   hints = typing.get_type_hints(ClassifierConfig)

@@ -12,14 +12,13 @@ import pytest
 import scipy.integrate
 import scipy.optimize
 import scipy.stats
-from conftest import load_trust
 from dp_accounting import rdp
 
 from dpgan_jax import accounting, cross_check
 from dpgan_jax._validate import InputError
 from dpgan_jax.mechanism import DPMechanism
+from experiments.trust import second_opinions
 
-second_opinions = load_trust('second_opinions')
 truncated = second_opinions.truncated
 DELTA = 1e-5
 

@@ -8,11 +8,10 @@ import sys
 import types
 
 import pytest
-from conftest import load_trust
 
 from dpgan_jax import _validate, readers
+from experiments.trust import fuzz
 
-fuzz = load_trust('fuzz')
 SEED = 5
 
 

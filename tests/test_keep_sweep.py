@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -21,11 +19,9 @@ from dpgan_jax.ledger import Ledger
 from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.run_dir import RunDir
 from dpgan_jax.trainer import STAGE
+from experiments.quality import keep_sweep as kept
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-if str(ROOT / 'experiments') not in sys.path:
-  sys.path.append(str(ROOT / 'experiments'))
-kept = importlib.import_module('keep_sweep')
 
 SETTINGS = {
   'dataset': 'digits', 'generator': 'compact', 'batch_size': 32, 'delta': 1e-4, 'steps': 4,

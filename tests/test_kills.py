@@ -1,7 +1,7 @@
 """Processes killed at every change of the disk: the small parts of experiments/trust/kills.py, and
 faults put into what is killed, which have to be found.
 
-The whole of it, training included, is `./run.sh python experiments/trust/kills.py`.
+The whole of it, training included, is `./run.sh python -m experiments.trust.kills`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import textwrap
 
 import pytest
 
-TRUST = pathlib.Path(__file__).resolve().parents[1] / 'experiments' / 'trust'
-sys.path.insert(0, str(TRUST))
-import injector  # noqa: E402 (beside the other programs of its folder, which is no package)
+from experiments.trust import injector
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 pytestmark = [
   pytest.mark.slow,
@@ -26,10 +26,10 @@ pytestmark = [
 # Starts as kills.py does; `fault` is put in after the restart.
 _PROGRAM = """
 import pathlib, sys
-sys.path.insert(0, {trust!r})
-import injector
+sys.path.insert(0, {root!r})
+from experiments.trust import injector
 injector.restart_with_shim(pathlib.Path({shims!r}))
-import kills, victims
+from experiments.trust import kills, victims
 from dpgan_jax import _files, cli, ledger, metrics
 {fault}
 kills.define_flags()
@@ -41,7 +41,7 @@ def kill(tmp_path: pathlib.Path, part: str, fault: str = '') -> tuple[int, dict,
   """Exit status, results and output of a part of kills.py with a fault in it."""
   program, results = tmp_path / 'program.py', tmp_path / 'kills.json'
   program.write_text(
-    _PROGRAM.format(trust=str(TRUST), shims=str(tmp_path / 'shim'), fault=textwrap.dedent(fault))
+    _PROGRAM.format(root=str(ROOT), shims=str(tmp_path / 'shim'), fault=textwrap.dedent(fault))
   )
   command = [sys.executable, str(program), f'--parts={part}', f'--results={results}']
   run = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
@@ -144,8 +144,8 @@ def test_what_is_killed_half_way_through_a_write_has_written_half(tmp_path):
   program.write_text(
     textwrap.dedent(f"""
       import pathlib, sys
-      sys.path.insert(0, {str(TRUST)!r})
-      import injector
+      sys.path.insert(0, {str(ROOT)!r})
+      from experiments.trust import injector
       injector.restart_with_shim(pathlib.Path({str(tmp_path / 'shim')!r}))
       place = pathlib.Path({str(tmp_path)!r}, 'place')
       place.mkdir()

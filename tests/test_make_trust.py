@@ -8,11 +8,10 @@ import pathlib
 import re
 
 import pytest
-from conftest import load_trust
 
 from dpgan_jax._validate import InputError
+from experiments.trust import make_trust
 
-make_trust = load_trust('make_trust')
 ENVIRONMENT = {'dpgan_jax': '0.1.0', 'jax': '9.9.9'}
 
 
@@ -20,7 +19,8 @@ def audit(name: str, mode: str, **more):
   return {
     'name': name, 'mode': mode, 'steps': 7, 'accounted_epsilon': 2.3456, 'delta': 0.01,
     'lower_bound': 2.2244, 'confidence': 0.95, 'refuted': False, 'trials': 54321,
-    'command': f'python -m dpgan_jax.audit --flagfile=experiments/audit_{name}.flags', **more,
+    'command': f'python -m dpgan_jax.audit --flagfile=experiments/audits/audit_{name}.flags',
+    **more,
   }  # fmt: skip
 
 

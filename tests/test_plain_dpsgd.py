@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import pathlib
 
-from conftest import load_example
+from experiments.examples import plain_dpsgd
 
 EXAMPLE = pathlib.Path(__file__).resolve().parents[1] / 'experiments' / 'plain_dpsgd.py'
 
 
 def test_it_learns_digits_within_epsilon_2(capsys):
-  accuracy, epsilon = load_example('plain_dpsgd').main()
+  accuracy, epsilon = plain_dpsgd.main()
   assert accuracy > 0.8
   assert 1.9 < epsilon <= 2.0
   printed = capsys.readouterr().out

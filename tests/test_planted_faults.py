@@ -11,14 +11,11 @@ import sys
 import types
 
 import pytest
-from conftest import load_trust
 
 from dpgan_jax._validate import InputError
-
-planted_faults = load_trust('planted_faults')
-fault_table = load_trust('fault_table')
-checks = load_trust('mechanism_checks')
-Violation = load_trust('statistical_checks').Violation
+from experiments.trust import fault_table, planted_faults
+from experiments.trust import mechanism_checks as checks
+from experiments.trust.statistical_checks import Violation
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULT = ROOT / 'experiments' / 'results' / 'trust' / 'planted_faults.json'
@@ -92,7 +89,7 @@ def test_the_committed_table_is_of_these_rows():
   [('half_noise', 0, '1 faults planted, 1 caught'), ('nothing', 2, 'expected only to name faults')],
 )
 def test_the_command(tmp_path, only, status, said):
-  command = [sys.executable, 'experiments/trust/planted_faults.py', f'--only={only}']
+  command = [sys.executable, '-m', 'experiments.trust.planted_faults', f'--only={only}']
   done = subprocess.run(
     [*command, f'--out={tmp_path / "table.json"}'],
     cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,

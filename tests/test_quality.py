@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import pathlib
 import re
@@ -18,12 +17,11 @@ import pytest
 from dpgan_jax import data, evaluation, model_file, readers, trainer
 from dpgan_jax._validate import InputError
 from dpgan_jax.config import TrainConfig
+from experiments.quality import afterwards
+from experiments.quality import label_limit as limit
+from experiments.quality import make_quality as quality
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FOLDER = ROOT / 'experiments' / 'quality'
-if str(FOLDER) not in sys.path:
-  sys.path.append(str(FOLDER))
-quality = importlib.import_module('make_quality')
 
 
 @pytest.fixture
@@ -81,7 +79,7 @@ def sweep() -> dict:
 def test_without_records_the_page_says_so(tmp_path):
   text = quality.page(tmp_path)
   assert 'Not measured yet.' in text
-  assert 'Nothing yet.' in text
+  assert text.count('Not measured yet.') == 6
 
 
 def test_the_final_table_is_the_sweep(tmp_path):
@@ -169,8 +167,8 @@ def test_a_run_elsewhere_has_the_settings_of_the_sweeps(flags, tmp_path):
   )
 
 
-def test_names_and_images_are_told_apart(tmp_path):
-  assert '## Names or images\n\nNot measured yet.' in quality.page(tmp_path)
+def test_labels_and_images_are_told_apart(tmp_path):
+  assert '## Labels or images\n\nNot measured yet.' in quality.page(tmp_path)
   folder = tmp_path / 'quality' / 'limits'
   folder.mkdir(parents=True)
   for name, epsilon, tstr in (
@@ -220,11 +218,10 @@ def test_what_is_missing_to_a_goal_is_told_from_records(tmp_path):
   assert told() == 'No goal is missed by what was measured.'
 
 
-def test_better_names_make_the_same_samples_more_useful():
-  """Real digits stand in for samples: the CNN that learns from real ones knows their names."""
-  limit = importlib.import_module('label_limit')
+def test_better_labels_make_the_same_samples_more_useful():
+  """Real digits stand in for samples: the CNN that learns from real ones knows their labels."""
   real, test = (data.load_dataset('digits', split=split) for split in ('train', 'test'))
-  wrong = (real.labels + (np.arange(len(real)) % 2)) % 10  # every second name
+  wrong = (real.labels + (np.arange(len(real)) % 2)) % 10  # every second label
   found = limit.measure(real.images, {'half wrong': wrong}, real, test, epochs=8)
   assert found['agreement']['real'] == 1
   assert 0.4 < found['agreement']['half wrong'] < 0.6
@@ -249,7 +246,6 @@ def test_what_is_free_after_training_is_told_from_records(tmp_path):
 
 
 def test_samples_of_several_generators_are_scored_beside_those_of_the_last(tmp_path, monkeypatch):
-  afterwards = importlib.import_module('afterwards')
   digits = data.load_dataset('digits'), data.load_dataset('digits', split='test')
   config = TrainConfig(
     generator='compact', noise_multiplier=1.0, steps=8, batch_size=24, delta=1e-4, latent_dim=4,
@@ -324,8 +320,8 @@ def test_the_split_is_a_data_set_of_its_own(tmp_path):
     images = rng.integers(0, 256, (count, 28, 28), np.uint8)
     (source / f'{stem}-images-idx3-ubyte').write_bytes(readers.idx_bytes(images))
     (source / f'{stem}-labels-idx1-ubyte').write_bytes(readers.idx_bytes(labels))
-  command = [sys.executable, FOLDER / 'split.py', f'--data_dir={source}', f'--out={out}',
-             '--hold_out=200']  # fmt: skip
+  command = [sys.executable, '-m', 'experiments.quality.split', f'--data_dir={source}',
+             f'--out={out}', '--hold_out=200']  # fmt: skip
   done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
   assert done.returncode == 0, done.stderr
   kept = data.load_dataset('idx', data_dir=str(out))

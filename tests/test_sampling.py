@@ -13,12 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from conftest import load_trust
 
 from dpgan_jax import sampling
 from dpgan_jax._validate import InputError
+from experiments.trust import statistical_checks as statistics
 
-statistics = load_trust('statistical_checks')
 ALARM = 1e-4
 N, STEPS = 50, 10_000
 

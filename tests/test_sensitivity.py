@@ -20,11 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import load_trust
 
 from dpgan_jax import clipping, privatizer
-
-checks = load_trust('taint_checks')
+from experiments.trust import taint_checks as checks
 
 C = 0.5
 ROUNDING = 2e-4  # of float32 sums and of their differences, relative

@@ -8,10 +8,9 @@ import pathlib
 import numpy as np
 import pytest
 import scipy.stats
-from conftest import load_trust
 
-power = load_trust('power')
-checks = load_trust('statistical_checks')
+from experiments.trust import power
+from experiments.trust import statistical_checks as checks
 
 RESULT = (
   pathlib.Path(__file__).resolve().parents[1] / 'experiments' / 'results' / 'trust'

@@ -6,11 +6,10 @@ import json
 import types
 
 import pytest
-from conftest import load_trust
 
 from dpgan_jax._validate import InputError
+from experiments.trust import strangers
 
-strangers = load_trust('strangers')
 REFUSAL = 'Traceback ...\ndpgan_jax._validate.InputError: expected {}\n'
 
 # Case ↦ (what it printed when it was found, what it prints where all is well).

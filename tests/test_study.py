@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import pathlib
-import sys
 
 import jax
 import pytest
@@ -19,20 +17,10 @@ from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.metrics import MetricsWriter
 from dpgan_jax.run_dir import RunDir
 from dpgan_jax.trainer import STAGE
+from experiments.study_2020 import make_study as page
+from experiments.study_2020 import study_records as records
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FOLDER = ROOT / 'experiments' / 'study'
-
-
-def load(name: str):
-  """A file of experiments/study/, which import each other by name."""
-  if str(FOLDER) not in sys.path:
-    sys.path.append(str(FOLDER))
-  return importlib.import_module(name)
-
-
-page, records = load('study_page'), load('study_records')
-
 
 def score(value: float, reference: float | None = None) -> dict:
   return {'value': value, 'reference': reference}
@@ -86,7 +74,7 @@ CLASSIFIER = {
 
 
 def make(tmp_path: pathlib.Path, study) -> tuple[str, list[str]]:
-  missing = page.make(study, tmp_path / 'STUDY.md', tmp_path / 'study', 'the command')
+  missing = page.make(study, tmp_path / 'STUDY.md', tmp_path / 'study')
   return (tmp_path / 'STUDY.md').read_text(), missing
 
 
@@ -256,16 +244,15 @@ def test_runs_of_private_data_are_refused(run_dir, tmp_path):
 
 
 def test_the_command_makes_the_page_of_what_is_there(tmp_path, own_flags, run_dir, capsys):
-  command = load('make_study')
-  command.define_flags()
+  page.define_flags()
   own_flags(['make_study', f'--results={tmp_path / "results"}', f'--runs={run_dir.path}'])
-  command.main()
+  page.main()
   text = (tmp_path / 'results' / 'STUDY.md').read_text()
   assert '| hinge | chapter 7: hinge loss' in text
   assert 'not measured yet: the sweep over ε' in capsys.readouterr().out
   own_flags(['make_study', f'--runs={run_dir.path},{run_dir.path}'])
   with pytest.raises(InputError, match='different names'):
-    command.main()
+    page.main()
 
 
 def test_the_committed_page_is_that_of_the_committed_records(tmp_path):
@@ -274,5 +261,5 @@ def test_the_committed_page_is_that_of_the_committed_records(tmp_path):
   if not (results / 'STUDY.md').is_file():
     pytest.skip('no page is committed yet')
   study = page.Study.read(results)
-  page.make(study, tmp_path / 'STUDY.md', tmp_path / 'study', load('make_study').COMMAND)
+  page.make(study, tmp_path / 'STUDY.md', tmp_path / 'study')
   assert (tmp_path / 'STUDY.md').read_text() == (results / 'STUDY.md').read_text()

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import load_trust
 
 from dpgan_jax import privatizer
-
-checks = load_trust('taint_checks')
-leaks = load_trust('leaks')
-Violation = load_trust('statistical_checks').Violation
-taint = sys.modules['taint']
-
+from experiments.trust import leaks
+from experiments.trust import taint_checks as checks
+from experiments.trust.statistical_checks import Violation
+from tests.support import taint
 
 # --- the analysis --------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What the batch cap costs in ε: `./run.sh python experiments/benchmarks/cap_cost.py` (2 minutes).
+"""What the batch cap costs in ε: `./run.sh python -m experiments.benchmarks.cap_cost` (2 minutes).
 
 Prints ε of 2,000 steps (N = 60,000, σ = 1, δ = 1e-5) without a cap, at the default cap, and at
 tighter ones, for several batch sizes.

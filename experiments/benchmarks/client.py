@@ -13,10 +13,8 @@ import tempfile
 import time
 from typing import Any
 
-import install_peers
-from contenders import Contender
-
-HERE = pathlib.Path(__file__).resolve().parent
+from experiments.benchmarks import install_peers
+from experiments.benchmarks.contenders import Contender
 
 
 class WorkerError(Exception):
@@ -33,24 +31,20 @@ def environment_variables(device: str) -> dict[str, str]:
     variables.pop('JAX_PLATFORMS', None)
     # Several processes share the accelerator.
     variables.update(XLA_PYTHON_CLIENT_PREALLOCATE='false', TF_FORCE_GPU_ALLOW_GROWTH='true')
-  # Workers import from this directory, and the one with ours imports this repository's package.
-  variables['PYTHONPATH'] = os.pathsep.join([str(HERE), str(HERE.parents[1])])
-  variables['PYTHONUNBUFFERED'] = '1'
-  return variables
+  root = str(pathlib.Path(__file__).resolve().parents[2])
+  return {**variables, 'PYTHONPATH': root, 'PYTHONUNBUFFERED': '1'}
 
 
 class Worker:
   """One contender's process. Use as a context manager: it never outlives the harness's interest."""
 
-  def __init__(self, executable: str, script: pathlib.Path, device: str = 'cpu'):
+  def __init__(self, *command: str | pathlib.Path, device: str = 'cpu'):
     self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
     self._process = subprocess.Popen(
-      [executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+      command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
       stderr=self._errors, env=environment_variables(device),
     )  # fmt: skip
     self._buffer = b''
-    self._cpu: float | None = None
-    self.idle_cpu = 0.0  # CPU seconds used while nothing was asked
 
   def __enter__(self) -> Worker:
     return self
@@ -71,10 +65,6 @@ class Worker:
     except OSError:
       raise WorkerError(self._post_mortem()) from None
     answer = json.loads(self._read_line(timeout))
-    came, done = answer.pop('cpu')
-    if self._cpu is not None:
-      self.idle_cpu += came - self._cpu
-    self._cpu = done
     if not answer.pop('ok'):
       raise WorkerError(f'failed: {answer["error"]}')
     return answer
@@ -127,4 +117,5 @@ def start(contender: Contender, peers: pathlib.Path, device: str) -> Worker:
     if reason:
       raise WorkerError(reason)
     executable = str(install_peers.interpreter(peers, contender.environment))
-  return Worker(executable, HERE / f'worker_{contender.environment}.py', device)
+  module = f'experiments.benchmarks.worker_{contender.environment}'
+  return Worker(executable, '-m', module, device=device)

@@ -1,6 +1,6 @@
 """How long compiling takes before the first step, cold and from the cache of an earlier run.
 
-    ./run.sh python experiments/benchmarks/compile_time.py --out=experiments/results/compile.json
+    ./run.sh python -m experiments.benchmarks.compile_time --out=experiments/results/compile.json
 
 For each file of flags, the programs of a GAN's training are compiled in a fresh process with an
 empty cache directory (cold), and again in another one with what that left there (warm): the first
@@ -15,26 +15,22 @@ Of the runs on MNIST, which differ in their budgets, one is measured. Wanted on 
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ordinary_gan
 from absl import flags
 
-from dpgan_jax import _files, _markdown, _validate, cli, recorder, trainer
+from dpgan_jax import _validate, cli, recorder, trainer
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.loop import make_chunk
+from experiments import pages
+from experiments.benchmarks import cases, ordinary_gan
 
 FLAGS = flags.FLAGS
-EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1]
 DATA = {'digits': (1440, (8, 8, 1), 10), 'mnist': (60_000, (28, 28, 1), 10)}
 WANTED = {'quickstart': 15.0, 'eps1': 60.0, 'revisited_eps10': 60.0}  # seconds, cold, on 2 cores
 
@@ -64,18 +60,6 @@ def measure(config: TrainConfig) -> dict[str, float]:
   return {name: round(seconds, 2) for name, seconds in found.items()}
 
 
-def in_its_own_process(name: str, cache: str) -> dict[str, float]:
-  """Runs this command again for one file of flags."""
-  path = EXPERIMENTS / f'{name}.flags'
-  result = subprocess.run(
-    [sys.executable, __file__, f'--flagfile={path}', '--here'], stdout=subprocess.PIPE, text=True,
-    env={**os.environ, 'JAX_COMPILATION_CACHE_DIR': cache}, check=False,
-  )  # fmt: skip
-  if result.returncode:
-    raise _validate.InputError(f'{name}: the process that was measured ended with an error')
-  return json.loads(result.stdout.splitlines()[-1])
-
-
 def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
   """The table, in Markdown."""
   rows = []
@@ -86,37 +70,35 @@ def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
     rows.append([name, f'{case["cold"]["chunk"]:.1f}', f'{cold:.1f}', f'{warm:.1f}', verdict])
   head = ['flags', 'chunk, cold, s', 'all programs, cold, s', 'all, from the cache, s',
           'wanted, cold: at most, s']  # fmt: skip
-  return _markdown.table(head, rows)
+  return pages.table(head, rows)
+
+
+def flag_file(name: str) -> pathlib.Path:
+  """The file NAME.flags in any folder of experiments/."""
+  for path in pages.FOLDER.rglob(f'{name}.flags'):
+    return path
+  raise _validate.InputError(f'expected names of files NAME.flags in experiments/, got {name!r}')
 
 
 def main() -> None:
-  if FLAGS.here:
+  if FLAGS.case:
     print(json.dumps(measure(cli.config_from_flags(TrainConfig))))
     return
-  found = {}
-  for name in FLAGS.names:
-    if not (EXPERIMENTS / f'{name}.flags').is_file():
-      raise _validate.InputError(f'expected names of files experiments/NAME.flags, got {name!r}')
+  files = {name: flag_file(name) for name in FLAGS.names}
+  found: dict[str, dict[str, dict[str, float]]] = {}
+  for name, path in files.items():
     with tempfile.TemporaryDirectory() as cache:
-      found[name] = {how: in_its_own_process(name, cache) for how in ('cold', 'warm')}
-    print(f'{name}: {found[name]}', file=sys.stderr, flush=True)
+      found[name] = {
+        how: cases.in_its_own_process(
+          name, f'--flagfile={path}', JAX_COMPILATION_CACHE_DIR=cache
+        )
+        for how in ('cold', 'warm')
+      }
+    cases.say(f'{name}: {found[name]}')
   print(table(found))
-  if FLAGS.out:
-    record = {
-      'command': './run.sh python experiments/benchmarks/compile_time.py --out=FILE',
-      'jax': jax.__version__,
-      'machine': f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores',
-      'device': jax.devices()[0].device_kind,
-      'seconds': found,
-    }
-    with _files.atomic_write(pathlib.Path(FLAGS.out)) as file:
-      file.write(json.dumps(record, indent=2) + '\n')
+  cases.write(seconds=found)
 
 
 if __name__ == '__main__':
-  cli.define_flags(TrainConfig)
-  flags.DEFINE_string('run_dir', None, 'Ignored: it stands in the flag files of training.')
-  flags.DEFINE_list('names', list(WANTED), 'Files experiments/NAME.flags to measure.')
-  flags.DEFINE_string('out', None, 'A JSON file for the figures.')
-  flags.DEFINE_bool('here', False, 'Measure the flags given, in this process, and print JSON.')
-  cli.run(main, interrupted='Nothing was written.')
+  flags.DEFINE_list('names', list(WANTED), 'Flag files to measure, without their ending.')
+  cases.run(main)

@@ -9,7 +9,7 @@ import platform
 import re
 from typing import Any
 
-from protocol import cores
+from experiments.benchmarks.protocol import cores
 
 
 def memory_bytes(field: str) -> int:

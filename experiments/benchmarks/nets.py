@@ -112,7 +112,7 @@ def sized_layers(net: Net) -> list[Sized]:
 
 
 def symmetric_padding(layer: Layer, length: int) -> int:
-  """What a library that pads both sides alike has to be told for padding 'same'."""
+  """What a library that pads both sides alike needs for padding 'same'."""
   if not layer.same:
     return 0
   total = (math.ceil(length / layer.stride) - 1) * layer.stride + layer.kernel - length

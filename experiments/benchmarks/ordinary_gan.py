@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dpgan_jax import pace
+from dpgan_jax import budget, pace
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.data import to_model_range
 from dpgan_jax.gan import GAN, GANState, StepMetrics, learning_rate
 from dpgan_jax.losses import LOSSES
-from dpgan_jax.mechanism import DPMechanism
 
 # Of MNIST's number and size; what the images show makes no difference to time or memory.
 EXAMPLES, SHAPE, CLASSES = 60_000, (28, 28, 1), 10
@@ -83,16 +82,12 @@ def make_gan(
     data: number of examples, their (H, W, C), number of classes.
   """
   examples, shape, classes = data
-  mechanism = DPMechanism.create(
-    num_examples=examples,
-    batch_size=config.batch_size,
-    truncated_batch_size=config.truncated_batch_size,
-    l2_clip_norm=config.l2_clip_norm,
+  config = config.replace(label_share=None, label_cnn_share=None)
+  made = config.replace(
+    target_epsilon=None, epochs=None, steps=config.steps or 1000,
     noise_multiplier=config.noise_multiplier or 1.0,
-    steps=config.steps or 1000,
-    delta=config.delta,
-    neighboring_relation=config.neighboring_relation,
-  )
+  )  # fmt: skip
+  mechanism = budget.make(made, examples).mechanism
   return (OrdinaryGAN if ordinary else GAN)(config, mechanism, shape, classes)
 
 

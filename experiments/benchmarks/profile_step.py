@@ -1,44 +1,34 @@
 """What a private step is made of, in time, operations and bytes, beside what is computed anyway.
 
-    ./run.sh python experiments/benchmarks/profile_step.py --out experiments/results/profile
+    ./run.sh python -m experiments.benchmarks.profile_step --out experiments/results/profile
 
 Programs that do more and more of the private step, each in a compiled loop of steps as `speed.py`
 has it, take turns: a batch drawn; its losses; every example's gradient norm; the clipped sum; the
 sum with noise, which is the whole step; and beside them the ordinary step. A part's time is the
 difference of two neighbours', taken within a round. Operations and bytes are those that XLA counts
 for one step's compiled program: fused operations read and write once, drawing a batch counts as
-reading all examples, and what fits a cache need not go to memory. All examples of the batch are
-looked at at once, for XLA counts the body of a loop over parts once: what is seen is one such part
-(`microbatch.py` compares sizes). Writes `<out>.md` and `<out>.json`. Two minutes, nothing else
-running.
+reading all examples, and what fits a cache need not go to memory. The whole batch is one
+microbatch, for XLA counts the body of a loop over microbatches once (`microbatch.py` compares
+sizes). Writes `<out>.md` and `<out>.json`. Two minutes, nothing else running.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import machine
-import nets
-import numpy as np
-import optax
-import worker_jax
-from protocol import Job
-from results import Spread, number, spread
 
 import dpgan_jax
-from dpgan_jax import _files, _markdown, privatizer
-
-Params = Any
-# part(params, key, images, labels) -> params, changed by something that needs all that was computed
-Part = Callable[[Params, jax.Array, jax.Array, jax.Array], Params]
+from dpgan_jax import privatizer
+from experiments import pages
+from experiments.benchmarks import machine, nets, turns, worker_jax
+from experiments.benchmarks.protocol import Job
+from experiments.benchmarks.turns import Spread, number, spread
 
 # In order: each does what the one before it does, and more.
 PRIVATE = {
@@ -52,69 +42,36 @@ ORDINARY = {'batch': 'draw a batch', 'losses': 'losses (forward pass)',
             'ordinary': 'backward pass, SGD'}  # fmt: skip
 
 
-def parts(job: Job) -> dict[str, Part]:
-  """The programs, by name."""
+def parts(job: Job, params: Any) -> dict[str, tuple[worker_jax.Step, Any]]:
+  """The programs by name: a step, and the initial state of its optimizer."""
   model = worker_jax.Model(job.spec, ours=True)
-  optimizer = optax.sgd(job.learning_rate)
   clipped = dpgan_jax.clipped_grad(
-    lambda p, image, label: worker_jax.losses(model, p, image[None], label[None])[0],
-    l2_clip_norm=job.clip,
-    microbatch_size=job.batch,
+    worker_jax.one_example_loss(model), l2_clip_norm=job.clip, microbatch_size=job.batch
   )
 
-  def moved(params: Params, grads: Params) -> Params:
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    return optax.apply_updates(params, updates)
+  def computing(value: Callable[..., jax.Array]) -> tuple[worker_jax.Step, Any]:
+    """Changes parameters by next to nothing, which no compiler knows: it must compute `value`."""
 
-  def nudged(params: Params, value: jax.Array) -> Params:
-    """By next to nothing, which no compiler knows: it must compute `value`."""
-    leaves, tree = jax.tree.flatten(params)
-    smallest = min(range(len(leaves)), key=lambda i: leaves[i].size)
-    leaves[smallest] = leaves[smallest] + 1e-30 * value
-    return jax.tree.unflatten(tree, leaves)
+    def step(params: Any, state: Any, images: jax.Array, labels: jax.Array) -> Any:
+      leaves, tree = jax.tree.flatten(params)
+      smallest = min(range(len(leaves)), key=lambda i: leaves[i].size)
+      leaves[smallest] = leaves[smallest] + 1e-30 * value(params, images, labels)
+      return jax.tree.unflatten(tree, leaves), state
 
-  def batch(params: Params, key: jax.Array, images: jax.Array, labels: jax.Array) -> Params:
-    return nudged(params, jnp.sum(images) + jnp.sum(labels))
+    return step, ()
 
-  def losses(params: Params, key: jax.Array, images: jax.Array, labels: jax.Array) -> Params:
-    return nudged(params, jnp.sum(worker_jax.losses(model, params, images, labels)))
-
-  def ordinary(params: Params, key: jax.Array, images: jax.Array, labels: jax.Array) -> Params:
-    mean = lambda p: jnp.mean(worker_jax.losses(model, p, images, labels))  # noqa: E731
-    return moved(params, jax.grad(mean)(params))
-
-  def norms(params: Params, key: jax.Array, images: jax.Array, labels: jax.Array) -> Params:
-    return nudged(params, jnp.sum(clipped(params, images, labels).norms))
-
-  def private(noise_multiplier: float) -> Part:
-    def step(params: Params, key: jax.Array, images: jax.Array, labels: jax.Array) -> Params:
-      noise = privatizer.noise_sum(job.clip, noise_multiplier, job.batch, key)
-      total = clipped(params, images, labels).sum
-      return moved(params, noise.update(total, noise.init(params), params)[0])
-
-    return step
+  def private(noise_multiplier: float) -> tuple[worker_jax.Step, Any]:
+    noise = privatizer.noise_sum(job.clip, noise_multiplier, job.batch, jax.random.key(1))
+    return worker_jax.learning(job, params, lambda *batch: clipped(*batch).sum, [noise])
 
   return {
-    'batch': batch, 'losses': losses, 'ordinary': ordinary, 'norms': norms, 'sum': private(0.0),
+    'batch': computing(lambda _, images, labels: jnp.sum(images) + jnp.sum(labels)),
+    'losses': computing(lambda *batch: jnp.sum(worker_jax.losses(model, *batch))),
+    'ordinary': worker_jax.learning(job, params, jax.grad(worker_jax.mean_loss(model)), []),
+    'norms': computing(lambda *batch: jnp.sum(clipped(*batch).norms)),
+    'sum': private(0.0),
     'step': private(job.noise),
-  }  # fmt: skip
-
-
-def loop(job: Job, part: Part, length: int) -> Callable[..., Any]:
-  """`length` times the part, each on its own random batch."""
-
-  def one(carry: Any, images: jax.Array, labels: jax.Array) -> Any:
-    params, key = carry
-    key, batch_key, noise_key = jax.random.split(key, 3)
-    index = jax.random.randint(batch_key, (job.batch,), 0, job.examples)
-    return part(params, noise_key, images[index], labels[index]), key
-
-  def many(carry: Any, images: jax.Array, labels: jax.Array) -> Any:
-    if length == 1:
-      return one(carry, images, labels)
-    return jax.lax.scan(lambda c, _: (one(c, images, labels), None), carry, length=length)[0]
-
-  return many
+  }
 
 
 def counted(compiled: Any) -> dict[str, float]:
@@ -130,26 +87,21 @@ def profile(net: str, batch: int, rounds: int, turn_seconds: float) -> dict[str,
   data = tuple(map(jnp.asarray, job.data()))
   params = worker_jax.initial(job.spec)
   found: dict[str, Any] = {'net': net, 'batch': batch, 'programs': {}}
-  calls = {}
+  calls: dict[str, Callable[[], int]] = {}
   length = max(2, min(20, round(turn_seconds * 20e9 / (2 * _flops(net) * batch))))
-  for name, part in parts(job).items():
-    carry = (params, jax.random.key(3))
-    single = jax.jit(loop(job, part, 1)).lower(carry, *data).compile()
-    calls[name] = jax.jit(loop(job, part, length)).lower(carry, *data).compile()
-    start = time.perf_counter()
-    jax.block_until_ready(calls[name](carry, *data))
-    taken = (time.perf_counter() - start) / length
-    repeats = max(1, round(turn_seconds / (taken * length)))
-    found['programs'][name] = {**counted(single), 'repeats': repeats, 'rounds': []}
-  for turn in range(rounds):
-    names = list(calls)
-    for name in names[turn % len(names) :] + names[: turn % len(names)]:
-      program, carry = found['programs'][name], (params, jax.random.key(turn))
-      start = time.perf_counter()
-      for _ in range(program['repeats']):
-        carry = calls[name](carry, *data)
-      jax.block_until_ready(carry)
-      program['rounds'].append((time.perf_counter() - start) / length / program['repeats'])
+  for name, (step, state) in parts(job, params).items():
+    carry = (params, state, jax.random.key(3))
+    single, many = (
+      jax.jit(worker_jax.steps_in_loop(job, step, steps)).lower(carry, *data).compile()
+      for steps in (1, length)
+    )
+    found['programs'][name] = counted(single)
+    calls[name] = lambda many=many, carry=carry: (
+      len([jax.block_until_ready(many(carry, *data))]) * length
+    )
+    calls[name]()  # pays for fresh memory
+  for name, times in turns.take(calls, rounds, turn_seconds).items():
+    found['programs'][name]['rounds'] = times
   return found
 
 
@@ -157,71 +109,59 @@ def _flops(net: str) -> int:
   return nets.flops_per_example(nets.NETS[net])
 
 
-def _difference(after: list[float], before: list[float] | None) -> Spread:
-  before = before or [0.0] * len(after)
-  return spread([a - b for a, b in zip(after, before, strict=True)])
-
-
 def table(found: dict[str, Any], peak: float) -> str:
   """The parts of the private step and of the ordinary one, and both whole, in Markdown."""
   programs, rows = found['programs'], []
+  whole_step = spread(programs['step']['rounds']).median
 
   def row(title: str, name: str, before: str | None) -> None:
     now, then = programs[name], programs.get(before or '', {})
-    seconds = _difference(now['rounds'], then.get('rounds'))
+    earlier = then.get('rounds', [0.0] * len(now['rounds']))
+    seconds = spread([a - b for a, b in zip(now['rounds'], earlier, strict=True)])
     flops, moved = (now[k] - then.get(k, 0.0) for k in ('flops', 'bytes'))
-    rate = flops / seconds.median / 1e9 if seconds.median > 0 else float('nan')
-    milliseconds = Spread(*(1000 * value for value in seconds))
-    share = seconds.median / spread(programs['step']['rounds']).median
-    rows.append([
-      title, str(milliseconds), f'{100 * share:.0f} %', number(flops / 1e6),
-      number(moved / 2**20), number(rate) if np.isfinite(rate) else '–',
-      f'{100 * rate / peak:.0f} %' if np.isfinite(rate) else '–',
-    ])  # fmt: skip
+    rate = flops / seconds.median / 1e9 if seconds.median > 0 else None
+    rows.append((
+      title, Spread(*(1000 * value for value in seconds)),
+      f'{100 * seconds.median / whole_step:.0f} %', number(flops / 1e6), number(moved / 2**20),
+      '–' if rate is None else number(rate), '–' if rate is None else f'{100 * rate / peak:.0f} %',
+    ))  # fmt: skip
 
-  for whole, order, last in (
-    ('**private step**', PRIVATE, 'step'),
-    ('**ordinary step**', ORDINARY, 'ordinary'),
-  ):
-    before = None
-    for name, title in order.items():
-      row(title, name, before)
-      before = name
-    row(whole, last, None)
-  header = ['', 'ms (10–90 %)', 'of the private step', 'MFLOP', 'MiB read and written', 'GFLOP/s',
-            'of peak']  # fmt: skip
-  return _markdown.table(header, rows)
+  for whole, order in (('**private step**', PRIVATE), ('**ordinary step**', ORDINARY)):
+    for before, name in zip([None, *order], order, strict=False):
+      row(order[name], name, before)
+    row(whole, list(order)[-1], None)
+  header = ('', 'ms (10–90 %)', 'of the private step', 'MFLOP', 'MiB read and written', 'GFLOP/s',
+            'of peak')  # fmt: skip
+  return pages.table(header, rows)
 
 
 def markdown(results: dict[str, Any]) -> str:
   """The whole page."""
   here = results['machine']
-  lines = [
-    '# What a private step is made of', '',
+  parts = [
+    '# What a private step is made of',
     f'{here["cpu"]}, {here["cores"]} cores, {here["memory_gib"]} GiB ({here["system"]});'
     f' {", ".join(f"{k} {v}" for k, v in here["versions"].items())}.'
     f' Measured peak: {number(here["peak_gflops"])} GFLOP/s.'
     f' Load average {here["load_before"]} before, {here["load_after"]} after.'
     f' {here["rounds"]} rounds. Command: `{here["command"]}`',
-    '',
     'Parts are differences of programs that do one thing more each; a difference of two noisy times'
     ' can come out below zero. FLOP and bytes are what XLA counts for the compiled step. All'
-    ' examples are looked at at once.',
-  ]  # fmt: skip
+    ' examples of a batch are one microbatch.',
+  ]
   for found in results['profiles']:
     seconds = {k: v['rounds'] for k, v in found['programs'].items()}
-    ratio = spread([a / b for a, b in zip(seconds['step'], seconds['ordinary'], strict=True)])
     needed = _flops(found['net']) * found['batch'] / 1e6
-    lines += [
-      '', f'## {nets.NETS[found["net"]].title}, B = {found["batch"]}', '',
-      f'Private ÷ ordinary: {ratio}. The products that training without privacy needs:'
-      f' {number(needed)} MFLOP.', '', table(found, here['peak_gflops']),
-    ]  # fmt: skip
-  return '\n'.join(lines) + '\n'
+    parts += [
+      f'## {nets.NETS[found["net"]].title}, B = {found["batch"]}',
+      f'Private ÷ ordinary: {turns.ratio(seconds["step"], seconds["ordinary"])}. The products that '
+      f'training without privacy needs: {number(needed)} MFLOP.',
+      table(found, here['peak_gflops']),
+    ]
+  return pages.join(*parts)
 
 
-def main(argv: list[str] | None = None) -> int:
-  argv = sys.argv[1:] if argv is None else argv
+def main() -> None:
   parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
   add = parser.add_argument
   add('--nets', nargs='+', choices=list(nets.NETS), default=list(nets.NETS))
@@ -229,8 +169,8 @@ def main(argv: list[str] | None = None) -> int:
   add('--rounds', type=int, default=7)
   add('--turn_seconds', type=float, default=0.2, help='how long a program runs in one round')
   add('--out', type=pathlib.Path, help='writes <out>.md and <out>.json')
-  arguments = parser.parse_args(argv)
-  command = ' '.join(['./run.sh python experiments/benchmarks/profile_step.py', *argv])
+  arguments = parser.parse_args()
+  command = ' '.join(['./run.sh python -m experiments.benchmarks.profile_step', *sys.argv[1:]])
   here = {
     **machine.describe(), **worker_jax.describe(), 'peak_gflops': worker_jax.peak(),
     'rounds': arguments.rounds, 'load_before': machine.load(),
@@ -246,12 +186,9 @@ def main(argv: list[str] | None = None) -> int:
   text = markdown(results)
   print(text, end='')
   if arguments.out:
-    with _files.atomic_write(arguments.out.with_suffix('.json')) as file:
-      file.write(json.dumps(results, indent=1, ensure_ascii=False) + '\n')
-    with _files.atomic_write(arguments.out.with_suffix('.md')) as file:
-      file.write(text)
-  return 0
+    pages.write_json(arguments.out.with_suffix('.json'), results)
+    pages.write(arguments.out.with_suffix('.md'), text)
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  main()

@@ -3,43 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import Any
 
-import nets
-import numpy as np
-from contenders import CONTENDERS, Contender
-from gans import GANS, WAYS
-
-from dpgan_jax import _files
-
-ALL: dict[str, Contender] = {**CONTENDERS, **WAYS}
-
-
-class Spread(NamedTuple):
-  """A median with the range of the middle 80 %."""
-
-  median: float
-  low: float
-  high: float
-
-  def __str__(self) -> str:
-    return f'{number(self.median)} ({number(self.low)}–{number(self.high)})'
-
-
-def number(value: float) -> str:
-  """Three significant digits, without an exponent."""
-  if value == 0 or abs(value) >= 100:
-    return f'{value:,.0f}'
-  decimals = 2 - int(np.floor(np.log10(abs(value))))
-  return f'{value:.{max(0, min(decimals, 5))}f}'
-
-
-def spread(values: list[float]) -> Spread:
-  low, median, high = np.quantile(values, [0.1, 0.5, 0.9])
-  return Spread(float(median), float(low), float(high))
+from experiments import pages
+from experiments.benchmarks import nets, turns
+from experiments.benchmarks.contenders import ALL, GANS
 
 
 @dataclasses.dataclass
@@ -59,14 +29,22 @@ class Result:
   note: str = ''
   compile_seconds: float = 0.0
   peak_bytes: int = 0
-  peak_bytes_before: int = 0  # after the imports, before the network was built
   device_bytes: int | None = None
   cores_used: float = 0.0
-  idle_cpu: float = 0.0
 
   @property
   def seconds(self) -> float:
-    return spread(self.rounds).median
+    return turns.spread(self.rounds).median
+
+  @property
+  def title(self) -> str:
+    note = f' ({self.note})' if self.note and self.rounds else ''
+    return ALL[self.contender].title + note
+
+  @property
+  def memory(self) -> int:
+    """Bytes: of the device, if it tells, or else of the process."""
+    return self.peak_bytes if self.device_bytes is None else self.device_bytes
 
   @property
   def gflops(self) -> float:
@@ -97,9 +75,9 @@ class Results:
     found = [r for r in self.results if (r.net, r.batch) == (net, batch)]
     return sorted(found, key=lambda r: list(ALL).index(r.contender))
 
-  def forget(self, net: str, batch: int) -> None:
-    """Leaves out one combination, before it is measured anew."""
-    self.results = [r for r in self.results if (r.net, r.batch) != (net, batch)]
+  def replace(self, net: str, batch: int, found: list[Result]) -> None:
+    """One combination, measured anew."""
+    self.results = [r for r in self.results if (r.net, r.batch) != (net, batch)] + found
 
   def best(self, net: str, batch: int, family: str) -> Result | None:
     """The fastest mode of a library."""
@@ -107,17 +85,14 @@ class Results:
     found = [r for r in (self.get(net, batch, name) for name in members) if r]
     return min(found, key=lambda r: r.seconds, default=None)
 
-  def ratio(self, above: Result, below: Result) -> Spread:
-    """`above` ÷ `below`, round by round. A slow contender's few rounds are the first ones."""
-    both = min(len(above.rounds), len(below.rounds))
-    pairs = zip(above.rounds[:both], below.rounds[:both], strict=True)
-    return spread([a / b for a, b in pairs])
+  def ratio(self, above: Result, below: Result) -> turns.Spread:
+    """`above` ÷ `below`, round by round."""
+    return turns.ratio(above.rounds, below.rounds)
 
   def save(self, path: pathlib.Path) -> None:
-    with _files.atomic_write(path) as file:
-      file.write(json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + '\n')
+    pages.write_json(path, dataclasses.asdict(self))
 
   @classmethod
   def load(cls, path: pathlib.Path) -> Results:
-    found = json.loads(path.read_text(encoding='utf-8'))
+    found = pages.read_json(path)
     return cls(found['machine'], [Result(**r) for r in found['results']])

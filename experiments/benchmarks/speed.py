@@ -1,9 +1,9 @@
 """How fast a private step is, beside other libraries, in one run on one machine.
 
-    python experiments/benchmarks/install_peers.py        # once: the others, where they install
-    ./run.sh python experiments/benchmarks/speed.py --out experiments/results/speed
-    ./run.sh python experiments/benchmarks/speed.py --quick     # minutes, to see that all runs
-    ./run.sh python experiments/benchmarks/speed.py --check     # are the same sums computed?
+    python -m experiments.benchmarks.install_peers        # once: the others, where they install
+    ./run.sh python -m experiments.benchmarks.speed --out experiments/results/speed
+    ./run.sh python -m experiments.benchmarks.speed --quick     # minutes, to see that all runs
+    ./run.sh python -m experiments.benchmarks.speed --check     # are the same sums computed?
 
 Every contender has a process of its own and waits while another one is measured. For each network
 and batch size all are built, one after the other, then take turns for several rounds, so that
@@ -18,49 +18,31 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import pathlib
 import sys
 import time
 from typing import Any
 
-import check
-import client
-import install_peers
-import machine
-import nets
-import tables
-import targets
-from contenders import CONTENDERS, Contender, select, too_large
-from gans import GANS, WAYS
-from results import ALL, Result, Results
+import tqdm
 
-from dpgan_jax import _files
+from experiments import pages
+from experiments.benchmarks import check, client, install_peers, machine, nets, tables, targets
+from experiments.benchmarks.contenders import (
+  ALL,
+  CONTENDERS,
+  GANS,
+  WAYS,
+  Contender,
+  select,
+  too_large,
+)
+from experiments.benchmarks.results import Result, Results
 
 BATCHES = (120, 256, 1024)
 # The memory of a private step is to be compared where it matters.
 EXTRA_BATCHES = {'large_d': (512,)}
-
-
-class Progress:
-  """Lines on stderr, with an estimate of the time left from the turns done so far."""
-
-  def __init__(self, turns: int):
-    self._turns, self._done, self._start = turns, 0, time.monotonic()
-
-  def expect(self, turns: int) -> None:
-    self._turns = turns
-
-  def say(self, text: str) -> None:
-    spent = time.monotonic() - self._start
-    left = ''
-    if self._done and self._turns:
-      left = f', about {spent / self._done * (self._turns - self._done) / 60:.0f} min left'
-    print(f'[{spent / 60:.1f} min{left}] {text}', file=sys.stderr, flush=True)
-
-  def turn(self, count: int = 1) -> None:
-    self._done += count
-
-
+say = functools.partial(tqdm.tqdm.write, file=sys.stderr)
 SETTINGS = ('rounds', 'turn_seconds', 'slow_seconds', 'slow_rounds', 'longest_step')
 # What has to agree before results of two goes may stand in one table.
 SAME = ('cpu', 'cores', 'memory_gib', 'system', 'device', 'environments', *SETTINGS)
@@ -76,7 +58,7 @@ class Harness:
     whole = [(name, arguments.gan_batch or GANS[name].batch) for name in arguments.gans]
     self.combinations = sorted(self.combinations + whole, key=lambda c: c[0] == 'large_d')
     self._estimate: dict[str, float] = {}  # seconds per step, by contender, from the warm-up
-    self.progress = Progress(0)
+    self.progress = tqdm.tqdm(disable=True)
     self.results = Results()
 
   def _batches(self, net: str) -> list[int]:
@@ -93,29 +75,25 @@ class Harness:
     Raises:
       SystemExit: the results to go on with are of another machine or of other settings.
     """
-    start = time.monotonic()
-    self.results = self._begin()
+    self.results, start = self._begin(), time.monotonic()
     left = [c for c in self.combinations if not self._complete(*c)]
     # Building counts as two turns: it takes about that long.
     turns = sum(len(self._taking_part(net)) for net, _ in left) * (self.arguments.rounds + 2)
-    self.progress.expect(turns)
-    for position, (net, batch) in enumerate(left):
-      if (time.monotonic() - start) / 60 > self.arguments.minutes:
-        rest = ', '.join(f'{net} at B = {batch}' for net, batch in left[position:])
-        self.progress.say(f'time is up; the same command goes on with {rest}')
-        break
-      found = self._combination(net, batch)
-      self.results.forget(net, batch)
-      self.results.results += found
-      self.results.machine['load_after'] = machine.load()
-      self.save()
+    with tqdm.tqdm(total=turns, unit='turn') as self.progress:
+      for position, (net, batch) in enumerate(left):
+        if (time.monotonic() - start) / 60 > self.arguments.minutes:
+          rest = ', '.join(f'{net} at B = {batch}' for net, batch in left[position:])
+          say(f'time is up; the same command goes on with {rest}')
+          break
+        self.results.replace(net, batch, self._combination(net, batch))
+        self.results.machine['load_after'] = machine.load()
+        self.save()
     return self.results
 
   def save(self) -> None:
     if self.arguments.out:
       self.results.save(self.arguments.out.with_suffix('.json'))
-      with _files.atomic_write(self.arguments.out.with_suffix('.md')) as file:
-        file.write(tables.markdown(self.results))
+      pages.write(self.arguments.out.with_suffix('.md'), tables.markdown(self.results))
 
   def _complete(self, net: str, batch: int) -> bool:
     there = {r.contender for r in self.results.of(net, batch)}
@@ -152,14 +130,14 @@ class Harness:
       except client.WorkerError as error:
         reason = machine.without_paths(str(error))
         environments[environment] = {'versions': {reason: ''}, 'threads': 0}
-        self.progress.say(f'{environment}: {error}')
-    self.progress.say(f'measured peak: {max(peaks):.0f} GFLOP/s')
+        say(f'{environment}: {error}')
+    say(f'measured peak: {max(peaks):.0f} GFLOP/s')
     return {
       **machine.describe(), 'device': device, 'environments': environments,
       'peak_gflops': max(peaks), **{name: getattr(self.arguments, name) for name in SETTINGS},
       'load_before': machine.load(), 'load_after': machine.load(), 'sessions': 1,
       'command': machine.without_paths(
-        ' '.join(['./run.sh python experiments/benchmarks/speed.py', *self.arguments.given])
+        ' '.join(['./run.sh python -m experiments.benchmarks.speed', *self.arguments.given])
       ),
     }  # fmt: skip
 
@@ -174,33 +152,24 @@ class Harness:
           workers[result.contender] = self._build(stack, contender, result)
         except client.WorkerError as error:
           self._fail(result, error)
-        self.progress.turn(2)
-        self.progress.say(f'{net}, B = {batch}, {contender.name}: {self._state(result)}')
+        self.progress.update(2)
+        say(f'{net}, B = {batch}, {contender.name}: {result.failure or "built"}')
       for turn in range(self.arguments.rounds):
         # Whoever comes first in one round comes last in another.
         start = turn % len(found)
         for result in found[start:] + found[:start]:
           self._take_turn(workers.get(result.contender), result, turn)
-          self.progress.turn()
-        self.progress.say(f'{net}, B = {batch}: round {turn + 1} of {self.arguments.rounds}')
+          self.progress.update()
       for result in found:
-        worker = workers.get(result.contender)
-        result.idle_cpu = worker.idle_cpu if worker else 0.0
-        if worker and not result.failure:
-          try:
-            memory = worker.ask('memory')
-          except client.WorkerError as error:
-            self._fail(result, error)
-            continue
-          result.peak_bytes, result.device_bytes = memory['bytes'], memory['device_bytes']
+        if result.failure:
+          continue
+        try:
+          memory = workers[result.contender].ask('memory')
+        except client.WorkerError as error:
+          self._fail(result, error)
+          continue
+        result.peak_bytes, result.device_bytes = memory['bytes'], memory['device_bytes']
     return found
-
-  def _state(self, result: Result) -> str:
-    if result.failure:
-      return result.failure
-    return (
-      f'{1000 * self._estimate[result.contender]:.1f} ms, compiled {result.compile_seconds:.1f} s'
-    )
 
   def _fail(self, result: Result, error: Exception) -> None:
     result.failure, result.rounds = machine.without_paths(str(error)), []
@@ -218,7 +187,6 @@ class Harness:
       mode=contender.mode, chunk=self._chunk(result),
     )  # fmt: skip
     result.compile_seconds, result.note = built['seconds'], built['note']
-    result.peak_bytes_before = built['memory_before']
     for _ in range(2):  # warm-up: the first run pays for fresh memory
       answer = worker.ask('time', timeout=arguments.timeout, steps=1)
       self._estimate[contender.name] = answer['seconds']

@@ -1,6 +1,6 @@
 """How long the device waits for the host between chunks of steps, on the real path of training.
 
-    ./run.sh python experiments/benchmarks/stalls.py --out=experiments/results/stalls.json
+    ./run.sh python -m experiments.benchmarks.stalls --out=experiments/results/stalls.json
 
 Runs `trainer.train` on the quickstart's settings (`--flagfile` takes others) with everything
 recorded after every chunk (metrics, sample grid, snapshot, checkpoint), and again with metrics
@@ -17,9 +17,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -30,11 +28,12 @@ from typing import Any
 import jax
 from absl import flags
 
-from dpgan_jax import _files, _markdown, _validate, cli, data, trainer
+from dpgan_jax import _validate, cli, data, trainer
 from dpgan_jax.config import TrainConfig
+from experiments import pages
+from experiments.benchmarks import cases
 
 FLAGS = flags.FLAGS
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 CASES: dict[str, dict[str, Any]] = {
   'everything after every chunk': {'reports_per_grid': 1, 'reports_per_snapshot': 1,
                                    'reports_per_checkpoint': 1},
@@ -119,28 +118,16 @@ def measure(config: TrainConfig, data_dir: str | None) -> dict[str, Any]:
   return summary(watch.dispatched, watch.ended(), watch.lengths)
 
 
-def in_its_own_process(name: str) -> dict[str, Any]:
-  """Runs this command again for one case, with the package that is asked for."""
-  path = os.pathsep.join([FLAGS.package or str(ROOT), os.environ.get('PYTHONPATH', '')])
-  result = subprocess.run(
-    [sys.executable, *sys.argv, f'--case={name}'],
-    env={**os.environ, 'PYTHONPATH': path}, stdout=subprocess.PIPE, text=True, check=False,
-  )  # fmt: skip
-  if result.returncode:
-    raise _validate.InputError(f'{name}: the process that was measured ended with an error')
-  return json.loads(result.stdout.splitlines()[-1])
-
-
 def table(found: dict[str, dict[str, Any]]) -> str:
   """The table, in Markdown."""
   head = ['recorded', 'chunks', 'steps/s', 'idle between chunks, ms: median', 'longest',
           'idle, % of the time']  # fmt: skip
   rows = [
-    [name, str(case['chunks']), f'{case["steps_per_second"]:,.1f}', f'{case["idle_ms_median"]:.2f}',
+    [name, case['chunks'], f'{case["steps_per_second"]:,.1f}', f'{case["idle_ms_median"]:.2f}',
      f'{case["idle_ms_max"]:.2f}', f'{100 * case["idle_share"]:.2f}']
     for name, case in found.items()
   ]  # fmt: skip
-  return _markdown.table(head, rows)
+  return pages.table(head, rows)
 
 
 def main() -> None:
@@ -149,34 +136,22 @@ def main() -> None:
     changes = CASES[_validate.one_of('case', FLAGS.case, CASES)]
     print(json.dumps(measure(config.replace(**changes), FLAGS.data_dir)))
     return
+  # Not this folder first, as with -m: the package that is asked for.
+  path = os.pathsep.join([*([FLAGS.package] if FLAGS.package else []), str(pages.FOLDER.parent)])
   found = {}
   for name in CASES:
-    found[name] = in_its_own_process(name)
-    print(f'{name}: {100 * found[name]["idle_share"]:.2f} % idle', file=sys.stderr, flush=True)
+    found[name] = cases.in_its_own_process(name, PYTHONPATH=path, PYTHONSAFEPATH='1')
+    cases.say(f'{name}: {100 * found[name]["idle_share"]:.2f} % idle')
   print(table(found))
-  if FLAGS.out:
-    record = {
-      'command': './run.sh python experiments/benchmarks/stalls.py --out=FILE',
-      'data': config.dataset,
-      'steps': config.steps,
-      'batch_size': config.batch_size,
-      'jax': jax.__version__,
-      'machine': f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores',
-      'device': jax.devices()[0].device_kind,
-      'cases': found,
-    }
-    with _files.atomic_write(pathlib.Path(FLAGS.out)) as file:
-      file.write(json.dumps(record, indent=2) + '\n')
+  cases.write(
+    data=config.dataset, steps=config.steps, batch_size=config.batch_size, cases=found
+  )
 
 
 if __name__ == '__main__':
-  cli.define_flags(TrainConfig)
-  flags.DEFINE_string('run_dir', None, 'Ignored: it stands in the flag files of training.')
   flags.DEFINE_string('data_dir', None, 'Folder of the data, as for training.')
   flags.DEFINE_string('work_dir', None, 'Where the runs are, on the disk to be measured; /tmp.')
   flags.DEFINE_string('package', None, 'Folder with another version of dpgan_jax to measure.')
-  flags.DEFINE_string('out', None, 'A JSON file for the figures.')
-  flags.DEFINE_string('case', None, 'Measure this one case in this process, and print JSON.')
   if not any(a.lstrip('-').startswith('flagfile') for a in sys.argv[1:]):
-    sys.argv.insert(1, f'--flagfile={ROOT / "experiments" / "quickstart.flags"}')
-  cli.run(main, interrupted='Nothing was written.')
+    sys.argv.insert(1, f'--flagfile={pages.FOLDER / "quickstart.flags"}')
+  cases.run(main)

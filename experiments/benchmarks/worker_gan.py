@@ -1,4 +1,4 @@
-"""Whole steps of a GAN of `gans`, as training takes them, private or not; see `protocol`.
+"""Whole steps of a GAN of `contenders`, as training takes them, private or not; see `protocol`.
 
 A step is `GAN.step` in the compiled loop of `dpgan_jax.loop`: a batch, fakes, D's gradients of both
 halves, noise, D's optimizer, and G's step when its turn has come. The data is random; so early in
@@ -9,26 +9,25 @@ from __future__ import annotations
 
 from typing import Any
 
-import gans
 import jax
 import numpy as np
-import worker_jax
 from absl import flags
-from ordinary_gan import make_gan, random_data
-from protocol import Job, Session, serve
 
 from dpgan_jax import cli
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN
 from dpgan_jax.loop import make_chunk
+from experiments.benchmarks import contenders, worker_jax
+from experiments.benchmarks.ordinary_gan import make_gan, random_data
+from experiments.benchmarks.protocol import Job, Session, serve
 
 
-def settings(gan: gans.Gan, batch: int) -> TrainConfig:
+def settings(gan: contenders.Gan, batch: int) -> TrainConfig:
   """Those of the flag file, scaled to another batch size where one is asked for.
 
   Raises:
     InputError: a flag file that cannot be read.
-    ValueError: its batch size is not what `gans` says.
+    ValueError: its batch size is not what `contenders` says.
   """
   if 'batch_size' not in flags.FLAGS:
     cli.define_flags(TrainConfig)
@@ -46,12 +45,12 @@ def settings(gan: gans.Gan, batch: int) -> TrainConfig:
 
 
 def build(config: TrainConfig, mode: str) -> tuple[GAN, int]:
-  """The GAN of a way of `gans.WAYS`, and how many real examples a step of it looks at.
+  """The GAN of a way of `contenders.WAYS`, and how many real examples a step of it looks at.
 
   Raises:
     ValueError: there is no such way.
   """
-  if mode not in {way.mode for way in gans.WAYS.values()}:
+  if mode not in {way.mode for way in contenders.WAYS.values()}:
     raise ValueError(f'unknown mode {mode!r}')
   private = make_gan(config)
   slots = private.mechanism.truncated_batch_size
@@ -62,42 +61,25 @@ def build(config: TrainConfig, mode: str) -> tuple[GAN, int]:
   return make_gan(config.replace(batch_size=real, **fixed), ordinary=True), real
 
 
-class Program:
+class Program(worker_jax.Program):
   """One way of one GAN; the state is donated from call to call."""
 
   def __init__(self, job: Job):
-    self.gan, real = build(settings(gans.GANS[job.net], job.batch), job.mode)
+    self.gan, real = build(settings(contenders.GANS[job.net], job.batch), job.mode)
     self.note = (
       f'{real} real and {self.gan.fake_batch_size} fake for D, {self.gan.g_batch_size} fake for G'
     )
-    self._data = random_data()
-    self._state = jax.jit(self.gan.init)(jax.random.key(0))
-    self._length = job.chunk
-    self._call: Any = make_chunk(self.gan, job.chunk)
+    self._data, self._per_call = random_data(), job.chunk
+    self._carry = jax.jit(self.gan.init)(jax.random.key(0))
+    self._call = make_chunk(self.gan, job.chunk)
 
-  def prepare(self) -> None:
-    self._call = self._call.lower(self._state, *self._data).compile()
-
-  def run(self, steps: int) -> int:
-    calls = -(-steps // self._length)
-    for _ in range(calls):
-      self._state, _ = self._call(self._state, *self._data)
-    jax.block_until_ready(self._state)
-    return calls * self._length
+  def _after(self, result: Any) -> Any:
+    return result[0]  # without the metrics
 
   def parameters(self) -> dict[str, np.ndarray]:
-    leaves = jax.tree_util.tree_leaves_with_path((self._state.d_params, self._state.g.params))
+    leaves = jax.tree_util.tree_leaves_with_path((self._carry.d_params, self._carry.g.params))
     return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}
-
-  @property
-  def device_bytes(self) -> int | None:
-    stats = jax.devices()[0].memory_stats() or {}
-    return stats.get('peak_bytes_in_use')
-
-
-def main() -> None:
-  serve(Session(Program, worker_jax.describe, worker_jax.peak))
 
 
 if __name__ == '__main__':
-  main()
+  serve(Session(Program, worker_jax.describe, worker_jax.peak))

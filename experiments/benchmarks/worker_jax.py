@@ -17,14 +17,14 @@ import jax
 import jax.numpy as jnp
 import jax_privacy
 import jax_privacy.noise_addition
-import nets
 import numpy as np
 import optax
-from protocol import Job, Session, cores, measure_peak, serve
 
 import dpgan_jax
 import dpgan_jax.layers
 import dpgan_jax.privatizer
+from experiments.benchmarks import nets
+from experiments.benchmarks.protocol import Job, Session, cores, measure_peak, serve
 
 Params = Any
 # step(params, state, images, labels) -> (params, state)
@@ -83,78 +83,54 @@ def initial(net: nets.Net) -> Params:
   return params
 
 
-# --- The contenders. Each returns (step, the initial state of its optimiser). ---
+# --- The contenders: gradients of a batch, and what becomes of them before SGD. ---
+
+Gradients = Callable[[Params, jax.Array, jax.Array], Any]
+Library = Callable[[nets.Net, Job], tuple[Gradients, list[Any]]]
 
 
-def ours(job: Job, params: Params, strategy: str) -> tuple[Step, Any]:
+def one_example_loss(model: Model) -> Callable[[Params, jax.Array, jax.Array], jax.Array]:
+  return lambda params, image, label: losses(model, params, image[None], label[None])[0]
+
+
+def mean_loss(model: Model) -> Callable[[Params, jax.Array, jax.Array], jax.Array]:
+  return lambda params, images, labels: jnp.mean(losses(model, params, images, labels))
+
+
+def ours(net: nets.Net, job: Job, strategy: str) -> tuple[Gradients, list[Any]]:
   """This project's private step, as another project would write it."""
-  model = Model(job.spec, ours=True)
-
-  def loss_fn(params: Params, image: jax.Array, label: jax.Array) -> jax.Array:
-    return losses(model, params, image[None], label[None])[0]
-
-  clipped_grad = dpgan_jax.clipped_grad(loss_fn, l2_clip_norm=job.clip, strategy=strategy)
+  clipped_grad = dpgan_jax.clipped_grad(
+    one_example_loss(Model(net, ours=True)), l2_clip_norm=job.clip, strategy=strategy,
+    microbatch_size=job.microbatch,
+  )  # fmt: skip
   noise = dpgan_jax.privatizer.noise_sum(job.clip, job.noise, job.batch, jax.random.key(1))
-  optimizer = optax.chain(noise, optax.sgd(job.learning_rate))
-
-  def step(params: Params, state: Any, images: jax.Array, labels: jax.Array) -> Any:
-    updates, state = optimizer.update(clipped_grad(params, images, labels).sum, state, params)
-    return optax.apply_updates(params, updates), state
-
-  return step, optimizer.init(params)
+  return (lambda *batch: clipped_grad(*batch).sum), [noise]
 
 
-def nonprivate(job: Job, params: Params, with_our_layers: bool) -> tuple[Step, Any]:
-  model = Model(job.spec, ours=with_our_layers)
-  optimizer = optax.sgd(job.learning_rate)
-
-  def step(params: Params, state: Any, images: jax.Array, labels: jax.Array) -> Any:
-    grad = jax.grad(lambda p: jnp.mean(losses(model, p, images, labels)))(params)
-    updates, state = optimizer.update(grad, state, params)
-    return optax.apply_updates(params, updates), state
-
-  return step, optimizer.init(params)
+def nonprivate(net: nets.Net, job: Job, with_our_layers: bool) -> Any:
+  del job
+  return jax.grad(mean_loss(Model(net, with_our_layers))), []
 
 
-def with_jax_privacy(job: Job, params: Params) -> tuple[Step, Any]:
-  model = Model(job.spec)
-
-  def loss_fn(params: Params, images: jax.Array, labels: jax.Array) -> jax.Array:
-    return jnp.mean(losses(model, params, images, labels))  # of a batch of one, its default
-
-  clipped_grad = jax_privacy.clipped_grad(loss_fn, l2_clip_norm=job.clip, batch_argnums=(1, 2))
+def with_jax_privacy(net: nets.Net, job: Job) -> Any:
+  # The mean of a batch of one, its default.
+  clipped_grad = jax_privacy.clipped_grad(
+    mean_loss(Model(net)), l2_clip_norm=job.clip, batch_argnums=(1, 2)
+  )
   privatizer = jax_privacy.noise_addition.gaussian_privatizer(
     stddev=job.noise * job.clip, prng_key=jax.random.key(1)
   )
-  optimizer = optax.chain(privatizer, optax.scale(1 / job.batch), optax.sgd(job.learning_rate))
-
-  def step(params: Params, state: Any, images: jax.Array, labels: jax.Array) -> Any:
-    updates, state = optimizer.update(clipped_grad(params, images, labels), state, params)
-    return optax.apply_updates(params, updates), state
-
-  return step, optimizer.init(params)
+  return clipped_grad, [privatizer, optax.scale(1 / job.batch)]
 
 
-def with_optax_contrib(job: Job, params: Params) -> tuple[Step, Any]:
-  model = Model(job.spec)
-
-  def loss_fn(params: Params, image: jax.Array, label: jax.Array) -> jax.Array:
-    return losses(model, params, image[None], label[None])[0]
-
+def with_optax_contrib(net: nets.Net, job: Job) -> Any:
   aggregate = optax.contrib.differentially_private_aggregate(
     job.clip, job.noise, key=jax.random.key(1)
   )
-  optimizer = optax.chain(aggregate, optax.sgd(job.learning_rate))
-
-  def step(params: Params, state: Any, images: jax.Array, labels: jax.Array) -> Any:
-    grads = jax.vmap(jax.grad(loss_fn), (None, 0, 0))(params, images, labels)
-    updates, state = optimizer.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
-
-  return step, optimizer.init(params)
+  return jax.vmap(jax.grad(one_example_loss(Model(net))), (None, 0, 0)), [aggregate]
 
 
-MAKERS: dict[str, Callable[[Job, Params], tuple[Step, Any]]] = {
+LIBRARIES: dict[str, Library] = {
   'ours_nonprivate': functools.partial(nonprivate, with_our_layers=True),
   'ours_vmap': functools.partial(ours, strategy='vmap'),
   'ours_ghost': functools.partial(ours, strategy='auto'),
@@ -164,20 +140,32 @@ MAKERS: dict[str, Callable[[Job, Params], tuple[Step, Any]]] = {
 }
 
 
+def learning(
+  job: Job, params: Params, gradients: Gradients, transforms: list[Any]
+) -> tuple[Step, Any]:
+  """A step of SGD by these gradients, transformed, and the initial state of its optimizer."""
+  optimizer = optax.chain(*transforms, optax.sgd(job.learning_rate))
+
+  def step(params: Params, state: Any, images: jax.Array, labels: jax.Array) -> Any:
+    updates, state = optimizer.update(gradients(params, images, labels), state, params)
+    return optax.apply_updates(params, updates), state
+
+  return step, optimizer.init(params)
+
+
 class Program:
-  """A contender in its loop; the data is on the device, and parameters are donated."""
+  """A contender in its loop; the data is on the device, and what it carries is donated."""
 
   note = ''
 
   def __init__(self, job: Job):
     library, loop = job.mode.rsplit('_', 1)
     self._per_call = {'scan': job.chunk, 'jit': 1}[loop]
-    images, labels = job.data()
-    self._data = (jnp.asarray(images), jnp.asarray(labels))
+    self._data = tuple(map(jnp.asarray, job.data()))
     params = initial(job.spec)
-    step, state = MAKERS[library](job, params)
+    step, state = learning(job, params, *LIBRARIES[library](job.spec, job))
     self._carry: Any = (params, state, jax.random.key(2))
-    self._call: Any = jax.jit(_loop(job, step, self._per_call), donate_argnums=0)
+    self._call: Any = jax.jit(steps_in_loop(job, step, self._per_call), donate_argnums=0)
 
   def prepare(self) -> None:
     self._call = self._call.lower(self._carry, *self._data).compile()
@@ -185,9 +173,13 @@ class Program:
   def run(self, steps: int) -> int:
     calls = -(-steps // self._per_call)
     for _ in range(calls):
-      self._carry = self._call(self._carry, *self._data)
+      self._carry = self._after(self._call(self._carry, *self._data))
     jax.block_until_ready(self._carry)
     return calls * self._per_call
+
+  def _after(self, result: Any) -> Any:
+    """What the next call takes of a call's result."""
+    return result
 
   def parameters(self) -> dict[str, np.ndarray]:
     return {
@@ -198,11 +190,10 @@ class Program:
 
   @property
   def device_bytes(self) -> int | None:
-    stats = jax.devices()[0].memory_stats() or {}
-    return stats.get('peak_bytes_in_use')
+    return (jax.devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
 
 
-def _loop(job: Job, step: Step, length: int) -> Callable[..., Any]:
+def steps_in_loop(job: Job, step: Step, length: int) -> Callable[..., Any]:
   """`length` steps, each on its own random batch; of one step alone there is no loop."""
 
   def one(carry: Any, images: jax.Array, labels: jax.Array) -> Any:
@@ -239,9 +230,5 @@ def peak() -> float:
   return measure_peak(lambda: product(a).block_until_ready(), size)
 
 
-def main() -> None:
-  serve(Session(Program, describe, peak))
-
-
 if __name__ == '__main__':
-  main()
+  serve(Session(Program, describe, peak))

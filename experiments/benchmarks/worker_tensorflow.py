@@ -14,14 +14,15 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 from typing import Any
 
-import nets
 import numpy as np
 import tensorflow as tf
 import tensorflow_privacy
-from protocol import Job, Session, cores, measure_peak, serve
 from tensorflow_privacy.privacy.fast_gradient_clipping import layer_registry
 from tensorflow_privacy.privacy.keras_models import dp_keras_model
 from tensorflow_privacy.privacy.optimizers import dp_optimizer_keras, dp_optimizer_keras_vectorized
+
+from experiments.benchmarks import nets, protocol
+from experiments.benchmarks.protocol import Job, Session, cores, measure_peak, serve
 
 
 def _apply(layer: nets.Layer, x: Any) -> Any:
@@ -40,7 +41,7 @@ def _apply(layer: nets.Layer, x: Any) -> Any:
 def make_model(net: nets.Net, model_class: Any = tf.keras.Model, **arguments: Any) -> Any:
   """A network of `nets` as a functional Keras model of images, and planes of labels if it has any.
 
-  TensorFlow's leaky ReLU has the slope 0.2 by default, as the others are told.
+  TensorFlow's leaky ReLU has the slope 0.2 by default; the others set it.
   """
   inputs = [tf.keras.Input(nets.IMAGE)]
   x: Any = inputs[0]
@@ -56,10 +57,8 @@ def make_model(net: nets.Net, model_class: Any = tf.keras.Model, **arguments: An
   return model_class(inputs=inputs, outputs=x, **arguments)
 
 
-class Program:
+class Program(protocol.Program):
   """One mode; each step is one call of a `tf.function`."""
-
-  note = ''
 
   def __init__(self, job: Job):
     tf.random.set_seed(0)
@@ -68,8 +67,10 @@ class Program:
     self.images, self.labels = tf.constant(images), tf.constant(labels)
     makers = {
       'nonprivate': self._make_nonprivate,
-      'tape': lambda: self._make_optimizer(self._summing_optimizer()),
-      'vectorized': lambda: self._make_optimizer(self._vectorized_optimizer()),
+      'tape': lambda: self._make_optimizer(dp_optimizer_keras.DPKerasSGDOptimizer),
+      'vectorized': lambda: self._make_optimizer(
+        dp_optimizer_keras_vectorized.VectorizedDPKerasSGDOptimizer
+      ),
       'fast': lambda: self._make_fast(use_xla=True),
       'fast_no_xla': lambda: self._make_fast(use_xla=False),
     }
@@ -115,21 +116,13 @@ class Program:
 
     return step
 
-  def _summing_optimizer(self) -> Any:
-    return dp_optimizer_keras.DPKerasSGDOptimizer(
-      l2_norm_clip=self.job.clip, noise_multiplier=self.job.noise,
-      num_microbatches=self.job.batch, learning_rate=self.job.learning_rate,
-    )  # fmt: skip
-
-  def _vectorized_optimizer(self) -> Any:
-    return dp_optimizer_keras_vectorized.VectorizedDPKerasSGDOptimizer(
-      l2_norm_clip=self.job.clip, noise_multiplier=self.job.noise,
-      num_microbatches=self.job.batch, learning_rate=self.job.learning_rate,
-    )  # fmt: skip
-
-  def _make_optimizer(self, optimizer: Any) -> Any:
+  def _make_optimizer(self, optimizer_class: Any) -> Any:
     self.model = make_model(self.job.spec)
     variables = self.model.trainable_variables
+    optimizer = optimizer_class(
+      l2_norm_clip=self.job.clip, noise_multiplier=self.job.noise,
+      num_microbatches=self.job.batch, learning_rate=self.job.learning_rate,
+    )  # fmt: skip
 
     @tf.function
     def step() -> None:
@@ -165,9 +158,6 @@ class Program:
 
     return step
 
-  def prepare(self) -> None:
-    self.run(1)
-
   def run(self, steps: int) -> int:
     for _ in range(steps):
       self.step()
@@ -200,11 +190,7 @@ def _peak() -> float:
   return measure_peak(lambda: tf.linalg.matmul(a, a).numpy(), size)
 
 
-def main() -> None:
+if __name__ == '__main__':
   tf.config.threading.set_intra_op_parallelism_threads(cores())
   tf.config.threading.set_inter_op_parallelism_threads(cores())
   serve(Session(Program, _describe, _peak))
-
-
-if __name__ == '__main__':
-  main()

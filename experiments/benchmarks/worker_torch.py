@@ -9,16 +9,17 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import nets
 import numpy as np
 import opacus
 import torch
 from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping
 from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
 from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
-from protocol import Job, Session, cores, measure_peak, serve
 from torch import nn
 from torch.nn import functional
+
+from experiments.benchmarks import nets, protocol
+from experiments.benchmarks.protocol import Job, Session, cores, measure_peak, serve
 
 DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
@@ -70,10 +71,8 @@ def _from_torch(sized: nets.Sized, kernel: np.ndarray) -> np.ndarray:
   return np.moveaxis(kernel.T.reshape(shape), 0, -2).reshape(sized.kernel)
 
 
-class Program:
+class Program(protocol.Program):
   """One mode, `nonprivate`, `hooks` or `ghost`, one step at a time."""
-
-  note = ''
 
   def __init__(self, job: Job):
     torch.manual_seed(0)
@@ -104,9 +103,6 @@ class Program:
       self.criterion = DPLossFastGradientClipping(self.wrapped, self.optimizer, self.criterion)
     elif job.mode != 'nonprivate':
       raise ValueError(f'unknown mode {job.mode!r}')
-
-  def prepare(self) -> None:
-    self.run(1)
 
   def run(self, steps: int) -> int:
     for _ in range(steps):
@@ -165,11 +161,7 @@ def _peak() -> float:
   return measure_peak(multiply, size)
 
 
-def main() -> None:
+if __name__ == '__main__':
   warnings.filterwarnings('ignore')
   torch.set_num_threads(cores())
   serve(Session(Program, _describe, _peak))
-
-
-if __name__ == '__main__':
-  main()

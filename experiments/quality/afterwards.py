@@ -1,6 +1,6 @@
 """What is free after training: samples of several generators, the clearest, distorted.
 
-    ./run.sh python experiments/quality/afterwards.py --run_dir=runs/sweep/eps10/seed_1 \\
+    ./run.sh python -m experiments.quality.afterwards --run_dir=runs/sweep/eps10/seed_1 \\
         --name=eps10_1 [--data_dir=…] [--scores_dir=runs/sweep/evaluation_scores] \\
         [--variants=clearest+distorted]
 
@@ -16,9 +16,7 @@ on one core.
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -39,14 +37,10 @@ from dpgan_jax import (
   trainer,
 )
 from dpgan_jax.run_dir import RunDir
-from dpgan_jax.statement import rounded_up
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-
-import keep_sweep
+from experiments import pages
 
 FLAGS = flags.FLAGS
-RESULTS = pathlib.Path(__file__).resolve().parents[1] / 'results' / 'quality' / 'afterwards'
+RESULTS = pages.RESULTS / 'quality' / 'afterwards'
 COUNT, CLEAREST = 4, 0.6  # chosen on held-out training images of MNIST
 TASKS = ('features', 'secondary', 'tstr_cnn')
 SHOWN = ('tstr_cnn', 'secondary_accuracy', 'fid', 'coverage')
@@ -154,11 +148,10 @@ def main() -> None:
   store = scores.Store(pathlib.Path(FLAGS.scores_dir)) if FLAGS.scores_dir else None
   variants = [VARIANTS[name] for name in FLAGS.variants]
   found = measure(mixed, variants, amount.num, real, settings, store)
-  epsilon, target = mixed.epsilon(), mixed.gan.config.target_epsilon
   path = RESULTS / f'{FLAGS.name}.json'
-  keep_sweep.write_json(path, {
-    'epsilon': 'inf' if math.isinf(epsilon) else rounded_up(epsilon),
-    'target_epsilon': 'inf' if target is not None and math.isinf(target) else target,
+  pages.write_json(path, {
+    'epsilon': pages.epsilon(mixed.epsilon()),
+    'target_epsilon': mixed.gan.config.to_dict()['target_epsilon'],
     'discriminator': mixed.gan.config.discriminator,
     'steps': mixed.steps,
     'samples': amount.num,

@@ -1,29 +1,25 @@
 """The first part of QUALITY.md: the recipe, the table of the sweeps, and what stands in the way.
 
-All of it is made from what ../keep_sweep.py, afterwards.py and label_limit.py have kept.
+All of it is made from what keep_sweep.py, afterwards.py and label_limit.py have kept.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import pathlib
 import statistics
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from dpgan_jax import _markdown
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.statement import show_epsilon
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-
-import afterwards
+from experiments import pages
+from experiments.pages import mean, number
+from experiments.quality import afterwards
 
 SWEEPS = ('sweep_wavelets', 'sweep_report_d', 'sweep')
 """Of mnist.flags as they are; of the report's discriminator instead; and of one generator too."""
-MNIST = pathlib.Path(__file__).resolve().parents[1] / 'mnist.flags'
+MNIST = pages.FOLDER / 'mnist.flags'
 SCORES = {
   'tstr_cnn': 'TSTR',
   'secondary_accuracy': 'secondary',
@@ -49,13 +45,14 @@ REAL = {
 
 def recipe(path: pathlib.Path) -> str:
   """What mnist.flags do, in the settings of the sweep that the final table is of."""
-  if not path.is_file():
-    return 'Not measured yet.'
-  s = TrainConfig.from_dict({**json.loads(path.read_bytes())['settings'], 'target_epsilon': 1.0})
+  sweep = pages.read_json(path)
+  if sweep is None:
+    return pages.NOT_MEASURED
+  s = TrainConfig.from_dict({**sweep['settings'], 'target_epsilon': 1.0})
   linear, cnn = (f'{share or 0:g} of ε' for share in (s.label_share, s.label_cnn_share))
   return '\n'.join((
-    'The GAN learns what digits look like and nothing of classes; private classifiers, which need '
-    'less of a budget, name what it draws. Three stages read the records, under one '
+    'The GAN learns what digits look like and nothing of classes; private labellers (classifiers, '
+    'which need less of a budget) label its samples. Three stages read the records, under one '
     'ledger, and what they cost together (PLD, composed exactly) is the ε of everything:',
     '',
     f'1. A linear classifier on scattering features, for {linear}: DP-SGD with momentum and large '
@@ -66,16 +63,16 @@ def recipe(path: pathlib.Path) -> str:
     f'learning rate falls from {s.d_learning_rate:g} to {s.d_learning_rate_end:g}. G learns by '
     f'{s.g_optimizer} at {s.g_learning_rate:g}, and is kept as an average '
     f'({s.g_ema_decay:g} per step).',
-    f'3. A small CNN, for {cnn}: taught by samples and their names, then corrected by a short '
-    'DP-SGD on the records. Names are what it and the linear classifier say together.',
+    f'3. A small CNN, for {cnn}: taught by samples and their labels, then corrected by a short '
+    'DP-SGD on the records. A label is what it and the linear classifier say together.',
     '',
     'Free of cost: samples are drawn from the averages of '
     + ('one step' if s.g_mixture is None else f'{s.g_mixture} steps')
-    + ' of G; what names are surest of may be chosen from them (`--clearest`), and they may be '
-    'distorted a little (`--distort`). What may be given away of a run, with both: `python -m '
-    'dpgan_jax.train --flagfile=experiments/eps1.flags`, then `python -m dpgan_jax.release '
-    f'--run_dir=runs/eps1 --out=eps1 --clearest={BEST.clearest:g} --distort`; likewise at any '
-    'other ε.',
+    + ' of G; those whose labels are surest may be chosen from them (`--clearest`), and they '
+    'may be distorted a little (`--distort`). What may be given away of a run, with both: '
+    '`python -m dpgan_jax.train --flagfile=experiments/eps1.flags`, then `python -m '
+    f'dpgan_jax.release --run_dir=runs/eps1 --out=eps1 --clearest={BEST.clearest:g} --distort`; '
+    'likewise at any other ε.',
   ))  # fmt: skip
 
 
@@ -93,15 +90,15 @@ def _networks(settings: TrainConfig) -> str:
 
 def sweeps(results: pathlib.Path) -> list[dict[str, Any]]:
   """What there is of `SWEEPS`."""
-  paths = [results / name / 'sweep.json' for name in SWEEPS]
-  return [json.loads(path.read_bytes()) for path in paths if path.is_file()]
+  found = (pages.read_json(results / name / 'sweep.json') for name in SWEEPS)
+  return [sweep for sweep in found if sweep is not None]
 
 
 def table(results: pathlib.Path) -> list[str]:
   """The scores of all sweeps, by ε and discriminator, and what all of that spent."""
   found = sweeps(results)
   if not found:
-    return ['Not measured yet.']
+    return [pages.NOT_MEASURED]
   rows = [row for sweep in found for row in _rows(sweep, results / 'quality' / 'afterwards')]
   rows.sort(key=lambda row: row[0])  # the order of `SWEEPS` within an ε
   real = [number(s.get('reference') if (s := _first(found, n)) else None) for n in SCORES]
@@ -124,7 +121,7 @@ def table(results: pathlib.Path) -> list[str]:
     'the goals of this project and what others report '
     '(GANs: DP-GAN as run by DPImageBench and Private GANs, Revisited, 2023; any kind: '
     'FETA-Pro, 2026, a diffusion model).',
-    _markdown.table(header, cells),
+    pages.table(header, cells),
   ]
   for sweep in found:
     s = sweep['settings']
@@ -136,12 +133,9 @@ def table(results: pathlib.Path) -> list[str]:
       'Whoever sees all of it sees more than each of these says: together they spend at most the '
       'sum of these ε at the sum of these δ.'
     )
-  for folder in (results / name for name in SWEEPS):
-    parts += [
-      f'![{name}]({folder.name}/{name})'
-      for name in ('tstr.png', 'samples.png')
-      if (folder / name).is_file()
-    ]
+  for name in SWEEPS:
+    shown = [p for p in ('tstr.png', 'samples.png') if (results / name / p).is_file()]
+    parts += pages.pictures(name, shown)
   return parts
 
 
@@ -155,7 +149,7 @@ def _rows(sweep: dict[str, Any], afterwards_folder: pathlib.Path) -> list[tuple[
     rows.append((
       epsilon, settings['discriminator'], settings.get('g_mixture') or 1, group['runs'],
       ', '.join(f'{n:,}' for n in group['steps']), _minutes(runs),
-      *(spread(group['scores'].get(name)) for name in SCORES),
+      *(mean(group['scores'].get(name)) for name in SCORES),
       _of_several(changed[epsilon]) if epsilon in changed else '–',
       *TARGETS.get(epsilon, ('–',) * len(AIMS)),
     ))  # fmt: skip
@@ -197,8 +191,7 @@ def _clearest_and_distorted(
   """TSTR of such samples of runs of these settings by ε, from records of afterwards.py."""
   wanted = BEST.name(settings.get('g_mixture') or 1)
   by_epsilon: dict[float, list[float]] = {}
-  for path in sorted(folder.glob('*.json')):
-    r = json.loads(path.read_bytes())
+  for r in pages.read_all(folder):
     if r['real_data'].split(',')[0] != settings['dataset'] or r.get('target_epsilon') is None:
       continue
     if r.get('discriminator', 'report') != settings['discriminator']:
@@ -212,9 +205,8 @@ def _clearest_and_distorted(
 def _of_several(values: Sequence[float]) -> str:
   """'0.955 ± 0.0071 (2)': mean, deviation if there is one, how many."""
   deviation = statistics.stdev(values) if len(values) > 1 else None
-  return (
-    f'{spread({"mean": statistics.fmean(values), "standard_deviation": deviation})} ({len(values)})'
-  )
+  found = {'mean': statistics.fmean(values), 'standard_deviation': deviation}
+  return f'{mean(found)} ({len(values)})'
 
 
 def in_the_way(results: pathlib.Path) -> str:
@@ -230,7 +222,7 @@ def in_the_way(results: pathlib.Path) -> str:
         epsilon = float(group['target_epsilon'])
         tstr[epsilon] = max(100 * found['mean'], tstr.get(epsilon, 0.0))
   best = tstr.pop(math.inf, None)
-  limits = [json.loads(file.read_bytes()) for file in (results / 'quality/limits').glob('*.json')]
+  limits = pages.read_all(results / 'quality' / 'limits')
   lines = []
   for epsilon, reached in sorted(tstr.items()):
     for goal, where in zip(TARGETS.get(epsilon, ())[:2], ('2 cores', 'a GPU'), strict=False):
@@ -245,9 +237,9 @@ def in_the_way(results: pathlib.Path) -> str:
       if best is not None:
         above = float(goal) - best
         text += (
-          f' Without any noise the same generator, whose samples are named in the same way, gets '
-          f'{best:.1f} %: so noise, clipping and what other steps there are (see the table) cost '
-          f'{best - reached:.1f} points, and '
+          f' Without any noise the same generator, whose samples are labelled in the same way, '
+          f'gets {best:.1f} %: so noise, clipping and what other steps there are (see the table) '
+          f'cost {best - reached:.1f} points, and '
         ) + (
           f'{above:.1f} are out of reach of this GAN, trained like this, however large ε.'
           if above > 0
@@ -258,8 +250,8 @@ def in_the_way(results: pathlib.Path) -> str:
           real = 100 * r['tstr']['real']
           private = 100 * max(v for who, v in r['tstr'].items() if who not in REAL)
           text += (
-            f' Named by the best CNN trained on real images instead, the samples of one run give '
-            f'{real:.1f} % instead of {private:.1f} %.'
+            f' Labelled by the best CNN trained on real images instead, the samples of one run '
+            f'give {real:.1f} % instead of {private:.1f} %.'
           )
       lines.append(text)
   return '\n'.join(lines) or 'No goal is missed by what was measured.'
@@ -285,14 +277,3 @@ def _machine(described: dict[str, Any]) -> tuple[str, str]:
 def _first(found: Sequence[dict[str, Any]], name: str) -> dict[str, Any] | None:
   groups = [g['scores'] for sweep in found for g in sweep['by_epsilon'] if name in g['scores']]
   return groups[0][name] if groups else None
-
-
-def spread(found: dict[str, Any] | None) -> str:
-  if found is None:
-    return '–'
-  deviation = found['standard_deviation']
-  return number(found['mean']) + ('' if deviation is None else f' ± {deviation:.2g}')
-
-
-def number(value: float | None) -> str:
-  return '–' if value is None else f'{value:.4g}'

@@ -1,24 +1,21 @@
-"""How much of what samples lack is in their names, and how much in the images themselves.
+"""How much of what samples lack is in their labels, and how much in the images themselves.
 
-    ./run.sh python experiments/quality/label_limit.py --run_dir=runs/sweep/eps10/seed_0 \\
+    ./run.sh python -m experiments.quality.label_limit --run_dir=runs/sweep/eps10/seed_0 \\
         --name=eps10 [--data_dir=…] [--num=60000]
 
-The same samples are named by the private linear classifier alone, by all that names samples in the
-run, and by two CNNs trained on real images. A CNN is trained on the samples with each, and tested
-on real images, as for TSTR. What the best names gain is lost to names; what even they lack to the
-CNN that gave them is lost to images. One of the two has the architecture of the CNNs that are then
-trained, the other has not: a network learns the borders of its own kind more easily, so that the
-first alone would overstate what names cost. The real images are read without noise: for public data
-only. It writes experiments/results/quality/limits/NAME.json; make_quality.py shows it. About 20
-minutes on 2 cores.
+The same samples are labelled by the private linear classifier alone, by all private labellers of
+the run, and by two CNNs trained on real images. A CNN is trained on the samples with each, and
+tested on real images, as for TSTR. What the best labels gain is lost to labels; what samples with
+them lack to the CNN that gave them is lost to images. One of the two has the architecture of the
+CNNs that are then trained, the other has not: a network learns the borders of its own kind more
+easily, so that the first alone would overstate what labels cost. The real images are read without
+noise: for public data only. It writes experiments/results/quality/limits/NAME.json; make_quality.py
+shows it. About 20 minutes on 2 cores.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-import pathlib
 import sys
 from typing import Any
 
@@ -26,27 +23,27 @@ import flax.linen as nn
 import numpy as np
 from absl import flags
 
-from dpgan_jax import _files, _validate, cli, data, evaluation, judges, label_cnn, resume, trainer
-from dpgan_jax.statement import rounded_up
+from dpgan_jax import _validate, cli, data, evaluation, judges, label_cnn, resume, trainer
+from experiments import pages
 
 FLAGS = flags.FLAGS
 REAL, OTHER = 'real', 'real, other network'
-RESULTS = pathlib.Path(__file__).resolve().parents[1] / 'results' / 'quality' / 'limits'
+RESULTS = pages.RESULTS / 'quality' / 'limits'
 
 
 def measure(
   images: np.ndarray,
-  names: dict[str, np.ndarray],
+  labels: dict[str, np.ndarray],
   real: data.ImageDataset,
   test: data.ImageDataset,
   epochs: int,
 ) -> dict[str, Any]:
-  """What classifiers trained on images with each of `names`, and with real-taught ones, get right.
+  """What classifiers get right whose training images have each of `labels`, or real-taught ones.
 
   Args:
     images: samples uint8 [n, h, w, c].
-    names: classes [n] of them by who gave them.
-    real: the images that the CNN which names them last is trained on.
+    labels: classes [n] of them by who gave them.
+    real: the images that the CNN which labels them last is trained on.
     test: the real images that everything is tested on.
     epochs: of every classifier.
   """
@@ -75,13 +72,13 @@ def measure(
     'agreement': {},
     'tstr': {},
   }
-  for who, labels in {**names, OTHER: other.predict(images), REAL: truth}.items():
-    tell(f'CNN on samples named by: {who}')
+  for who, given in {**labels, OTHER: other.predict(images), REAL: truth}.items():
+    tell(f'CNN on samples labelled by: {who}')
     classified = judges.train_and_test(
-      'cnn', (images, labels), unseen, num_classes=real.num_classes, epochs=epochs
+      'cnn', (images, given), unseen, num_classes=real.num_classes, epochs=epochs
     )
     found['tstr'][who] = classified.accuracy
-    found['agreement'][who] = float((labels == truth).mean())
+    found['agreement'][who] = float((given == truth).mean())
   return found
 
 
@@ -90,31 +87,24 @@ def main() -> None:
     raise _validate.InputError('expected --run_dir=DIRECTORY of a run and --name=NAME of a record')
   _validate.integer('num', FLAGS.num, minimum=100)
   model = trainer.restore_model(FLAGS.run_dir).model
-  if model.dataset not in data.PUBLIC:
-    raise _validate.InputError(
-      f'expected a run of a public data set ({", ".join(data.PUBLIC)}), got {model.dataset}'
-    )
+  pages.check_public(model.dataset, f'run {FLAGS.run_dir}')
   if model.labeller is None:
-    raise _validate.InputError('expected a run whose samples are named (label_share)')
+    raise _validate.InputError('expected a run whose samples are labelled (label_share)')
   real = data.load_dataset(model.dataset, data_dir=FLAGS.data_dir)
   test = data.load_dataset(model.dataset, data_dir=FLAGS.data_dir, split='test')
   images, own = model.sample(FLAGS.num, key=resume.root_key(0))
   assert own is not None
-  names = {'linear': dataclasses.replace(model.labeller, cnn=None).label(images)}
+  labels = {'linear': dataclasses.replace(model.labeller, cnn=None).label(images)}
   if model.labeller.cnn is not None:
-    names['linear and CNN'] = own
+    labels['linear and CNN'] = own
   epochs = evaluation.Settings().epochs('cnn', FLAGS.num)
-  epsilon = model.epsilon()
-  record = {
-    'epsilon': 'inf' if math.isinf(epsilon) else rounded_up(epsilon),
+  path = RESULTS / f'{FLAGS.name}.json'
+  pages.write_json(path, {
+    'epsilon': pages.epsilon(model.epsilon()),
     'samples': FLAGS.num,
     'epochs': epochs,
-    **measure(images, names, real, test, epochs),
-  }
-  RESULTS.mkdir(parents=True, exist_ok=True)
-  path = RESULTS / f'{FLAGS.name}.json'
-  with _files.atomic_write(path) as file:
-    file.write(json.dumps(record, indent=2, allow_nan=False) + '\n')
+    **measure(images, labels, real, test, epochs),
+  })  # fmt: skip
   print(f'written: {path.name}')
 
 

@@ -1,11 +1,11 @@
 """A second data set of MNIST's shape and size: do settings chosen on MNIST hold elsewhere?
 
-    ./run.sh python experiments/quality/second_set.py --out=runs/distorted_digits
+    ./run.sh python -m experiments.quality.second_set --out=runs/distorted_digits
     ./run.sh python -m dpgan_jax.train --flagfile=experiments/eps1.flags --dataset=idx \\
         --data_dir=runs/distorted_digits --run_dir=runs/distorted_digits_eps1 --seed=0
     ./run.sh python -m dpgan_jax.evaluate --run_dir=runs/distorted_digits_eps1 \\
         --data_dir=runs/distorted_digits --tasks=tstr_cnn,ceiling_cnn,features,secondary
-    ./run.sh python experiments/quality/make_quality.py --elsewhere=runs/distorted_digits_eps1 \\
+    ./run.sh python -m experiments.quality.make_quality --elsewhere=runs/distorted_digits_eps1 \\
         --data_name='scikit-learn digits, distorted (second_set.py)'
 
 The handwritten digits embedded in scikit-learn (other writers, another scanner, 8×8), each drawn

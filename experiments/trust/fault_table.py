@@ -14,16 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import dp_accounting
-import faults
-import gan_checks
 import jax
 import jax.numpy as jnp
-import leaks
-import mechanism_checks
-import release_checks
-import stream_checks
-import taint_checks
-from faults import Swap, swap, to
 
 from dpgan_jax import (
   accounting,
@@ -49,6 +41,16 @@ from dpgan_jax import (
 )
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.mechanism import DPMechanism
+from experiments.trust import (
+  faults,
+  gan_checks,
+  leaks,
+  mechanism_checks,
+  release_checks,
+  stream_checks,
+  taint_checks,
+)
+from experiments.trust.faults import Swap, swap, to
 
 KINDS = ('refusal', 'statistics', 'exactness', 'data flow', 'second opinion', 'report', 'audit')
 _NO_DEVICES = (

@@ -16,13 +16,13 @@ from unittest import mock
 
 import attrs
 import flax.linen as nn
-import gan_checks
 import jax
 import jax.numpy as jnp
 
 from dpgan_jax import clipping, data, gan, privatizer, sampling, trainer
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.mechanism import DPMechanism
+from experiments.trust import gan_checks
 
 
 @dataclasses.dataclass(frozen=True)

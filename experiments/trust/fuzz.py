@@ -1,6 +1,6 @@
 """Throws hostile inputs at everything that reads what others may have written.
 
-    ./run.sh python experiments/trust/fuzz.py --inputs=100000
+    ./run.sh python -m experiments.trust.fuzz --inputs=100000
 
 The readers of data (IDX, npz, folders of PNG), of samples and of saved generators, and the parser
 of command lines and flag files, have to answer every input with a result or with an `InputError` of
@@ -38,12 +38,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))  # as experiments/ is no package
-
-import hostile_inputs
 from absl import flags
 
 from dpgan_jax import _files, _validate, cli
+from experiments.trust import hostile_inputs
 
 FLAGS = flags.FLAGS
 T = TypeVar('T')
@@ -322,11 +320,11 @@ class Worker:
   def _start(self) -> subprocess.Popen[str]:
     process = subprocess.Popen(
       [
-        sys.executable, __file__, '--worker', f'--position={self._position}',
+        sys.executable, '-m', 'experiments.trust.fuzz', '--worker', f'--position={self._position}',
         f'--fuzz_seed={FLAGS.fuzz_seed}', f'--plant={self._plant}',
       ],
       stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, cwd=pathlib.Path(__file__).resolve().parents[2],
     )  # fmt: skip
     assert process.stdout is not None
     if process.stdout.readline() != 'ready\n':
@@ -533,7 +531,7 @@ def _kept() -> dict[str, Any]:
 
 def _command() -> str:
   seed = f' --fuzz_seed={FLAGS.fuzz_seed}' if FLAGS.fuzz_seed else ''
-  return f'python experiments/trust/fuzz.py --inputs={FLAGS.inputs}{seed}'
+  return f'python -m experiments.trust.fuzz --inputs={FLAGS.inputs}{seed}'
 
 
 def result(

@@ -20,8 +20,6 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-import statistical_checks as statistics
-from statistical_checks import Violation
 
 from dpgan_jax import budget, data, metrics, report, resume, trainer
 from dpgan_jax.config import TrainConfig
@@ -29,6 +27,8 @@ from dpgan_jax.gan import GAN, GANState, StepMetrics
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.mechanism import DPMechanism
 from dpgan_jax.run_dir import RunDir
+from experiments.trust import statistical_checks as statistics
+from experiments.trust.statistical_checks import Violation
 
 N, SHAPE, CLASSES = 60, (8, 8, 1), 3
 SEED = 987654321

@@ -108,7 +108,7 @@ def environment(folder: pathlib.Path) -> dict[str, str]:
 def restart_with_shim(folder: pathlib.Path) -> None:
   """Replaces this process by itself with the shim loaded; returns if it is."""
   if not is_loaded():
-    os.execve(sys.executable, [sys.executable, *sys.argv], environment(folder))
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment(folder))
 
 
 def tell(text: str) -> None:

@@ -1,8 +1,8 @@
 """Kills processes that write to the disk, at random moments and at every change they make there,
 starts them again, and compares the end with that of a process left alone.
 
-    ./run.sh python experiments/trust/kills.py --results=experiments/results/trust/kills.json
-    ./run.sh python experiments/trust/kills.py --parts=ledger,checkpoint     # some of it
+    ./run.sh python -m experiments.trust.kills --results=experiments/results/trust/kills.json
+    ./run.sh python -m experiments.trust.kills --parts=ledger,checkpoint     # some of it
 
 With `--results` the counts are written after every part, and rows of parts that were not asked for
 stay as they are, so that an interrupted command is continued by naming the rest.
@@ -37,17 +37,16 @@ import tempfile
 import time
 from typing import Any
 
-import injector
 import tqdm
-import victims
 from absl import flags
 
 from dpgan_jax import _files, _validate, cli
+from experiments.trust import injector, victims
 
 FLAGS = flags.FLAGS
 PARTS = ('ledger', 'checkpoint', 'metrics', 'export', 'train', 'sample', 'sweep', 'train_process')
 _COMMAND = (
-  './run.sh python experiments/trust/kills.py --results=experiments/results/trust/kills.json'
+  './run.sh python -m experiments.trust.kills --results=experiments/results/trust/kills.json'
 )
 _CHAIN = 4  # kills of a command before it is let come to its end
 

@@ -10,10 +10,16 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
-from faults import Swap, fakes_as_many_as_came, stash_data, swap, wrapped_update
 
 from dpgan_jax import clipping, gan, privatizer
 from dpgan_jax.classifier import CENTRE, Classifier
+from experiments.trust.faults import (
+  Swap,
+  fakes_as_many_as_came,
+  stash_data,
+  swap,
+  wrapped_update,
+)
 
 
 def _after_d_step(change: Callable[[Any, Any], Any]) -> tuple[Swap, ...]:

@@ -1,8 +1,8 @@
 """What a machine does to a run: a full disk, damaged files, two processes at once, wrong clocks.
 
-    ./run.sh python experiments/trust/machine_faults.py \\
+    ./run.sh python -m experiments.trust.machine_faults \\
         --results=experiments/results/trust/faults_of_the_machine.json
-    ./run.sh python experiments/trust/machine_faults.py --kinds=clock,cache       # some of it
+    ./run.sh python -m experiments.trust.machine_faults --kinds=clock,cache       # some of it
 
 Every case starts from a run that was stopped half way, brings the fault about, and runs the command
 again. Allowed is: the end of an undisturbed run, bit for bit; or one line that says what is wrong
@@ -31,21 +31,19 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import injector
 import jax
-import kills
 import numpy as np
 import tqdm
-import victims
 from absl import flags
 
 from dpgan_jax import _files, _validate, cli, data, readers, run_dir, train
 from dpgan_jax.checkpoint import Checkpoints
+from experiments.trust import injector, kills, victims
 
 FLAGS = flags.FLAGS
 KINDS = ('disk_full', 'damaged_run', 'damaged_data', 'cache', 'two_processes', 'clock')
 _COMMAND = (
-  './run.sh python experiments/trust/machine_faults.py '
+  './run.sh python -m experiments.trust.machine_faults '
   '--results=experiments/results/trust/faults_of_the_machine.json'
 )
 YEAR = 365 * 86400.0

@@ -1,7 +1,7 @@
 """Writes experiments/results/TRUST.md from what the checks measured, and runs them with --run.
 
-    ./run.sh python experiments/trust/make_trust.py            # the page, from the JSON files
-    ./run.sh python experiments/trust/make_trust.py --run      # every check first: hours
+    ./run.sh python -m experiments.trust.make_trust            # the page, from the JSON files
+    ./run.sh python -m experiments.trust.make_trust --run      # every check first: hours
 
 The page has no number of its own: all are read from experiments/results/trust/*.json and
 experiments/results/audit/*.json, which the commands named on it wrote. Where a part is missing, or
@@ -17,29 +17,30 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import scipy.stats
 from absl import flags
 
-from dpgan_jax import _files, _validate, cli, resume, statement
+from dpgan_jax import _validate, cli, resume, statement
+from experiments import pages
 
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-RESULTS = ROOT / 'experiments' / 'results'
+RESULTS = pages.RESULTS
 
 _TRUST = 'experiments/results/trust'
 # Part -> its program and arguments; all of them write the JSON of their name.
 PARTS = {
-  'planted_faults': f'experiments/trust/planted_faults.py --out={_TRUST}/planted_faults.json',
-  'statistics': f'experiments/trust/power.py --out={_TRUST}/statistics.json',
-  'accounting': f'experiments/trust/second_opinions.py --out={_TRUST}/accounting.json',
-  'kills': f'experiments/trust/kills.py --results={_TRUST}/kills.json',
-  'faults_of_the_machine': 'experiments/trust/machine_faults.py '
+  'planted_faults': f'-m experiments.trust.planted_faults --out={_TRUST}/planted_faults.json',
+  'statistics': f'-m experiments.trust.power --out={_TRUST}/statistics.json',
+  'accounting': f'-m experiments.trust.second_opinions --out={_TRUST}/accounting.json',
+  'kills': f'-m experiments.trust.kills --results={_TRUST}/kills.json',
+  'faults_of_the_machine': '-m experiments.trust.machine_faults '
   f'--results={_TRUST}/faults_of_the_machine.json',
-  'fuzz': 'experiments/trust/fuzz.py --inputs=100500',
-  'strangers': f'experiments/trust/strangers.py --out={_TRUST}/strangers.json',
+  'fuzz': '-m experiments.trust.fuzz --inputs=100500',
+  'strangers': f'-m experiments.trust.strangers --out={_TRUST}/strangers.json',
 }
 AUDITS = ('one_step', 'ten_steps', 'quickstart')  # the least there has to be; more are shown
 MIN_KILLS, MIN_INPUTS = 100, 100_000
@@ -59,7 +60,7 @@ def read(results: pathlib.Path) -> dict[str, Any]:
   for name, command in PARTS.items():
     found[name] = _load(results, f'trust/{name}.json', f'python {command}')
   for name in AUDITS:
-    command = f'python -m dpgan_jax.audit --flagfile=experiments/audit_{name}.flags'
+    command = f'python -m dpgan_jax.audit --flagfile=experiments/audits/audit_{name}.flags'
     _load(results, f'audit/{name}.json', command)
   names = sorted(path.name for path in (results / 'audit').glob('*.json'))
   records = [_load(results, f'audit/{name}', 'the audit again') for name in names]
@@ -189,11 +190,11 @@ def page(found: Mapping[str, Any], commit: str, environment: Mapping[str, Any]) 
   ]  # fmt: skip
   sections = (
     '# What was tried against the guarantee, and how it ended',
-    'Made by `python experiments/trust/make_trust.py` from the files that the commands below '
+    'Made by `python -m experiments.trust.make_trust` from the files that the commands below '
     'wrote; `--run` runs them all first. What is promised, and what is not, says '
     '[SECURITY.md](../../SECURITY.md). None of this is a proof: it is what would have shown a '
     'fault, and did not.',
-    _table(('', 'tried', 'outcome'), summary),
+    pages.table(('', 'tried', 'outcome'), summary),
     *_faults(faults),
     *_statistics(found['statistics']),
     *_kills(kills),
@@ -207,7 +208,7 @@ def page(found: Mapping[str, Any], commit: str, environment: Mapping[str, Any]) 
     + ', '.join(f'{name} {version}' for name, version in environment.items())
     + '. Parts that were run with other versions say so in their files.',
   )
-  return '\n\n'.join(sections) + '\n'
+  return pages.join(*sections)
 
 
 def _faults(part: Any) -> tuple[str, ...]:
@@ -221,7 +222,7 @@ def _faults(part: Any) -> tuple[str, ...]:
     'Each fault is put into the running package; the check named passes without it and fails with '
     'it. The number is the line of the privacy checklist.',
     _made_by(part),
-    _table(('fault', 'line', 'what is planted', 'caught by', 'check'), rows),
+    pages.table(('fault', 'line', 'what is planted', 'caught by', 'check'), rows),
   )
 
 
@@ -233,7 +234,7 @@ def _statistics(part: Any) -> tuple[str, ...]:
     for r in part['rows']
   ]  # fmt: skip
   header = ('check', 'setting', 'false alarm', 'correct refused', 'faults refused')
-  return '## Statistics, with their power', _made_by(part), _table(header, rows)
+  return '## Statistics, with their power', _made_by(part), pages.table(header, rows)
 
 
 def _kills(part: Any) -> tuple[str, ...]:
@@ -244,7 +245,7 @@ def _kills(part: Any) -> tuple[str, ...]:
     'After each: steps begun ≤ steps charged, and no half-written file under a final name. Then '
     'started again, and compared at the end, bit for bit, with a process left alone.',
     _made_by(part),
-    _table([name.replace('_', ' ') for name in names], rows),
+    pages.table([name.replace('_', ' ') for name in names], rows),
   )
 
 
@@ -256,7 +257,7 @@ def _machine(part: Any) -> tuple[str, ...]:
     'Every case came to the same end, or was refused in one line; mended: of these, went on to the '
     'same end when the fault was gone, where that was tried.',
     _made_by(part),
-    _table([name.replace('_', ' ') for name in names], rows),
+    pages.table([name.replace('_', ' ') for name in names], rows),
   )
 
 
@@ -274,9 +275,9 @@ def _fuzz(part: Any) -> tuple[str, ...]:
     f'{limits["cpu_seconds"]:g} s of processor time and {limits["address_space_mib"]} MiB more of '
     'address space; nothing is unpickled, started, written, or read outside of the input.',
     _made_by(part),
-    _table(('reader of', 'inputs', 'read', 'refused', 'findings', 'slowest'), rows),
+    pages.table(('reader of', 'inputs', 'read', 'refused', 'findings', 'slowest'), rows),
     'The same fuzzing, with a fault planted in a reader:',
-    _table(('planted', 'reader of', 'found after', 'as'), planted),
+    pages.table(('planted', 'reader of', 'found after', 'as'), planted),
   )
 
 
@@ -291,7 +292,7 @@ def _strangers(part: Any) -> tuple[str, ...]:
     'People who had not built this tried it, and wrote small programs that showed a fault. Each is '
     'run again: it prints what it should now, or the package refuses in one line.',
     _made_by(part),
-    _table(('case', 'what is right', 'now'), rows),
+    pages.table(('case', 'what is right', 'now'), rows),
   )
 
 
@@ -308,8 +309,8 @@ def _audits(records: Any) -> tuple[str, ...]:
     'bound should come close to the accounted ε. `one_run`: one run of the real training with '
     'many canaries; `samples`: attacks on what is published. These see far less, and far lower '
     'bounds are what to expect of them: they would show a gross fault, not a small one.',
-    _table(('audit', 'mode', 'steps', 'accounted ε', 'δ', 'lower bound', 'confidence', 'trials',
-            'command'), rows),
+    pages.table(('audit', 'mode', 'steps', 'accounted ε', 'δ', 'lower bound', 'confidence',
+                 'trials', 'command'), rows),
   )  # fmt: skip
 
 
@@ -339,7 +340,7 @@ def _accounting(part: Any) -> tuple[str, ...]:
     'accounted ε at the limits of the δ that was estimated for it by drawing. A report is refused '
     'where the accounted ε lies outside the first two.',
     _made_by(part),
-    _table(('run', 'δ', 'at least', 'accounted', 'at most', 'Monte Carlo', 'published'), rows),
+    pages.table(('run', 'δ', 'at least', 'accounted', 'at most', 'Monte Carlo', 'published'), rows),
   )
 
 
@@ -356,14 +357,6 @@ def _show(epsilon: float | None) -> str:
   return '∞' if math.isinf(epsilon) else statement.show_epsilon(epsilon)
 
 
-def _table(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
-  def line(cells: Iterable[Any]) -> str:
-    return f'| {" | ".join(str(cell).replace("|", chr(92) + "|") for cell in cells)} |'
-
-  header = list(header)
-  return '\n'.join([line(header), line('---' for _ in header), *(line(row) for row in rows)])
-
-
 # --- the command ---------------------------------------------------------------------------------
 
 
@@ -372,7 +365,7 @@ def programs() -> dict[str, list[str]]:
   found: dict[str, list[str]] = {name: command.split() for name, command in PARTS.items()}
   # Its samples are attacked.
   found['quickstart'] = ['-m', 'dpgan_jax.train', '--flagfile=experiments/quickstart.flags']
-  for path in sorted((ROOT / 'experiments').glob('audit_*.flags')):
+  for path in sorted((ROOT / 'experiments').glob('audits/audit_*.flags')):
     command = ['-m', 'dpgan_jax.audit', f'--flagfile={path.relative_to(ROOT)}']
     if path.stem.endswith('_samples'):
       command.append('--run_dir=runs/quickstart')
@@ -413,8 +406,7 @@ def main() -> None:
     run_all(FLAGS.only)
   text = page(read(RESULTS), _commit(), resume.environment())
   out = pathlib.Path(FLAGS.out)
-  with _files.atomic_write(out) as file:
-    file.write(text)
+  pages.write(out, text)
   print(f'{out}: {len(text.splitlines())} lines')
 
 

@@ -19,9 +19,7 @@ import dp_accounting
 import jax
 import jax.numpy as jnp
 import numpy as np
-import statistical_checks as statistics
 from dp_accounting import pld
-from statistical_checks import Violation
 
 from dpgan_jax import (
   accounting,
@@ -39,6 +37,8 @@ from dpgan_jax import (
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.mechanism import DPMechanism
+from experiments.trust import statistical_checks as statistics
+from experiments.trust.statistical_checks import Violation
 
 N, Q, STEPS = 50, 0.2, 4000
 SHAPE = (100, 50)

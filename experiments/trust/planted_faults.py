@@ -1,6 +1,6 @@
 r"""Plants every fault of the privacy checklist in the running package, and shows what catches it.
 
-    ./run.sh python experiments/trust/planted_faults.py \
+    ./run.sh python -m experiments.trust.planted_faults \
       --out=experiments/results/trust/planted_faults.json
 
 Every row replaces something of the package (or asks it for something) and names a check. The check
@@ -40,10 +40,10 @@ os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
 import jax
 from absl import flags
-from fault_table import FAULTS, Fault
-from statistical_checks import Violation
 
 from dpgan_jax import _files, _validate, accounting, cli, cross_check
+from experiments.trust.fault_table import FAULTS, Fault
+from experiments.trust.statistical_checks import Violation
 
 FLAGS = flags.FLAGS
 
@@ -124,7 +124,7 @@ def _read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 def _write(path: pathlib.Path, rows: dict[str, dict[str, Any]]) -> None:
   result = {
-    'command': 'python experiments/trust/planted_faults.py --out=FILE',
+    'command': 'python -m experiments.trust.planted_faults --out=FILE',
     'planted': len(FAULTS),
     'caught': len(rows),
     'rows': [rows[fault.id] for fault in FAULTS if fault.id in rows],

@@ -1,6 +1,6 @@
 """Measures how often the statistical checks are wrong: on correct randomness, and on each fault.
 
-    ./run.sh python experiments/trust/power.py --out=experiments/results/trust/statistics.json
+    ./run.sh python -m experiments.trust.power --out=experiments/results/trust/statistics.json
 
 For every check, randomness is drawn anew many times, by NumPy and not by the package, so that what
 is measured is the check alone. On correct randomness the check must not raise; the level at which
@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 import scipy.stats
-import statistical_checks as checks
 from absl import flags
 
 from dpgan_jax import _files, _validate, cli
+from experiments.trust import statistical_checks as checks
 
 FLAGS = flags.FLAGS
 N, Q, STEPS = 50, 0.2, 10_000
@@ -225,7 +225,7 @@ def main() -> None:
     left = (time.monotonic() - started) / number * (len(CASES) - number)
     print(f'{number}/{len(CASES)} {rows[-1]["check"]} ({left:.0f} s left)', file=sys.stderr)
   if FLAGS.out:
-    result = {'command': f'python experiments/trust/power.py --repeats={repeats}', 'rows': rows}
+    result = {'command': f'python -m experiments.trust.power --repeats={repeats}', 'rows': rows}
     with _files.atomic_write(pathlib.Path(FLAGS.out)) as file:
       file.write(json.dumps(result, indent=2, ensure_ascii=False) + '\n')
   for row in rows:

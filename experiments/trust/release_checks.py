@@ -13,14 +13,14 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-import taint_checks
-from statistical_checks import Violation
 
 from dpgan_jax import budget, data, plan, sweep_table, trainer
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.ledger import Ledger
 from dpgan_jax.run_dir import RunDir
+from experiments.trust import taint_checks
+from experiments.trust.statistical_checks import Violation
 
 
 def the_centre_is_divided_by_the_public_number() -> None:

@@ -1,6 +1,6 @@
 r"""Accounted ε beside bounds by two other methods and a Monte Carlo estimate, for a table.
 
-    ./run.sh python experiments/trust/second_opinions.py \
+    ./run.sh python -m experiments.trust.second_opinions \
       --out=experiments/results/trust/accounting.json
 
 Rows are runs that others have published, with what they printed; batches cut at several caps; and
@@ -177,7 +177,7 @@ def main() -> None:
     print(f'{r["name"]}: {r["at_least"]} <= {r["accounted"]} <= {r["at_most"]}')
   if FLAGS.out:
     result = {
-      'command': 'python experiments/trust/second_opinions.py --out=FILE',
+      'command': 'python -m experiments.trust.second_opinions --out=FILE',
       'methods': cross_check.METHODS,
       'rows': rows,
     }

@@ -230,7 +230,7 @@ def main() -> None:
   counts = {v: sum(row['verdict'] == v for row in rows) for v in (RIGHT, REFUSED, UNKNOWN)}
   wrong = [row['case'] for row in rows if row['verdict'] in (WRONG, MISSING)]
   if FLAGS.out:
-    part = {'command': 'python experiments/trust/strangers.py --out=FILE', 'cases': len(rows),
+    part = {'command': 'python -m experiments.trust.strangers --out=FILE', 'cases': len(rows),
             'wrong': wrong, 'rows': rows}  # fmt: skip
     with _files.atomic_write(pathlib.Path(FLAGS.out)) as file:
       file.write(json.dumps(part, indent=2, ensure_ascii=False) + '\n')

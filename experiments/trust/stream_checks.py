@@ -7,23 +7,19 @@ thousand in a row, and at the steps 2^k and their neighbours up to the last one 
 from __future__ import annotations
 
 import dataclasses
-import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import statistical_checks as statistics
-import taint_checks
-from statistical_checks import Violation
 
 from dpgan_jax import privatizer
 from dpgan_jax.mechanism import DPMechanism
-
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / 'tests' / 'support'))
-import draws
+from experiments.trust import statistical_checks as statistics
+from experiments.trust import taint_checks
+from experiments.trust.statistical_checks import Violation
+from tests.support import draws
 
 LAST = 2**31 - 2  # steps are int32
 STEPS = np.unique(

@@ -7,14 +7,11 @@ is correct, and otherwise raises `Violation`.
 
 from __future__ import annotations
 
-import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from statistical_checks import Violation
 
 from dpgan_jax import budget, metrics
 from dpgan_jax.classifier import Classifier
@@ -22,9 +19,8 @@ from dpgan_jax.classifier_config import ClassifierConfig
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN
 from dpgan_jax.loop import make_chunk
-
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / 'tests' / 'support'))
-import taint
+from experiments.trust.statistical_checks import Violation
+from tests.support import taint
 
 N, SHAPE, CLASSES = 60, (8, 8, 1), 3
 

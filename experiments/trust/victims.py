@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import injector
 import numpy as np
 
 from dpgan_jax import (
@@ -33,6 +32,7 @@ from dpgan_jax import (
   trainer,
 )
 from dpgan_jax.checkpoint import Checkpoints
+from experiments.trust import injector
 
 # σ = 10 so that accounting costs milliseconds; three chunks of two steps, a checkpoint after each.
 SETTINGS = {

@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import taint
 from jax.extend import core
 from jax.interpreters import partial_eval
+
+from tests.support import taint
 
 _DRAWS = ('random_bits', 'threefry2x32')
 

@@ -1,0 +1,1 @@
+"""Settings to train with (*.flags), and the programs behind every figure in results/."""

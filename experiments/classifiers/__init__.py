@@ -1,0 +1,1 @@
+"""Private classifiers, and the classifiers that judge samples."""

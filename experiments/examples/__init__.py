@@ -1,0 +1,1 @@
+"""The privacy core in training loops of other projects."""
