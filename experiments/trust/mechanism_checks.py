@@ -328,7 +328,7 @@ def stages_share_no_key() -> None:
     label_cnn.init(planned.cnn, root),
   )
   keys = [
-    tuple(np.asarray(jax.random.key_data(leaf)).tolist())
+    tuple(np.ravel(jax.random.key_data(leaf)).tolist())
     for leaf in jax.tree.leaves(states)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
   ]
