@@ -292,7 +292,8 @@ def _coin(numerators: Sequence[int], denominator: int, bits: RandomBits) -> Coin
     drawn = bits.words(len(which))
     result = sure[which] | (drawn < wanted[which])
     for i in np.flatnonzero(~sure[which] & (drawn == wanted[which])):
-      result[i] = _coin([rests[which[i]]], denominator, bits)(np.zeros(1, int))[0]
+      if rest := rests[which[i]]:
+        result[i] = _coin([rest], denominator, bits)(np.zeros(1, int))[0]
     return result
 
   return toss

@@ -15,14 +15,15 @@ bounded (5.4 σ), so that large values are impossible without a record. `add_gau
 
 Why the accounted Gaussian bounds it. Were A exactly N(0, (σC)²), all of this would be
 post-processing of the Gaussian mechanism: dither and rounding do not look at the data. In truth A
-is such a number moved by at most η = 2⁻¹⁹ standard deviations (up to A = 4, in proportion beyond):
-half a unit of the grid, and the rounding of float32 logarithm, root and cosine, which a test
-compares with float64. That would show in the law of A itself, but not in that of A + V: its density
-has a derivative, which differs from the ideal one only by the mass within η of the three corners of
-the dither, relative to the density by 8η/w² ≤ 2⁻⁸. So the privacy loss of an entry that a record
-moves by x is off by at most 2⁻⁸·x/σC, in either direction as roundings fall, and its variance by
-2⁻¹⁶ of itself. The variance of the dither, 1/1536 to 1/384 of the noise's, is added, not counted,
-and more than makes up for that.
+is such a number moved by at most η = 2⁻¹⁹ standard deviations: half a unit of the grid, and the
+rounding of float32 logarithm, root and cosine, which a test compares with float64. (Within 0.05 of
+the centre of a pair float32 is coarser; what counts there is that the probability of a radius is
+off by 2⁻²⁴.) That would show in the law of A itself, but not in that of A + V: its density has a
+derivative, which differs from the ideal one only by the mass within η of the three corners of the
+dither, relative to the density by 8η/w² ≤ 2⁻⁸. So the privacy loss of an entry that a record moves
+by x is off by at most 2⁻⁸·x/σC, in either direction as roundings fall, and its variance by 2⁻¹⁶ of
+itself. The variance of the dither, 1/1536 to 1/384 of the noise's, is added, not counted, and more
+than makes up for that.
 
 The sum is rounded to 1/256 of a unit before noise is added. This can move apart two sums of
 neighbours by grid/256 in each of d coordinates: l2_sensitivity is raised by grid/256·√d, and the
@@ -155,8 +156,11 @@ def from_words(words: list[jax.Array], scale: float) -> tuple[jax.Array, jax.Arr
   u = high.astype(jnp.float32) * 2.0**-32 + (low.astype(jnp.float32) + 0.5) * 2.0**-64
   radius = jnp.sqrt(jnp.maximum(-2 * jnp.log(u), 0)) * scale
   turn = functools.reduce(jnp.bitwise_or, [(w & 0xFF) << (8 * i) for i, w in enumerate(rest)])
-  angle = turn.astype(jnp.float32) * (2 * math.pi * 2.0**-32)
-  whole = jnp.concatenate([radius * jnp.cos(angle), radius * jnp.sin(angle)])
+  # In the first quadrant float32 is four times as fine as at the end of a whole turn.
+  angle = (turn >> 2).astype(jnp.float32) * (math.pi / 2 * 2.0**-30)
+  x = radius * jnp.where(turn & 1, -jnp.cos(angle), jnp.cos(angle))
+  y = radius * jnp.where(turn & 2, -jnp.sin(angle), jnp.sin(angle))
+  whole = jnp.concatenate([x, y])
   a, b, c, d = ((word >> 8).astype(jnp.int32) for word in rest)
   dither = jnp.concatenate([a + b, c + d]) - (2**_DITHER - 1)
   return jnp.round(whole).astype(jnp.int32), dither
