@@ -16,13 +16,13 @@ Why the accounting of the continuous Gaussian (its PLD at the same σ) holds. Le
 deviation σΔ in units of the grid, X ~ N(x, s²) the continuous mechanism on whole numbers x, and let
 Y be drawn, given X, from the discrete Gaussian of variance 4 around X. Y is post-processing of X.
 By Poisson summation, Σₖ exp(-(k - c)²/8) is the same for every real c within a factor 1 ± η, η =
-2.01·exp(-8π²) < 2e-34 (Micciancio & Regev 2007, section 3; Peikert 2010, theorem 3.1). So the law of
-Y is that of the discrete Gaussian N_Z(x, s² + 4) within a factor (1 ± η)² in each coordinate. Hence
-`release_sum`, which draws from N_Z(x, ⌈s²⌉ + 4), is (ε + 8dη, δ·(1 + 4dη))-DP in d dimensions
-wherever the continuous mechanism is (ε, δ)-DP: 8dη < 1e-25 for d < 10⁸, far below the rounding of
-any accountant, which rounds up by more. The cost is in the 4: with the default grid, 2⁻⁵⁷ of the
-variance. (By itself N_Z(x, s²) satisfies the Gaussian's concentrated DP, Canonne, Kamath & Steinke
-2020, theorem 14; but that is less than what the PLD of the Gaussian says.)
+2.01·exp(-8π²) < 2e-34 (Micciancio & Regev 2007, section 3; Peikert 2010, theorem 3.1). So the law
+of Y is that of the discrete Gaussian N_Z(x, s² + 4) within a factor (1 ± η)² in each coordinate.
+Hence `release_sum`, which draws from N_Z(x, ⌈s²⌉ + 4), is (ε + 8dη, δ·(1 + 8dη))-DP in d dimensions
+wherever the continuous mechanism is (ε, δ)-DP. 8dη is below 1e-24 for d < 10⁸, far less than the
+accountant rounds ε up by, and is not added. The cost is in the 4: with the default grid, 2⁻⁵⁸ of
+the variance. (By itself N_Z(x, s²) satisfies the Gaussian's concentrated DP, Canonne, Kamath &
+Steinke 2020, section 2.3; but that is less than what the PLD of the Gaussian says.)
 
 What it takes: that SHAKE-256 with a secret of at least 128 bits cannot be told from random. Not
 covered: how long it takes (the number of draws depends on the noise, not on the data).
@@ -119,9 +119,10 @@ def release_sum(
       raise _validate.InputError(f'expected {name} within 2^-300 and 2^300, got {value!r}')
   largest = Fraction(l2_sensitivity) / Fraction(grid)
   if (len(contributions) + 1) * largest + 64 * noise_multiplier * largest >= 2**62:
+    least = l2_sensitivity * (len(contributions) + 64 * noise_multiplier) / 2**61
     raise _validate.InputError(
-      f'expected grid >= {l2_sensitivity * (len(contributions) + 64 * noise_multiplier) / 2**61:.3g}'
-      f', so that {len(contributions)} records fit into 63 bits, got {grid!r}'
+      f'expected grid >= {least:.3g}, so that {len(contributions)} records fit into 63 bits, got '
+      f'{grid!r}'
     )
   total = _whole_sum(contributions, l2_sensitivity, grid)
   if noise_multiplier > 0:

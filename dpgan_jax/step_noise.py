@@ -90,8 +90,8 @@ def add_gaussian(
 
   Returns:
     The same shapes, float32 or wider. Every entry is a multiple of `grid_of(σ·Δ)` (rounded to the
-    dtype): entry + N(0, (σΔ)²), the noise being larger by at most 0.14 % for the dither, and by what
-    rounding adds to Δ.
+    dtype): entry + N(0, (σΔ)²), the noise being larger by at most 0.14 % for the dither, and by
+    what rounding adds to Δ.
 
   Guarantee: that of the Gaussian mechanism of noise multiplier σ, as the module says.
 

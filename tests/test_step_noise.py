@@ -88,7 +88,7 @@ def test_reach():
 
 
 def test_rounding_moves_a_value_by_less_than_is_claimed():
-  """Against Box and Muller in float64, on random words and on those at the ends: η of the module."""
+  """η of the module: against Box and Muller in float64, on random words and on extreme ones."""
   n = 100_000
   words = random_words(n, seed=1)
   words[0][: n // 4] >>= np.random.default_rng(2).integers(0, 32, n // 4).astype(np.uint32)
