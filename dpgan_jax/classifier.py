@@ -43,7 +43,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dpgan_jax import accounting, clipping, models
+from dpgan_jax import accounting, exact_noise, models
 from dpgan_jax.classifier_config import ClassifierConfig
 from dpgan_jax.classifier_inputs import input_shape, seen
 from dpgan_jax.layers import Conv, max_pool
@@ -161,7 +161,7 @@ class ClassifierState(NamedTuple):
     opt_state: of noise (with its key) and optimizer.
     centre: float32 [features], subtracted from the features; one zero where nothing is.
     batch_key: key of the Poisson batches.
-    centre_key: key of the noise on the centre.
+    centre_key: keys [4], together the secret of 256 bits of the noise on the centre.
   """
 
   step: jax.Array
@@ -247,7 +247,10 @@ class Classifier:
     return optax.chain(self.mechanism.noise_sum(noise_key), sgd)
 
   def init(self, key: jax.Array) -> ClassifierState:
-    """The state before anything is released. `key` must be secret if the run is to be private."""
+    """The state before anything is released. `key` must be secret if the run is to be private.
+
+    All keys come of it, so none is harder to guess; `with_secret` replaces that of the centre.
+    """
     init_key, noise_key, batch_key, centre_key = jax.random.split(key, 4)
     params = self.model.init(init_key, jnp.zeros((2, *self.input_shape)))['params']
     size = math.prod(self.input_shape) if CENTRE in self.stages else 1
@@ -258,25 +261,34 @@ class Classifier:
       opt_state=self.optimizer(noise_key).init(params),
       centre=jnp.zeros((size,)),
       batch_key=batch_key,
-      centre_key=centre_key,
+      centre_key=jax.random.split(centre_key, exact_noise.SECRET_BYTES // 8),
     )
+
+  def with_secret(self, state: ClassifierState, secret: bytes) -> ClassifierState:
+    """The same state with another secret of 32 bytes for the noise on the centre."""
+    words = np.frombuffer(secret, np.uint32).reshape(-1, 2).copy()
+    return state._replace(centre_key=jax.random.wrap_key_data(words, impl='threefry2x32'))
 
   def release_centre(
     self, state: ClassifierState, inputs: np.ndarray | jax.Array
   ) -> ClassifierState:
     """Measures the features' mean once, with noise; the same again from the same state.
 
-    Guarantee: one Gaussian mechanism, the stage `CENTRE`: a sum of vectors of norm ≤ 1.
+    Guarantee: one Gaussian mechanism, the stage `CENTRE`: an exact sum of vectors of norm ≤ 1, with
+      discrete Gaussian noise (`exact_noise`). Every entry is a multiple of a public power of two.
     """
     mechanism = self.stages[CENTRE]
-    total = jnp.zeros((math.prod(self.input_shape),))
-    for start in range(0, inputs.shape[0], _ROWS_AT_ONCE):
-      rows = jnp.asarray(inputs[start : start + _ROWS_AT_ONCE])
-      rows = rows.reshape(rows.shape[0], -1)
-      total = total + clipping.clipped_sum(rows, l2_clip_norm=mechanism.l2_clip_norm).sum
-    noise = mechanism.noise_sum(state.centre_key)
-    centre, _ = noise.update(total, noise.init(total))
-    return state._replace(centre=jnp.asarray(centre))
+    records, clip_norm = mechanism.batch_size, mechanism.l2_clip_norm
+    unit = exact_noise.default_grid((mechanism.noise_multiplier or 1.0) * clip_norm / records)
+    total = exact_noise.release_sum(
+      np.asarray(inputs),
+      l2_sensitivity=clip_norm,
+      noise_multiplier=mechanism.noise_multiplier,
+      grid=records * unit,
+      secret=np.asarray(jax.random.key_data(state.centre_key)).tobytes(),
+      purpose=f'{CENTRE} of {self.stage}',
+    )
+    return state._replace(centre=jnp.asarray(total.reshape(-1) / records, jnp.float32))
 
   def step(
     self, state: ClassifierState, inputs: jax.Array, labels: jax.Array

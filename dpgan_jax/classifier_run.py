@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import metrics, resume
+from dpgan_jax import exact_noise, metrics, resume
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.classifier import Classifier, ClassifierState, training
 from dpgan_jax.ledger import Ledger
@@ -47,8 +47,14 @@ def train(
     InputError: steps were charged that no checkpoint goes on from, or the ledger has lost lines.
   """
   seed, total = classifier.config.seed, classifier.mechanism.steps
+
+  def fresh(state: ClassifierState) -> ClassifierState:
+    if seed is None:  # a release of its own, so with a key of its own: 256 bits
+      state = classifier.with_secret(state, exact_noise.new_secret())
+    return state if first is None else first(state)
+
   with Checkpoints(directory.checkpoints) as checkpoints:
-    state = resume.start_or_resume(init, seed, ledger, checkpoints, tuple(classifier.stages), first)
+    state = resume.start_or_resume(init, seed, ledger, checkpoints, tuple(classifier.stages), fresh)
     # The centre is charged first, and a ledger can lose its end only: this covers it too.
     ledger.require_covers(step := int(state.step), classifier.stage)
     with metrics.MetricsWriter(directory.path, resume_step=step if step else None) as writer:

@@ -148,7 +148,7 @@ def _without_noise(update: Any, updates: Any, state: Any, *rest: Any, **named: A
 def _centre_kept_beside_the_noise(release: Any) -> Any:
   def faulty(self: Any, state: Any, inputs: Any) -> Any:
     after = release(self, state, inputs)
-    mean = jnp.mean(inputs, axis=0).reshape(-1)
+    mean = jnp.mean(jnp.asarray(inputs), axis=0).reshape(-1)
     return after._replace(centre=jnp.where(jnp.abs(mean) > 0, after.centre, 0.0))
 
   return faulty
