@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import ctypes
+import gc
 import os
 import pathlib
 import shutil
@@ -37,6 +40,36 @@ hypothesis.settings.register_profile(
   'dpgan_jax', deadline=None, max_examples=50, derandomize=bool(os.environ.get('CI'))
 )
 hypothesis.settings.load_profile('dpgan_jax')
+
+
+_MOST_BYTES = 1.2 * 2**30  # of a process, after which it forgets what it compiled
+
+
+def _resident_bytes() -> int:
+  """Of this process; 0 where the system does not say."""
+  try:
+    with open('/proc/self/statm', encoding='ascii') as file:
+      return int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+  except OSError:
+    return 0
+
+
+def _forget() -> None:
+  """Frees compiled programs and whatever only they held, and gives the memory back."""
+  jax.clear_caches()
+  gc.collect()
+  with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+  """JAX keeps every program that it has compiled: over the suite, 6 GiB. No file needs those of
+  another, and where a file alone grows large, no test needs those of the ones before it.
+  """
+  another_file = nextitem is None or nextitem.path != item.path
+  if another_file or _resident_bytes() > _MOST_BYTES:
+    _forget()
 
 
 @pytest.fixture

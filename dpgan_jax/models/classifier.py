@@ -48,7 +48,7 @@ from dpgan_jax.models.classifier_config import ClassifierConfig
 from dpgan_jax.models.classifier_inputs import input_shape, seen
 from dpgan_jax.networks import per_example
 from dpgan_jax.networks.layers import Conv, max_pool
-from dpgan_jax.privacy import clipping
+from dpgan_jax.privacy import exact_noise
 from dpgan_jax.privacy.mechanism import DPMechanism
 
 PyTree = Any
@@ -154,7 +154,6 @@ class ClassifierState(NamedTuple):
     opt_state: of noise (with its key) and optimizer.
     centre: float32 [features], subtracted from the features; one zero where nothing is.
     batch_key: key of the Poisson batches.
-    centre_key: key of the noise on the centre.
   """
 
   step: jax.Array
@@ -163,7 +162,6 @@ class ClassifierState(NamedTuple):
   opt_state: PyTree
   centre: jax.Array
   batch_key: jax.Array
-  centre_key: jax.Array
 
 
 class StepMetrics(NamedTuple):
@@ -236,7 +234,7 @@ class Classifier:
 
   def init(self, key: jax.Array) -> ClassifierState:
     """The state before anything is released. `key` must be secret if the run is to be private."""
-    init_key, noise_key, batch_key, centre_key = jax.random.split(key, 4)
+    init_key, noise_key, batch_key = jax.random.split(key, 3)
     params = self.model.init(init_key, jnp.zeros((2, *self.input_shape)))['params']
     size = math.prod(self.input_shape) if CENTRE in self.stages else 1
     return ClassifierState(
@@ -246,25 +244,33 @@ class Classifier:
       opt_state=self.optimizer(noise_key).init(params),
       centre=jnp.zeros((size,)),
       batch_key=batch_key,
-      centre_key=centre_key,
     )
 
   def release_centre(
-    self, state: ClassifierState, inputs: np.ndarray | jax.Array
+    self, state: ClassifierState, inputs: np.ndarray | jax.Array, secret: bytes
   ) -> ClassifierState:
-    """Measures the features' mean once, with noise; the same again from the same state.
+    """Measures the features' mean once, with noise; the same again from the same secret.
 
-    Guarantee: one Gaussian mechanism, the stage `CENTRE`: a sum of vectors of norm ≤ 1.
+    Args:
+      state: as `init` made it.
+      inputs: [N, ...], what `prepare` made of the private images.
+      secret: at least 16 bytes that nobody else knows and no other release uses.
+
+    Guarantee: one Gaussian mechanism, the stage `CENTRE`: an exact sum of vectors of norm ≤ 1, with
+      discrete Gaussian noise (`exact_noise`). Every entry is a multiple of a public power of two.
     """
     mechanism = self.stages[CENTRE]
-    total = jnp.zeros((math.prod(self.input_shape),))
-    for start in range(0, inputs.shape[0], _ROWS_AT_ONCE):
-      rows = jnp.asarray(inputs[start : start + _ROWS_AT_ONCE])
-      rows = rows.reshape(rows.shape[0], -1)
-      total = total + clipping.clipped_sum(rows, l2_clip_norm=mechanism.l2_clip_norm).sum
-    noise = mechanism.noise_sum(state.centre_key)
-    centre, _ = noise.update(total, noise.init(total))
-    return state._replace(centre=jnp.asarray(centre))
+    records, clip_norm = mechanism.batch_size, mechanism.l2_clip_norm
+    unit = exact_noise.default_grid((mechanism.noise_multiplier or 1.0) * clip_norm / records)
+    total = exact_noise.release_sum(
+      np.asarray(inputs),
+      l2_sensitivity=clip_norm,
+      noise_multiplier=mechanism.noise_multiplier,
+      grid=records * unit,
+      secret=secret,
+      purpose=f'{CENTRE} of {self.stage}',
+    )
+    return state._replace(centre=jnp.asarray(total.reshape(-1) / records, jnp.float32))
 
   def step(
     self, state: ClassifierState, inputs: jax.Array, labels: jax.Array
@@ -370,7 +376,8 @@ def train_classifier(
   x, y = jnp.asarray(inputs), jnp.asarray(labels)
   if CENTRE in classifier.stages:
     charge(1, CENTRE)
-    state = classifier.release_centre(state, x)
+    secret = np.asarray(jax.random.key_data(jax.random.split(key, 5))).tobytes()
+    state = classifier.release_centre(state, inputs, secret)
   steps = classifier.mechanism.steps
   charge(steps, classifier.stage)
   end, _ = jax.jit(

@@ -55,8 +55,9 @@ class DPMechanism:
 
   Guarantee: the sequence of all noisy gradients of `steps` steps, and everything computed from it
   and from public data alone, is (ε, δ)-DP with ε = `epsilon()`, for data sets of `num_examples`
-  records and their neighbours under `neighboring_relation`. What it does not cover: floating-point
-  and PRNG imperfections, and anything else computed from the data (losses, scores, tuning).
+  records and their neighbours under `neighboring_relation`. What it does not cover: rounding of
+  the float32 sum, PRNG imperfections, and anything else computed from the data (losses, scores,
+  tuning).
 
   About the cut: when more than `truncated_batch_size` examples join, one example's presence can
   push another one out, so that branch has sensitivity 2C; `TruncatedSubsampledGaussianDpEvent`

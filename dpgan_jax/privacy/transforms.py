@@ -29,8 +29,6 @@ key; gradients of public data (a GAN's fakes) have a place of their own, after t
 
 from __future__ import annotations
 
-import functools
-import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +36,7 @@ import jax.numpy as jnp
 import optax
 
 from dpgan_jax import _validate
-from dpgan_jax.privacy import clipping
+from dpgan_jax.privacy import clipping, step_noise
 
 PyTree = Any
 
@@ -65,24 +63,6 @@ def _own_key(key: jax.Array) -> jax.Array:
   return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
 
 
-def gaussian_like(key: jax.Array, tree: PyTree, standard_deviation: float) -> PyTree:
-  """Independent N(0, standard_deviation²) noise for every entry of `tree`, float32 or wider.
-
-  One draw of `normal(key, [all entries])` is dealt out to the leaves in order: no two entries of a
-  step share noise, and a compiled step holds one generator instead of one for each leaf.
-  """
-  leaves, structure = jax.tree.flatten(tree)
-  dtype = functools.reduce(jnp.promote_types, (leaf.dtype for leaf in leaves), jnp.float32)
-  sizes = [leaf.size for leaf in leaves]
-  flat = standard_deviation * jax.random.normal(key, (sum(sizes),), dtype)
-  parts = jnp.split(flat, list(itertools.accumulate(sizes))[:-1])
-  noise = [
-    part.reshape(leaf.shape).astype(clipping.accumulation_dtype(leaf.dtype))
-    for part, leaf in zip(parts, leaves, strict=True)
-  ]
-  return jax.tree.unflatten(structure, noise)
-
-
 def noise_sum(
   l2_sensitivity: float, noise_multiplier: float, expected_batch_size: float, key: jax.Array
 ) -> optax.GradientTransformationExtraArgs:
@@ -90,7 +70,8 @@ def noise_sum(
   gradients.
 
   `update(clipped_sum, state, params=None, *, public_grads=None)` returns
-  (clipped_sum + σ·Δ·z) / B + public_grads, z standard normal.
+  (clipped_sum + σ·Δ·z) / B + public_grads, z standard normal, the numerator on a public grid
+  (`step_noise`).
 
   Args:
     l2_sensitivity: Δ, the L2 sensitivity of the sum to adding or removing one example; the clip
@@ -113,7 +94,8 @@ def noise_sum(
     raise _validate.InputError(
       'expected a finite l2_clip_norm with noise_multiplier > 0, got inf: no finite noise covers it'
     )
-  standard_deviation = 0.0 if noise_multiplier == 0 else noise_multiplier * l2_sensitivity
+  if noise_multiplier > 0:
+    step_noise.grid_of(noise_multiplier * l2_sensitivity)  # refuses what float32 has no room for
   own_key = _own_key(key)
 
   def init(params: PyTree) -> PrivatizerState:
@@ -129,9 +111,9 @@ def noise_sum(
     **extra: Any,
   ) -> tuple[PyTree, Any]:
     del params, extra
-    if standard_deviation > 0:
-      noise = gaussian_like(jax.random.fold_in(state.key, state.count), updates, standard_deviation)
-      updates = jax.tree.map(jnp.add, updates, noise)
+    if noise_multiplier > 0:
+      step_key = jax.random.fold_in(state.key, state.count)
+      updates = step_noise.add_gaussian(step_key, updates, l2_sensitivity, noise_multiplier)
     updates = jax.tree.map(lambda u: u / expected_batch_size, updates)
     if public_grads is not None:
       updates = jax.tree.map(lambda u, p: u + p.astype(u.dtype), updates, public_grads)

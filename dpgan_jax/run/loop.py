@@ -228,7 +228,7 @@ class Run:
     if step == 0:
       for name in stage.mechanisms.keys() - {stage.name}:
         self.ledger.charge(1, name)
-      state = stage.release(state, data)
+      state = stage.release(state, data, self._secret.derive(f'{stage.name} releases'))
     bar = None
     if self._progress:
       device = _environment.device_name()

@@ -70,9 +70,15 @@ class Stage(abc.ABC):
     """What a new state becomes before it is kept; no private record has a part in it."""
     return state
 
-  def release(self, state: State, data: tuple[jax.Array, ...]) -> State:
-    """Makes the releases before the first step, charged already; the same again when resumed."""
-    del data
+  def release(self, state: State, data: tuple[jax.Array, ...], secret: bytes) -> State:
+    """Makes the releases before the first step, charged already; the same again when resumed.
+
+    Args:
+      state: the state before the first step.
+      data: the private records.
+      secret: 32 bytes that the noise of these releases, and nothing else, follows from.
+    """
+    del data, secret
     return state
 
   def wants_checkpoint(self, step: int) -> bool:
@@ -275,9 +281,12 @@ class ClassifierStage(Stage):
       inputs = prepare(self._classifier.config, self._dataset.images)
     return jnp.asarray(inputs), jnp.asarray(self._dataset.labels)
 
-  def release(self, state: ClassifierState, data: tuple[jax.Array, ...]) -> ClassifierState:
-    has_centre = CENTRE in self.mechanisms
-    return self._classifier.release_centre(state, data[0]) if has_centre else state
+  def release(
+    self, state: ClassifierState, data: tuple[jax.Array, ...], secret: bytes
+  ) -> ClassifierState:
+    if CENTRE not in self.mechanisms:
+      return state
+    return self._classifier.release_centre(state, data[0], secret)
 
   def step(self, state: ClassifierState, *data: jax.Array) -> tuple[ClassifierState, Any]:
     return self._classifier.step(state, *data)

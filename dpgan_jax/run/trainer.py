@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -170,11 +170,26 @@ def _finished(classifier: Classifier, run: RunDir, folder: str) -> Labeller:
   return Labeller.of_state(classifier, restored[1])
 
 
+class _StateOf01(NamedTuple):
+  """A classifier's state in checkpoints of version 0.1: `ClassifierState` and one key more."""
+
+  step: Any
+  params: Any
+  average: Any
+  opt_state: Any
+  centre: Any
+  batch_key: Any
+  centre_key: Any
+
+
 def _latest(
   model: Classifier | GAN, folder: pathlib.Path, identity: str | None
 ) -> tuple[int, Any] | None:
   """Step and state of the latest good checkpoint in a folder of a run."""
   with Checkpoints(RunDir(folder).checkpoints, identity=identity) as checkpoints:
     key = jax.random.key(0, impl='threefry2x32')
-    restored = checkpoints.restore_latest(jax.eval_shape(model.init, key))
+    abstract = jax.eval_shape(model.init, key)
+    if identity is None and isinstance(model, Classifier):
+      abstract = _StateOf01(*abstract, centre_key=jax.eval_shape(lambda: key))
+    restored = checkpoints.restore_latest(abstract)
   return None if restored is None else restored[:2]

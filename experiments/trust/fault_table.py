@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,16 +21,33 @@ from dpgan_jax import report
 from dpgan_jax.auditing import gradient
 from dpgan_jax.budget import budget
 from dpgan_jax.budget.ledger import Ledger
-from dpgan_jax.models import gan, labelling, losses
+from dpgan_jax.models import classifier, gan, labelling, losses
 from dpgan_jax.networks import discriminators
-from dpgan_jax.privacy import accounting, clipping, ghost, sampling, transforms
+from dpgan_jax.privacy import (
+  accounting,
+  clipping,
+  exact_noise,
+  ghost,
+  sampling,
+  step_noise,
+  transforms,
+)
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing import run_statement, statement, statement_text
-from dpgan_jax.run import environment, metrics, secrets, trainer
-from experiments.trust import faults, gan_checks, mechanism_checks
+from dpgan_jax.run import checkpoint, environment, metrics, secrets, trainer
+from dpgan_jax.search import sweep_table
+from experiments.trust import (
+  faults,
+  gan_checks,
+  leaks,
+  mechanism_checks,
+  release_checks,
+  stream_checks,
+  taint_checks,
+)
 from experiments.trust.faults import Swap, swap, to
 
-KINDS = ('refusal', 'statistics', 'exactness', 'second opinion', 'report', 'audit')
+KINDS = ('refusal', 'statistics', 'exactness', 'data flow', 'second opinion', 'report', 'audit')
 _NO_DEVICES = (
   'not applicable yet: a run uses one device, and noise is added once. The check holds this fast, '
   'and fails when data are spread over two'
@@ -62,6 +80,7 @@ class Fault:
 
 
 _M, _G = mechanism_checks, gan_checks
+_T, _R, _S = taint_checks, release_checks, stream_checks
 
 
 def _audited(**faulty: Callable[[], Any]) -> tuple[Swap, ...]:
@@ -91,10 +110,10 @@ _MECHANISM = (
           faults.divided_by_realised(DPMechanism.noise_sum), _M.AUDITED)),
         _M.the_audit_stays_below_the_accounted_epsilon, 'audit', slow=True),
   Fault('half_noise', 2, 'noise at half the standard deviation',
-        swap(transforms, 'gaussian_like', lambda f: lambda key, tree, s: f(key, tree, s / 2)),
+        swap(step_noise, 'add_gaussian', lambda f: lambda key, x, c, s: f(key, x, c, s / 2)),
         _M.noise_has_the_charged_scale, 'statistics'),
   Fault('two_thirds_noise', 2, 'noise at two thirds of the standard deviation',
-        swap(transforms, 'gaussian_like', lambda f: lambda key, tree, s: f(key, tree, s / 1.5)),
+        swap(step_noise, 'add_gaussian', lambda f: lambda key, x, c, s: f(key, x, c, s / 1.5)),
         _M.noise_has_the_charged_scale, 'statistics'),
   Fault('half_noise_audited', 2, 'noise at half the standard deviation',
         _audited_mechanism(noise_multiplier=0.5),
@@ -179,10 +198,10 @@ _MECHANISM = (
         swap(transforms, 'noise_sum', faults.wrapped_update(faults.same_noise_every_step)),
         _M.noise_is_drawn_once_for_each_entry, 'statistics'),
   Fault('noise_of_every_leaf_the_same', 8, 'a noise key is used for every leaf',
-        swap(transforms, 'gaussian_like', to(faults.one_draw_for_all_leaves)),
+        swap(step_noise, 'add_gaussian', to(faults.one_draw_for_all_leaves)),
         _M.noise_is_drawn_once_for_each_entry, 'statistics'),
   Fault('noise_of_every_row_the_same', 8, 'one row of noise is used for a whole leaf',
-        swap(transforms, 'gaussian_like', faults.one_draw_for_all_rows),
+        swap(step_noise, 'add_gaussian', faults.one_draw_for_all_rows),
         _M.noise_is_drawn_once_for_each_entry, 'statistics'),
   Fault('keys_shared_by_stages', 8,
         'the classifier that names samples splits the root key as the GAN does',
@@ -191,7 +210,7 @@ _MECHANISM = (
   Fault('noise_key_shared_by_purposes', 8, 'fakes are drawn with the key of the batches',
         swap(gan.GAN, '_fake_key', to(
           lambda self, state, purpose: jax.random.fold_in(state.batch_key, state.step))),
-        _G.every_draw_of_a_run_has_a_key_of_its_own, 'exactness', slow=True),
+        _S.every_draw_of_a_run_has_a_key_of_its_own, 'exactness'),
   Fault('noise_of_every_run_the_same', 8, 'a run without a seed starts from a constant key',
         swap(secrets, 'root_key', to(lambda seed: jax.random.key(0))),
         _M.keys_come_from_the_operating_system, 'statistics'),
@@ -204,6 +223,16 @@ _MECHANISM = (
   Fault('bfloat16_noise', 9, 'noise in the dtype of the gradients',
         swap(clipping, 'accumulation_dtype', to(lambda dtype: dtype)),
         _M.sums_and_noise_are_float32, 'exactness'),
+  Fault('float_noise', 9, 'float32 normals on a float32 sum, whose bits tell the sum',
+        swap(step_noise, 'add_gaussian', to(faults.float_noise)),
+        _M.noise_leaves_no_bits_of_the_sum, 'exactness'),
+  Fault('float_centre', 9, "float32 normals on the float32 sum of a classifier's features",
+        swap(exact_noise, 'release_sum', to(faults.float_release)),
+        _M.a_release_sums_exactly, 'exactness'),
+  Fault('bounded_noise', 9, 'the radius of the noise from 32 bits: no value beyond 6.7 σ',
+        swap(step_noise, 'from_words', lambda f: lambda words, scale: f(
+          [jnp.maximum(words[0], 1), *words[1:]], scale)),
+        _M.noise_reaches_far, 'exactness'),
   Fault('several_devices', 10, 'a step that runs on two devices at once',
         swap(gan_checks, 'DEVICES_OF_DATA', to(2)),
         _G.a_step_runs_on_one_device, 'exactness', slow=True, note=_NO_DEVICES),
@@ -301,4 +330,42 @@ _LEDGER = (
       ('neighboring_relation', 'replace_special'), ('delta', 1e-5), ('data_fingerprint', 'beef'))),
 )  # fmt: skip
 
-FAULTS: tuple[Fault, ...] = (*_MECHANISM, *_GAN, *_REPORT, *_LEDGER)
+# Planted by strangers, and seen by no fast check of that time.
+_STRANGERS = (
+  Fault('noise_again_after_256_steps', 8, 'noise comes again after 256 steps',
+        swap(transforms, 'noise_sum', faults.wrapped_update(leaks.every_256)),
+        _S.no_two_steps_share_noise, 'statistics'),
+  Fault('batches_again_after_256_steps', 12, 'batches come again after 256 steps',
+        swap(sampling.TruncatedPoissonSampler, '__call__', lambda f: lambda self, key, step: f(
+          self, key, step % 256)),
+        _S.no_two_steps_share_a_batch, 'statistics'),
+  Fault('fakes_bound_from_real_norms', 15,
+        "the fakes' bound is taken from real norms where the cap is below 2B",
+        leaks.LEAKS["fakes' bound from real norms"], _T.records_enter_by_the_noised_sum_alone,
+        'data flow'),
+  Fault('failed_runs_left_out', 22, "failed runs are left out of a sweep's composition",
+        swap(sweep_table, 'read', leaks.without_failed_runs), _R.failed_runs_count_in_a_sweep,
+        'exactness'),
+  Fault('centre_of_those_who_came', 1, 'the centre is divided by the number who came',
+        swap(classifier.Classifier, 'release_centre', leaks.centre_of_those_who_came),
+        _R.the_centre_is_divided_by_the_public_number, 'exactness'),
+  Fault('keys_not_durable', 22, 'keys are not on the disk before the first charge',
+        swap(checkpoint.Checkpoints, 'save', leaks.first_state_not_saved),
+        _R.keys_are_on_the_disk_before_the_first_charge, 'exactness'),
+)  # fmt: skip
+
+_LINES = {
+  'public gradients of real images': 15, 'fakes from a real statistic': 16,
+  'as many fakes as came': 11, 'D by the sum without noise': 2, 'D by the clean sum as well': 2,
+  'the average of G by real images': 16, 'the realised batch as divisor': 1,
+  'the pace by the realised batch': 16, 'the sum in the state': 17, 'fakes by the noise key': 8,
+  'fakes by the batch key': 8, 'a loss shown to the host': 17, 'two sums in a step': 12,
+  "the centre's zeros without noise": 2, 'an average by accuracy': 16,
+}  # fmt: skip
+_LEAKS = tuple(
+  Fault('leak_' + re.sub(r'\W+', '_', name).lower(), line, name, leaks.LEAKS[name],
+        _T.records_enter_by_the_noised_sum_alone, 'data flow', slow=True)
+  for name, line in _LINES.items()
+)  # fmt: skip
+
+FAULTS: tuple[Fault, ...] = (*_MECHANISM, *_GAN, *_REPORT, *_LEDGER, *_STRANGERS, *_LEAKS)

@@ -18,11 +18,12 @@ import attrs
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
 from dpgan_jax.models import gan
-from dpgan_jax.privacy import clipping, sampling, transforms
+from dpgan_jax.privacy import clipping, sampling, step_noise
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import trainer
 from experiments.trust import gan_checks
@@ -102,16 +103,29 @@ def same_noise_every_step(update: Any, updates: Any, state: Any, *rest: Any, **n
   return found, state._replace(count=state.count + 1)
 
 
-def one_draw_for_all_leaves(key: jax.Array, tree: Any, standard_deviation: float) -> Any:
-  return jax.tree.map(lambda x: standard_deviation * jax.random.normal(key, x.shape), tree)
+def one_draw_for_all_leaves(key: jax.Array, tree: Any, c: float, sigma: float) -> Any:
+  return jax.tree.map(lambda x: x + c * sigma * jax.random.normal(key, x.shape), tree)
 
 
 def one_draw_for_all_rows(original: Any) -> Any:
-  def faulty(key: jax.Array, tree: Any, standard_deviation: float) -> Any:
-    rows = original(key, jax.tree.map(lambda x: x[:1], tree), standard_deviation)
-    return jax.tree.map(lambda r, x: jnp.broadcast_to(r, x.shape), rows, tree)
+  def faulty(key: jax.Array, tree: Any, c: float, sigma: float) -> Any:
+    rows = original(key, jax.tree.map(lambda x: jnp.zeros_like(x[:1]), tree), c, sigma)
+    return jax.tree.map(lambda r, x: r + x, rows, tree)
 
   return faulty
+
+
+def float_noise(key: jax.Array, tree: Any, c: float, sigma: float) -> Any:
+  leaves, structure = jax.tree.flatten(tree)
+  keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
+  add = lambda x, k: x + c * sigma * jax.random.normal(k, x.shape)  # noqa: E731
+  return jax.tree.map(add, tree, keys)
+
+
+def float_release(contributions: Any, **named: Any) -> Any:
+  total = np.sum(contributions, axis=0, dtype=np.float32)
+  z = np.random.default_rng(0).standard_normal(total.shape, np.float32)
+  return total + np.float32(named['l2_sensitivity'] * named['noise_multiplier']) * z
 
 
 def by_leaf(clipped_sum: Any) -> Any:
@@ -170,8 +184,7 @@ def per_microbatch(change: Callable[[Any, int], Any]) -> Callable[[Any], Any]:
 
 
 def noise_each(total: Any, parts: int) -> Any:
-  noise = transforms.gaussian_like(jax.random.key(1), total, 0.5 * math.sqrt(parts))
-  return jax.tree.map(jnp.add, total, noise)
+  return step_noise.add_gaussian(jax.random.key(1), total, 1.0, 0.5 * math.sqrt(parts))
 
 
 def shuffled(call: Any) -> Any:

@@ -164,20 +164,6 @@ def labels_of_fakes_are_uniform() -> None:
   statistics.labels_are_uniform(np.asarray(labels), CLASSES)
 
 
-def every_draw_of_a_run_has_a_key_of_its_own() -> None:
-  """Batches, noise, D's fakes and G's fakes over 20 steps: 80 keys."""
-  gan = _make()
-  state, seen = _state(gan), []
-  for step in range(20):
-    now = state._replace(step=jnp.asarray(step, jnp.int32))
-    batch, noise = state.batch_key, state.d_opt_state[0].key
-    keys = [jax.random.fold_in(batch, step), jax.random.fold_in(noise, step)]
-    keys += [gan._fake_key(now, 0), gan._fake_key(now, 1)]
-    seen += [np.asarray(jax.random.key_data(key)).tobytes() for key in keys]
-  if len(set(seen)) < len(seen):
-    raise Violation(f'{len(seen) - len(set(seen))} of {len(seen)} keys are used twice')
-
-
 def the_discriminator_looks_at_one_example_at_a_time() -> None:
   """Planning a run is where a layer that mixes examples is refused."""
   _make()

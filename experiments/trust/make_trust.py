@@ -5,7 +5,8 @@
 
 The page has no number of its own: all are read from experiments/results/trust/*.json and
 experiments/results/audit/*.json, which the commands named on it wrote. Where a part is missing, or
-did not hold, there is no page, but one line that says which.
+did not hold, there is no page, but one line that says which. What others found is shown as it is,
+right or wrong.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ PARTS = {
   'faults_of_the_machine': '-m experiments.trust.machine_faults '
   f'--results={_TRUST}/faults_of_the_machine.json',
   'fuzz': '-m experiments.trust.fuzz --inputs=100500',
+  'strangers': f'-m experiments.trust.strangers --out={_TRUST}/strangers.json',
 }
 AUDITS = ('one_step', 'ten_steps', 'quickstart')  # the least there has to be; more are shown
 MIN_KILLS, MIN_INPUTS = 100, 100_000
@@ -137,6 +139,14 @@ def _wrong_fuzz(part: Any) -> str | None:
   return f'the planted fault {missed[0]!r} was not found' if missed else None
 
 
+def _wrong_strangers(part: Any) -> str | None:
+  verdicts = [(row['case'], row['verdict']) for row in part['rows']]
+  wrong = [case for case, verdict in verdicts if verdict in ('wrong', 'missing')]
+  if part['wrong'] != wrong or part['cases'] != len(verdicts) or not verdicts:
+    return f'it counts {part["wrong"]} as wrong of {part["cases"]}, its rows {wrong}'
+  return None
+
+
 def _wrong_audit(records: Any) -> str | None:
   records.sort(key=lambda r: (r['mode'], r['steps'] or 0, r['name']))
   for record in records:
@@ -149,7 +159,8 @@ def _wrong_audit(records: Any) -> str | None:
 _CHECKS = {
   'planted_faults': _wrong_faults, 'statistics': _wrong_statistics,
   'accounting': _wrong_accounting, 'kills': _wrong_kills,
-  'faults_of_the_machine': _wrong_machine, 'fuzz': _wrong_fuzz, 'audit': _wrong_audit,
+  'faults_of_the_machine': _wrong_machine, 'fuzz': _wrong_fuzz, 'strangers': _wrong_strangers,
+  'audit': _wrong_audit,
 }  # fmt: skip
 
 
@@ -164,8 +175,9 @@ def page(found: Mapping[str, Any], commit: str, environment: Mapping[str, Any]) 
     commit: that the page was made at.
     environment: versions of software that the page was made with.
   """
-  faults, kills, machine, fuzz = (
-    found[name] for name in ('planted_faults', 'kills', 'faults_of_the_machine', 'fuzz')
+  faults, kills, machine, fuzz, others = (
+    found[name]
+    for name in ('planted_faults', 'kills', 'faults_of_the_machine', 'fuzz', 'strangers')
   )
   summary = [
     ('faults of the privacy checklist planted', faults['planted'], f'{faults["caught"]} caught'),
@@ -173,6 +185,7 @@ def page(found: Mapping[str, Any], commit: str, environment: Mapping[str, Any]) 
      f'{kills["same_end"]} of {kills["ends"]} ends the same, bit for bit'),
     ('full disks, damaged files, clocks, two processes', machine['cases'], '0 did not hold'),
     ('hostile inputs', f'{fuzz["inputs"]:,}', f'{fuzz["findings"]} findings'),
+    ('programs of others that showed a fault', others['cases'], f'{len(others["wrong"])} wrong'),
     ('audits', len(found['audit']), 'no lower bound above the accounted ε'),
     ('ε by another route', len(found['accounting']['rows']), 'all agree'),
   ]  # fmt: skip
@@ -188,6 +201,7 @@ def page(found: Mapping[str, Any], commit: str, environment: Mapping[str, Any]) 
     *_kills(kills),
     *_machine(machine),
     *_fuzz(fuzz),
+    *_strangers(others),
     *_audits(found['audit']),
     *_accounting(found['accounting']),
     '## Made with',
@@ -265,6 +279,21 @@ def _fuzz(part: Any) -> tuple[str, ...]:
     pages.table(('reader of', 'inputs', 'read', 'refused', 'findings', 'slowest'), rows),
     'The same fuzzing, with a fault planted in a reader:',
     pages.table(('planted', 'reader of', 'found after', 'as'), planted),
+  )
+
+
+def _strangers(part: Any) -> tuple[str, ...]:
+  rows = [
+    (f'`{r["case"]}`', r['wanted'] or '', r['verdict'] if r['verdict'] in ('right', 'refused')
+     else f'**{r["verdict"]}**')
+    for r in part['rows']
+  ]  # fmt: skip
+  return (
+    '## What others found',
+    'People who had not built this tried it, and wrote small programs that showed a fault. Each is '
+    'run again: it prints what it should now, or the package refuses in one line.',
+    _made_by(part),
+    pages.table(('case', 'what is right', 'now'), rows),
   )
 
 

@@ -10,6 +10,8 @@ row says:
 * `refusal`: the package itself refuses, with an error that says why;
 * `statistics`: a test of noise, keys, batches or labels (`statistical_checks`);
 * `exactness`: a property that holds to the last digits (`mechanism_checks`, `gan_checks`);
+* `data flow`: the jaxpr of a step shows another way from the data than the noised sum
+  (`taint_checks`);
 * `second opinion`: the other computation of ε contradicts the accountant, so that no report is
   written;
 * `report`: the report says what it must not, or lacks what it must say;

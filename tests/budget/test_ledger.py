@@ -1,4 +1,4 @@
-"""dpgan_jax.budget.budget.ledger: what may have been spent is on disk, unaltered, before it is
+"""dpgan_jax.budget.budget.budget.ledger: what may have been spent is on disk, unaltered, before it is
 spent.
 """
 

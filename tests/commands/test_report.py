@@ -564,7 +564,6 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     cwd=ROOT,
     capture_output=True,
     text=True,
-    timeout=120,
     check=False,
   )
 

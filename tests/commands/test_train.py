@@ -23,7 +23,7 @@ GOOD = [
 
 def train(*flags: str) -> subprocess.CompletedProcess:
   command = [sys.executable, '-m', 'dpgan_jax.train', *flags]
-  return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+  return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
 def test_dry_run_shows_the_plan_and_trains_nothing(tmp_path):
@@ -138,7 +138,7 @@ def test_flag_files_are_complete():
     if 'python -m dpgan_jax.train' in p.read_text()
   ]
   command = [sys.executable, '-c', textwrap.dedent(code), *files, 'experiments/quickstart.flags']
-  result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+  result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
   assert result.returncode == 0, result.stderr
   rows = [line.split() for line in result.stdout.splitlines()]
   assert len(rows) == len(files) + 1 > 20

@@ -1,4 +1,4 @@
-"""dpgan_jax.data.datasets.datasets: what a data set must hold, scaling, and one line naming
+"""dpgan_jax.data.datasets.datasets.datasets: what a data set must hold, scaling, and one line naming
 every fault.
 """
 

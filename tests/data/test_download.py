@@ -1,4 +1,4 @@
-"""dpgan_jax.data.datasets.download against a real HTTP server on this machine; nothing leaves
+"""dpgan_jax.data.datasets.datasets.download against a real HTTP server on this machine; nothing leaves
 it.
 """
 
@@ -12,7 +12,6 @@ import io
 import os
 import pathlib
 import threading
-import time
 import zipfile
 from collections.abc import Iterator
 
@@ -51,7 +50,8 @@ class Server:
         try:
           if self.path in owner.stall:
             self.wfile.write(content[: len(content) // 2])
-            owner.stop.wait(10)
+            if not owner.stop.wait(300):
+              owner.requests.append('waited for')
           elif self.path in owner.trickle:
             for i in range(len(content)):
               self.wfile.write(content[i : i + 1])
@@ -162,11 +162,11 @@ def test_a_bad_first_mirror_gives_way_to_the_second(server, registry, tmp_path, 
     entry = registry['mnist']['train']['images']
     urls = (f'http://127.0.0.1:1/{IMAGES}', entry.urls[1])  # no one listens on port 1
     registry['mnist']['train']['images'] = dataclasses.replace(entry, urls=urls)
-  start = time.monotonic()
-  paths = download.fetch('mnist', 'train', tmp_path, registry=registry, timeout=0.3)
-  assert time.monotonic() - start < 8
+  patience = 1.0 if fault in ('stalls', 'trickles') else 60.0  # the others fail at once
+  paths = download.fetch('mnist', 'train', tmp_path, registry=registry, timeout=patience)
   assert paths['images'].read_bytes() == good
   assert f'/b/{IMAGES}' in server.requests
+  assert 'waited for' not in server.requests
   assert len(left_in(tmp_path)) == 2  # and nothing half-written
 
 
@@ -175,7 +175,7 @@ def test_an_endless_answer_does_not_fill_the_disk(server, registry):
   server.pages[f'/a/{IMAGES}'] += bytes(2**24)
   stream = io.BytesIO()
   with pytest.raises(download._Unavailable, match='more than'):
-    download._download(entry.urls[0], entry, stream, timeout=5)
+    download._download(entry.urls[0], entry, stream, timeout=60)
   assert len(stream.getvalue()) <= entry.size
 
 
@@ -330,7 +330,7 @@ def test_cache_places(monkeypatch, tmp_path):
 def test_a_full_disk_is_not_taken_for_a_bad_mirror(server, registry):
   entry = registry['mnist']['train']['images']
   with open('/dev/full', 'wb', buffering=0) as full, pytest.raises(OSError, match='No space left'):
-    download._download(entry.urls[0], entry, full, timeout=5)
+    download._download(entry.urls[0], entry, full, timeout=60)
 
 
 def test_a_cache_that_is_a_file_is_not_taken_for_a_bad_mirror(server, registry, tmp_path):

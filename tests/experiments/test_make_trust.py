@@ -64,6 +64,12 @@ PARTS = {
     'planted': [{'fault': 'arrays are unpickled', 'target': 'npz', 'caught': True, 'inputs': 20,
                  'by': 'pickle.find_class'}],
   },
+  'trust/strangers': {
+    'command': 'python strangers.py', 'cases': 2, 'wrong': ['narrow_ids'],
+    'rows': [{'case': 'narrow_ids', 'verdict': 'wrong', 'wanted': 'norm 5', 'status': 0,
+              'output': ['norm 0']},
+             {'case': 'new', 'verdict': 'right', 'wanted': None, 'status': 0, 'output': []}],
+  },
   'audit/one_step': audit('one_step', 'gradient'),
   'audit/ten_steps': audit('ten_steps', 'gradient', steps=10),
   'audit/quickstart': audit('quickstart', 'one_run', trials=1, canaries=1000, lower_bound=0.12),
@@ -92,7 +98,9 @@ def test_the_page_shows_every_part_its_command_and_with_what(results):
     '1e-06', 'disk full', 'pickle.find_class', '0.25 s', '54,321', '**2.224**', '2.346', '**0.12**',
     '1 with 1,000 canaries', '1 with 400 candidates', 'not known', '**1.22**', '1.26 (Abadi)',
     '0.45 in [0.44, 0.46]', '`./run.sh python kills.py` (with jax 1.2.3)',
-    '`./run.sh python fuzz.py`', 'audit_one_step.flags', 'Commit abcdef', 'jax 9.9.9',
+    '`./run.sh python fuzz.py`', '| `narrow_ids` | norm 5 | **wrong** |',
+    '| programs of others that showed a fault | 2 | 1 wrong |', 'audit_one_step.flags',
+    'Commit abcdef', 'jax 9.9.9',
   ):  # fmt: skip
     assert words in page, words
   sections = re.findall('^## (.*)', page, re.MULTILINE)
@@ -140,6 +148,7 @@ def change(part, path: str, value):
     ('trust/fuzz', 'inputs', 99_999, 'expected at least 100000'),
     ('trust/fuzz', 'findings', 1, '1 findings'),
     ('trust/fuzz', 'planted.0.caught', False, "'arrays are unpickled' was not found"),
+    ('trust/strangers', 'wrong', [], r"its rows \['narrow_ids'\]"),
     ('audit/quickstart', 'lower_bound', 2.5, 'quickstart shows ε >= 2.5'),
     ('audit/one_step', 'refuted', True, 'one_step shows'),
     ('audit/one_step', 'lower_bound', float('nan'), 'one_step shows'),

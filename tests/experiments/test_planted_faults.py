@@ -92,7 +92,7 @@ def test_the_command(tmp_path, only, status, said):
   command = [sys.executable, '-m', 'experiments.trust.planted_faults', f'--only={only}']
   done = subprocess.run(
     [*command, f'--out={tmp_path / "table.json"}'],
-    cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    cwd=ROOT, capture_output=True, text=True, check=False,
   )  # fmt: skip
   assert done.returncode == status, done.stderr
   assert said in done.stdout + done.stderr

@@ -29,6 +29,9 @@ from dpgan_jax.models.classifier_inputs import deskew, input_shape, prepare, see
 from dpgan_jax.networks.layers import count_parameters
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import BudgetError
+from dpgan_jax.run import classifier_run
+from dpgan_jax.run.checkpoint import Checkpoints
+from dpgan_jax.run.directory import RunDir
 
 CONFIG = ClassifierConfig(
   noise_multiplier=4.0,
@@ -155,6 +158,28 @@ def test_the_centre_is_the_mean_with_its_noise(digits, inputs):
   assert np.std(noise) * len(digits) == pytest.approx(20.0, rel=0.3)
   again = np.asarray(model.release_centre(state, inputs).centre)
   np.testing.assert_array_equal(centre, again)  # a resumed run releases nothing new
+
+
+def test_without_a_seed_the_centre_has_a_secret_of_256_bits(digits, tmp_path):
+  """All bits of it are on the disk before data are looked at, and none come of another key."""
+  secrets = []
+  for name, seed in (('a', None), ('b', None), ('c', 0), ('d', 0)):
+    model = make(change(seed=seed), digits)
+    run = RunDir.open(tmp_path / name, create=True)
+    ledger = Ledger.open(run.ledger, stages=model.stages, data_fingerprint='x')
+
+    def stop():
+      raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+      classifier_run.train(model, model.init, stop, digits.labels, run, ledger, progress=False)
+    with Checkpoints(run.checkpoints) as checkpoints:
+      _, state = checkpoints.restore_latest(jax.eval_shape(model.init, jax.random.key(0)))[:2]
+    secrets.append(np.asarray(jax.random.key_data(state.centre_key)).tobytes())
+    assert len(secrets[-1]) == 32
+    own = jax.random.key_data(model.init(jax.random.key(0)).centre_key)
+    assert (np.asarray(own).tobytes() == secrets[-1]) == (seed == 0)
+  assert len(set(secrets)) == 3
 
 
 def test_both_stages_compose_within_the_budget():

@@ -128,7 +128,7 @@ def test_no_key_of_a_stage_is_one_of_another():
   def keys(state):
     leaves = jax.tree.leaves(state)
     typed = [x for x in leaves if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
-    return {tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in typed}
+    return {tuple(np.ravel(jax.random.key_data(key)).tolist()) for key in typed}
 
   found = [
     keys(label_cnn.init(parts.cnn, root)),

@@ -134,7 +134,6 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     cwd=ROOT,
     capture_output=True,
     text=True,
-    timeout=60,
     check=False,
   )
 

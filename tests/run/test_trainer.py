@@ -180,8 +180,7 @@ def test_kill_9_and_resume_in_another_process_is_bit_identical(finished, tmp_pat
   path = tmp_path / 'killed'
   for ledger_lines, metric_lines in ((2, 0), (3, 2), (4, 3)):
     process = start(path)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while process.poll() is None:
       if (
         lines_of(path / 'ledger.jsonl') >= ledger_lines
         and lines_of(path / 'metrics.jsonl') >= metric_lines
@@ -193,7 +192,7 @@ def test_kill_9_and_resume_in_another_process_is_bit_identical(finished, tmp_pat
     taken = [int(p.name) for p in (path / 'checkpoints').iterdir() if p.name.isdigit()]
     assert ledger_of(path, digits).charged_steps() >= max(taken, default=0)
   end = start(path)
-  _, errors = end.communicate(timeout=300)
+  _, errors = end.communicate()
   assert end.returncode == 0, errors
   assert_same_end(finished, path)
   assert ledger_of(path, digits).charged_steps() == CONFIG.steps
@@ -205,7 +204,7 @@ def test_sigterm_says_how_to_continue(tmp_path):
   while lines_of(path / 'ledger.jsonl') < 2 and process.poll() is None:
     time.sleep(0.01)
   process.send_signal(signal.SIGTERM)
-  _, errors = process.communicate(timeout=120)
+  _, errors = process.communicate()
   assert process.returncode == 143, errors
   assert errors.strip().splitlines()[-1] == (
     'error: terminated. Run the same command again to continue.'
