@@ -36,9 +36,11 @@ PathLike = str | os.PathLike[str]
 
 # No file may promise (or unpack to) more than this: a gzip, zip or PNG bomb is refused, not read.
 MAX_BYTES = 4 * 2**30
+MOST_CLASSES = 2**16
 # DEFLATE cannot expand further than this, so a short file that promises more is refused unread.
 _MAX_DEFLATE_RATIO = 1032
 _MAX_IDX_NDIM = 4  # count, height, width, channel
+_USUAL_GAMMA, _ORIENTATION = 45455, 0x112  # of PNG: 1/2.2 in units of 1e-5; the Exif tag
 
 
 # --- IDX -----------------------------------------------------------------------------------------
@@ -310,7 +312,8 @@ def read_png_folder(
     images uint8 [N, H, W] or [N, H, W, 3], labels int32 [N], class names.
 
   Raises:
-    InputError: a file that is not an 8-bit grey or RGB PNG (named), images of differing size or
+    InputError: a file that is not a grey or RGB PNG of at most 8 bits (named), or whose pixels mean
+      something else than they say (gamma, a transparent colour, ...), images of differing size or
       mode, an empty class, a link that leads out of the folder, more than `MAX_BYTES` of pixels.
   """
   root = existing_folder(path)
@@ -374,6 +377,13 @@ def _read_png(path: pathlib.Path) -> np.ndarray:
       with Image.open(io.BytesIO(data), formats=['PNG']) as image:
         if image.mode not in ('L', 'RGB'):
           raise InputError(f'{path}: expected 8-bit grey (L) or RGB, got mode {image.mode}')
+        if what := _lost_in_png(data):
+          raise InputError(
+            f'{path}: {what}; expected pixels of at most 8 bits that mean what they say: convert '
+            'the image to 8-bit grey or sRGB'
+          )
+        if image.getexif().get(_ORIENTATION, 1) != 1:
+          raise InputError(f'{path}: is to be shown turned (Exif); expected it upright as stored')
         return np.array(image)
   except (Image.DecompressionBombWarning, Image.DecompressionBombError):
     raise InputError(
@@ -386,6 +396,31 @@ def _read_png(path: pathlib.Path) -> np.ndarray:
   except Exception as error:
     reason = ' '.join(str(error).split()) or type(error).__name__
     raise InputError(f'{path}: expected an undamaged PNG image, got: {reason}') from None
+
+
+def _lost_in_png(data: bytes) -> str | None:
+  """What of a PNG file its decoded 8-bit pixels would not show; None if they show all.
+
+  Grey of 1 to 4 bits is spread over 0 to 255 exactly, and interlacing is only an order of rows.
+  """
+  if data[12:16] != b'IHDR':
+    return 'does not begin with its header'
+  if data[24] > 8:  # the depth
+    return f'has {data[24]} bits a channel, of which the lower ones would be lost'
+  found = {}
+  place = 8
+  while place + 8 <= len(data) and (kind := data[place + 4 : place + 8]) not in (b'IDAT', b'IEND'):
+    length = int.from_bytes(data[place : place + 4], 'big')
+    found[kind] = data[place + 8 : place + 8 + length]
+    place += 12 + length
+  if b'tRNS' in found:
+    return 'has a transparent colour, which would be shown'
+  if b'acTL' in found:
+    return 'is an animation, of which one image would be taken'
+  gamma = int.from_bytes(found.get(b'gAMA', b''), 'big') or _USUAL_GAMMA
+  if b'sRGB' not in found and abs(gamma - _USUAL_GAMMA) > _USUAL_GAMMA / 20:
+    return f'has gamma {gamma / 1e5:g} (not {_USUAL_GAMMA / 1e5:g}, as sRGB has)'
+  return None
 
 
 def _by_name(entries: Iterable[pathlib.Path]) -> list[pathlib.Path]:

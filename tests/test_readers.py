@@ -10,6 +10,7 @@ import random
 import struct
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 
 import hypothesis
@@ -56,6 +57,36 @@ def png_folder(root: pathlib.Path, source: data.ImageDataset, names: tuple[str, 
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image.squeeze()).save(folder / f'{i}.png')
   return str(root)
+
+
+def png(
+  pixels: np.ndarray,
+  depth: int,
+  colour: int,
+  *chunks: tuple[bytes, bytes],
+  interlace: bool = False,
+) -> bytes:
+  """A PNG file of grey (colour 0) or RGB (2) pixels of `depth` bits, written without a library."""
+
+  def chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(kind + content)
+    return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', checksum)
+
+  def rows(part: np.ndarray) -> bytes:
+    numbers = np.ascontiguousarray(part.reshape(len(part), -1), '>u2').view(np.uint8)
+    bits = np.unpackbits(numbers, axis=1).reshape(len(part), -1, 16)[:, :, 16 - depth :]
+    return b''.join(b'\0' + np.packbits(row).tobytes() for row in bits)
+
+  passes = [(0, 0, 1, 1)]
+  if interlace:  # Adam7
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2),
+              (1, 0, 2, 1)]  # fmt: skip
+  parts = [pixels[y::down, x::right] for y, x, down, right in passes]
+  body = zlib.compress(b''.join(rows(part) for part in parts if part.size))
+  height, width = pixels.shape[:2]
+  head = struct.pack('>IIBBBBB', width, height, depth, colour, 0, 0, interlace)
+  all_chunks = [(b'IHDR', head), *chunks, (b'IDAT', body), (b'IEND', b'')]
+  return b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*each) for each in all_chunks)
 
 
 class TestIdx:
@@ -339,6 +370,42 @@ class TestPngFolder:
     odd.unlink()
     (tmp_path / 'b' / 'notes.txt').write_text('hello')
     refused(lambda: data.load_dataset('png', data_dir=folder), 'notes.txt', 'only PNG')
+
+  @pytest.mark.parametrize('interlace', [False, True])
+  @pytest.mark.parametrize(('depth', 'colour'), [(2, 0), (4, 0), (8, 0), (8, 2)])
+  def test_what_fits_eight_bits_is_read_exactly(self, tmp_path, depth, colour, interlace):
+    pixels = np.random.default_rng(depth).integers(0, 2**depth, (11, 13, 3)[: 2 + (colour == 2)])
+    (tmp_path / 'a').mkdir()
+    (tmp_path / 'a' / '0.png').write_bytes(png(pixels, depth, colour, interlace=interlace))
+    found = data.load_dataset('png', data_dir=str(tmp_path)).images[0].squeeze()
+    np.testing.assert_array_equal(found, pixels * (255 // (2**depth - 1)))
+
+  @pytest.mark.parametrize(
+    ('depth', 'colour', 'chunk', 'word'),
+    [
+      (16, 2, (b'sRGB', b'\0'), '16 bits'),  # once read as the upper byte alone: 200 was black
+      (16, 0, (b'sRGB', b'\0'), 'mode I;16'),
+      (1, 0, (b'sRGB', b'\0'), 'mode 1'),
+      (8, 0, (b'gAMA', struct.pack('>I', 100_000)), 'gamma 1 '),
+      (8, 2, (b'gAMA', struct.pack('>I', 55_556)), 'gamma 0.55556'),
+      (8, 0, (b'tRNS', b'\0\5'), 'transparent'),
+      (8, 0, (b'acTL', struct.pack('>II', 2, 0)), 'animation'),
+      (8, 0, (b'eXIf', b'MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0'), 'upright'),
+    ],
+  )
+  @pytest.mark.parametrize('interlace', [False, True])
+  def test_what_would_be_lost_is_refused(self, tmp_path, depth, colour, chunk, word, interlace):
+    pixels = np.full((4, 4, 3)[: 2 + (colour == 2)], 200 % 2**depth)
+    (tmp_path / 'a').mkdir()
+    path = tmp_path / 'a' / '0.png'
+    path.write_bytes(png(pixels, depth, colour, chunk, interlace=interlace))
+    refused(lambda: data.load_dataset('png', data_dir=str(tmp_path)), str(path), word)
+
+  def test_the_usual_gamma_is_nothing_to_refuse(self, tmp_path):
+    (tmp_path / 'a').mkdir()
+    for i, chunk in enumerate([(b'gAMA', struct.pack('>I', 45_455)), (b'gAMA', bytes(4))]):
+      (tmp_path / 'a' / f'{i}.png').write_bytes(png(np.full((4, 4), 7), 8, 0, chunk))
+    assert (data.load_dataset('png', data_dir=str(tmp_path)).images == 7).all()
 
   def test_refuses_an_empty_class_and_missing_folders(self, tmp_path):
     folder = str(tmp_path)
