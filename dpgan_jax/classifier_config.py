@@ -68,8 +68,10 @@ class ClassifierConfig:
       if value is not None:
         object.__setattr__(self, name, function(name, value, **bounds))
 
-    for name in ('steps', 'microbatch_size', 'steps_per_report', 'batch_size', 'scales', 'angles'):
+    for name in ('steps', 'microbatch_size', 'steps_per_report', 'batch_size'):
       check(name, _validate.integer, minimum=1)
+    for name, most in (('scales', 16), ('angles', 32)):  # paths grow with the square of both
+      check(name, _validate.integer, minimum=1, maximum=most)
     check('holdout', _validate.integer, minimum=0)
     check('seed', _validate.integer, minimum=0, maximum=2**32 - 1)
     for name in ('learning_rate', 'epochs', 'centre_noise_multiplier'):

@@ -108,10 +108,13 @@ def main() -> None:
     samples = Samples(*read_samples(FLAGS.samples), source=pathlib.Path(FLAGS.samples).name)
     out = pathlib.Path(FLAGS.out or pathlib.Path(FLAGS.samples).parent)
     train, test = load_real(FLAGS.dataset, FLAGS.data_dir)
+    if samples.labels is not None and (names := readers.npz_class_names(FLAGS.samples)):
+      data.require_same_classes(train, names, 'the samples')
   else:
     trained = trainer.restore_model(FLAGS.run_dir)
     out = pathlib.Path(FLAGS.out or trained.run.path)
     train, test = load_real(FLAGS.dataset or trained.model.dataset, FLAGS.data_dir)
+    data.require_same_classes(train, trained.model.class_names, 'the run')
     samples = draw(trained.model, amount)
   result = score(samples, train, test, amount, out, scores_dir=FLAGS.scores_dir)
   for name in ('tstr_cnn', 'fid', 'secondary_accuracy'):
@@ -136,8 +139,9 @@ def _over_steps() -> None:
   _validate.integer('num', num, minimum=evaluation.MIN_SAMPLES)
   run = RunDir.open(FLAGS.run_dir, create=False)
   files = snapshots.paths(run, FLAGS.snapshots, as_trained=FLAGS.as_trained)
-  dataset = FLAGS.dataset or model_file.load(files[-1]).dataset
-  train, test = load_real(dataset, FLAGS.data_dir)
+  model = model_file.load(files[-1])
+  train, test = load_real(FLAGS.dataset or model.dataset, FLAGS.data_dir)
+  data.require_same_classes(train, model.class_names, 'the run')
   out = pathlib.Path(FLAGS.out or run.path)
   show = Progress()
   steps = evaluation_steps.score(
@@ -217,6 +221,7 @@ def source_of(model: Model) -> str:
 def load_real(dataset: str, data_dir: str | None) -> tuple[data.ImageDataset, data.ImageDataset]:
   """The training and the test images of a data set."""
   train, test = (data.load_dataset(dataset, data_dir=data_dir, split=s) for s in data.SPLITS)
+  data.require_same_classes(test, train.class_names, 'training')
   return train, test
 
 

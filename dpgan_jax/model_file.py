@@ -22,19 +22,19 @@ import numpy as np
 import safetensors
 import safetensors.flax
 
-from dpgan_jax import _files, _validate, data, label_cnn, labelling
+from dpgan_jax import _files, _json, _validate, data, label_cnn, labelling, naming, plan, readers
 from dpgan_jax.budget import Budget
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN, GeneratorState
 from dpgan_jax.labelling import Labeller
 from dpgan_jax.mechanism import DPMechanism
-from dpgan_jax.plan import LARGEST_SIDE
 
 _FORMAT = 'dpgan_jax generator 1'
 # Of other names, since an earlier version would read them without, and state too small an ε.
 _FORMAT_WITH_LABELLER = 'dpgan_jax generator 2'
 _FORMAT_WITH_CNN = 'dpgan_jax generator 3'
 _PAST = 'past'
+_MOST_HEADER = 2**20  # bytes; those of this package have some thousands
 _SAMPLES_AT_ONCE = 1000
 _DRAWS_NAMED_AT_ONCE = 10  # a classifier's features of an image are larger than the image
 _MOST_DRAWS = 100  # images drawn for one that is kept, where a labeller has to find its class
@@ -272,10 +272,9 @@ def load(path: str | os.PathLike[str]) -> Model:
   if not os.path.isfile(path):
     raise _validate.InputError(f'expected a generator at {path}, found none')
   try:
-    with safetensors.safe_open(path, 'flax') as file:
-      record = json.loads((file.metadata() or {}).get('dpgan_jax', '{}'))
-      tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-  except (safetensors.SafetensorError, ValueError, RecursionError) as error:
+    header = _header(path)
+    record = _json.loads(header.pop('__metadata__', {}).get('dpgan_jax', '{}'))
+  except (AttributeError, TypeError, ValueError) as error:
     raise _validate.InputError(f'expected {path} to be a safetensors file, got: {error}') from None
   formats = (_FORMAT, _FORMAT_WITH_LABELLER, _FORMAT_WITH_CNN)
   if not isinstance(record, dict) or record.get('format') not in formats:
@@ -289,16 +288,19 @@ def load(path: str | os.PathLike[str]) -> Model:
     ]
     if len(past) > most or len(set(past)) < len(past):
       raise _validate.InputError(f'expected past to be at most {most} steps, got {past}')
+    abstract = jax.eval_shape(model.gan.init, jax.random.key(0)).g_average
   except KeyError as error:
     raise _validate.InputError(f'{path} is damaged: it lacks {error}') from None
-  except (AttributeError, TypeError, ValueError) as error:  # whatever a wrong type leads to
+  # Whatever a wrong type or number leads to.
+  except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
     raise _validate.InputError(f'{path} is damaged: {" ".join(str(error).split())}') from None
-  abstract = jax.eval_shape(model.gan.init, jax.random.key(0)).g_average
+  beside: dict[str, Any] = _numbered(dict.fromkeys(past, abstract))
+  if model.labeller is not None:
+    beside['labeller'] = model.labeller.abstract_arrays
+  tensors = _tensors(path, header, [*_leaves(abstract), *_leaves(beside)])
 
   def filled(tree: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(
-      lambda p, leaf: _checked(path, tensors.get(_name(p)), leaf, _name(p)), tree
-    )
+    return jax.tree_util.tree_map_with_path(lambda p, _: tensors[_name(p)], tree)
 
   labeller = model.labeller
   if labeller is not None:
@@ -309,23 +311,85 @@ def load(path: str | os.PathLike[str]) -> Model:
   )
 
 
+def _header(path: str) -> dict[str, Any]:
+  """What a safetensors file says about itself; no tensor is read, whatever it promises.
+
+  Raises:
+    ValueError: it is longer than any of this package, or no header.
+  """
+  size = os.path.getsize(path)
+  with open(path, 'rb') as file:
+    length = int.from_bytes(file.read(8), 'little')
+    if size < 8 or length > size - 8:
+      raise ValueError(f'a header of {length} bytes in a file of {size}')
+    if length > _MOST_HEADER or size > readers.MAX_BYTES:
+      raise ValueError(
+        f'a header of {length} bytes in a file of {size}, expected at most {_MOST_HEADER} and '
+        f'{readers.MAX_BYTES}'
+      )
+    header = _json.loads(file.read(length), _MOST_HEADER)
+  if not isinstance(header, dict):
+    raise ValueError('a header that is no JSON object')
+  return header
+
+
+def _tensors(path: str, header: dict[str, Any], expected: list[Any]) -> dict[str, jax.Array]:
+  """The tensors that the settings ask for, all of them and no others.
+
+  They are compared with what the header promises first, so that none is read in vain.
+  """
+  shapes = {_name(p): leaf for p, leaf in expected}
+  for name in [*shapes, *header]:
+    if name not in shapes:
+      raise _validate.InputError(f'{path} is damaged: it holds {name}, which no such generator has')
+    _check_promise(path, name, header.get(name), shapes[name])
+  try:
+    with safetensors.safe_open(path, 'flax') as file:
+      return {
+        name: _checked(path, file.get_tensor(name), leaf, name) for name, leaf in shapes.items()
+      }
+  except safetensors.SafetensorError as error:
+    raise _validate.InputError(f'expected {path} to be a safetensors file, got: {error}') from None
+
+
+def _check_promise(path: str, name: str, said: Any, expected: jax.ShapeDtypeStruct) -> None:
+  if said is None:
+    raise _validate.InputError(f'{path} is damaged: it lacks {name}')
+  shape = said.get('shape') if isinstance(said, dict) else None
+  if shape != list(expected.shape):
+    raise _validate.InputError(
+      f'{path} is damaged: expected {name} to be {expected.dtype}{list(expected.shape)}, got '
+      f'{str(shape)[:200]}'
+    )
+
+
+def _check_record(record: dict[str, Any]) -> None:
+  """Bounds on what a model is made from, before it is."""
+  for about in ('config', 'mechanism'):
+    for name, value in record[about].items():
+      if isinstance(value, int) and not isinstance(value, bool):
+        _validate.integer(name, value, minimum=0, maximum=2**32 - 1)
+  _validate.integer('latent_dim', record['config'].get('latent_dim', 1), minimum=1, maximum=2**16)
+  for name in (record['dataset'], *record['class_names']):
+    if not isinstance(name, str) or len(name) > naming.LONGEST:
+      raise _validate.InputError(
+        f'expected names of at most {naming.LONGEST} characters, got {name!r}'
+      )
+
+
 def _without_arrays(record: dict[str, Any]) -> Model:
   """The model that a file's metadata describe."""
-  # Before any model is made of them: a generator of images of 2^30 columns is built without end.
-  height, width, channels = (
-    _validate.integer('image_shape', size, minimum=1, maximum=LARGEST_SIDE)
-    for size in record['image_shape']
+  _check_record(record)
+  names = tuple(record['class_names'])
+  num_classes = _validate.integer(
+    'num_classes', record['num_classes'], minimum=1, maximum=naming.MOST
   )
-  names = tuple(str(name) for name in record['class_names'])
-  num_classes = _validate.integer('num_classes', record['num_classes'], minimum=1)
   if len(names) != num_classes:
     raise _validate.InputError(f'expected {num_classes} class_names, got {len(names)}')
-  gan = GAN(
-    TrainConfig.from_dict(record['config']),
-    DPMechanism.from_dict(record['mechanism']),
-    (height, width, channels),
-    num_classes,
-  )
+  config = TrainConfig.from_dict(record['config'])
+  # Before any model is made of it: a generator of images of 2^30 columns is built without end.
+  image_shape = plan.check_image_shape(config, record['image_shape'])
+  gan = GAN(config, DPMechanism.from_dict(record['mechanism']), image_shape, num_classes)
   steps = _validate.integer('steps', record['steps'], minimum=0, maximum=gan.mechanism.steps)
   labeller = None
   if record['format'] != _FORMAT:
@@ -343,7 +407,7 @@ def _without_arrays(record: dict[str, Any]) -> Model:
   has_cnn = labeller is not None and labeller.cnn is not None
   if has_cnn and not needs_cnn:
     raise _validate.InputError('a CNN names samples without label_cnn_share')
-  return Model(gan, GeneratorState({}, {}), steps, names, str(record['dataset']), labeller)
+  return Model(gan, GeneratorState({}, {}), steps, names, record['dataset'], labeller)
 
 
 def _public_config(config: TrainConfig) -> TrainConfig:
@@ -364,10 +428,8 @@ def _name(path: Any) -> str:
 
 
 def _checked(
-  path: str, array: jax.Array | None, expected: jax.ShapeDtypeStruct, name: str
+  path: str, array: jax.Array, expected: jax.ShapeDtypeStruct, name: str
 ) -> jax.Array:
-  if array is None:
-    raise _validate.InputError(f'{path} is damaged: it lacks {name}')
   if array.shape != expected.shape or array.dtype != expected.dtype:
     raise _validate.InputError(
       f'{path} is damaged: expected {name} to be {expected.dtype}{list(expected.shape)}, got '

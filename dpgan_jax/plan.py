@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpgan_jax import _validate, budget, label_cnn, labelling
+from dpgan_jax import _validate, budget, label_cnn, labelling, naming
 from dpgan_jax.budget import Budget
 from dpgan_jax.classifier import Classifier
 from dpgan_jax.config import TrainConfig
@@ -19,7 +19,9 @@ NOISY = 3.0  # of `GAN.noise_in_d`
 LONG = 0.1  # d_learning_rate of sgd without clipping, for D on wavelet features; 0.15 was too much
 
 _LABELLING, _LABEL_CNN = 'labelling', 'label_cnn'
-LARGEST_SIDE = 4096  # of images in a record; the models here are for far smaller ones
+# Of images; the models here are for far smaller ones. The filters of a scattering transform take
+# thousands of times the memory of an image: a gigabyte for 512 × 512 pixels.
+LARGEST_SIDE, LARGEST_SCATTERED, MOST_CHANNELS = 1024, 256, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,20 @@ def _stages(*classifiers: Classifier | None) -> dict[str, DPMechanism]:
   return {name: m for c in classifiers if c is not None for name, m in c.stages.items()}
 
 
+def check_image_shape(config: TrainConfig, shape: Sequence[Any]) -> tuple[int, int, int]:
+  """Returns (H, W, C) if the models of `config` can be built for such images, in bounded memory.
+
+  Raises:
+    InputError: no such shape, or larger images.
+  """
+  if len(shape) != 3:
+    raise _validate.InputError(f'expected image_shape to be (H, W, C), got {shape!r}')
+  most = LARGEST_SIDE if config.discriminator != 'scattering' else LARGEST_SCATTERED
+  for size, maximum in zip(shape, (most, most, MOST_CHANNELS), strict=True):
+    _validate.integer('image_shape', size, minimum=1, maximum=maximum)
+  return shape[0], shape[1], shape[2]
+
+
 def make(
   config: TrainConfig, num_examples: int, image_shape: tuple[int, int, int], num_classes: int
 ) -> Plan:
@@ -68,6 +84,7 @@ def make(
   Raises:
     InputError: settings that no mechanism satisfies, or that do not fit the data.
   """
+  check_image_shape(config, image_shape)
   classifier = labelling.make_classifier(config, image_shape, num_classes, num_examples)
   cnn = label_cnn.make_classifier(config, image_shape, num_classes, num_examples)
   stages = budget.make(config, num_examples, _stages(classifier, cnn))
@@ -104,15 +121,14 @@ def read(saved: Mapping[str, Any], where: object) -> Plan:
   try:
     config = TrainConfig.from_dict(saved['config'])
     mechanism = DPMechanism.from_dict(saved['mechanism'])
-    height, width, channels = (
-      _validate.integer('image_shape', size, minimum=1, maximum=LARGEST_SIDE)
-      for size in saved['data']['image_shape']
+    image_shape = check_image_shape(config, saved['data']['image_shape'])
+    num_classes = _validate.integer(
+      'num_classes', saved['data']['num_classes'], minimum=1, maximum=naming.MOST
     )
-    num_classes = _validate.integer('num_classes', saved['data']['num_classes'], minimum=1)
     at_once = saved.get('microbatch_size')  # None in runs of version 0.1
     if at_once is not None:
       _validate.integer('microbatch_size', at_once, minimum=1)
-    gan = GAN(config, mechanism, (height, width, channels), num_classes, at_once)
+    gan = GAN(config, mechanism, image_shape, num_classes, at_once)
     shares = {_LABELLING: config.label_share, _LABEL_CNN: config.label_cnn_share}
     for name, share in shares.items():
       if (name in saved) != (share is not None):

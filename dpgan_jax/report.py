@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from dpgan_jax import _files, _validate, accounting, cli, cross_check, figures, plan, resume
+from dpgan_jax import _files, _json, _validate, accounting, cli, cross_check, figures, plan, resume
 from dpgan_jax.budget import STAGE, Budget
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.ledger import Ledger
@@ -154,7 +154,7 @@ def _note(run: RunDir, given: str | None) -> str | None:
   """The note on one line: the one given, or else the one that an earlier report holds."""
   if given is None and run.report_json.exists():
     try:
-      given = json.loads(run.report_json.read_bytes())['tuning']['note']
+      given = _json.read(run.report_json)['tuning']['note']
       if not isinstance(given, str | None):
         raise TypeError
     except (ValueError, KeyError, TypeError):

@@ -290,7 +290,10 @@ def _leave_samples(model: model_file.Model, run: RunDir, state: GANState) -> Non
   """Samples, their picture and the loss curves; drawn from the state, so the same every time."""
   key = _samples_key(state, 2)
   images, labels = model.sample(model.gan.config.num_samples, key=key)
-  export.export(run.samples_npz, images, labels, format='npz', overwrite=True)
+  names = None if labels is None else model.class_names
+  export.export(
+    run.samples_npz, images, labels, format='npz', class_names=names, overwrite=True
+  )
   num = 10 * min(model.gan.num_classes, 10)
   images, labels = model.sample_for_picture(num, jax.random.fold_in(key, 1))
   scale = picture_scale(model.gan.image_shape)

@@ -393,14 +393,14 @@ def _wait_for_the_rest() -> None:
 
 
 def _follow_links() -> None:
-  from dpgan_jax import readers
+  from dpgan_jax import png_folder
 
   class Path(type(pathlib.Path())):
     def is_relative_to(self, *other: Any) -> bool:
       return True
 
-  readers.pathlib = type(sys)('pathlib')
-  readers.pathlib.Path = Path
+  png_folder.pathlib = type(sys)('pathlib')
+  png_folder.pathlib.Path = Path
 
 
 def _read_any_flag_file() -> None:
