@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from dpgan_jax import download, naming
+from dpgan_jax import download, holdout, naming
 from dpgan_jax._validate import InputError, integer, one_of
 from dpgan_jax.png_folder import read_png_folder
 from dpgan_jax.readers import (
@@ -365,26 +365,26 @@ def _need(name: str, data_dir: str | None) -> str:
   return data_dir
 
 
-_HOLD_OUT_SEED = 2013  # public, and the same for every choice, so that choices can be compared
-
-
-def hold_out(dataset: ImageDataset, count: int) -> tuple[ImageDataset, ImageDataset]:
-  """A data set without `count` of its examples, and these: to choose settings on.
+def hold_out(dataset: ImageDataset, held: float) -> tuple[ImageDataset, ImageDataset]:
+  """A data set without some of its examples, and these, as `holdout` chooses them.
 
   What is chosen by scores on the second is chosen on private data, if the data are private.
+
+  Args:
+    dataset: the whole.
+    held: a share in (0, 1), or a whole number: about so many.
+
+  Returns:
+    The rest and what is held out, each in the order of `dataset`.
 
   Raises:
     InputError: as many examples or more, or a class that is left out of one of the two.
   """
-  if count >= len(dataset):
-    raise InputError(
-      f'expected holdout < {len(dataset)}, the number of training examples, got {count}'
-    )
-  order = np.random.default_rng(_HOLD_OUT_SEED).permutation(len(dataset))
+  aside = holdout.chosen(dataset.images, holdout.share(held, len(dataset)))
 
-  def part(indices: np.ndarray) -> ImageDataset:
+  def part(chosen: np.ndarray) -> ImageDataset:
     return dataclasses.replace(
-      dataset, images=dataset.images[indices], labels=dataset.labels[indices]
+      dataset, images=dataset.images[chosen], labels=dataset.labels[chosen]
     )
 
-  return part(np.sort(order[count:])), part(order[:count])
+  return part(~aside), part(aside)

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from dpgan_jax import naming
-from dpgan_jax._files import atomic_directory, atomic_write, fsync_directory
+from dpgan_jax._files import atomic_directory, atomic_write, fsync_directory, named
 from dpgan_jax._validate import InputError, integer, one_of
 from dpgan_jax.data import SPLITS
 from dpgan_jax.readers import idx_bytes
@@ -225,7 +225,8 @@ def _staged(folder: pathlib.Path, replaced: Iterable[pathlib.Path]) -> Iterator[
     staging, old = pathlib.Path(room, 'new'), pathlib.Path(room, 'old')
     staging.mkdir()
     old.mkdir()
-    yield staging
+    with named(folder):
+      yield staging
     _flush_everything()
     moves = [(path, old / path.name) for path in replaced]
     moves += [(path, folder / path.name) for path in staging.iterdir()]
@@ -298,7 +299,7 @@ def _write_png_folder(
   with _staged(path, existing + replaced) as staging:
     _write_names(staging, text)
     for name, indices in members.items():
-      folder = staging / split / name
+      folder = staging / split / naming.to_disk(name)
       folder.mkdir(parents=True)
       for n in indices:
         (folder / f'{n:0{index_width}}.png').write_bytes(_png_bytes(images[n]))
@@ -313,7 +314,7 @@ def _refuse_foreign_files(folder: pathlib.Path, classes: Sequence[str]) -> None:
   if folder.is_symlink() or not folder.is_dir():
     raise InputError(f'{folder} is not a folder; expected one written by export to overwrite')
   for entry in folder.rglob('*'):
-    name = entry.relative_to(folder).as_posix()
+    name = naming.from_disk(entry.relative_to(folder).as_posix())
     own, _, image = name.partition('/')
     is_ours = own in classes or re.fullmatch(_CLASS_FOLDER, own)
     if not is_ours or not (re.fullmatch(r'[0-9]+\.png', image) if image else entry.is_dir()):

@@ -18,6 +18,7 @@ from dpgan_jax._validate import InputError
 
 FILE = 'class_names.json'
 MOST, LONGEST = 2**16, 1000  # classes; characters in the name of one
+_SURROGATE = re.compile('[\ud800-\udfff]')  # half a character: no text can hold it
 UNLABELLED = 'unlabelled'  # the folder of images without a class
 
 
@@ -49,6 +50,16 @@ def _quoted(found: re.Match[str]) -> str:
   return f'%{ord(found[0]):02X}'
 
 
+def to_disk(name: str) -> str:
+  """The name of a folder as the system takes it: UTF-8 on the disk whatever the locale (LANG=C)."""
+  return os.fsdecode(name.encode('utf-8', 'surrogateescape'))
+
+
+def from_disk(name: str) -> str:
+  """The inverse of `to_disk`, for names that the system has given."""
+  return os.fsencode(name).decode('utf-8', 'surrogateescape')
+
+
 def unnamed(names: Sequence[str]) -> bool:
   """Whether classes are called 0, 1, 2, ...: by their numbers, as where nobody has named them."""
   return tuple(names) == tuple(map(str, range(len(names))))
@@ -75,7 +86,7 @@ def checked(where: str, names: Any) -> tuple[str, ...]:
   if not isinstance(names, list | tuple) or not 0 < len(names) <= MOST:
     raise InputError(f'{where}: expected a list of 1 to {MOST} names of classes')
   for name in names:
-    if not isinstance(name, str) or not 0 < len(name) <= LONGEST:
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST or _SURROGATE.search(name):
       raise InputError(
         f'{where}: expected names of 1 to {LONGEST} characters, got {str(name)[:100]!r}'
       )

@@ -106,7 +106,7 @@ def _class_folders_of(
         f'{folder}: looks like a part of a data set, not like a class; expected {root}/train and '
         f'{root}/test, or classes alone'
       )
-    name = unicodedata.normalize('NFC', folder.name)
+    name = unicodedata.normalize('NFC', naming.from_disk(folder.name))
     if name in found:
       raise InputError(f'{base}: holds two folders {name!r}, which only spell it otherwise')
     found[name] = folder

@@ -1,4 +1,4 @@
-"""Splits MNIST's training set for choosing settings: 50,000 images to train on, 10,000 held out.
+"""Splits MNIST's training set for choosing settings: a sixth of it, about 10,000, is held out.
 
     ./run.sh python experiments/quality/split.py --out=runs/mnist_split [--data_dir=…]
 
@@ -37,5 +37,5 @@ def main() -> None:
 if __name__ == '__main__':
   flags.DEFINE_string('data_dir', None, 'Folder of the MNIST files; default: download.')
   flags.DEFINE_string('out', None, 'Folder of the split.')
-  flags.DEFINE_integer('hold_out', 10_000, 'Training images held out.')
+  flags.DEFINE_integer('hold_out', 10_000, 'Training images held out: about so many.')
   cli.run(main)

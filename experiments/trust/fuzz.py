@@ -404,7 +404,7 @@ def _follow_links() -> None:
 
 
 def _read_any_flag_file() -> None:
-  cli._check_flag_files = lambda argv: None
+  cli._flag_file_lines = lambda name: pathlib.Path(name).read_text().splitlines()
 
 
 def _quote_as_is() -> None:
