@@ -34,8 +34,9 @@ def run(targets, target: str, inputs: int):
 
 @pytest.mark.parametrize(
   ('target', 'inputs'),
-  [('idx', 500), ('npz', 500), ('png', 250), ('samples', 150), ('flags', 150), ('generator', 12)],
-)
+  [('idx', 500), ('npz', 500), ('png', 250), ('samples', 150), ('flags', 150), ('generator', 12),
+   ('report', 200), ('ledger', 100)],
+)  # fmt: skip
 def test_every_input_is_read_or_refused(targets, target, inputs):
   tally = run(targets, target, inputs)
   assert tally.failures == []

@@ -2,12 +2,13 @@
 
     ./run.sh python experiments/trust/fuzz.py --inputs=100000
 
-The readers of data (IDX, npz, folders of PNG), of samples and of saved generators, and the parser
-of command lines and flag files, have to answer every input with a result or with an `InputError` of
-one bounded line, in bounded time and memory, running no code, writing nothing, and reading nothing
-outside the input. Workers enforce it: a limit on address space, a
-timer that ends the process, and an audit hook that sees what Python opens, imports from pickles,
-starts or connects to. Input k of a target is always the same, so `--only=npz:1234` repeats one.
+The readers of data (IDX, npz, folders of PNG), of samples, of saved generators (whose ε is computed
+too), of reports and of ledgers, and the parser of command lines and flag files, have to answer
+every input with a result or with an `InputError` of one bounded line, in bounded time and memory,
+running no code, writing nothing, and reading nothing outside the input. Workers enforce it: a limit
+on address space, a timer that ends the process, and an audit hook that sees what Python opens,
+imports from pickles, starts or connects to. Input k of a target is always the same, so
+`--only=npz:1234` repeats one.
 
 `--targets` runs some of it again, e.g. after a repair, and leaves the other rows as they are.
 
@@ -52,7 +53,8 @@ OUT = pathlib.Path(__file__).resolve().parents[1] / 'results' / 'trust' / 'fuzz.
 # Of every input: processor time, real time (a pipe that is waited for uses none), and memory.
 CPU_SECONDS, REAL_SECONDS, EXTRA_BYTES = 10.0, 120.0, 768 * 2**20
 _SHARES = {
-  'idx': 0.35, 'npz': 0.3, 'png': 0.12, 'samples': 0.1, 'flags': 0.122, 'generator': 0.008
+  'idx': 0.35, 'npz': 0.3, 'png': 0.12, 'samples': 0.1, 'flags': 0.112, 'generator': 0.008,
+  'report': 0.005, 'ledger': 0.005,
 }  # fmt: skip
 _AT_ONCE = 200  # inputs of which a worker tells the outcome together
 _KEPT_FAILURES = 30
@@ -72,6 +74,7 @@ class Targets:
     from dpgan_jax.classifier_config import ClassifierConfig
     from dpgan_jax.config import TrainConfig
     from dpgan_jax.gan import GAN
+    from dpgan_jax.ledger import Ledger
     from dpgan_jax.mechanism import DPMechanism
 
     self.home, self.folder = folder, folder / 'input'
@@ -91,6 +94,9 @@ class Targets:
     saved = folder / 'valid.safetensors'
     model_file.Model(gan, state.g_average, 3, ('a', 'b', 'c'), 'x').save(saved)
     self.generator_bytes = saved.read_bytes()
+    self.mechanism = mechanism
+    Ledger.open(folder / 'ledger', stages={'dp_sgd': mechanism}, data_fingerprint='x').charge(2)
+    self.ledger_bytes = (folder / 'ledger').read_bytes()
     self.commands = (
       (_flag_values(train.define_flags), TrainConfig, ('--target_epsilon=2', '--epochs=3')),
       (_flag_values(classify.define_flags), ClassifierConfig, ('--target_epsilon=2', '--steps=9')),
@@ -102,7 +108,7 @@ class Targets:
     Raises:
       InputError: it was refused. Whatever else is raised is a finding.
     """
-    from dpgan_jax import data, evaluate, model_file, readers
+    from dpgan_jax import budget, data, evaluate, ledger, model_file, readers, release
 
     rng = random.Random(f'{seed}/{target}/{number}')
     shutil.rmtree(self.folder, ignore_errors=True)
@@ -132,7 +138,19 @@ class Targets:
         self._watched(_parse, values, config_class, arguments)
       case 'generator':
         path.write_bytes(hostile_inputs.generator(rng, self.generator_bytes))
-        self._watched(model_file.load, path)
+        self._watched(lambda: model_file.load(path).epsilon())
+      case 'report':
+        facts = {
+          'guarantee': {'epsilon': 1.5}, 'progress': {'steps_charged': 3},
+          'mechanism': self.mechanism.to_dict(), 'mechanisms_beside': {},
+        }  # fmt: skip
+        path.write_bytes(hostile_inputs.json_bytes(rng, facts))
+        self._watched(release._read_report, path, budget.Budget(self.mechanism))
+      case 'ledger':
+        stages = {'dp_sgd': self.mechanism}
+        path.write_bytes(self.ledger_bytes)
+        hostile_inputs.ledger(rng, path, ledger._seal)
+        self._watched(lambda: ledger.Ledger.read(path, stages=stages).epsilon())
       case _:
         raise ValueError(target)
 
