@@ -33,8 +33,7 @@ RELATIONS = {
 _FINE_GRID = 1e-4  # dp-accounting's default spacing of the discretised privacy loss
 _COARSE_GRID = 1e-3  # ten times faster, and still an upper bound
 _FINE_UP_TO = 20.0  # beyond this ε the coarse grid's few per cent do not matter, and its speed does
-# Of the grids of one step, which takes dp-accounting half a minute, and of many: 64 MB an array.
-_MOST_POINTS, _MOST_COMPOSED = 2**22, 2**23
+_MOST_POINTS = 2**22  # of a grid, for one step or for all: half a minute of dp-accounting
 _MOST_NOISE = 1e8  # more is counted as this much: its square is still a number
 _TAIL = 1e-15  # of a composition, cut off by dp-accounting
 
@@ -43,8 +42,8 @@ class _TooLargeGrid(Exception):
   """The privacy loss would take more points than are looked at; nothing was computed."""
 
 
-def _require_points(count: float, most: int) -> None:
-  if not count <= most:  # written so that NaN is refused too
+def _require_points(count: float) -> None:
+  if not count <= _MOST_POINTS:  # written so that NaN is refused too
     raise _TooLargeGrid
 
 
@@ -55,7 +54,7 @@ def _step_pld(
   """The distribution of one step, which `PLDAccountant` would compute anew for every count."""
   # Losses of records 2C apart, whose noise lies within 10 σ: known before anything is computed.
   sigma = max(event.noise_multiplier, 1e-100)
-  _require_points(2 * (2 / sigma + 20) / sigma / grid, _MOST_POINTS)
+  _require_points(2 * (2 / sigma + 20) / sigma / grid)
   return pld.privacy_loss_distribution.from_truncated_subsampled_gaussian_mechanism(
     dataset_size=event.dataset_size,
     sampling_probability=event.sampling_probability,
@@ -73,7 +72,7 @@ def _self_composed(
   for pmf in (step._pmf_remove, step._pmf_add):
     probabilities = pmf.to_dense_pmf()._probs  # pyright: ignore[reportAttributeAccessIssue]
     low, high = pld.common.compute_self_convolve_bounds(list(probabilities), count, _TAIL)
-    _require_points(high - low, _MOST_COMPOSED)
+    _require_points(high - low)
   return step.self_compose(count)
 
 
@@ -91,7 +90,7 @@ def _composed_pld(
       parts = [_composed_pld(part, relation, grid) for part in events]
       known = [part for part in parts if part is not None]
       if len(known) == len(parts):
-        _require_points(sum(part._pmf_remove.size for part in known), _MOST_COMPOSED)
+        _require_points(sum(part._pmf_remove.size for part in known))
         return functools.reduce(lambda a, b: a.compose(b), known)
   return None
 

@@ -127,7 +127,8 @@ def make(
   }
   steps = config.steps
   if config.epochs is not None:
-    steps = max(1, round(config.epochs * num_examples / config.batch_size))
+    # No more than a mechanism refuses: infinity has no whole number.
+    steps = max(1, round(min(config.epochs * num_examples / config.batch_size, 2**31)))
   # TrainConfig has checked that two of the three are given, and with other stages which.
   if beside and steps is not None and config.target_epsilon not in (None, math.inf):
     return _what_is_left(config.target_epsilon, beside, {**settings, 'steps': steps})

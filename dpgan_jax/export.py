@@ -113,7 +113,7 @@ def export(
       if format == 'parquet':
         _write_parquet(file, images, labels, names)
       else:
-        arrays = {'x': images} if labels is None else {'x': images, 'y': labels}
+        arrays: dict[str, Any] = {'x': images} if labels is None else {'x': images, 'y': labels}
         if names is not None and not naming.unnamed(names):
           arrays['class_names'] = np.array(names)
         np.savez_compressed(file, **arrays)

@@ -251,7 +251,9 @@ def _check_header(path: pathlib.Path, saved: Mapping[str, Any], now: Mapping[str
   differences = []
   if saved.get('format') != now['format']:
     differences.append(f'format is {saved.get("format")} there and {now["format"]} now')
-  there, here = saved.get('stages', {}), now['stages']
+  there, here = saved.get('stages'), now['stages']
+  if not isinstance(there, dict) or not all(isinstance(m, dict) for m in there.values()):
+    there = {}
   if there.keys() != here.keys():
     differences.append(f'stages are {sorted(there)} there and {sorted(here)} now')
   for stage in here.keys() & there.keys():

@@ -141,6 +141,6 @@ def read(saved: Mapping[str, Any], where: object) -> Plan:
       cnn = labelling.from_record(saved[_LABEL_CNN], *about, label_cnn.STAGE)
   except _validate.InputError:
     raise
-  except (KeyError, TypeError, ValueError, AttributeError) as error:
+  except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
     raise _validate.InputError(f'{where} is not the record of a run: {error!r}') from None
   return Plan(gan, classifier, cnn)

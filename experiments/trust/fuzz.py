@@ -108,7 +108,7 @@ class Targets:
     Raises:
       InputError: it was refused. Whatever else is raised is a finding.
     """
-    from dpgan_jax import budget, data, evaluate, ledger, model_file, readers, release
+    from dpgan_jax import budget, data, evaluate, ledger, readers, release
 
     rng = random.Random(f'{seed}/{target}/{number}')
     shutil.rmtree(self.folder, ignore_errors=True)
@@ -138,7 +138,7 @@ class Targets:
         self._watched(_parse, values, config_class, arguments)
       case 'generator':
         path.write_bytes(hostile_inputs.generator(rng, self.generator_bytes))
-        self._watched(lambda: model_file.load(path).epsilon())
+        self._watched(_cost, path)
       case 'report':
         facts = {
           'guarantee': {'epsilon': 1.5}, 'progress': {'steps_charged': 3},
@@ -164,6 +164,19 @@ class Targets:
       _audit.watch(None)
       signal.setitimer(signal.ITIMER_PROF, 0)
       signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _cost(path: pathlib.Path) -> float:
+  """ε of a saved generator, roughly, which takes a tenth of the time."""
+  from dpgan_jax import accounting, model_file
+
+  model = model_file.load(path)
+  mechanism = model.gan.mechanism
+  return accounting.quick_epsilon(
+    model.budget.event(model.steps),
+    delta=mechanism.delta,
+    neighboring_relation=mechanism.neighboring_relation,
+  )
 
 
 def _flag_values(define: Callable[[], None]) -> flags.FlagValues:
