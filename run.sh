@@ -57,7 +57,7 @@ installed() {
 # environment that a person made by hand. Half an installation and one that was moved are not repaired but replaced.
 usable() {
   local made_at=''
-  if [[ -e $stamp ]]; then read -r made_at <"$stamp" && [[ $made_at == "$(pwd -P)" ]] || return 1; fi
+  if [[ -e $stamp ]]; then IFS= read -r made_at <"$stamp" && [[ $made_at == "$(pwd -P)" ]] || return 1; fi
   "$environment/bin/python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 

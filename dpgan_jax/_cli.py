@@ -7,7 +7,9 @@ keeps its traceback.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
+import io
 import logging
 import os
 import pathlib
@@ -46,6 +48,8 @@ def run(main: Callable[[], None], *, interrupted: str = '') -> None:
     main: the command; its flags are parsed when it is called.
     interrupted: what to tell a user who pressed Ctrl-C, e.g. how to continue.
   """
+
+  _show_everything()
 
   def parsed(argv: list[str]) -> list[str]:
     try:
@@ -96,13 +100,34 @@ def _quieten_orbax() -> None:
   sys.unraisablehook = hook
 
 
+_SPELLED = {
+  'ε': 'epsilon', 'δ': 'delta', 'σ': 'sigma', '…': '...', '–': '-', '—': '-', '≥': '>=', '≤': '<=',
+  '≠': '!=', '×': 'x', '·': '*', '→': '->', '√': 'sqrt ', '²': '^2', '∞': 'infinity', '’': "'",
+}  # fmt: skip
+
+
+def _show_everything() -> None:
+  """Lets a terminal without a letter show it in others: no text may end a run (LANG=C, cp1252)."""
+  codecs.register_error('dpgan_jax', _spelled)
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='dpgan_jax')
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+  if not isinstance(error, UnicodeEncodeError):
+    raise error
+  letters = error.object[error.start : error.end]
+  return ''.join(_SPELLED.get(c) or ascii(c)[1:-1] for c in letters), error.end
+
+
 def parse(argv: list[str]) -> list[str]:
   """Parses a command line, flag files included, into `flags.FLAGS`.
 
   Raises:
     InputError: unknown flags, values of another type, a flag file that cannot be read.
   """
-  _check_flag_files(argv[1:])
+  argv = [*argv[:1], *_without_flag_files(argv[1:])]
   try:
     rest = flags.FLAGS(argv)
   except flags.Error as error:
@@ -111,52 +136,61 @@ def parse(argv: list[str]) -> list[str]:
     raise _validate.InputError('unknown flag, whose name has hundreds of letters') from None
   if rest[1:]:
     raise _validate.InputError(f'expected flags only (--name=value), got {rest[1]!r}')
+  for name in flags.FLAGS:
+    flag = flags.FLAGS[name]
+    if isinstance(flag.value, str) and flag.value.startswith('~'):
+      # No shell does it behind an equals sign: --out=~/eps2. ~nobody stays as it is.
+      flag.value = os.path.expanduser(flag.value)
   return rest
 
 
-def _check_flag_files(argv: Sequence[str]) -> None:
-  """Refuses flag files that absl would read without end: devices, giants, files that name each
-  other more often than anybody means to.
+def _without_flag_files(argv: Sequence[str]) -> list[str]:
+  """A command line with what its flag files hold in their place, read as UTF-8 in any locale.
+
+  absl would read without end what is refused here: devices, giants, files that name each other more
+  often than anybody means to.
   """
-  waiting = _flag_files(argv)
-  for read in range(_MAX_FLAG_FILES + 1):
-    if not waiting:
-      return
-    path = pathlib.Path(os.path.expanduser(waiting.pop()))  # ~nobody stays as it is
-    if read == _MAX_FLAG_FILES:
-      break
-    try:
-      if not path.is_file():
-        state = 'is no regular file' if path.exists() else 'does not exist'
-        raise _validate.InputError(f'flag file {path} {state}')
-      if path.stat().st_size > _MAX_FLAG_FILE_BYTES:
-        raise _validate.InputError(
-          f'flag file {path} has {path.stat().st_size} bytes; expected at most '
-          f'{_MAX_FLAG_FILE_BYTES}'
-        )
-      lines = path.read_text(encoding='utf-8').splitlines()
-    except OSError as error:
-      raise _validate.InputError(f'cannot read flag file {path}: {error.strerror}') from None
-    except UnicodeDecodeError:
-      raise _validate.InputError(f'expected flag file {path} to be UTF-8 text') from None
-    waiting += _flag_files(lines, nested=True)
-  raise _validate.InputError(
-    f'expected at most {_MAX_FLAG_FILES} flag files, each other\'s included (do they name '
-    'themselves?)'
-  )
-
-
-def _flag_files(argv: Sequence[str], *, nested: bool = False) -> list[str]:
-  """Flag files that a command line, or the lines of a flag file, name."""
-  found = []
-  for i, argument in enumerate(argv):
+  found, waiting, read = [], [(argument, False) for argument in reversed(argv)], 0
+  while waiting:
+    argument, nested = waiting.pop()
+    if argument == '--' and not nested:
+      return [*found, argument, *(rest for rest, _ in reversed(waiting))]
     name, equals, value = argument.partition('=')
-    if name in ('--flagfile', '-flagfile'):
-      if not equals:  # only on a command line may the name be the next argument
-        value = '' if nested else next(iter(argv[i + 1 : i + 2]), '')
-      if value.strip():
-        found.append(value.strip())
+    if name not in ('--flagfile', '-flagfile'):
+      found.append(argument)
+      continue
+    if not equals and not nested and waiting:  # only on a command line is it the next argument
+      value = waiting.pop()[0]
+    read += 1
+    if read > _MAX_FLAG_FILES:
+      raise _validate.InputError(
+        f'expected at most {_MAX_FLAG_FILES} flag files, each other\'s included (do they name '
+        'themselves?)'
+      )
+    waiting += [(line, True) for line in reversed(_flag_file_lines(value.strip()))]
   return found
+
+
+def _flag_file_lines(name: str) -> list[str]:
+  """The flags in a flag file, one a line, without comments."""
+  if not name:
+    raise _validate.InputError('expected --flagfile=FILE, got no name')
+  path = pathlib.Path(os.path.expanduser(name))
+  try:
+    if not path.is_file():
+      state = 'is no regular file' if path.exists() else 'does not exist'
+      raise _validate.InputError(f'flag file {path} {state}')
+    if path.stat().st_size > _MAX_FLAG_FILE_BYTES:
+      raise _validate.InputError(
+        f'flag file {path} has {path.stat().st_size} bytes; expected at most '
+        f'{_MAX_FLAG_FILE_BYTES}'
+      )
+    lines = path.read_text(encoding='utf-8').splitlines()
+  except OSError as error:
+    raise _validate.InputError(f'cannot read flag file {path}: {error.strerror}') from None
+  except UnicodeError:
+    raise _validate.InputError(f'expected flag file {path} to be UTF-8 text') from None
+  return [line.strip() for line in lines if line.strip() and not line.startswith(('#', '//'))]
 
 
 def _raise_on(number: int, exception: type[BaseException]) -> None:

@@ -7,6 +7,7 @@ flushed to the disk, and renamed. `os.replace` is atomic on POSIX file systems.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -29,6 +30,28 @@ def fsync_directory(path: str | os.PathLike[str]) -> None:
     os.close(handle)
 
 
+@contextlib.contextmanager
+def named(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Says in an OSError of the block that names no file which one it was, and what room there is.
+
+  A write to a full disk fails with a number alone.
+  """
+  try:
+    yield
+  except OSError as error:
+    raise (error if error.filename is not None else _naming(error, pathlib.Path(path))) from None
+
+
+def _naming(error: OSError, path: pathlib.Path, size: int | None = None) -> OSError:
+  """The same error of `path`, with the sizes where there is no room."""
+  text = error.strerror or str(error)
+  if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    with contextlib.suppress(OSError):
+      text += f', after {size} bytes' if size is not None else ''
+      text += f', with {shutil.disk_usage(path.parent).free} bytes free'
+  return OSError(error.errno, text, str(path)) if error.errno is not None else error
+
+
 def _beside(path: pathlib.Path) -> pathlib.Path:
   # Not `tempfile`: a mode of its own (or a chmod after it) would override the user's umask.
   return path.parent / f'.{path.name}.{secrets.token_hex(8)}.tmp'
@@ -44,11 +67,17 @@ def atomic_write(
     path: the final name; an existing file is replaced, its directory is created where missing.
     mode: 'w' (text, UTF-8) or 'wb'.
     permissions: of the file, before the user's umask.
+
+  Raises:
+    OSError: the file system failed; it names `path`, and where it is full how far it came.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = _beside(path)
-  handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, permissions)
+  try:
+    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, permissions)
+  except OSError as error:
+    raise _naming(error, path) from None
   try:
     with os.fdopen(handle, mode, encoding=None if 'b' in mode else 'utf-8') as file:
       yield file
@@ -56,9 +85,13 @@ def atomic_write(
       os.fsync(file.fileno())
     os.replace(temporary, path)
     fsync_directory(path.parent)
-  except BaseException:
+  except BaseException as error:
+    size = None
     with contextlib.suppress(FileNotFoundError):
+      size = temporary.stat().st_size
       os.unlink(temporary)
+    if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+      raise _naming(error, path, size) from None
     raise
 
 
@@ -75,13 +108,16 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     raise FileExistsError(f'{path} exists already')
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = _beside(path)
-  temporary.mkdir()
   try:
-    yield temporary
+    temporary.mkdir()
+    with named(path):
+      yield temporary
     os.rename(temporary, path)
     fsync_directory(path.parent)
-  except BaseException:
+  except BaseException as error:
     shutil.rmtree(temporary, ignore_errors=True)
+    if isinstance(error, OSError) and error.filename == str(temporary):
+      raise _naming(error, path) from None
     raise
 
 

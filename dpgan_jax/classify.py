@@ -4,8 +4,9 @@
 Leaves `classifier.safetensors` (weights, and the public record of how they came about) and
 `classify.json` (accuracy, ε and what it covers) in the run directory. Running the same command
 again continues an interrupted run, bit for bit. The test set is scored once, at the end; settings
-are chosen with `--holdout=10000`, which scores a part of the training set and leaves the test set
-alone. `--seeds=3` repeats the run for the spread, `--results=FILE` collects what was measured.
+are chosen with `--holdout=10000`, which scores a part of the training set (about so many: a hash
+of each image says which) and leaves the test set alone. `--seeds=3` repeats the run for the spread,
+`--results=FILE` collects what was measured.
 """
 
 from __future__ import annotations
@@ -76,11 +77,12 @@ def load(config: ClassifierConfig, data_dir: str | None) -> Split:
         f'expected test images like those for training, {whole.spec.shape} of '
         f'{whole.num_classes} classes, got {test.spec.shape} of {test.num_classes}'
       )
+    datasets.require_same_classes(test, whole.class_names, 'training')
     where = f'{len(test)} test examples, looked at only here'
     inputs = prepare(config, whole.images)
     return Split(whole, inputs, prepare(config, test.images), test.labels, where)
   train, aside = datasets.hold_out(whole, config.holdout)
-  where = f'{config.holdout} held-out training examples'
+  where = f'{len(aside)} held-out training examples'
   return Split(
     train, prepare(config, train.images), prepare(config, aside.images), aside.labels, where
   )
@@ -166,11 +168,12 @@ def _result(classifier: Classifier, state: ClassifierState, split: Split) -> dic
   cross_check.require_agreement(
     budget.event(), {m.delta: epsilon}, neighboring_relation=m.neighboring_relation
   )
-  held_out = bool(config.holdout)
+  # The people in a test set of one's own are not protected by this ε either.
+  private = bool(config.holdout) or split.train.name not in datasets.PUBLIC
   return {
     'accuracy': round(100 * float(np.mean(correct)), 4),
     'accuracy_computed_on': split.scored_on,
-    'accuracy_is_private': held_out,
+    'accuracy_is_private': private,
     'epsilon': accounting.rounded_up(epsilon),
     'delta': m.delta,
     'neighboring_relation': m.neighboring_relation,
@@ -182,7 +185,7 @@ def _result(classifier: Classifier, state: ClassifierState, split: Split) -> dic
     else 'secret: 64 bits from the operating system',
     'covered': 'classifier.safetensors and predictions of it; epsilon is for one run',
     'not_covered': 'metrics.jsonl, checkpoints, ledger.jsonl'
-    + (', this accuracy: keep private, or count the choice made by it' if held_out else ''),
+    + (', this accuracy: keep private, or count the choice made by it' if private else ''),
   }
 
 

@@ -16,6 +16,7 @@ import pathlib
 from absl import flags
 
 from dpgan_jax import _cli, _progress, _shared_flags, _validate
+from dpgan_jax.data import datasets, readers
 from dpgan_jax.evaluation import over_steps, scores, scoring, snapshots, tasks
 from dpgan_jax.run import generator_file, trainer
 from dpgan_jax.run.directory import RunDir
@@ -70,10 +71,14 @@ def main() -> None:
     samples = scoring.Samples(*scoring.read_samples(FLAGS.samples), source=source)
     out = pathlib.Path(FLAGS.out or pathlib.Path(FLAGS.samples).parent)
     train, test = scoring.load_real(FLAGS.dataset, FLAGS.data_dir)
+    if samples.labels is not None and (names := readers.npz_class_names(FLAGS.samples)):
+      datasets.require_same_classes(train, names, 'the samples')
   else:
     trained = trainer.restore_model(FLAGS.run_dir)
     out = pathlib.Path(FLAGS.out or trained.run.path)
-    train, test = scoring.load_real(FLAGS.dataset or trained.model.spec.name, FLAGS.data_dir)
+    spec = trained.model.spec
+    train, test = scoring.load_real(FLAGS.dataset or spec.name, FLAGS.data_dir)
+    datasets.require_same_classes(train, spec.class_names, 'the run')
     samples = scoring.draw(trained.model, amount)
   result = scoring.score(samples, train, test, amount, out, scores_dir=FLAGS.scores_dir)
   for name in ('tstr_cnn', 'fid', 'secondary_accuracy'):
@@ -98,8 +103,9 @@ def _over_steps() -> None:
   _validate.integer('num', num, minimum=tasks.MIN_SAMPLES)
   run = RunDir.open(FLAGS.run_dir, create=False)
   files = snapshots.paths(run, FLAGS.snapshots, as_trained=FLAGS.as_trained)
-  dataset = FLAGS.dataset or generator_file.load(files[-1]).spec.name
-  train, test = scoring.load_real(dataset, FLAGS.data_dir)
+  spec = generator_file.load(files[-1]).spec
+  train, test = scoring.load_real(FLAGS.dataset or spec.name, FLAGS.data_dir)
+  datasets.require_same_classes(train, spec.class_names, 'the run')
   out = pathlib.Path(FLAGS.out or run.path)
   show = _progress.WorkProgress()
   steps = over_steps.score(

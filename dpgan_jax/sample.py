@@ -6,7 +6,12 @@ Sampling costs no privacy, however many examples are drawn.
 
 from __future__ import annotations
 
+import csv
+import difflib
+import os
 import pathlib
+import unicodedata
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import flags
@@ -30,7 +35,7 @@ def define_flags() -> None:
     'format', 'npz', 'npz, png (train/<class>/<n>.png), idx (as MNIST) or parquet.'
   )
   flags.DEFINE_string(
-    'labels', None, 'Classes to draw, e.g. 3 or 0,1,7; default: all, equally often.'
+    'labels', None, 'Classes to draw, by name or number: köln or 0,1,7; default: all equally.'
   )
   flags.DEFINE_string(
     'out', None, 'File (npz, parquet) or folder (png, idx); default: inside run_dir.'
@@ -49,7 +54,7 @@ def main() -> None:
   key = secrets.root_key(FLAGS.seed)
   images, labels = model.sample(
     FLAGS.num,
-    labels=parse_labels(FLAGS.labels, FLAGS.num, model.spec.num_classes),
+    labels=parse_labels(FLAGS.labels, FLAGS.num, model.spec.class_names),
     clearest=FLAGS.clearest,
     key=key,
   )
@@ -60,7 +65,7 @@ def main() -> None:
     images,
     labels,
     format=FLAGS.format,
-    num_classes=None if labels is None else model.spec.num_classes,
+    class_names=None if labels is None else model.spec.class_names,
     overwrite=FLAGS.overwrite,
   )
   epsilon = model.epsilon()
@@ -84,21 +89,45 @@ def _source() -> tuple[Synthesizer, str]:
   return trained.model, str(trained.run.path / name)
 
 
-def parse_labels(text: str | None, num: int, num_classes: int) -> np.ndarray | None:
-  """`'0,1,7'` → int64[num], these classes in turn; None → None, the model's default.
+def parse_labels(text: str | None, num: int, names: Sequence[str]) -> np.ndarray | None:
+  """`'0,1,7'` or `'köln,bonn'` → int64[num], these classes in turn; None → None, the default.
+
+  Names come first: where classes are called 1, 2, 3, the class 1 is the first of them. A name that
+  holds a comma is given alone, or in quotes as in CSV.
+
+  Args:
+    text: names or numbers of classes, with commas between them.
+    num: how many labels.
+    names: of all classes.
 
   Raises:
-    InputError: not whole numbers, or not classes.
+    InputError: something that is no class, naming it.
   """
   if text is None:
     return None
+  # What a terminal of another encoding (LANG=C) has handed over, and either way to spell an ö.
+  text = unicodedata.normalize('NFC', os.fsencode(text).decode('utf-8', 'replace'))
+  numbers = {unicodedata.normalize('NFC', name): number for number, name in enumerate(names)}
   try:
-    wanted = [int(part) for part in text.split(',')]
-  except ValueError:
-    raise _validate.InputError(f'expected labels like 3 or 0,1,7, got {text!r}') from None
-  for label in wanted:
-    _validate.integer('labels', label, minimum=0, maximum=num_classes - 1)
-  return np.resize(np.asarray(wanted, np.int64), num)
+    parts = [text] if text in numbers else next(csv.reader([text], skipinitialspace=True), None)
+  except csv.Error:  # a name of 131,073 characters
+    parts = [text]
+  parts = parts or ['']
+  return np.resize(np.asarray([_number(p.strip(), numbers) for p in parts], np.int64), num)
+
+
+def _number(part: str, numbers: Mapping[str, int]) -> int:
+  if part in numbers:
+    return numbers[part]
+  if part.isascii() and part.isdecimal() and len(part) < 10 and int(part) < len(numbers):
+    return int(part)
+  close = difflib.get_close_matches(part, numbers, n=1, cutoff=0.5)
+  hint = f' (did you mean {close[0]}?)' if close else ''
+  shown = ', '.join(list(numbers)[:10]) + (', ...' if len(numbers) > 10 else '')
+  raise _validate.InputError(
+    f'expected labels to be classes, by name ({shown}) or number (0 to {len(numbers) - 1}), as in '
+    f'--labels=0,1; got {part!r}{hint}'
+  )
 
 
 if __name__ == '__main__':

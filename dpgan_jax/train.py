@@ -23,7 +23,7 @@ from dpgan_jax.models.gan import GAN
 from dpgan_jax.networks import layers
 from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import plan, trainer
-from dpgan_jax.run.loop import make_chunk
+from dpgan_jax.run.stages import make_chunk
 
 FLAGS = flags.FLAGS
 

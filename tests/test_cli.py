@@ -134,6 +134,61 @@ class TestFlagFiles:
     assert out == "Settings(count=9, cap=None, rate=0.5, end=None, name='y')\n"
 
 
+ASCII = {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
+
+
+class TestEnvironment:
+  """Terminals without letters, other locales and time zones, paths with spaces and umlauts."""
+
+  @pytest.mark.parametrize(
+    ('environment', 'shown'),
+    [
+      ({'PYTHONIOENCODING': 'ascii'}, 'epsilon >= 1 \\u306e Zoom'),
+      ({'PYTHONIOENCODING': 'cp1252'}, 'epsilon >= 1 \\u306e Zoom'),
+      ({'PYTHONIOENCODING': 'utf-8'}, 'ε ≥ 1 の Zoom'),
+      ({'TZ': 'Pacific/Kiritimati', **ASCII}, 'epsilon >= 1 \\u306e Zoom'),
+    ],
+    ids=str,
+  )
+  def test_a_terminal_without_a_letter_shows_it_in_others(
+    self, script, monkeypatch, environment, shown
+  ):
+    for name, value in environment.items():
+      monkeypatch.setenv(name, value)
+    body = "print('ε ≥ 1 の Zoom')\nraise _validate.InputError('ε ≥ 1 の Zoom')"
+    status, out, err = outcome(script(body))
+    assert (status, out, err) == (2, f'{shown}\n', f'error: {shown}\n')
+
+  def test_help_too(self, monkeypatch):
+    for name, value in ASCII.items():
+      monkeypatch.setenv(name, value)
+    _, out, err = outcome([sys.executable, '-m', 'dpgan_jax.train'], '--help')
+    assert 'Privacy budget epsilon; inf trains' in ' '.join(out.split())
+    assert err == ''
+
+  def test_flag_files_are_utf_8_everywhere(self, script, tmp_path, monkeypatch):
+    for name, value in ASCII.items():
+      monkeypatch.setenv(name, value)
+    (tmp_path / 'größe mit Raum').write_text('# ε\n--name=köln\n', encoding='utf-8')
+    body = "assert flags.FLAGS.name == 'k\\u00f6ln'\nprint('read')"
+    status, out, err = outcome(script(body), f'--flagfile={tmp_path}/größe mit Raum')
+    assert (status, out, err) == (0, 'read\n', '')
+
+  def test_home_is_short_in_every_flag(self, script, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'a.flags').write_text('--name=~/eps2\n')
+    for arguments in (['--name=~/eps2'], ['--flagfile=~/a.flags'], ['--flagfile', '~/a.flags']):
+      _, out, err = outcome(script(SHOW), *arguments)
+      assert f"name='{tmp_path}/eps2'" in out, err
+    _, out, _ = outcome(script(SHOW), '--name=~nobody_of_this_name/x')
+    assert "name='~nobody_of_this_name/x'" in out
+
+  def test_arguments_after_two_dashes_are_no_flags(self, script):
+    status, _, err = outcome(script(SHOW), '--', '--flagfile=nowhere')
+    assert (status, err.count('\n')) == (2, 1)
+    assert "expected flags only (--name=value), got '--flagfile=nowhere'" in err
+
+
 def test_help_lists_the_settings(script):
   _, out, err = outcome(script(SHOW), '--help')
   assert '--count: How many.' in out

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -93,3 +96,59 @@ def test_the_umask_is_respected(tmp_path):
     pass
   assert (tmp_path / 'file').stat().st_mode & 0o777 == 0o600
   assert (tmp_path / 'directory').stat().st_mode & 0o777 == 0o700
+
+
+def test_a_write_to_a_full_disk_names_the_file(tmp_path):
+  place = tmp_path / 'x'
+  with (
+    pytest.raises(OSError, match=f'No space left on device, with [0-9]+ .*{place}'),
+    _files.named(place),
+    open('/dev/full', 'wb', buffering=0) as file,
+  ):
+    file.write(b'1')
+
+
+WRITE = """
+from dpgan_jax import _files
+for kind in ('file', 'folder'):
+  try:
+    if kind == 'file':
+      with _files.atomic_write('{folder}/a', 'wb') as file:
+        file.write(bytes(10**6))
+    else:
+      with _files.atomic_directory('{folder}/b') as staging:
+        (staging / 'c').write_bytes(bytes(10**6))
+  except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+  ('options', 'lines'),
+  [
+    (
+      'size=64k',
+      [
+        r'.* No space left on device, after \d+ bytes, with \d+ bytes free: .*/disk/a.',
+        r'.* No space left on device, with \d+ bytes free: .*/disk/b.',
+      ],
+    ),
+    ('ro', [r'.* Read-only file system: .*/disk/a.', r'.* Read-only file system: .*/disk/b.']),
+  ],
+)
+def test_a_disk_that_is_full_or_read_only_is_named_with_path_and_room(tmp_path, options, lines):
+  folder = tmp_path / 'disk'
+  folder.mkdir()
+  mount = f'mount -t tmpfs -o {options} tmpfs "$0" && exec "$1" -c "$2"'
+  script = WRITE.format(folder=folder)
+  command = ['unshare', '-rm', 'sh', '-c', mount, str(folder), sys.executable, script]
+  root = pathlib.Path(__file__).resolve().parents[1]
+  env = {**os.environ, 'PYTHONPATH': str(root)}
+  done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+  if 'unshare' in done.stderr or 'mount' in done.stderr:
+    pytest.skip(f'this machine lets nobody mount: {done.stderr.strip()}')
+  found = done.stdout.splitlines()
+  assert len(found) == 2, done.stderr
+  for line, pattern in zip(found, lines, strict=True):
+    assert re.fullmatch(pattern, line), line
+  assert list(folder.iterdir()) == []

@@ -58,6 +58,7 @@ _NODES_PER_SIGMA = 12  # of the integrals over x: analytic integrands, the error
 _LOSS_NODES_PER_SIGMA = 400  # of the distribution of x, whose losses are then put on a grid
 _TAIL = 9.5  # standard deviations; the mass beyond is 1e-21
 _LEAST_GRID, _LARGEST_GRID = 2**14, 2**22
+_LEAST_NOISE = 0.03  # less has an accounted ε of infinity, and orders that take nodes without end
 
 
 class Interval(NamedTuple):
@@ -305,6 +306,8 @@ def _intervals(
     return tuple(Interval(math.inf, math.inf) for _ in deltas)
   if not steps:
     return tuple(Interval(0.0, 0.0) for _ in deltas)
+  if min(step.usual.sigma for step in steps) < _LEAST_NOISE:
+    return tuple(Interval(0.0, math.inf) for _ in deltas)
   negligible = min(deltas) * 1e-3
   upper = [_upper(steps, delta, negligible) for delta in deltas]
   reach = _upper(steps, 10 * negligible, negligible)

@@ -28,6 +28,7 @@ from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import BudgetError, DPMechanism
 
 _FORMAT = 1
+_MOST_BYTES = 2**28  # a line a chunk of steps: those of real runs stay below one of 2**20
 
 
 class Ledger:
@@ -124,6 +125,8 @@ class Ledger:
     return ledger
 
   def _replay(self, expected_header: Mapping[str, Any]) -> None:
+    if self._path.stat().st_size > _MOST_BYTES:
+      raise _validate.InputError(f'expected {self._path} to have at most {_MOST_BYTES} bytes')
     *lines, tail = self._path.read_bytes().split(b'\n')
     if not lines:
       raise _validate.InputError(f'{self._path} is empty or damaged; restore it from a backup')
@@ -145,6 +148,13 @@ class Ledger:
       raise self._damaged(len(lines) + 1)
 
   def _count(self, record: Mapping[str, Any]) -> None:
+    # The hashes are for accidents: whoever writes a line can compute them.
+    mechanism = self._stages.get(str(record.get('stage')))
+    if mechanism is None:
+      raise _validate.InputError(f'{self._path} charges a stage that this run does not have')
+    _validate.integer(
+      f'up_to_step in {self._path}', record.get('up_to_step'), minimum=0, maximum=mechanism.steps
+    )
     self._charged[record['stage']] = max(self._charged[record['stage']], record['up_to_step'])
 
   def _damaged(self, number: int) -> _validate.InputError:
@@ -189,7 +199,7 @@ class Ledger:
       return
     line, new_hash = _seal({'stage': stage, 'up_to_step': up_to_step}, self._hash)
     # Unbuffered: what a failed write leaves in a buffer would be tried again by truncate and close.
-    with open(self._path, 'r+b', buffering=0) as file:
+    with _files.named(self._path), open(self._path, 'r+b', buffering=0) as file:
       start = file.seek(0, os.SEEK_END)
       if start != self._size:
         raise _validate.InputError(
@@ -258,7 +268,9 @@ def _check_header(path: pathlib.Path, saved: Mapping[str, Any], now: Mapping[str
   differences = []
   if saved.get('format') != now['format']:
     differences.append(f'format is {saved.get("format")} there and {now["format"]} now')
-  there, here = saved.get('stages', {}), now['stages']
+  there, here = saved.get('stages'), now['stages']
+  if not isinstance(there, dict) or not all(isinstance(m, dict) for m in there.values()):
+    there = {}
   if there.keys() != here.keys():
     differences.append(f'stages are {sorted(there)} there and {sorted(here)} now')
   for stage in here.keys() & there.keys():

@@ -21,21 +21,22 @@ import dataclasses
 import difflib
 import hashlib
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from dpgan_jax._validate import InputError, integer, one_of
-from dpgan_jax.data import download
+from dpgan_jax.data import download, holdout, naming
+from dpgan_jax.data.png_folder import read_png_folder
 from dpgan_jax.data.readers import (
   PathLike,
   describe,
   existing_folder,
   int32_labels,
+  npz_class_names,
   read_idx,
   read_npz,
-  read_png_folder,
 )
 from dpgan_jax.data.spec import Spec
 
@@ -163,11 +164,12 @@ def load_dataset(
     name: one of `DATASETS`. 'digits' comes with scikit-learn (8x8, split fixed by position).
       'mnist', 'fashion_mnist', 'kmnist', 'emnist' (Balanced), 'emnist_digits' and 'emnist_letters'
       are read from `data_dir`, or downloaded into the cache without one. 'idx', 'npz' and 'png' are
-      your own files: see `find_idx`, `readers.read_npz`, `readers.read_png_folder`.
+      your own files: see `find_idx`, `readers.read_npz`, `png_folder.read_png_folder`.
     data_dir: the folder (for 'npz' the file) that holds the data.
-    split: 'train' or 'test'.
-    num_classes: for 'idx' and 'npz', the public number of classes. Without it the largest training
-      label gives it, which is harmless only where the set of classes is no secret.
+    split: 'train' or 'test'. Classes of the test split are those of training, in their order.
+    num_classes: for 'idx' and 'npz', the public number of classes. Without it their names (the file
+      class_names.json, the array class_names) or the largest training label give it, which is
+      harmless only where the set of classes is no secret.
 
   Raises:
     InputError: an unknown name, or files that are missing, damaged or inconsistent.
@@ -186,23 +188,22 @@ def load_dataset(
       raise InputError(f'expected no data_dir with digits (built in), got {data_dir!r}')
     images, labels = _digits(split)
   elif name == 'png':
-    images, labels, class_names = read_png_folder(_need(name, data_dir), split=split)
-    return _assemble(name, images, labels, class_names)
+    return _assemble(name, *read_png_folder(_need(name, data_dir), split=split))
   elif name == 'npz':
     file = _need(name, data_dir)
     images, labels = read_npz(file, split=split)
-    named_by = labels
-    if split == 'test' and num_classes is None:
+    named_by, names = labels, npz_class_names(file)
+    if split == 'test' and num_classes is None and names is None:
       named_by = read_npz(file, parts=('y',))[0]
-    return _assemble(name, images, labels, _class_names(name, named_by, num_classes))
+    return _assemble(name, images, labels, _class_names(name, named_by, num_classes, names))
   elif name == 'idx':
     folder = _need(name, data_dir)
     images, labels = _read_idx_pair(find_idx(folder, _stems(name, split)))
-    named_by = labels
-    if split == 'test' and num_classes is None:
+    named_by, names = labels, naming.read(folder)
+    if split == 'test' and num_classes is None and names is None:
       path = find_idx(folder, _stems(name, 'train'), ('labels',))['labels']
       named_by = int32_labels(str(path), read_idx(path, 'labels'))
-    return _assemble(name, images, labels, _class_names(name, named_by, num_classes))
+    return _assemble(name, images, labels, _class_names(name, named_by, num_classes, names))
   else:
     files = download.fetch(name, split) if data_dir is None else find_idx(
       data_dir, _stems(name, split)
@@ -213,6 +214,28 @@ def load_dataset(
     if name == 'emnist_letters':
       labels = labels - 1  # published as 1 (a) to 26 (z); a 0 becomes -1 and is refused
   return _assemble(name, images, labels, _CLASS_NAMES[name])
+
+
+def require_same_classes(dataset: ImageDataset, names: Sequence[str], whose: str) -> None:
+  """Refuses `names` that are not those of the classes of `dataset`, which would be mixed up.
+
+  Numbers are no names: where one of the two has nothing else, only how many there are is compared.
+
+  Raises:
+    InputError: naming `whose` they are and the first that differs.
+  """
+  there, here = tuple(names), dataset.class_names
+  if len(there) != len(here):
+    raise InputError(
+      f'{dataset.name}: has {len(here)} classes and {whose} {len(there)}; expected the same ones'
+    )
+  if there == here or naming.unnamed(there) or naming.unnamed(here):
+    return
+  number = next(i for i, (a, b) in enumerate(zip(there, here, strict=True)) if a != b)
+  raise InputError(
+    f'{dataset.name}: class {number} is {here[number]!r} and of {whose} {there[number]!r}; '
+    'expected the same classes in the same order'
+  )
 
 
 def to_model_range(images: Any) -> Any:
@@ -315,7 +338,14 @@ def _assemble(
   )
 
 
-def _class_names(name: str, labels: np.ndarray, num_classes: int | None) -> tuple[str, ...]:
+def _class_names(
+  name: str, labels: np.ndarray, num_classes: int | None, names: tuple[str, ...] | None
+) -> tuple[str, ...]:
+  if names is not None:
+    if num_classes not in (None, len(names)):
+      raise InputError(f'{name}: expected num_classes={len(names)}, as many as have names there')
+    _check_labels_in_range(name, labels, len(names))
+    return names
   if num_classes is None:
     num_classes = int(labels.max(initial=-1)) + 1
     if num_classes > len(labels):  # also keeps a stray 2^31 from making as many names
@@ -343,26 +373,26 @@ def _need(name: str, data_dir: str | None) -> str:
   return data_dir
 
 
-_HOLD_OUT_SEED = 2013  # public, and the same for every choice, so that choices can be compared
-
-
-def hold_out(dataset: ImageDataset, count: int) -> tuple[ImageDataset, ImageDataset]:
-  """A data set without `count` of its examples, and these: to choose settings on.
+def hold_out(dataset: ImageDataset, held: float) -> tuple[ImageDataset, ImageDataset]:
+  """A data set without some of its examples, and these, as `holdout` chooses them.
 
   What is chosen by scores on the second is chosen on private data, if the data are private.
+
+  Args:
+    dataset: the whole.
+    held: a share in (0, 1), or a whole number: about so many.
+
+  Returns:
+    The rest and what is held out, each in the order of `dataset`.
 
   Raises:
     InputError: as many examples or more, or a class that is left out of one of the two.
   """
-  if count >= len(dataset):
-    raise InputError(
-      f'expected holdout < {len(dataset)}, the number of training examples, got {count}'
-    )
-  order = np.random.default_rng(_HOLD_OUT_SEED).permutation(len(dataset))
+  aside = holdout.chosen(dataset.images, holdout.share(held, len(dataset)))
 
-  def part(indices: np.ndarray) -> ImageDataset:
+  def part(chosen: np.ndarray) -> ImageDataset:
     return dataclasses.replace(
-      dataset, images=dataset.images[indices], labels=dataset.labels[indices]
+      dataset, images=dataset.images[chosen], labels=dataset.labels[chosen]
     )
 
-  return part(np.sort(order[count:])), part(order[:count])
+  return part(~aside), part(aside)

@@ -200,9 +200,9 @@ REGISTRY: Registry = {
 def default_cache_dir() -> pathlib.Path:
   """Returns $DPGAN_JAX_CACHE, else $XDG_CACHE_HOME/dpgan_jax, else ~/.cache/dpgan_jax."""
   if own := os.environ.get('DPGAN_JAX_CACHE'):
-    return pathlib.Path(own)
+    return pathlib.Path(os.path.expanduser(own))
   if shared := os.environ.get('XDG_CACHE_HOME'):
-    return pathlib.Path(shared) / 'dpgan_jax'
+    return pathlib.Path(os.path.expanduser(shared)) / 'dpgan_jax'
   return pathlib.Path.home() / '.cache' / 'dpgan_jax'
 
 

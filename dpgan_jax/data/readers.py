@@ -1,4 +1,4 @@
-"""Readers of IDX files, .npz files and folders of PNG images; the writer of IDX.
+"""Readers of IDX files and .npz files; the writer of IDX. `png_folder` reads PNG images.
 
 Files are read as if an adversary had written them: sizes are checked before memory is taken,
 nothing is unpickled, and whatever is wrong becomes a one-line `InputError` that names the file.
@@ -21,16 +21,16 @@ import math
 import os
 import pathlib
 import struct
-import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 
 from dpgan_jax._files import atomic_write
 from dpgan_jax._validate import InputError
+from dpgan_jax.data import naming
 
 PathLike = str | os.PathLike[str]
 
@@ -39,6 +39,7 @@ MAX_BYTES = 4 * 2**30
 # DEFLATE cannot expand further than this, so a short file that promises more is refused unread.
 _MAX_DEFLATE_RATIO = 1032
 _MAX_IDX_NDIM = 4  # count, height, width, channel
+_KINDS = {'iuf': 'numbers', 'U': 'text'}
 
 
 # --- IDX -----------------------------------------------------------------------------------------
@@ -66,7 +67,7 @@ def read_idx(path: PathLike, kind: Literal['images', 'labels'] | None = None) ->
     InputError: missing, truncated or longer than its header promises, a wrong magic number, or more
       than `MAX_BYTES`. No more than the promised bytes are ever held, whatever a gzip expands to.
   """
-  path = _regular_file(path)
+  path = regular_file(path)
   size = path.stat().st_size
   with path.open('rb') as raw:
     packed = raw.read(2) == b'\x1f\x8b'
@@ -189,7 +190,7 @@ def read_npz(
     InputError: not such a file; pixels that are NaN, infinite or outside [0, 1]; more than
       `MAX_BYTES` once unpacked.
   """
-  path = _regular_file(path)
+  path = regular_file(path)
   suffix = '_test' if split == 'test' else ''
   with _open_npz(path) as archive:
     arrays = _read_members(path, archive, [part + suffix for part in parts])
@@ -203,8 +204,29 @@ def npz_names(path: PathLike) -> tuple[str, ...]:
   Raises:
     InputError: not such a file.
   """
-  with _open_npz(_regular_file(path)) as archive:
+  with _open_npz(regular_file(path)) as archive:
     return tuple(name.removesuffix('.npy') for name in archive.namelist())
+
+
+def npz_class_names(path: PathLike) -> tuple[str, ...] | None:
+  """The names in the member `class_names` of an .npz file, as `export` writes it; None without.
+
+  Raises:
+    InputError: not such a file, or something else than different names.
+  """
+  path = regular_file(path)
+  name = naming.FILE.removesuffix('.json')
+  with _open_npz(path) as archive:
+    if f'{name}.npy' not in archive.namelist():
+      return None
+    (array,) = _read_members(path, archive, [name], kinds='U')
+  if array.ndim != 1 or array.dtype.itemsize > 4 * naming.LONGEST:
+    raise InputError(f'{path}: expected {name} to be names [K], got {describe(array)}')
+  try:
+    names = array.tolist()
+  except (ValueError, SystemError) as error:  # numbers that are no characters
+    raise InputError(f'{path}: expected {name} to be text, got: {error}') from None
+  return naming.checked(f'{path}: {name}', names)
 
 
 @contextlib.contextmanager
@@ -228,7 +250,7 @@ def _open_npz(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _read_members(
-  path: pathlib.Path, archive: zipfile.ZipFile, names: list[str]
+  path: pathlib.Path, archive: zipfile.ZipFile, names: list[str], kinds: str = 'iuf'
 ) -> list[np.ndarray]:
   infos = {info.filename.removesuffix('.npy'): info for info in archive.infolist()}
   for name in names:
@@ -249,7 +271,11 @@ def _read_members(
   total = sum(infos[name].file_size for name in names)
   if total > MAX_BYTES:
     raise InputError(f'{path}: unpacks to {total} bytes; expected at most {MAX_BYTES}')
-  return [_parse_npy(f'{path}: {name}', archive.read(infos[name])) for name in names]
+  arrays = [_parse_npy(f'{path}: {name}', archive.read(infos[name])) for name in names]
+  for name, array in zip(names, arrays, strict=True):
+    if array.dtype.kind not in kinds:
+      raise InputError(f'{path}: {name}: expected {_KINDS[kinds]}, got dtype {array.dtype}')
+  return arrays
 
 
 def _parse_npy(where: str, data: bytes) -> np.ndarray:
@@ -265,7 +291,7 @@ def _parse_npy(where: str, data: bytes) -> np.ndarray:
   except Exception as error:
     reason = ' '.join(str(error).split())[:200]
     raise InputError(f'{where}: expected a .npy header of version 1 or 2: {reason}') from None
-  if dtype.hasobject or dtype.kind not in 'iuf':
+  if dtype.hasobject or dtype.kind not in 'iufU':
     raise InputError(f'{where}: expected numbers, got dtype {dtype} (pickled data are not read)')
   offset, shape = stream.tell(), tuple(map(int, shape))  # numpy lets True pass for 1
   if min(shape, default=0) < 1 or math.prod(shape) * dtype.itemsize != len(data) - offset:
@@ -293,108 +319,6 @@ def _uint8_pixels(where: str, pixels: np.ndarray) -> np.ndarray:
         f'image {image})'
       )
   return np.rint(pixels.astype(np.float32) * 255).astype(np.uint8)
-
-
-# --- PNG folders ---------------------------------------------------------------------------------
-
-
-def read_png_folder(
-  path: PathLike, *, split: str = 'train'
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-  """Reads `<path>/<split>/<class>/*.png`, or `<path>/<class>/*.png` (train only).
-
-  Classes and files are taken in the order of their names, as numbers where all are numbers. Names
-  that begin with a dot are ignored.
-
-  Returns:
-    images uint8 [N, H, W] or [N, H, W, 3], labels int32 [N], class names.
-
-  Raises:
-    InputError: a file that is not an 8-bit grey or RGB PNG (named), images of differing size or
-      mode, an empty class, a link that leads out of the folder, more than `MAX_BYTES` of pixels.
-  """
-  root = existing_folder(path)
-  home = root.resolve()
-  base = root / split
-  if not base.is_dir():
-    if split == 'test' or (root / 'test').is_dir():
-      raise InputError(f'{root}: expected a folder {split}/ that holds <class>/*.png')
-    base = root
-  _refuse_outside(base, root, home)
-  classes = _by_name(entry for entry in base.iterdir() if entry.is_dir())
-  if not classes:
-    raise InputError(f'{base}: expected <class>/*.png, got no folder')
-  files: list[tuple[pathlib.Path, int]] = []
-  for label, folder in enumerate(classes):
-    _refuse_outside(folder, root, home)
-    members = _by_name(folder.iterdir())
-    if not members:
-      raise InputError(f'{folder}: class {label} ({folder.name!r}) is empty; expected PNG files')
-    files += [(member, label) for member in members]
-  images: np.ndarray | None = None
-  for i, (file, _) in enumerate(files):
-    _refuse_outside(file, root, home)
-    pixels = _read_png(file)
-    if images is None:
-      if pixels.nbytes * len(files) > MAX_BYTES:
-        raise InputError(
-          f'{root}: {len(files)} images of {pixels.shape}; expected at most {MAX_BYTES} bytes'
-        )
-      images = np.empty((len(files), *pixels.shape), np.uint8)
-    if pixels.shape != images.shape[1:]:
-      raise InputError(
-        f'{file}: expected the size of the first image {files[0][0].name}, {images.shape[1:]}, got '
-        f'{pixels.shape}'
-      )
-    images[i] = pixels
-  assert images is not None
-  labels = np.array([label for _, label in files], np.int32)
-  return images, labels, tuple(folder.name for folder in classes)
-
-
-def _refuse_outside(path: pathlib.Path, root: pathlib.Path, home: pathlib.Path) -> None:
-  """Refuses a link out of the folder, before a file behind it is read or a folder listed."""
-  if not pathlib.Path(os.path.realpath(path)).is_relative_to(home):
-    raise InputError(f'{path}: links to a place outside {root}; expected files within it')
-
-
-def _read_png(path: pathlib.Path) -> np.ndarray:
-  from PIL import Image  # here, as most runs read no PNG
-
-  if path.suffix.lower() != '.png':
-    raise InputError(f'{path}: expected only PNG files in a class folder')
-  path = _regular_file(path)
-  if path.stat().st_size > MAX_BYTES:
-    raise InputError(f'{path}: expected at most {MAX_BYTES} bytes')
-  data = path.read_bytes()
-  try:
-    with warnings.catch_warnings():
-      # Pillow warns from 89 million pixels and fails from twice as many; here both are refused.
-      warnings.simplefilter('error', Image.DecompressionBombWarning)
-      with Image.open(io.BytesIO(data), formats=['PNG']) as image:
-        if image.mode not in ('L', 'RGB'):
-          raise InputError(f'{path}: expected 8-bit grey (L) or RGB, got mode {image.mode}')
-        return np.array(image)
-  except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-    raise InputError(
-      f'{path}: expected at most {Image.MAX_IMAGE_PIXELS} pixels (decompression bomb?)'
-    ) from None
-  except InputError:
-    raise
-  # Pillow's decoders raise SyntaxError, struct.error, OSError, ... on damage; the bytes are in
-  # memory already, so none of these can be the file system's.
-  except Exception as error:
-    reason = ' '.join(str(error).split()) or type(error).__name__
-    raise InputError(f'{path}: expected an undamaged PNG image, got: {reason}') from None
-
-
-def _by_name(entries: Iterable[pathlib.Path]) -> list[pathlib.Path]:
-  """Sorts by name, numerically where every stem is a number; leaves hidden entries out."""
-  paths = sorted((p for p in entries if not p.name.startswith('.')), key=lambda p: p.name)
-  if all(p.stem.isascii() and p.stem.isdecimal() for p in paths):
-    # By length first without leading zeros: int() refuses names of thousands of digits.
-    paths.sort(key=lambda p: (len(p.stem.lstrip('0')), p.stem.lstrip('0')))
-  return paths
 
 
 # --- what all readers check -----------------------------------------------------------------------
@@ -425,7 +349,7 @@ def existing_folder(path: PathLike) -> pathlib.Path:
   return folder
 
 
-def _regular_file(path: PathLike) -> pathlib.Path:
+def regular_file(path: PathLike) -> pathlib.Path:
   path = pathlib.Path(path)
   if not path.is_file():  # a pipe or a device would be read without end
     state = 'is not a regular file' if path.exists() else 'does not exist'

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpgan_jax import _validate
+from dpgan_jax.data import naming
 
 KINDS = ('image',)
-_LARGEST_SIDE = 4096  # of an image in a record from outside; networks here are for far smaller ones
-_MOST_CLASSES = 10_000
+_LARGEST_SIDE, _MOST_CHANNELS = 1024, 4  # of an image; networks here are for far smaller ones
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,14 @@ class Spec:
     _validate.integer('num_records', self.num_records, minimum=1)
     if len(self.shape) != 3:
       raise _validate.InputError(f'expected shape to be (H, W, C) of an image, got {self.shape}')
-    for size in self.shape:
-      _validate.integer('shape', size, minimum=1, maximum=_LARGEST_SIDE)
-    _validate.integer('num_classes', self.num_classes, minimum=1, maximum=_MOST_CLASSES)
+    for size, most in zip(self.shape, (_LARGEST_SIDE, _LARGEST_SIDE, _MOST_CHANNELS), strict=True):
+      _validate.integer('image_shape', size, minimum=1, maximum=most)
+    _validate.integer('num_classes', self.num_classes, minimum=1, maximum=naming.MOST)
+    for name in (self.name, *self.class_names):
+      if not isinstance(name, str) or len(name) > naming.LONGEST:
+        raise _validate.InputError(
+          f'expected names of at most {naming.LONGEST} characters, got {name!r}'
+        )
 
   @property
   def num_classes(self) -> int:
@@ -79,6 +84,6 @@ class Spec:
       kind=record['kind'],
       num_records=record['num_records'],
       shape=tuple(record['shape']),
-      class_names=tuple(map(str, record['class_names'])),
-      name=str(record['name']),
+      class_names=tuple(record['class_names']),
+      name=record['name'],
     )

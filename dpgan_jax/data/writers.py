@@ -21,23 +21,21 @@ import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from dpgan_jax._files import atomic_directory, atomic_write, fsync_directory
+from dpgan_jax._files import atomic_directory, atomic_write, fsync_directory, named
 from dpgan_jax._validate import InputError, integer, one_of
+from dpgan_jax.data import naming
 from dpgan_jax.data.datasets import SPLITS
 from dpgan_jax.data.readers import idx_bytes
 
 FORMATS = ('npz', 'png', 'idx', 'parquet')
 
-# A stray label among the rest must not turn into billions of class names.
-_MAX_CLASSES = 2**16
 _ROWS_PER_GROUP = 1000
-_UNLABELLED = 'unlabelled'
-_CLASS_FOLDER = f'(?:[0-9]+|{_UNLABELLED})'
+_CLASS_FOLDER = f'[0-9]+|{naming.UNLABELLED}'
 
 
 def export(
@@ -48,20 +46,25 @@ def export(
   format: str,
   split: str = 'train',
   num_classes: int | None = None,
+  class_names: Sequence[str] | None = None,
   overwrite: bool = False,
 ) -> pathlib.Path:
   """Writes images and labels to `path`, in order, all of it or nothing.
 
   - 'npz': the file `path` with `x` (uint8 [N, H, W], or [N, H, W, C] where C > 1) and `y` (int64
     [N]).
-  - 'png': `path/<split>/<class>/<n>.png`, n being the image's index. Class and n are padded with
-    zeros to one width, so that readers that sort names as text find the same order. A class of
-    which there is no image gets no folder.
+  - 'png': `path/<split>/<class>/<n>.png`, n being the image's index. Numbers are padded with zeros
+    to one width, so that readers that sort names as text find the same order. A class of which
+    there is no image gets no folder.
   - 'idx': `train-images-idx3-ubyte.gz` and `train-labels-idx1-ubyte.gz` in `path` (`t10k-…` for the
     test split); images with C > 1 are 4-dimensional, in `…-images-idx4-ubyte.gz`.
   - 'parquet': the file `path` with the columns `image` (a struct of PNG `bytes` and `path`) and
     `label` (int64), and the schema metadata by which Hugging Face datasets knows an image and its
     classes.
+
+  Names of classes are kept: in the array `class_names` of an npz, in the file `class_names.json` (a
+  list) of a folder of PNGs, whose folders are called by them (`naming.folders`), or of IDX files,
+  and in Parquet's metadata. This package reads all but the last.
 
   Without labels (an unconditional generator's images have none) there is no `y`, no file of labels
   and no column `label`, and PNGs are named `path/<split>/unlabelled/<n>.png`.
@@ -77,8 +80,9 @@ def export(
       its name is yours.
     num_classes: the number of classes; one more than the largest label if not given. Without
       labels there are none to count: leave it out.
+    class_names: one for each class; by default their numbers. Not without labels.
     overwrite: replace what is there. A PNG folder is replaced only if it holds nothing but images
-      named as above.
+      named as above, in folders of numbers or of the names in its `class_names.json`.
 
   Returns:
     `path`.
@@ -92,27 +96,34 @@ def export(
   one_of('split', split, SPLITS)
   images = _checked_images(images, format)
   if labels is not None:
+    if num_classes is None and class_names is not None:
+      num_classes = len(class_names)
     labels, num_classes = _checked_labels(labels, len(images), num_classes, format)
-  elif num_classes is not None:
-    raise InputError(f'expected no num_classes without labels, got {num_classes!r}')
+  elif num_classes is not None or class_names is not None:
+    given = 'num_classes' if num_classes is not None else 'class_names'
+    raise InputError(f'expected no {given} without labels, got {num_classes or class_names!r}')
+  names = None
+  if labels is not None and num_classes is not None:
+    names = _checked_names(class_names, num_classes)
   if format in ('npz', 'parquet'):
     if path.is_dir():
       raise InputError(f'{path} is a folder; expected the name of a file for format {format}')
     _refuse_existing([path], overwrite)
     with atomic_write(path, 'wb') as file:
       if format == 'parquet':
-        _write_parquet(file, images, labels, num_classes)
-      elif labels is None:
-        np.savez_compressed(file, x=images)
+        _write_parquet(file, images, labels, names)
       else:
-        np.savez_compressed(file, x=images, y=labels)
+        arrays: dict[str, Any] = {'x': images} if labels is None else {'x': images, 'y': labels}
+        if names is not None and not naming.unnamed(names):
+          arrays['class_names'] = np.array(names)
+        np.savez_compressed(file, **arrays)
     return path
   if os.path.lexists(path) and not path.is_dir():
     raise InputError(f'{path} is not a folder; expected the name of a folder for format {format}')
   if format == 'idx':
-    _write_idx(path, images, labels, split, overwrite)
+    _write_idx(path, images, labels, names, split, overwrite)
   else:
-    _write_png_folder(path, images, labels, num_classes, split, overwrite)
+    _write_png_folder(path, images, labels, names, split, overwrite)
   return path
 
 
@@ -143,7 +154,8 @@ def _checked_labels(
     raise InputError(
       f'expected as many labels as images, got {count} images and {len(labels)} labels'
     )
-  limit = 256 if format == 'idx' else _MAX_CLASSES
+  # A stray label among the rest must not turn into billions of class names.
+  limit = 256 if format == 'idx' else naming.MOST
   if num_classes is not None:
     limit = integer('num_classes', num_classes, minimum=1, maximum=limit)
   wrong = np.flatnonzero((labels < 0) | (labels >= limit))
@@ -154,12 +166,44 @@ def _checked_labels(
   return labels.astype(np.int64), num_classes or int(labels.max()) + 1
 
 
+def _checked_names(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+  names = class_names if class_names is not None else tuple(map(str, range(num_classes)))
+  if len(names) != num_classes:
+    raise InputError(f'expected {num_classes} class_names, got {len(names)}')
+  return naming.checked('class_names', tuple(names))
+
+
 def _refuse_existing(paths: Iterable[pathlib.Path], overwrite: bool) -> list[pathlib.Path]:
   """Returns those of `paths` that exist; they are to be replaced."""
   existing = [path for path in paths if os.path.lexists(path)]
   if existing and not overwrite:
     raise InputError(f'{existing[0]} exists already; expected a new path, or overwrite')
   return existing
+
+
+def _names_file(
+  folder: pathlib.Path, names: Sequence[str] | None, others: Iterable[pathlib.Path]
+) -> tuple[list[pathlib.Path], str | None]:
+  """What becomes of `class_names.json`: what is replaced, and what is written.
+
+  Args:
+    folder: where it is.
+    names: of the classes; None without labels.
+    others: files or folders of the other split, which its names are of too.
+
+  Raises:
+    InputError: the other split has other names.
+  """
+  old = naming.read(folder)
+  new = None if names is None or naming.unnamed(names) else tuple(names)
+  if old == new or names is None:
+    return [], None
+  if any(os.path.lexists(path) for path in others):
+    raise InputError(
+      f'{folder} holds the other split, whose classes have other names; expected another folder'
+    )
+  text = None if new is None else json.dumps(new, ensure_ascii=False) + '\n'
+  return [folder / naming.FILE] if old is not None else [], text
 
 
 @contextlib.contextmanager
@@ -181,7 +225,8 @@ def _staged(folder: pathlib.Path, replaced: Iterable[pathlib.Path]) -> Iterator[
     staging, old = pathlib.Path(room, 'new'), pathlib.Path(room, 'old')
     staging.mkdir()
     old.mkdir()
-    yield staging
+    with named(folder):
+      yield staging
     _flush_everything()
     moves = [(path, old / path.name) for path in replaced]
     moves += [(path, folder / path.name) for path in staging.iterdir()]
@@ -206,57 +251,73 @@ def _write_idx(
   folder: pathlib.Path,
   images: np.ndarray,
   labels: np.ndarray | None,
+  names: Sequence[str] | None,
   split: str,
   overwrite: bool,
 ) -> None:
-  stem = 'train' if split == 'train' else 't10k'
-  names = [f'{stem}-{kind}-ubyte' for kind in ('images-idx3', 'images-idx4', 'labels-idx1')]
+  stem, other = ('train', 't10k') if split == 'train' else ('t10k', 'train')
+  kinds = ('images-idx3', 'images-idx4', 'labels-idx1')
   # Readers take whichever of the names they find first: none may stay behind beside the new ones.
-  existing = [folder / f'{name}{packed}' for name in names for packed in ('', '.gz')]
+  existing, others = (
+    [folder / f'{stem}-{kind}-ubyte{packed}' for kind in kinds for packed in ('', '.gz')]
+    for stem in (stem, other)
+  )
   existing = _refuse_existing(existing, overwrite)
+  replaced, text = _names_file(folder, names, others)
   arrays = {f'{stem}-images-idx{images.ndim}-ubyte.gz': images}
   if labels is not None:
     arrays[f'{stem}-labels-idx1-ubyte.gz'] = labels.astype(np.uint8)
-  with _staged(folder, existing) as staging:
+  with _staged(folder, existing + replaced) as staging:
+    _write_names(staging, text)
     for name, array in arrays.items():
       # Without mtime=0 the bytes would change with the clock.
       (staging / name).write_bytes(gzip.compress(idx_bytes(array), mtime=0))
+
+
+def _write_names(folder: pathlib.Path, text: str | None) -> None:
+  if text is not None:
+    (folder / naming.FILE).write_bytes(text.encode('utf-8', 'surrogatepass'))
 
 
 def _write_png_folder(
   path: pathlib.Path,
   images: np.ndarray,
   labels: np.ndarray | None,
-  num_classes: int | None,
+  names: Sequence[str] | None,
   split: str,
   overwrite: bool,
 ) -> None:
   existing = _refuse_existing([path / split], overwrite)
   for folder in existing:
-    _refuse_foreign_files(folder)
-  members = {_UNLABELLED: np.arange(len(images))}
-  if labels is not None and num_classes is not None:
-    class_width = len(str(num_classes - 1))
-    members = {
-      f'{label:0{class_width}}': np.flatnonzero(labels == label) for label in np.unique(labels)
-    }
+    _refuse_foreign_files(folder, naming.folders(naming.read(path) or ()))
+  replaced, text = _names_file(path, names, [path / next(s for s in SPLITS if s != split)])
+  members = {naming.UNLABELLED: np.arange(len(images))}
+  if labels is not None and names is not None:
+    folders = naming.folders(names)
+    members = {folders[label]: np.flatnonzero(labels == label) for label in np.unique(labels)}
   index_width = len(str(len(images) - 1))
-  with _staged(path, existing) as staging:
+  with _staged(path, existing + replaced) as staging:
+    _write_names(staging, text)
     for name, indices in members.items():
-      folder = staging / split / name
+      folder = staging / split / naming.to_disk(name)
       folder.mkdir(parents=True)
       for n in indices:
         (folder / f'{n:0{index_width}}.png').write_bytes(_png_bytes(images[n]))
 
 
-def _refuse_foreign_files(folder: pathlib.Path) -> None:
-  """Refuses to delete a folder that holds anything but <class>/<n>.png (a path was mistyped)."""
+def _refuse_foreign_files(folder: pathlib.Path, classes: Sequence[str]) -> None:
+  """Refuses to delete a folder that holds anything but <class>/<n>.png (a path was mistyped).
+
+  Folders with names have to be `classes`: those of a person's own images are not in the file that
+  only `export` writes.
+  """
   if folder.is_symlink() or not folder.is_dir():
     raise InputError(f'{folder} is not a folder; expected one written by export to overwrite')
   for entry in folder.rglob('*'):
-    name = entry.relative_to(folder).as_posix()
-    is_class = re.fullmatch(_CLASS_FOLDER, name) and entry.is_dir()
-    if not is_class and not re.fullmatch(rf'{_CLASS_FOLDER}/[0-9]+\.png', name):
+    name = naming.from_disk(entry.relative_to(folder).as_posix())
+    own, _, image = name.partition('/')
+    is_ours = own in classes or re.fullmatch(_CLASS_FOLDER, own)
+    if not is_ours or not (re.fullmatch(r'[0-9]+\.png', image) if image else entry.is_dir()):
       raise InputError(
         f'{entry} was not written by export; expected only <class>/<n>.png to overwrite'
       )
@@ -271,7 +332,7 @@ def _png_bytes(image: np.ndarray) -> bytes:
 
 
 def _write_parquet(
-  file: Any, images: np.ndarray, labels: np.ndarray | None, num_classes: int | None
+  file: Any, images: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None
 ) -> None:
   import pyarrow as pa  # here, as importing it takes longer than writing any other format
   from pyarrow import parquet
@@ -279,10 +340,9 @@ def _write_parquet(
   # https://huggingface.co/docs/datasets/image_dataset and the files of the hub's own ylecun/mnist.
   columns = [('image', pa.struct([('bytes', pa.binary()), ('path', pa.string())]))]
   features: dict[str, Any] = {'image': {'_type': 'Image'}}
-  if labels is not None and num_classes is not None:
+  if labels is not None and names is not None:
     columns.append(('label', pa.int64()))
-    names = [str(label) for label in range(num_classes)]
-    features['label'] = {'names': names, '_type': 'ClassLabel'}
+    features['label'] = {'names': list(names), '_type': 'ClassLabel'}
   metadata = {'huggingface': json.dumps({'info': {'features': features}})}
   schema = pa.schema(columns, metadata=metadata)
   width = len(str(len(images) - 1))

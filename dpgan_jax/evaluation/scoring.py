@@ -60,6 +60,7 @@ def load_real(
   train, test = (
     datasets.load_dataset(dataset, data_dir=data_dir, split=s) for s in datasets.SPLITS
   )
+  datasets.require_same_classes(test, train.class_names, 'training')
   return train, test
 
 

@@ -113,7 +113,7 @@ def make_stages(
   steps = config.steps
   if steps is None:
     assert config.epochs is not None
-    steps = max(1, round(config.epochs * num_examples / config.batch_size))
+    steps = max(1, round(min(config.epochs * num_examples / config.batch_size, 2**31)))
   settings: dict[str, Any] = {
     'num_examples': num_examples, 'batch_size': config.batch_size, 'delta': config.delta,
     'l2_clip_norm': config.l2_clip_norm, 'steps': steps,

@@ -22,8 +22,10 @@ class ClassifierConfig:
   """Everything that determines a classifier, given the data and the key; all of it public."""
 
   dataset: str = _field('digits', 'Data set or kind of file, as for dpgan_jax.train.')
-  holdout: int = _field(
-    0, 'Training examples kept aside and scored in place of the test set, to choose settings on.'
+  holdout: float = _field(
+    0,
+    'Training examples kept aside and scored in place of the test set, to choose settings on: '
+    'about so many, or a share below 1.',
   )
   model: str = _field('linear', 'linear, or tutorial_cnn (the CNN of the TF-Privacy tutorial).')
   alignment: str = _field(
@@ -68,9 +70,17 @@ class ClassifierConfig:
       if value is not None:
         object.__setattr__(self, name, function(name, value, **bounds))
 
-    for name in ('steps', 'microbatch_size', 'steps_per_report', 'batch_size', 'scales', 'angles'):
+    for name in ('steps', 'microbatch_size', 'steps_per_report', 'batch_size'):
       check(name, _validate.integer, minimum=1)
-    check('holdout', _validate.integer, minimum=0)
+    for name, most in (('scales', 16), ('angles', 32)):  # paths grow with the square of both
+      check(name, _validate.integer, minimum=1, maximum=most)
+    check('holdout', _validate.non_negative)
+    if self.holdout >= 1 or self.holdout == 0:
+      if self.holdout != int(self.holdout):
+        raise _validate.InputError(
+          f'expected holdout to be a whole number, or a share below 1, got {self.holdout!r}'
+        )
+      object.__setattr__(self, 'holdout', int(self.holdout))
     check('seed', _validate.integer, minimum=0, maximum=2**32 - 1)
     for name in ('learning_rate', 'epochs', 'centre_noise_multiplier'):
       check(name, _validate.positive)

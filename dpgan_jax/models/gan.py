@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dpgan_jax import _validate
 from dpgan_jax.data.datasets import to_model_range
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import losses, pace
@@ -42,6 +43,7 @@ from dpgan_jax.privacy import clipping, memory
 from dpgan_jax.privacy.mechanism import DPMechanism
 
 PyTree = Any
+_LARGEST_SCATTERED = 256  # side of an image
 
 
 class GeneratorState(NamedTuple):
@@ -133,6 +135,10 @@ class GAN:
   microbatch_size: int | None = None
 
   def __post_init__(self) -> None:
+    if self.config.discriminator == 'scattering':
+      # The filters take thousands of times the memory of an image: 1 GiB for 512 × 512 pixels.
+      for size in self.spec.shape[:2]:
+        _validate.integer('image_shape', size, minimum=1, maximum=_LARGEST_SCATTERED)
     images = jax.ShapeDtypeStruct((2, *self.spec.shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((2,), jnp.int32)
     per_example.require_per_example(self.discriminator, images, labels)

@@ -34,6 +34,18 @@ RELATIONS = {
 _FINE_GRID = 1e-4  # dp-accounting's default spacing of the discretised privacy loss
 _COARSE_GRID = 1e-3  # ten times faster, and still an upper bound
 _FINE_UP_TO = 20.0  # beyond this ε the coarse grid's few per cent do not matter, and its speed does
+_MOST_POINTS = 2**22  # of a grid, for one step or for all: half a minute of dp-accounting
+_MOST_NOISE = 1e8  # more is counted as this much: its square is still a number
+_TAIL = 1e-15  # of a composition, cut off by dp-accounting
+
+
+class _TooLargeGrid(Exception):
+  """The privacy loss would take more points than are looked at; nothing was computed."""
+
+
+def _require_points(count: float) -> None:
+  if not count <= _MOST_POINTS:  # written so that NaN is refused too
+    raise _TooLargeGrid
 
 
 @functools.lru_cache(maxsize=64)
@@ -41,14 +53,28 @@ def _step_pld(
   event: dp_accounting.TruncatedSubsampledGaussianDpEvent, relation: str, grid: float
 ) -> pld.privacy_loss_distribution.PrivacyLossDistribution:
   """The distribution of one step, which `PLDAccountant` would compute anew for every count."""
+  # Losses of records 2C apart, whose noise lies within 10 σ: known before anything is computed.
+  sigma = max(event.noise_multiplier, 1e-100)
+  _require_points(2 * (2 / sigma + 20) / sigma / grid)
   return pld.privacy_loss_distribution.from_truncated_subsampled_gaussian_mechanism(
     dataset_size=event.dataset_size,
     sampling_probability=event.sampling_probability,
     truncated_batch_size=event.truncated_batch_size,
-    noise_multiplier=event.noise_multiplier,
+    noise_multiplier=min(event.noise_multiplier, _MOST_NOISE),
     value_discretization_interval=grid,
     neighboring_relation=RELATIONS[relation],
   )
+
+
+def _self_composed(
+  step: pld.privacy_loss_distribution.PrivacyLossDistribution, count: int
+) -> pld.privacy_loss_distribution.PrivacyLossDistribution:
+  """`step.self_compose(count)`, having asked how many points that takes."""
+  for pmf in (step._pmf_remove, step._pmf_add):
+    probabilities = pmf.to_dense_pmf()._probs  # pyright: ignore[reportAttributeAccessIssue]
+    low, high = pld.common.compute_self_convolve_bounds(list(probabilities), count, _TAIL)
+    _require_points(high - low)
+  return step.self_compose(count)
 
 
 @functools.lru_cache(maxsize=64)
@@ -60,19 +86,23 @@ def _composed_pld(
     case dp_accounting.SelfComposedDpEvent(
       event=dp_accounting.TruncatedSubsampledGaussianDpEvent() as step, count=count
     ):
-      return _step_pld(step, relation, grid).self_compose(count)
+      return _self_composed(_step_pld(step, relation, grid), count)
     case dp_accounting.ComposedDpEvent(events=[_, *_] as events):
       parts = [_composed_pld(part, relation, grid) for part in events]
       known = [part for part in parts if part is not None]
       if len(known) == len(parts):
+        _require_points(sum(part._pmf_remove.size for part in known))
         return functools.reduce(lambda a, b: a.compose(b), known)
   return None
 
 
 @functools.lru_cache(maxsize=1024)
 def _epsilon(event: dp_accounting.DpEvent, delta: float, relation: str, grid: float) -> float:
-  if (total := _composed_pld(event, relation, grid)) is not None:
-    return float(total.get_epsilon_for_delta(delta))
+  try:
+    if (total := _composed_pld(event, relation, grid)) is not None:
+      return float(total.get_epsilon_for_delta(delta))
+  except _TooLargeGrid:
+    return math.inf
   accountant = pld.PLDAccountant(RELATIONS[relation], value_discretization_interval=grid)
   return float(accountant.compose(event).get_epsilon(delta))
 
@@ -101,6 +131,8 @@ def epsilon(
     neighboring_relation: a key of `RELATIONS`.
 
   The privacy loss is discretised at 1e-4, or at 1e-3 where ε > 20; both round against the user.
+  Where even the coarse grid would be too long (σ < 0.036, or losses in the thousands), nothing is
+  computed: ε is `inf` then, which is an upper bound too, and what such a mechanism is worth.
   """
   _validate.fraction('delta', delta)
   _validate.one_of('neighboring_relation', neighboring_relation, RELATIONS)
@@ -108,7 +140,7 @@ def epsilon(
   coarse = _epsilon(event, delta, neighboring_relation, _COARSE_GRID)
   if coarse > _FINE_UP_TO:
     return coarse
-  return _epsilon(event, delta, neighboring_relation, _FINE_GRID)
+  return min(coarse, _epsilon(event, delta, neighboring_relation, _FINE_GRID))
 
 
 def quick_epsilon(

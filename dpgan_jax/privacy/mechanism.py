@@ -78,7 +78,7 @@ class DPMechanism:
   neighboring_relation: str = 'add_or_remove_one'
 
   def __post_init__(self) -> None:
-    _validate.integer('num_examples', self.num_examples, minimum=1)
+    _validate.integer('num_examples', self.num_examples, minimum=1, maximum=2**31 - 1)
     _validate.integer('batch_size', self.batch_size, minimum=1)
     if self.batch_size > self.num_examples:
       raise _validate.InputError(

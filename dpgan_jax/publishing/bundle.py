@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
+import itertools
 import math
 import os
 import pathlib
@@ -18,7 +18,7 @@ import pathlib
 import jax
 import numpy as np
 
-from dpgan_jax import _figures, _files, _validate
+from dpgan_jax import _figures, _files, _json, _validate
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data import distort, readers, writers
 from dpgan_jax.privacy import accounting
@@ -100,9 +100,10 @@ def release(
   )
   if out.is_dir():
     out.rmdir()  # it is empty; its name is needed for the bundle as a whole
+  names = None if labels is None else model.spec.class_names
   with _files.atomic_directory(out) as staging:
     generator_file.save(model, staging / GENERATOR)
-    writers.export(staging / SAMPLES, images, labels, format='npz')
+    writers.export(staging / SAMPLES, images, labels, format='npz', class_names=names)
     _figures.sample_grid(
       tiles,
       staging / PICTURE,
@@ -188,16 +189,18 @@ def verify(folder: str | os.PathLike[str]) -> str:
       own mechanism costs.
   """
   folder = readers.existing_folder(folder)
+  others = {entry.name for entry in itertools.islice(folder.iterdir(), len(FILES) + 1)}
   sums = _read_manifest(folder)
   for name, digest in sums.items():
     path = folder / name
     if path.is_symlink() or not path.is_file():
       raise _validate.InputError(f'{path} is in {MANIFEST} but not there as a file')
+    if path.stat().st_size > readers.MAX_BYTES:
+      raise _validate.InputError(f'{path}: expected at most {readers.MAX_BYTES} bytes')
     if _sha256(path) != digest:
       raise _validate.InputError(f'{path} is not what {MANIFEST} says: its SHA-256 differs')
-  others = sorted({p.name for p in folder.iterdir()} - set(sums) - {MANIFEST})
-  if others:
-    raise _validate.InputError(f'{folder} holds {others[0]}, which {MANIFEST} does not list')
+  if others := others - set(sums) - {MANIFEST}:
+    raise _validate.InputError(f'{folder} holds {min(others)}, which {MANIFEST} does not list')
 
   model = generator_file.load(folder / GENERATOR)
   parts = ('x', 'y') if model.is_conditional else ('x',)
@@ -248,13 +251,17 @@ def _read_manifest(folder: pathlib.Path) -> dict[str, str]:
 def _read_report(path: pathlib.Path, budget: Budget) -> tuple[float, int]:
   """ε and the number of steps it is stated for; the mechanisms have to be the generator's."""
   try:
-    facts = json.loads(path.read_bytes())
-    epsilon, steps = float(facts['guarantee']['epsilon']), int(facts['progress']['steps_charged'])
+    facts = _json.read(path)
+    epsilon = float(facts['guarantee']['epsilon'])
+    steps = _validate.integer(
+      'steps_charged', facts['progress']['steps_charged'], minimum=0,
+      maximum=budget.mechanism.steps,
+    )  # fmt: skip
     same = all(facts['mechanism'][k] == v for k, v in budget.mechanism.to_dict().items())
     # All that the generator holds; of an unfinished run, the report states what is still to come.
     stated = facts.get('mechanisms_beside', facts.get('mechanisms_before', {}))
     same = same and all(stated.get(name) == m.to_dict() for name, m in budget.beside.items())
-  except (KeyError, TypeError, ValueError, RecursionError) as error:
+  except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
     raise _validate.InputError(f'{path} is not a report of dpgan_jax: {error!r}') from None
   if not same:
     raise _validate.InputError(f'{path} and {GENERATOR} have different mechanisms')

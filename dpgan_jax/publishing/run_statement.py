@@ -7,13 +7,12 @@ the same bytes.
 
 from __future__ import annotations
 
-import json
 import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from dpgan_jax import _environment, _figures, _files, _validate
+from dpgan_jax import _environment, _figures, _files, _json, _validate
 from dpgan_jax.budget import cross_check
 from dpgan_jax.budget.budget import STAGE, Budget
 from dpgan_jax.budget.ledger import Ledger
@@ -149,7 +148,7 @@ def _note(run: RunDir, given: str | None) -> str | None:
   """The note on one line: the one given, or else the one that an earlier report holds."""
   if given is None and run.report_json.exists():
     try:
-      given = json.loads(run.report_json.read_bytes())['tuning']['note']
+      given = _json.read(run.report_json)['tuning']['note']
       if not isinstance(given, str | None):
         raise TypeError
     except (ValueError, KeyError, TypeError):

@@ -23,7 +23,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from dpgan_jax import _files, _validate
+from dpgan_jax import _files, _json, _validate
 
 _CONFIG = 'config.json'
 _LOCK = '.lock'
@@ -172,10 +172,10 @@ class RunDir:
       InputError: there is no config.json, or it is not a JSON object, or not the one written.
     """
     try:
-      config = json.loads(self.config.read_bytes())
+      config = _json.read(self.config)
     except FileNotFoundError:
       raise _validate.InputError(f'expected a run in {self.path}, found no {_CONFIG}') from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
       raise _validate.InputError(f'expected {self.config} to be JSON, got: {error}') from None
     if not isinstance(config, dict):
       raise _validate.InputError(

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import safetensors
 import safetensors.flax
 
-from dpgan_jax import _files, _validate
+from dpgan_jax import _files, _json, _validate
+from dpgan_jax.data import readers
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import labelling
 from dpgan_jax.models.classifier import STAGE
@@ -31,6 +32,7 @@ from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 
 _FORMAT = 'dpgan_jax generator 4'
+_MOST_HEADER = 2**20  # bytes; those of this package have some thousands
 # Of version 0.1, by how many classifiers label the samples.
 _OLD_FORMATS = {f'dpgan_jax generator {n + 1}': n for n in range(3)}
 _PAST, _LABELLERS = 'past', 'labellers'
@@ -68,16 +70,16 @@ def load(path: str | os.PathLike[str]) -> Synthesizer:
   if not os.path.isfile(path):
     raise _validate.InputError(f'expected a generator at {path}, found none')
   try:
-    with safetensors.safe_open(path, 'flax') as file:
-      record = json.loads((file.metadata() or {}).get('dpgan_jax', '{}'))
-      tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-  except (safetensors.SafetensorError, ValueError, RecursionError) as error:
+    header = _header(path)
+    record = _json.loads(header.pop('__metadata__', {}).get('dpgan_jax', '{}'))
+  except (AttributeError, TypeError, ValueError) as error:
     raise _validate.InputError(f'expected {path} to be a safetensors file, got: {error}') from None
   if not isinstance(record, dict) or record.get('format') not in (_FORMAT, *_OLD_FORMATS):
     raise _validate.InputError(f'{path} is not a dpgan_jax generator of this version')
+  renamed = str if record['format'] == _FORMAT else _renamed
   try:
     if record['format'] != _FORMAT:
-      record, tensors = _converted(record, tensors)
+      record = _converted(record)
     model = _without_arrays(record)
     most = (model.gan.config.g_mixture or 1) - 1
     past = [
@@ -86,23 +88,28 @@ def load(path: str | os.PathLike[str]) -> Synthesizer:
     ]
     if len(past) > most or len(set(past)) < len(past):
       raise _validate.InputError(f'expected past to be at most {most} steps, got {past}')
+    abstract = jax.eval_shape(model.gan.init, jax.random.key(0, impl='threefry2x32')).g_average
   except KeyError as error:
     raise _validate.InputError(f'{path} is damaged: it lacks {error}') from None
-  except (AttributeError, TypeError, ValueError) as error:  # whatever a wrong type leads to
+  # Whatever a wrong type or number leads to.
+  except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
     raise _validate.InputError(f'{path} is damaged: {" ".join(str(error).split())}') from None
-  abstract = jax.eval_shape(model.gan.init, jax.random.key(0, impl='threefry2x32')).g_average
+  beside = {
+    _PAST: {str(step): abstract for step in past},
+    _LABELLERS: {str(i): _abstract(each) for i, each in enumerate(model.labellers)},
+  }
+  expected = {renamed(_name(p)): leaf for p, leaf in [*_leaves(abstract), *_leaves(beside)]}
+  tensors = _tensors(path, header, expected)
 
   def filled(tree: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(
-      lambda p, leaf: _checked(path, tensors.get(_name(p)), leaf, _name(p)), tree
-    )
+    return jax.tree_util.tree_map_with_path(lambda p, _: tensors[renamed(_name(p))], tree)
 
-  abstract_labellers = {str(i): _abstract(each) for i, each in enumerate(model.labellers)}
-  arrays = filled({_LABELLERS: abstract_labellers})[_LABELLERS]
+  arrays = filled(beside)
   labellers = tuple(
-    dataclasses.replace(each, **arrays[str(i)]) for i, each in enumerate(model.labellers)
+    dataclasses.replace(each, **arrays[_LABELLERS][str(i)])
+    for i, each in enumerate(model.labellers)
   )
-  states = filled({_PAST: {str(step): abstract for step in past}})[_PAST]
+  states = arrays[_PAST]
   return dataclasses.replace(
     model,
     generator=filled(abstract),
@@ -111,10 +118,8 @@ def load(path: str | os.PathLike[str]) -> Synthesizer:
   )
 
 
-def _converted(
-  record: dict[str, Any], tensors: Mapping[str, jax.Array]
-) -> tuple[dict[str, Any], dict[str, jax.Array]]:
-  """Metadata and arrays of a file of version 0.1 as this version writes them."""
+def _converted(record: dict[str, Any]) -> dict[str, Any]:
+  """Metadata of a file of version 0.1 as this version writes them."""
   count = _OLD_FORMATS[record['format']]
   data = {
     'kind': 'image',
@@ -124,16 +129,73 @@ def _converted(
     'name': record['dataset'],
   }
   labellers = [record[name] for name in ('labeller', 'label_cnn')[:count]]
-  renamed = {
-    re.sub('^labeller/', f'{_LABELLERS}/0/', re.sub('^labeller/cnn/', f'{_LABELLERS}/1/', name)): a
-    for name, a in tensors.items()
-  }
-  return {**record, 'data': data, 'labellers': labellers, 'past': record.get('past', [])}, renamed
+  return {**record, 'data': data, 'labellers': labellers, 'past': record.get('past', [])}
+
+
+def _renamed(name: str) -> str:
+  """What version 0.1 called the array that this version calls `name`."""
+  name = re.sub(f'^{_LABELLERS}/0/', 'labeller/', name)
+  return re.sub(f'^{_LABELLERS}/1/', 'labeller/cnn/', name)
+
+
+def _header(path: str) -> dict[str, Any]:
+  """What a safetensors file says about itself; no tensor is read, whatever it promises.
+
+  Raises:
+    ValueError: it is longer than any of this package, or no header.
+  """
+  size = os.path.getsize(path)
+  with open(path, 'rb') as file:
+    length = int.from_bytes(file.read(8), 'little')
+    if size < 8 or length > size - 8:
+      raise ValueError(f'a header of {length} bytes in a file of {size}')
+    if length > _MOST_HEADER or size > readers.MAX_BYTES:
+      raise ValueError(
+        f'a header of {length} bytes in a file of {size}, expected at most {_MOST_HEADER} and '
+        f'{readers.MAX_BYTES}'
+      )
+    header = _json.loads(file.read(length), _MOST_HEADER)
+  if not isinstance(header, dict):
+    raise ValueError('a header that is no JSON object')
+  return header
+
+
+def _tensors(path: str, header: dict[str, Any], shapes: Mapping[str, Any]) -> dict[str, jax.Array]:
+  """The tensors that the settings ask for, all of them and no others.
+
+  They are compared with what the header promises first, so that none is read in vain.
+  """
+  for name in [*shapes, *header]:
+    if name not in shapes:
+      raise _validate.InputError(f'{path} is damaged: it holds {name}, which no such generator has')
+    _check_promise(path, name, header.get(name), shapes[name])
+  try:
+    with safetensors.safe_open(path, 'flax') as file:
+      return {
+        name: _checked(path, file.get_tensor(name), leaf, name) for name, leaf in shapes.items()
+      }
+  except safetensors.SafetensorError as error:
+    raise _validate.InputError(f'expected {path} to be a safetensors file, got: {error}') from None
+
+
+def _check_promise(path: str, name: str, said: Any, expected: jax.ShapeDtypeStruct) -> None:
+  if said is None:
+    raise _validate.InputError(f'{path} is damaged: it lacks {name}')
+  shape = said.get('shape') if isinstance(said, dict) else None
+  if shape != list(expected.shape):
+    raise _validate.InputError(
+      f'{path} is damaged: expected {name} to be {expected.dtype}{list(expected.shape)}, got '
+      f'{str(shape)[:200]}'
+    )
 
 
 def _without_arrays(record: dict[str, Any]) -> Synthesizer:
   """The generator that a file's metadata describe."""
-  # Before any network is made of it: one for images of 2^30 columns is built without end.
+  for about in ('config', 'mechanism'):  # bounds, before anything is made of it
+    for name, value in record[about].items():
+      if isinstance(value, int) and not isinstance(value, bool):
+        _validate.integer(name, value, minimum=0, maximum=2**32 - 1)
+  _validate.integer('latent_dim', record['config'].get('latent_dim', 1), minimum=1, maximum=2**16)
   spec = Spec.from_record(record['data'])
   config, mechanism = (
     TrainConfig.from_dict(record['config']), DPMechanism.from_dict(record['mechanism'])
@@ -170,10 +232,8 @@ def _name(path: Any) -> str:
 
 
 def _checked(
-  path: str, array: jax.Array | None, expected: jax.ShapeDtypeStruct, name: str
+  path: str, array: jax.Array, expected: jax.ShapeDtypeStruct, name: str
 ) -> jax.Array:
-  if array is None:
-    raise _validate.InputError(f'{path} is damaged: it lacks {name}')
   if array.shape != expected.shape or array.dtype != expected.dtype:
     raise _validate.InputError(
       f'{path} is damaged: expected {name} to be {expected.dtype}{list(expected.shape)}, got '

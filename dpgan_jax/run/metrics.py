@@ -132,9 +132,10 @@ class MetricsWriter:
       line = json.dumps(record, allow_nan=False)
     else:
       line, self._chain = _seal(record, self._chain)
-    self._file.write(line.encode() + b'\n')
-    self._file.flush()
-    os.fsync(self._file.fileno())
+    with _files.named(self.path):
+      self._file.write(line.encode() + b'\n')
+      self._file.flush()
+      os.fsync(self._file.fileno())
     for name, value in {**values, **(clock or {})}.items():
       if math.isfinite(value):  # TensorBoard shows a gap; tensorboardX would warn at every step
         self._tensorboard.add_scalar(name, value, step)

@@ -118,7 +118,7 @@ def read(saved: Mapping[str, Any], where: object) -> Plan:
         classifiers[name] = (labelling.from_record(saved[name], spec, config.seed, stage),)
   except _validate.InputError:
     raise
-  except (KeyError, TypeError, ValueError, AttributeError) as error:
+  except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
     raise _validate.InputError(f'{where} is not the record of a run: {error!r}') from None
   return Plan(gan, classifiers[_BEFORE], classifiers[_AFTER])
 
@@ -171,7 +171,8 @@ def make_budget(
   }
   steps = config.steps
   if config.epochs is not None:
-    steps = max(1, round(config.epochs * num_examples / config.batch_size))
+    # No more than a mechanism refuses: infinity has no whole number.
+    steps = max(1, round(min(config.epochs * num_examples / config.batch_size, 2**31)))
   # TrainConfig has checked that two of the three are given, and with other stages which.
   if beside and steps is not None and config.target_epsilon not in (None, math.inf):
     base = DPMechanism.create(noise_multiplier=1.0, steps=steps, **settings)

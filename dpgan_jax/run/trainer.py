@@ -121,7 +121,10 @@ def _leave_samples(model: Synthesizer, run: RunDir, state: GANState) -> None:
   """Samples, their picture and the loss curves; drawn from the state, so the same every time."""
   key = _samples_key(state, 2)
   images, labels = model.sample(model.gan.config.num_samples, key=key)
-  writers.export(run.samples_npz, images, labels, format='npz', overwrite=True)
+  names = None if labels is None else model.spec.class_names
+  writers.export(
+    run.samples_npz, images, labels, format='npz', class_names=names, overwrite=True
+  )
   num = 10 * min(model.spec.num_classes, 10)
   images, labels = model.sample_for_picture(num, jax.random.fold_in(key, 1))
   scale = _figures.scale_of(model.spec.shape)

@@ -1,6 +1,6 @@
-"""Splits MNIST's training set for choosing settings: 50,000 images to train on, 10,000 held out.
+"""Splits MNIST's training set for choosing settings: a sixth of it, about 10,000, is held out.
 
-    ./run.sh python -m experiments.quality.split --out=runs/mnist_split [--data_dir=…]
+    ./run.sh python experiments/quality/split.py --out=runs/mnist_split [--data_dir=…]
 
 The folder then is a data set of its own (--dataset=idx --data_dir=runs/mnist_split), whose test
 set is the held-out part. The real test set is not read. What an idea does is measured there:
@@ -38,5 +38,5 @@ def main() -> None:
 if __name__ == '__main__':
   flags.DEFINE_string('data_dir', None, 'Folder of the MNIST files; default: download.')
   flags.DEFINE_string('out', None, 'Folder of the split.')
-  flags.DEFINE_integer('hold_out', 10_000, 'Training images held out.')
+  flags.DEFINE_integer('hold_out', 10_000, 'Training images held out: about so many.')
   _cli.run(main)

@@ -1,13 +1,14 @@
 """Throws hostile inputs at everything that reads what others may have written.
 
-    ./run.sh python -m experiments.trust.fuzz --inputs=100000
+    ./run.sh python experiments/trust/fuzz.py --inputs=100000
 
-The readers of data (IDX, npz, folders of PNG), of samples and of saved generators, and the parser
-of command lines and flag files, have to answer every input with a result or with an `InputError` of
-one bounded line, in bounded time and memory, running no code, writing nothing, and reading nothing
-outside the input. Workers enforce it: a limit on address space, a
-timer that ends the process, and an audit hook that sees what Python opens, imports from pickles,
-starts or connects to. Input k of a target is always the same, so `--only=npz:1234` repeats one.
+The readers of data (IDX, npz, folders of PNG), of samples, of saved generators (whose ε is computed
+too), of reports and of ledgers, and the parser of command lines and flag files, have to answer
+every input with a result or with an `InputError` of one bounded line, in bounded time and memory,
+running no code, writing nothing, and reading nothing outside the input. Workers enforce it: a limit
+on address space, a timer that ends the process, and an audit hook that sees what Python opens,
+imports from pickles, starts or connects to. Input k of a target is always the same, so
+`--only=npz:1234` repeats one.
 
 `--targets` runs some of it again, e.g. after a repair, and leaves the other rows as they are.
 
@@ -38,10 +39,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))  # as experiments/ is no package
+
+import hostile_inputs
 from absl import flags
 
 from dpgan_jax import _cli, _files, _validate, progress
-from experiments.trust import hostile_inputs
 
 FLAGS = flags.FLAGS
 T = TypeVar('T')
@@ -50,7 +53,8 @@ OUT = pathlib.Path(__file__).resolve().parents[1] / 'results' / 'trust' / 'fuzz.
 # Of every input: processor time, real time (a pipe that is waited for uses none), and memory.
 CPU_SECONDS, REAL_SECONDS, EXTRA_BYTES = 10.0, 120.0, 768 * 2**20
 _SHARES = {
-  'idx': 0.35, 'npz': 0.3, 'png': 0.12, 'samples': 0.1, 'flags': 0.122, 'generator': 0.008
+  'idx': 0.35, 'npz': 0.3, 'png': 0.12, 'samples': 0.1, 'flags': 0.112, 'generator': 0.008,
+  'report': 0.005, 'ledger': 0.005,
 }  # fmt: skip
 _AT_ONCE = 200  # inputs of which a worker tells the outcome together
 _KEPT_FAILURES = 30
@@ -67,6 +71,7 @@ class Targets:
     import jax
 
     from dpgan_jax import classify, train
+    from dpgan_jax.budget.ledger import Ledger
     from dpgan_jax.models.classifier_config import ClassifierConfig
     from dpgan_jax.models.config import TrainConfig
     from dpgan_jax.models.gan import GAN
@@ -90,6 +95,9 @@ class Targets:
     saved = folder / 'valid.safetensors'
     generator_file.Model(gan, state.g_average, 3, ('a', 'b', 'c'), 'x').save(saved)
     self.generator_bytes = saved.read_bytes()
+    self.mechanism = mechanism
+    Ledger.open(folder / 'ledger', stages={'dp_sgd': mechanism}, data_fingerprint='x').charge(2)
+    self.ledger_bytes = (folder / 'ledger').read_bytes()
     self.commands = (
       (_flag_values(train.define_flags), TrainConfig, ('--target_epsilon=2', '--epochs=3')),
       (_flag_values(classify.define_flags), ClassifierConfig, ('--target_epsilon=2', '--steps=9')),
@@ -101,9 +109,10 @@ class Targets:
     Raises:
       InputError: it was refused. Whatever else is raised is a finding.
     """
+    from dpgan_jax.budget import budget, ledger
     from dpgan_jax.data import datasets, readers
     from dpgan_jax.evaluation import scoring
-    from dpgan_jax.run import generator_file
+    from dpgan_jax.publishing import bundle
 
     rng = random.Random(f'{seed}/{target}/{number}')
     shutil.rmtree(self.folder, ignore_errors=True)
@@ -133,7 +142,19 @@ class Targets:
         self._watched(_parse, values, config_class, arguments)
       case 'generator':
         path.write_bytes(hostile_inputs.generator(rng, self.generator_bytes))
-        self._watched(generator_file.load, path)
+        self._watched(_cost, path)
+      case 'report':
+        facts = {
+          'guarantee': {'epsilon': 1.5}, 'progress': {'steps_charged': 3},
+          'mechanism': self.mechanism.to_dict(), 'mechanisms_beside': {},
+        }  # fmt: skip
+        path.write_bytes(hostile_inputs.json_bytes(rng, facts))
+        self._watched(bundle._read_report, path, budget.Budget(self.mechanism))
+      case 'ledger':
+        stages = {'dp_sgd': self.mechanism}
+        path.write_bytes(self.ledger_bytes)
+        hostile_inputs.ledger(rng, path, ledger._seal)
+        self._watched(lambda: ledger.Ledger.read(path, stages=stages).epsilon())
       case _:
         raise ValueError(target)
 
@@ -147,6 +168,20 @@ class Targets:
       _audit.watch(None)
       signal.setitimer(signal.ITIMER_PROF, 0)
       signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _cost(path: pathlib.Path) -> float:
+  """ε of a saved generator, roughly, which takes a tenth of the time."""
+  from dpgan_jax.privacy import accounting
+  from dpgan_jax.run import generator_file
+
+  model = generator_file.load(path)
+  mechanism = model.gan.mechanism
+  return accounting.quick_epsilon(
+    model.budget.event(model.steps),
+    delta=mechanism.delta,
+    neighboring_relation=mechanism.neighboring_relation,
+  )
 
 
 def _flag_values(define: Callable[[], None]) -> flags.FlagValues:
@@ -328,11 +363,11 @@ class Worker:
   def _start(self) -> subprocess.Popen[str]:
     process = subprocess.Popen(
       [
-        sys.executable, '-m', 'experiments.trust.fuzz', '--worker', f'--position={self._position}',
+        sys.executable, __file__, '--worker', f'--position={self._position}',
         f'--fuzz_seed={FLAGS.fuzz_seed}', f'--plant={self._plant}',
       ],
       stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, cwd=pathlib.Path(__file__).resolve().parents[2],
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
     )  # fmt: skip
     assert process.stdout is not None
     if process.stdout.readline() != 'ready\n':
@@ -399,18 +434,18 @@ def _wait_for_the_rest() -> None:
 
 
 def _follow_links() -> None:
-  from dpgan_jax.data import readers
+  from dpgan_jax.data import png_folder
 
   class Path(type(pathlib.Path())):
     def is_relative_to(self, *other: Any) -> bool:
       return True
 
-  readers.pathlib = type(sys)('pathlib')
-  readers.pathlib.Path = Path
+  png_folder.pathlib = type(sys)('pathlib')
+  png_folder.pathlib.Path = Path
 
 
 def _read_any_flag_file() -> None:
-  _cli._check_flag_files = lambda argv: None
+  _cli._flag_file_lines = lambda name: pathlib.Path(name).read_text().splitlines()
 
 
 def _quote_as_is() -> None:
@@ -539,7 +574,7 @@ def _kept() -> dict[str, Any]:
 
 def _command() -> str:
   seed = f' --fuzz_seed={FLAGS.fuzz_seed}' if FLAGS.fuzz_seed else ''
-  return f'python -m experiments.trust.fuzz --inputs={FLAGS.inputs}{seed}'
+  return f'python experiments/trust/fuzz.py --inputs={FLAGS.inputs}{seed}'
 
 
 def result(

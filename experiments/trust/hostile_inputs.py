@@ -20,7 +20,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -353,17 +353,39 @@ def generator(rng: random.Random, valid: bytes) -> bytes:
   """A safetensors file with its header, its record of settings or its bytes changed."""
   length = int.from_bytes(valid[:8], 'little')
   header, body = json.loads(valid[8 : 8 + length]), valid[8 + length :]
-  match rng.randrange(4):
+  record = json.loads(header['__metadata__']['dpgan_jax'])
+  match rng.randrange(6):
     case 0:
       return mangle(rng, valid)
     case 1:
       header = mangle_json(rng, header)
+    case 2:  # numbers that cost hours or gigabytes to believe, and a header of megabytes
+      record['mechanism']['noise_multiplier'] = rng.choice((0.003, 0.001, 1e-320, 1e300, 4.0))
+      record['mechanism']['steps'] = rng.choice((4, 2**31 - 1))
+      record['image_shape'] = rng.choice(([8, 8, 1], [4096, 4096, 1], [8, 8, 2**20]))
+      record['notes'] = [0] * rng.choice((0, 0, 10**6))
+      header['__metadata__']['dpgan_jax'] = json.dumps(record)
     case _:
-      record = json.loads(header['__metadata__']['dpgan_jax'])
       header['__metadata__']['dpgan_jax'] = json_bytes(rng, record).decode('utf-8', 'replace')
   text = json.dumps(header).encode('utf-8', 'surrogateescape')
   size = len(text) if rng.random() < 0.95 else rng.choice(INTEGERS) % 2**64
   return struct.pack('<Q', size) + text + (body if rng.random() < 0.9 else mangle(rng, body))
+
+
+def ledger(rng: random.Random, path: pathlib.Path, seal: Callable[..., tuple[str, str]]) -> None:
+  """Adds lines to a ledger, their hashes right, as whoever writes one can; then damages it."""
+  content, last = path.read_bytes(), ''
+  for line in content.splitlines():
+    last = json.loads(line)['hash']
+  for _ in range(rng.choice((0, 1, 1, 2, 5))):
+    record = {'stage': 'dp_sgd', 'up_to_step': rng.choice((*INTEGERS, 1, 2, 3))}
+    if rng.random() < 0.5:
+      record[rng.choice(('stage', 'up_to_step', 'x'))] = json_value(rng)
+    if rng.random() < 0.1:
+      del record[rng.choice(list(record))]
+    line, last = seal(record, last)
+    content += line.encode()
+  path.write_bytes(mangle(rng, content) if rng.random() < 0.3 else content)
 
 
 # --- command lines -------------------------------------------------------------------------------

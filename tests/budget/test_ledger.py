@@ -1,5 +1,5 @@
-"""dpgan_jax.budget.budget.budget.ledger: what may have been spent is on disk, unaltered, before it is
-spent.
+"""dpgan_jax.budget.budget.budget.budget.ledger: what may have been spent is on disk, unaltered,
+before it is spent.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pytest
 from dp_accounting import pld
 
 from dpgan_jax._validate import InputError
+from dpgan_jax.budget import ledger as ledger_module
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.privacy.mechanism import BudgetError, DPMechanism
 
@@ -259,6 +260,35 @@ class TestDamage:
     path.parent.mkdir()
     path.write_bytes(content)
     self.refused(path, 'damaged')
+
+  @pytest.mark.parametrize(
+    'record',
+    [
+      {'stage': 'dp_sgd', 'up_to_step': 101},
+      {'stage': 'dp_sgd', 'up_to_step': 10**12},  # whose ε would be computed
+      {'stage': 'dp_sgd', 'up_to_step': -1},
+      {'stage': 'dp_sgd', 'up_to_step': '7'},
+      {'stage': 'dp_sgd', 'up_to_step': 7.5},
+      {'stage': 'other', 'up_to_step': 7},
+      {'stage': ['dp_sgd'], 'up_to_step': 7},
+      {'up_to_step': 7},
+      {'stage': 'dp_sgd'},
+    ],
+    ids=str,
+  )
+  def test_a_line_that_no_run_writes_is_refused_though_its_hash_is_right(self, path, record):
+    content = charged(path, 5)
+    line, _ = ledger_module._seal(record, json.loads(content.splitlines()[-1])['hash'])
+    path.write_bytes(content + line.encode())
+    with pytest.raises(InputError, match=str(path)):
+      Ledger.read(path, stages=STAGES)
+
+  @pytest.mark.parametrize('stages', [7, ['dp_sgd'], {'dp_sgd': 7}], ids=str)
+  def test_a_beginning_that_no_run_writes_is_refused(self, path, stages):
+    path.parent.mkdir()
+    path.write_text(ledger_module._seal({'format': 1, 'stages': stages}, '')[0])
+    with pytest.raises(InputError, match='another mechanism'):
+      Ledger.read(path, stages=STAGES)
 
   def test_lost_lines_are_found_by_what_a_checkpoint_has_taken(self, path):
     content = charged(path, 4, 8)

@@ -184,19 +184,44 @@ def test_holdout_is_apart_from_training_and_leaves_the_test_set_alone(monkeypatc
   monkeypatch.setattr(classify.data, 'load_dataset', spying)
   split = classify.load(dataclasses.replace(CONFIG, holdout=300), None)
   assert read == ['train']
-  assert len(split.train) == len(split.inputs) == 1140
-  assert len(split.scored_inputs) == len(split.scored_labels) == 300
+  assert len(split.train) == len(split.inputs)
+  held = len(split.scored_inputs)
+  assert held == len(split.scored_labels) == 1440 - len(split.train)
+  assert 250 < held < 350
   rows = np.concatenate([split.inputs, split.scored_inputs]).reshape(1440, -1)
   everything = classify.load(CONFIG, None).inputs.reshape(1440, -1)
   np.testing.assert_array_equal(np.sort(rows[:, 0]), np.sort(everything[:, 0]))
   result = classify.run(
     dataclasses.replace(CONFIG, holdout=300, steps=2), split, tmp_path / 'run', progress=False
   )
-  assert result['accuracy_computed_on'] == '300 held-out training examples'
+  assert result['accuracy_computed_on'] == f'{held} held-out training examples'
   assert result['accuracy_is_private'] is True
   assert 'this accuracy' in result['not_covered']
   with pytest.raises(_validate.InputError, match='expected holdout < 1440'):
     classify.load(dataclasses.replace(CONFIG, holdout=1440), None)
+
+
+def test_accuracy_on_test_images_of_one_s_own_is_private(split, tmp_path):
+  """The people in them are protected by no ε of this run."""
+  own = dataclasses.replace(split, train=dataclasses.replace(split.train, name='npz'))
+  config = dataclasses.replace(CONFIG, steps=2)
+  result = classify.run(config, own, tmp_path / 'run', progress=False)
+  assert result['accuracy_is_private'] is True
+  assert 'this accuracy: keep private' in result['not_covered']
+
+
+def test_test_images_of_other_classes_are_refused(tmp_path):
+  digits = classify.data.load_dataset('digits')
+  arrays = {'x': digits.images[:20, :, :, 0], 'y': digits.labels[:20] % 3}
+  np.savez(tmp_path / 'a.npz', **arrays, x_test=arrays['x'][:9], y_test=arrays['y'][:9] % 2)
+  with pytest.raises(_validate.InputError, match=r"class 2 \('2'\) has no images"):
+    classify.load(dataclasses.replace(CONFIG, dataset='npz'), str(tmp_path / 'a.npz'))
+
+
+@pytest.mark.parametrize('holdout', [1.5, -1, float('nan'), float('inf')])
+def test_a_part_that_is_none_is_refused(holdout):
+  with pytest.raises(_validate.InputError, match='expected holdout'):
+    dataclasses.replace(CONFIG, holdout=holdout)
 
 
 def test_results_are_collected_and_replaced(finished, tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dpgan_jax import evaluate
 from dpgan_jax._validate import InputError
-from dpgan_jax.data import datasets
+from dpgan_jax.data import datasets, writers
 from dpgan_jax.evaluation import scoring
 
 
@@ -89,7 +89,9 @@ def test_a_run_is_sampled(main, tmp_path, monkeypatch, capsys):
     raise InputError('far enough')
 
   run = types.SimpleNamespace(
-    model=types.SimpleNamespace(sample=sample, dataset='digits', steps=7),
+    model=types.SimpleNamespace(
+      sample=sample, dataset='digits', steps=7, class_names=tuple(map(str, range(10)))
+    ),
     run=types.SimpleNamespace(path=tmp_path),
   )
   monkeypatch.setattr(evaluate.trainer, 'restore_model', lambda path: run)
@@ -105,6 +107,26 @@ def test_a_run_is_sampled(main, tmp_path, monkeypatch, capsys):
   np.testing.assert_array_equal(images, again)
   assert len(quick[0]) == 12_000
   assert 'drawing 220 samples' in capsys.readouterr().err
+
+
+def test_samples_of_other_classes_are_refused(main, tmp_path, monkeypatch):
+  """Scored, they would be of no worth without a word: each class would be taken for another."""
+  digits = datasets.load_dataset('digits')
+  arrays = {'x': digits.images[:40, ..., 0], 'y': digits.labels[:40] % 3}
+  arrays |= {f'{name}_test': array for name, array in arrays.items()}
+  np.savez(tmp_path / 'real.npz', class_names=np.array(['ape', 'bear', 'cat']), **arrays)
+  names = ('ape', 'cat', 'bear')
+  writers.export(
+    tmp_path / 'made.npz', arrays['x'], arrays['y'], format='npz', class_names=names
+  )
+  real = ('--dataset=npz', f'--data_dir={tmp_path}/real.npz')
+  with pytest.raises(InputError, match="class 1 is 'bear' and of the samples 'cat'"):
+    main(f'--samples={tmp_path}/made.npz', *real)
+  model = types.SimpleNamespace(class_names=names, dataset='npz')
+  run = types.SimpleNamespace(model=model, run=types.SimpleNamespace(path=tmp_path))
+  monkeypatch.setattr(evaluate.trainer, 'restore_model', lambda path: run)
+  with pytest.raises(InputError, match="class 1 is 'bear' and of the run 'cat'"):
+    main(f'--run_dir={tmp_path}', *real)
 
 
 def test_samples_that_cannot_be_scored_leave_nothing_behind(main, tmp_path):

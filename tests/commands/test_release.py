@@ -29,8 +29,8 @@ from dpgan_jax import DPGAN, release
 from dpgan_jax._validate import InputError
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.publishing import bundle, run_statement
 from dpgan_jax.publishing import bundle as bundles
-from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import generator_file, metrics, trainer
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
@@ -434,6 +434,21 @@ def not_a_number(facts) -> None:
   facts['guarantee']['epsilon'] = math.nan
 
 
+def endless_steps(facts) -> None:
+  facts['progress']['steps_charged'] = 2**62
+
+
+def edit_generator(folder: pathlib.Path, **mechanism) -> None:
+  """Another mechanism in generator and report alike: only its ε can give it away."""
+  with safetensors.safe_open(folder / bundle.GENERATOR, 'numpy') as file:
+    record = json.loads(file.metadata()['dpgan_jax'])
+    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+  record['mechanism'].update(mechanism)
+  about = {'dpgan_jax': json.dumps(record)}
+  (folder / bundle.GENERATOR).write_bytes(safetensors.numpy.save(tensors, about))
+  edit_report(folder, lambda facts: facts['mechanism'].update(mechanism))
+
+
 def other_noise(facts) -> None:
   facts['mechanism']['noise_multiplier'] *= 2
 
@@ -456,7 +471,10 @@ def fewer_steps(facts) -> None:
     (lambda f: np.savez(f / 'samples.npz', x=np.array([{}]), y=np.zeros(1, int)),
      True, 'pickled data are not read'),
     (lambda f: edit_report(f, halve_epsilon), True, 'states ε ='),
-    (lambda f: edit_report(f, not_a_number), True, 'states ε ='),
+    (lambda f: edit_report(f, not_a_number), True, 'not a report.*finite'),
+    (lambda f: edit_report(f, endless_steps), True, r'expected steps_charged in \[0, '),
+    (lambda f: edit_generator(f, noise_multiplier=0.003), True, 'but .* steps .* cost inf'),
+    (lambda f: edit_generator(f, noise_multiplier=0.001), True, 'but .* steps .* cost inf'),
     (lambda f: edit_report(f, other_noise), True, 'different mechanisms'),
     (lambda f: edit_report(f, fewer_steps), True, 'charges 1 steps'),
     (lambda f: (f / 'report.json').write_text('['), True, 'not a report'),

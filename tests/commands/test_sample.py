@@ -118,13 +118,13 @@ def test_distorted_samples_are_the_same_ones_distorted_under_their_old_names(tra
 def test_png_folder_of_chosen_classes_from_a_saved_generator(trained, command, tmp_path):
   trained.model.save(tmp_path / 'g.safetensors')
   status, out, err = command(
-    f'--model={tmp_path}/g.safetensors', '--format=png', '--num=7', '--labels=0,1,7'
+    f'--model={tmp_path}/g.safetensors', '--format=png', '--num=7', '--labels=a,1,h'
   )
   assert (status, err) == (0, '')
   folder = tmp_path / 'synthetic_png'  # beside the model
   assert out.endswith(f': {folder}\n')
   names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*.png'))
-  of_class = {'0': (0, 3, 6), '1': (1, 4), '7': (2, 5)}  # the classes in turn
+  of_class = {'a': (0, 3, 6), 'b': (1, 4), 'h': (2, 5)}  # the classes in turn
   assert names == [f'train/{k}/{n}.png' for k, numbers in of_class.items() for n in numbers]
   assert Image.open(folder / names[0]).size == (8, 8)
 
@@ -184,15 +184,43 @@ def test_wrong_commands_are_one_line_and_status_2(command, arguments, message):
   assert err.count('\n') == 1
 
 
+TEN = tuple(map(str, range(10)))
+PLACES = ('Bonn', 'Köln', 'Köln, Deutz', 'T-shirt/top', '2', '10')
+
+
 def test_labels_are_dealt_in_turn():
-  assert sample.parse_labels(None, 5, 10) is None
-  assert list(sample.parse_labels('0,1,7', 5, 10)) == [0, 1, 7, 0, 1]
-  assert list(sample.parse_labels('3', 2, 10)) == [3, 3]
-  assert list(sample.parse_labels('5, 4', 1, 10)) == [5]
-  assert sample.parse_labels('1', 1, 10).dtype == np.int64
+  assert sample.parse_labels(None, 5, TEN) is None
+  assert list(sample.parse_labels('0,1,7', 5, TEN)) == [0, 1, 7, 0, 1]
+  assert list(sample.parse_labels('3', 2, TEN)) == [3, 3]
+  assert list(sample.parse_labels('5, 4', 1, TEN)) == [5]
+  assert sample.parse_labels('1', 1, TEN).dtype == np.int64
 
 
-@pytest.mark.parametrize('text', ['', 'x', '1,', '1;2', '1.5', '10', '-1', '0,12'])
+@pytest.mark.parametrize(
+  ('text', 'labels'),
+  [
+    ('Köln', [1]),
+    ('Ko\u0308ln', [1]),  # the ö as macOS spells it
+    ('Köln'.encode().decode('ascii', 'surrogateescape'), [1]),  # as from a terminal with LANG=C
+    ('Bonn, Köln,T-shirt/top', [0, 1, 3]),
+    ('Köln, Deutz', [2]),
+    ('"Köln, Deutz",Bonn', [2, 0]),
+    ('2', [4]),  # names come first
+    ('10,3', [5, 3]),
+  ],
+)
+def test_classes_are_drawn_by_name(text, labels):
+  assert list(sample.parse_labels(text, len(labels), PLACES)) == labels
+
+
+def test_a_wrong_name_is_answered_with_a_close_one():
+  with pytest.raises(_validate.InputError, match=r"got 'köln' \(did you mean Köln\?\)"):
+    sample.parse_labels('köln', 5, PLACES)
+
+
+@pytest.mark.parametrize(
+  'text', ['', 'x', '1,', '1;2', '1.5', '10', '-1', '0,12', '１', '1' * 5000, '"', '\n', '\0']
+)
 def test_labels_that_are_no_classes_are_refused(text):
   with pytest.raises(_validate.InputError, match='expected labels '):
-    sample.parse_labels(text, 5, 10)
+    sample.parse_labels(text, 5, TEN)

@@ -1,17 +1,19 @@
-"""dpgan_jax.data.datasets.datasets.readers: round trips, and one line naming the file for whatever bytes
-it holds.
-"""
+"""dpgan_jax.data.readers: round trips, and one line naming the file for whatever bytes it holds."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import gzip
 import io
+import json
 import os
 import pathlib
 import random
 import struct
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 
 import hypothesis
@@ -22,7 +24,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from dpgan_jax._validate import InputError
-from dpgan_jax.data import datasets, readers
+from dpgan_jax.data import datasets, naming, readers
 
 IDX_DTYPES = ('uint8', 'int8', 'int16', 'int32', 'float32', 'float64')
 
@@ -58,6 +60,36 @@ def png_folder(root: pathlib.Path, source: datasets.ImageDataset, names: tuple[s
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image.squeeze()).save(folder / f'{i}.png')
   return str(root)
+
+
+def png(
+  pixels: np.ndarray,
+  depth: int,
+  colour: int,
+  *chunks: tuple[bytes, bytes],
+  interlace: bool = False,
+) -> bytes:
+  """A PNG file of grey (colour 0) or RGB (2) pixels of `depth` bits, written without a library."""
+
+  def chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(kind + content)
+    return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', checksum)
+
+  def rows(part: np.ndarray) -> bytes:
+    numbers = np.ascontiguousarray(part.reshape(len(part), -1), '>u2').view(np.uint8)
+    bits = np.unpackbits(numbers, axis=1).reshape(len(part), -1, 16)[:, :, 16 - depth :]
+    return b''.join(b'\0' + np.packbits(row).tobytes() for row in bits)
+
+  passes = [(0, 0, 1, 1)]
+  if interlace:  # Adam7
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2),
+              (1, 0, 2, 1)]  # fmt: skip
+  parts = [pixels[y::down, x::right] for y, x, down, right in passes]
+  body = zlib.compress(b''.join(rows(part) for part in parts if part.size))
+  height, width = pixels.shape[:2]
+  head = struct.pack('>IIBBBBB', width, height, depth, colour, 0, 0, interlace)
+  all_chunks = [(b'IHDR', head), *chunks, (b'IDAT', body), (b'IEND', b'')]
+  return b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*each) for each in all_chunks)
 
 
 class TestIdx:
@@ -306,6 +338,94 @@ class TestNpz:
     assert datasets.load_dataset('npz', data_dir=path).fingerprint() == ds.fingerprint()
 
 
+class TestClassNames:
+  """Names beside the data: of both splits, in the order of the labels."""
+
+  NAMES = ('zebra', 'Köln', 'ape')
+
+  def test_npz(self, tmp_path):
+    ds = small()
+    arrays = {'x': ds.images, 'y': ds.labels, 'x_test': ds.images, 'y_test': ds.labels}
+    path = npz(tmp_path / 'a.npz', class_names=np.array(self.NAMES), **arrays)
+    for split in datasets.SPLITS:
+      loaded = datasets.load_dataset('npz', data_dir=path, split=split)
+      assert loaded.class_names == self.NAMES
+      assert loaded.fingerprint() == ds.fingerprint()
+    refused(lambda: datasets.load_dataset('npz', data_dir=path, num_classes=4), 'num_classes=3')
+
+  @pytest.mark.parametrize(
+    ('names', 'words'),
+    [
+      (np.array(['a', 'b', 'a']), ('different names', "'a' twice")),
+      (np.array(['a', 'b', '']), ('1 to 1000 characters',)),
+      (np.array(['a', 'b']), ('[0, 2)', 'got 2')),
+      (np.arange(3), ('expected text', 'int64')),
+      (np.array([['a', 'b', 'c']]), ('names [K]',)),
+      (np.array(['a', 'b', 'c' * 1001]), ('names [K]',)),
+      (np.frombuffer(b'\xff' * 12, '<U1'), ('to be text',)),
+      (np.array(['a', 'b', None]), ('pickled',)),
+    ],
+  )
+  def test_npz_refuses(self, tmp_path, names, words):
+    ds = small()
+    path = npz(tmp_path / 'a.npz', x=ds.images, y=ds.labels, class_names=names)
+    where = 'npz: ' if 'got 2' in words else path
+    refused(lambda: datasets.load_dataset('npz', data_dir=path), where, *words)
+
+  def test_images_are_no_text(self, tmp_path):
+    path = npz(tmp_path / 'a.npz', x=np.array(['a']), y=np.zeros(1, int))
+    refused(lambda: datasets.load_dataset('npz', data_dir=path), path, 'expected numbers')
+
+  def test_idx(self, tmp_path):
+    ds = small()
+    for stem in ('train', 't10k'):
+      readers.save_idx(tmp_path / f'{stem}-images-idx3-ubyte', ds.images[..., 0])
+      readers.save_idx(tmp_path / f'{stem}-labels-idx1-ubyte', ds.labels.astype(np.uint8))
+    (tmp_path / naming.FILE).write_text(json.dumps(self.NAMES), encoding='utf-8')
+    for split in datasets.SPLITS:
+      assert (
+        datasets.load_dataset('idx', data_dir=str(tmp_path), split=split).class_names == self.NAMES
+      )
+
+  @pytest.mark.parametrize(
+    ('text', 'word'),
+    [('{"a": 1}', 'a list'), ('[]', 'a list'), ('["a", 1]', 'names of'), ('[', 'JSON list'),
+     ('["a", "a"]', 'twice'), ('["' + 'a' * 1001 + '"]', 'characters'),
+     (' ' * 2**20 + '["a"]', 'at most 1048576 bytes')],
+    ids=lambda text: text[:10],
+  )  # fmt: skip
+  def test_a_file_of_names_that_is_none(self, tmp_path, text, word):
+    png_folder(tmp_path, small(), ('a', 'b', 'c'))
+    (tmp_path / naming.FILE).write_text(text)
+    refused(lambda: datasets.load_dataset('png', data_dir=str(tmp_path)), naming.FILE, word)
+
+  def test_png_folders_in_the_order_of_the_file(self, tmp_path):
+    folder = png_folder(tmp_path, small(), self.NAMES)
+    (tmp_path / naming.FILE).write_text(json.dumps(self.NAMES))
+    loaded = datasets.load_dataset('png', data_dir=folder)
+    assert loaded.class_names == self.NAMES
+    np.testing.assert_array_equal(loaded.labels, np.repeat(np.arange(3), 4))
+    (tmp_path / 'more').mkdir()
+    refused(lambda: datasets.load_dataset('png', data_dir=folder), 'more', naming.FILE)
+
+  @hypothesis.given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=6, unique=True))
+  def test_folders_are_different_names_that_every_file_system_takes(self, names):
+    folders = naming.folders(names)
+    assert len({folder.casefold() for folder in folders}) == len(names)
+    for folder in folders:
+      assert not set(folder) & set('/\\:*?"<>|\0\n')
+      assert folder.strip('. ') == folder != ''
+
+  def test_classes_must_be_the_same(self):
+    ds = dataclasses.replace(small(), class_names=('a', 'b', 'c'))
+    datasets.require_same_classes(ds, ('a', 'b', 'c'), 'the run')
+    datasets.require_same_classes(ds, ('0', '1', '2'), 'the run')  # never named
+    refused(lambda: datasets.require_same_classes(ds, ('a', 'c', 'b'), 'the run'), "class 1 is 'b'")
+    refused(
+      lambda: datasets.require_same_classes(ds, ('0', '1'), 'the run'), '3 classes', 'the run 2'
+    )
+
+
 class TestPngFolder:
   @pytest.mark.parametrize('channels', [1, 3])
   @pytest.mark.parametrize('split', ['train', 'test', None])
@@ -342,6 +462,42 @@ class TestPngFolder:
     (tmp_path / 'b' / 'notes.txt').write_text('hello')
     refused(lambda: datasets.load_dataset('png', data_dir=folder), 'notes.txt', 'only PNG')
 
+  @pytest.mark.parametrize('interlace', [False, True])
+  @pytest.mark.parametrize(('depth', 'colour'), [(2, 0), (4, 0), (8, 0), (8, 2)])
+  def test_what_fits_eight_bits_is_read_exactly(self, tmp_path, depth, colour, interlace):
+    pixels = np.random.default_rng(depth).integers(0, 2**depth, (11, 13, 3)[: 2 + (colour == 2)])
+    (tmp_path / 'a').mkdir()
+    (tmp_path / 'a' / '0.png').write_bytes(png(pixels, depth, colour, interlace=interlace))
+    found = datasets.load_dataset('png', data_dir=str(tmp_path)).images[0].squeeze()
+    np.testing.assert_array_equal(found, pixels * (255 // (2**depth - 1)))
+
+  @pytest.mark.parametrize(
+    ('depth', 'colour', 'chunk', 'word'),
+    [
+      (16, 2, (b'sRGB', b'\0'), '16 bits'),  # once read as the upper byte alone: 200 was black
+      (16, 0, (b'sRGB', b'\0'), 'mode I;16'),
+      (1, 0, (b'sRGB', b'\0'), 'mode 1'),
+      (8, 0, (b'gAMA', struct.pack('>I', 100_000)), 'gamma 1 '),
+      (8, 2, (b'gAMA', struct.pack('>I', 55_556)), 'gamma 0.55556'),
+      (8, 0, (b'tRNS', b'\0\5'), 'transparent'),
+      (8, 0, (b'acTL', struct.pack('>II', 2, 0)), 'animation'),
+      (8, 0, (b'eXIf', b'MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0'), 'upright'),
+    ],
+  )
+  @pytest.mark.parametrize('interlace', [False, True])
+  def test_what_would_be_lost_is_refused(self, tmp_path, depth, colour, chunk, word, interlace):
+    pixels = np.full((4, 4, 3)[: 2 + (colour == 2)], 200 % 2**depth)
+    (tmp_path / 'a').mkdir()
+    path = tmp_path / 'a' / '0.png'
+    path.write_bytes(png(pixels, depth, colour, chunk, interlace=interlace))
+    refused(lambda: datasets.load_dataset('png', data_dir=str(tmp_path)), str(path), word)
+
+  def test_the_usual_gamma_is_nothing_to_refuse(self, tmp_path):
+    (tmp_path / 'a').mkdir()
+    for i, chunk in enumerate([(b'gAMA', struct.pack('>I', 45_455)), (b'gAMA', bytes(4))]):
+      (tmp_path / 'a' / f'{i}.png').write_bytes(png(np.full((4, 4), 7), 8, 0, chunk))
+    assert (datasets.load_dataset('png', data_dir=str(tmp_path)).images == 7).all()
+
   def test_refuses_an_empty_class_and_missing_folders(self, tmp_path):
     folder = str(tmp_path)
     refused(lambda: datasets.load_dataset('png', data_dir=folder), '<class>/*.png')
@@ -349,6 +505,60 @@ class TestPngFolder:
     refused(lambda: datasets.load_dataset('png', data_dir=folder, split='test'), 'a folder test/')
     (tmp_path / 'train' / 'bb').mkdir()
     refused(lambda: datasets.load_dataset('png', data_dir=folder), "class 2 ('bb') is empty")
+
+  def test_test_images_have_the_classes_of_training_by_name(self, tmp_path):
+    """A folder of test images that sorts otherwise once had its classes exchanged."""
+    ds = small(num_classes=2)
+    png_folder(tmp_path / 'train', ds, ('apple', 'banana'))
+    png_folder(tmp_path / 'test', ds, ('apple', 'Banana'))
+    load = functools.partial(datasets.load_dataset, 'png', data_dir=str(tmp_path), split='test')
+    refused(load, str(tmp_path / 'test' / 'Banana'), "'apple', 'banana'", 'train')
+    (tmp_path / 'test' / 'Banana').rename(tmp_path / 'test' / 'banana')
+    assert load().class_names == ('apple', 'banana')
+    (tmp_path / 'test' / 'apple').rename(tmp_path / 'apple')
+    refused(load, "class 0 ('apple') has no images")
+    (tmp_path / 'apple').rename(tmp_path / 'test' / 'Apfel')
+    refused(load, 'Apfel', 'is none of the classes of training')
+
+  @pytest.mark.parametrize(
+    ('there', 'here'), [(('9', '10'), ('09', '10')), (('1', '2'), ('2', '3')), ('ab', 'bc')]
+  )
+  def test_other_sets_of_classes_are_refused(self, tmp_path, there, here):
+    ds = small(num_classes=2)
+    png_folder(tmp_path / 'train', ds, tuple(there))
+    png_folder(tmp_path / 'test', ds, tuple(here))
+    refused(
+      lambda: datasets.load_dataset('png', data_dir=str(tmp_path), split='test'), 'is none of'
+    )
+
+  def test_two_ways_to_spell_a_name_are_one(self, tmp_path):
+    ds = small(num_classes=2)
+    png_folder(tmp_path / 'train', ds, ('bonn', 'köln'))
+    png_folder(tmp_path / 'test', ds, ('bonn', 'ko\u0308ln'))  # as macOS unpacks it
+    folder = str(tmp_path)
+    for split in datasets.SPLITS:
+      loaded = datasets.load_dataset('png', data_dir=folder, split=split)
+      assert loaded.class_names == ('bonn', 'köln')
+    png_folder(tmp_path / 'test', ds, ('bonn', 'köln'))
+    refused(lambda: datasets.load_dataset('png', data_dir=folder, split='test'), 'two folders')
+
+  @pytest.mark.parametrize('names', [('training', 'testing'), ('Train', 'TEST')])
+  def test_splits_by_other_names_are_splits_and_no_classes(self, tmp_path, names):
+    for name, num in zip(names, (12, 6), strict=True):
+      png_folder(tmp_path / name, small(num), ('a', 'b', 'c'))
+    sizes = [
+      len(datasets.load_dataset('png', data_dir=str(tmp_path), split=s)) for s in datasets.SPLITS
+    ]
+    assert sizes == [12, 6]
+    png_folder(tmp_path / 'train', small(), ('a', 'b', 'c'))
+    refused(lambda: datasets.load_dataset('png', data_dir=str(tmp_path)), 'one folder of the train')
+
+  @pytest.mark.parametrize('name', ['testing', 'Test', 'validation', 'val'])
+  def test_a_split_beside_classes_is_no_class(self, tmp_path, name):
+    folder = png_folder(tmp_path, small(), ('a', 'b', 'c'))
+    png_folder(tmp_path / name, small(), ('a', 'b', 'c'))
+    message = refused(lambda: datasets.load_dataset('png', data_dir=folder), 'expected')
+    assert 'train' in message
 
   def test_refuses_links_out_of_the_folder(self, tmp_path):
     folder = png_folder(tmp_path / 'in', small(), ('a', 'b', 'c'))
@@ -461,4 +671,4 @@ class TestFuzz:
     info = PngImagePlugin.PngInfo()
     info.add_text('Comment', 'hello', zip=True)
     Image.fromarray(small().images[0, ..., 0]).save(path, pnginfo=info)
-    fuzz(path, path.read_bytes(), lambda: readers.read_png_folder(tmp_path), 600)
+    fuzz(path, path.read_bytes(), lambda: datasets.read_png_folder(tmp_path), 600)

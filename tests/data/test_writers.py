@@ -239,6 +239,67 @@ def test_images_without_labels_replace_labelled_ones_whole_and_the_other_way_rou
   assert tree(tmp_path) == labelled
 
 
+NAMES = ('Köln', 'köln', 'T-shirt/top', '..', 'a b', 'の')
+
+
+@pytest.mark.parametrize('format', FORMATS)
+@pytest.mark.parametrize('names', [NAMES, NAMES[1:]])
+def test_names_of_classes_are_in_every_format(tmp_path, format, names):
+  images, labels = make(60, classes=len(names))
+  path = target(tmp_path, format)
+  for split in ('train', 'test') if format in ('png', 'idx') else ('train',):
+    export(path, images, labels, format=format, class_names=names, split=split)
+    if format == 'parquet':
+      metadata = json.loads(pq.read_table(path).schema.metadata[b'huggingface'])
+      assert metadata['info']['features']['label']['names'] == list(names)
+    else:
+      read = datasets.load_dataset(format, data_dir=str(path), split=split)
+      assert read.class_names == names
+      order = np.argsort(labels, kind='stable') if format == 'png' else np.arange(60)
+      np.testing.assert_array_equal(read.labels, labels[order])
+      np.testing.assert_array_equal(read.images[..., 0], images[order])
+  if format == 'png' and names == NAMES[1:]:
+    found = {p.name for p in (path / 'train').iterdir()}
+    assert found == {'köln', 'T-shirt%2Ftop', '%2E%2E', 'a b', 'の'}
+    assert (path / 'train').resolve().is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize('format', ['idx', 'png'])
+def test_both_splits_have_the_same_names(tmp_path, format):
+  images, labels = make(30, classes=3)
+  export(tmp_path / 'out', images, labels, format=format, class_names=('a', 'b', 'c'))
+  before = tree(tmp_path)
+  for others in (('b', 'a', 'c'), None):
+    with pytest.raises(InputError, match='whose classes have other names'):
+      export(
+        tmp_path / 'out', images, labels, format=format, class_names=others, split='test'
+      )
+  assert tree(tmp_path) == before
+  export(
+    tmp_path / 'out', images, labels, format=format, class_names=('b', 'a', 'c'), overwrite=True
+  )
+  assert datasets.load_dataset(format, data_dir=str(tmp_path / 'out')).class_names == (
+    'b',
+    'a',
+    'c',
+  )
+  export(tmp_path / 'out', images, labels, format=format, overwrite=True)
+  assert not (tmp_path / 'out' / 'class_names.json').exists()
+
+
+def test_images_of_a_person_s_own_are_never_taken_for_an_export(tmp_path):
+  """Their folders are called as those of an export would be, their files too."""
+  own = tmp_path / 'out' / 'train' / 'cat'
+  own.mkdir(parents=True)
+  (own / '0.png').write_text('keep me')
+  before = tree(tmp_path)
+  with pytest.raises(InputError, match='was not written by export'):
+    export(
+      tmp_path / 'out', *make(5, classes=1), format='png', class_names=('cat',), overwrite=True
+    )
+  assert tree(tmp_path) == before
+
+
 # --- what is there already ------------------------------------------------------------------------
 
 

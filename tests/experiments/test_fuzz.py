@@ -8,11 +8,12 @@ import sys
 import types
 
 import pytest
+from conftest import load_trust
 
 from dpgan_jax import _validate
-from dpgan_jax.data import readers
-from experiments.trust import fuzz
+from dpgan_jax.data import png_folder, readers
 
+fuzz = load_trust('fuzz')
 SEED = 5
 
 
@@ -34,8 +35,9 @@ def run(targets, target: str, inputs: int):
 
 @pytest.mark.parametrize(
   ('target', 'inputs'),
-  [('idx', 500), ('npz', 500), ('png', 250), ('samples', 150), ('flags', 150), ('generator', 12)],
-)
+  [('idx', 500), ('npz', 500), ('png', 250), ('samples', 150), ('flags', 150), ('generator', 12),
+   ('report', 200), ('ledger', 100)],
+)  # fmt: skip
 def test_every_input_is_read_or_refused(targets, target, inputs):
   tally = run(targets, target, inputs)
   assert tally.failures == []
@@ -58,7 +60,7 @@ def test_the_same_number_is_the_same_input(targets):
   ('plant', 'place', 'name', 'found'),
   [
     ('arrays are unpickled', readers, '_parse_npy', 'pickle.find_class'),
-    ('links are followed out of the folder', readers, 'pathlib', 'outside'),
+    ('links are followed out of the folder', png_folder, 'pathlib', 'outside'),
     ('messages quote names as they are', _validate, 'one_line', 'several lines'),
   ],
 )

@@ -98,6 +98,23 @@ class TestEpsilon:
     exact = accounting.epsilon(event, delta=DELTA)
     assert exact < accounting.quick_epsilon(event, delta=DELTA) < above * exact
 
+  @pytest.mark.parametrize(
+    'event',
+    [
+      *(run(1, sigma) for sigma in (0.03, 0.003, 0.001, 1e-320)),
+      run(2**31 - 1, 1.0),
+      dp_accounting.ComposedDpEvent([run(1, 0.003), run(1, 4.0)]),
+    ],
+    ids=str,
+  )
+  def test_losses_without_end_are_infinite_and_not_computed(self, event):
+    # Computed, these take hours, or hundreds of gigabytes.
+    assert accounting.epsilon(event, delta=DELTA) == math.inf
+    assert accounting.quick_epsilon(event, delta=DELTA) == math.inf
+
+  def test_noise_without_end_costs_nothing(self):
+    assert accounting.epsilon(run(1, 1e300), delta=DELTA) == 0
+
   def test_refuses(self):
     for delta in (0.0, 1.0, -1e-5, math.nan):
       with pytest.raises(InputError, match=f'delta in .0, 1., got {delta}'):

@@ -1,4 +1,6 @@
-"""dpgan_jax.privacy.exact_noise: counted sensitivity, exact noise, and what the accounting rests on."""
+"""dpgan_jax.privacy.exact_noise: counted sensitivity, exact noise, and what the accounting
+rests on.
+"""
 
 from __future__ import annotations
 

@@ -6,13 +6,14 @@ import dataclasses
 import json
 import math
 import pickle
+import re
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from dpgan_jax import _validate
+from dpgan_jax import _json, _validate
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
 from dpgan_jax.privacy.mechanism import DPMechanism
@@ -336,24 +337,25 @@ def test_rewriting_alone_changes_nothing(saved, tmp_path):
     ({'steps': ...}, "it lacks 'steps'"),
     ({'steps': 'x'}, "expected steps to be a whole number in [0, 4], got 'x'"),
     ({'steps': 5}, 'expected steps in [0, 4], got 5'),
-    ({'image_shape': [6, 5]}, 'not enough values'),
-    ({'image_shape': [6, 0, 1]}, 'expected image_shape in [1, 4096], got 0'),
+    ({'image_shape': [6, 5]}, 'expected image_shape to be (H, W, C)'),
+    ({'image_shape': [6, 0, 1]}, 'expected image_shape in [1, 1024], got 0'),
     # Building a generator of such images would take minutes and gigabytes.
-    ({'image_shape': [6, 2**30, 1]}, 'expected image_shape in [1, 4096], got 1073741824'),
-    ({'num_classes': 2**40}, 'expected 1099511627776 class_names, got 3'),
-    ({'image_shape': 3}, 'not iterable'),
+    ({'image_shape': [6, 2**30, 1]}, 'expected image_shape in [1, 1024], got 1073741824'),
+    ({'image_shape': [6, 5, 2**30]}, 'expected image_shape in [1, 4]'),
+    ({'num_classes': 2**40}, 'expected num_classes in [1, 65536], got 1099511627776'),
+    ({'image_shape': 3}, 'has no len'),
     ({'image_shape': [6, 9, 1]}, 'expected params/Dense_1/bias to be float32'),
-    ({'num_classes': -1}, 'expected num_classes >= 1, got -1'),
+    ({'num_classes': -1}, 'expected num_classes in [1, 65536], got -1'),
     ({'num_classes': 4}, 'expected 4 class_names, got 3'),
     ({'num_classes': 4, 'class_names': list('abcd')}, 'expected params/Dense_0/kernel to be'),
-    ({'class_names': None}, 'not iterable'),
+    ({'class_names': None}, 'iterable'),
     ({'config': []}, 'no attribute'),
     ({'config': {}}, 'expected target_epsilon or noise_multiplier'),
     ({'config': {'nonsense': 1}}, 'unknown settings: nonsense'),
     ({'mechanism': {}}, 'missing'),
-    ({'mechanism': None}, 'not iterable'),
+    ({'mechanism': None}, 'no attribute'),
     ({'arrays': {'params/Dense_0/bias': ...}}, 'it lacks params/Dense_0/bias'),
-    ({'arrays': {'params/Dense_0/bias': np.zeros(7, np.float32)}}, 'got float32[7]'),
+    ({'arrays': {'params/Dense_0/bias': np.zeros(7, np.float32)}}, 'to be float32[256], got [7]'),
     ({'arrays': {'params/Dense_0/bias': np.zeros(256, np.float16)}}, 'got float16[256]'),
   ],
   ids=str,
@@ -363,6 +365,64 @@ def test_damaged_content_is_refused_by_name(saved, changes, reason, tmp_path):
   message = refused(tmp_path / 'model')
   assert 'is damaged: ' in message
   assert reason in message
+
+
+def with_header(saved: bytes, header: bytes) -> bytes:
+  length = int.from_bytes(saved[:8], 'little')
+  return len(header).to_bytes(8, 'little') + header + saved[8 + length :]
+
+
+def test_a_long_header_is_refused_unread(saved, tmp_path):
+  length = int.from_bytes(saved[:8], 'little')
+  header = json.loads(saved[8 : 8 + length])
+  record = json.loads(header['__metadata__']['dpgan_jax'])
+  record['notes'] = [1] * 10**6  # accepted once, after a second for each two megabytes
+  header['__metadata__']['dpgan_jax'] = json.dumps(record)
+  (tmp_path / 'model').write_bytes(with_header(saved, json.dumps(header).encode()))
+  assert 'header of 3' in refused(tmp_path / 'model')
+
+
+def test_tensors_that_were_not_asked_for_are_refused_unread(saved, tmp_path, monkeypatch):
+  length = int.from_bytes(saved[:8], 'little')
+  header = json.loads(saved[8 : 8 + length])
+  end = len(saved) - 8 - length
+  header['more'] = {'dtype': 'U8', 'shape': [10**6], 'data_offsets': [end, end + 10**6]}
+  content = with_header(saved, json.dumps(header).encode()) + bytes(10**6)
+  (tmp_path / 'model').write_bytes(content)
+  monkeypatch.setattr(generator_file.safetensors, 'safe_open', None)  # nothing of it is opened
+  assert 'it holds more, which no such generator has' in refused(tmp_path / 'model')
+
+
+@pytest.mark.parametrize(
+  ('text', 'reason'),
+  [
+    ('{"a": 1, "a": 2}', "the name 'a' occurs twice"),
+    ('{"a": NaN}', 'expected finite numbers, got NaN'),
+    ('{"a": 1e999}', 'expected finite numbers, got 1e999'),
+    ('{"a": ' + '9' * 5000 + '}', 'expected whole numbers of 64 bits, got 999'),
+    ('[' * 10**5, 'nested too deeply'),
+  ],
+  ids=lambda text: text[:20],
+)
+def test_json_that_no_run_writes_is_refused(text, reason):
+  with pytest.raises(ValueError, match=re.escape(reason)):
+    _json.loads(text)
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [{'config': {'latent_dim': 2**62}}, {'mechanism': {'num_examples': 2**62}},
+   {'config': {'batch_size': 2**40}}, {'class_names': ['a' * 2000, 'b', 'c']},
+   {'class_names': [['a'], 'b', 'c']}, {'dataset': ['x'] * 9}, {'image_shape': [4096, 4096, 1]},
+   {'past': list(range(10**5))}],
+  ids=str,
+)  # fmt: skip
+def test_every_field_is_bounded(saved, changes, tmp_path):
+  """Fields that are objects keep the rest of what they held."""
+  old = metadata(saved)
+  merged = {k: {**old[k], **v} if isinstance(v, dict) else v for k, v in changes.items()}
+  rewrite(saved, tmp_path / 'model', **merged)
+  assert 'expected' in refused(tmp_path / 'model')
 
 
 def test_loading_another_models_generator_is_refused(saved, report_model, tmp_path):
