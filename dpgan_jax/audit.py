@@ -37,6 +37,7 @@ from absl import flags
 import dpgan_jax
 from dpgan_jax import (
   _files,
+  _keys,
   _validate,
   audit_run,
   budget,
@@ -101,7 +102,7 @@ def gradient(config: TrainConfig) -> dict[str, Any]:
   found = gradient_bound(
     mechanism,
     trials=FLAGS.trials,
-    key=jax.random.key(FLAGS.audit_seed),
+    key=_keys.from_seed(FLAGS.audit_seed),
     confidence=FLAGS.confidence,
     dimension=FLAGS.dimension,
     progress=lambda share: show.update('simulated runs', share),
@@ -190,7 +191,7 @@ def samples_attack() -> dict[str, Any]:
     dataset = FLAGS.dataset if FLAGS['dataset'].present else model.dataset
     accounted, delta, steps = model.epsilon(), model.gan.mechanism.delta, model.steps
     source = f'run at step {model.steps:,}'
-    images, _ = model.sample(model.gan.config.num_samples, key=jax.random.key(FLAGS.audit_seed))
+    images, _ = model.sample(model.gan.config.num_samples, key=_keys.from_seed(FLAGS.audit_seed))
   train, test = (
     data.load_dataset(dataset, data_dir=FLAGS.data_dir, split=split) for split in data.SPLITS
   )

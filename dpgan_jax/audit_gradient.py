@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dpgan_jax import _validate, audit_bounds, sampling
+from dpgan_jax import _keys, _validate, audit_bounds, sampling
 from dpgan_jax.audit_bounds import Errors, PrivacyCurve, Threshold
 from dpgan_jax.mechanism import DPMechanism
 
@@ -150,6 +150,7 @@ def gradient_bound(
   The neighbours: with 'add_or_remove_one' the canary is in the data set or absent, with
   'replace_special' its gradient is zero instead, with 'replace_one' the opposite one.
   """
+  _keys.require('key', key)
   _validate.integer('trials', trials, minimum=400)
   _validate.fraction('confidence', confidence)
   if not mechanism.is_private:

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpgan_jax import (
+  _keys,
   audit_bounds,
   budget,
   clipping,
@@ -153,7 +154,7 @@ def count_parameters(config: TrainConfig, dataset: data.ImageDataset) -> int:
   """How many parameters the discriminator of these settings has."""
   module = models.make_discriminator(config.discriminator, dataset.image_shape, dataset.num_classes)
   images, labels = jnp.zeros((1, *dataset.image_shape)), jnp.zeros((1,), jnp.int32)
-  shapes = jax.eval_shape(module.init, jax.random.key(0), images, labels)
+  shapes = jax.eval_shape(module.init, _keys.from_seed(0), images, labels)
   return sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
 
 
@@ -252,7 +253,7 @@ def make_watched_chunk(
     params: PyTree, released: PyTree, step: jax.Array, images: jax.Array, labels: jax.Array
   ) -> jax.Array:
     # Which records are looked at is no secret and touches no draw of the run.
-    some = jax.random.randint(jax.random.fold_in(jax.random.key(0), step), (_KNOWN,), 0, known)
+    some = jax.random.randint(jax.random.fold_in(_keys.from_seed(0), step), (_KNOWN,), 0, known)
     theirs = gradient(params, images[some], labels[some]).sum
     weight = q * known / _KNOWN
     rest = jax.tree.map(lambda r, g: mechanism.batch_size * r - weight * g, released, theirs)

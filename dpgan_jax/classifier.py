@@ -43,7 +43,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dpgan_jax import accounting, clipping, models
+from dpgan_jax import _keys, accounting, clipping, models
 from dpgan_jax.classifier_config import ClassifierConfig
 from dpgan_jax.classifier_inputs import input_shape, seen
 from dpgan_jax.layers import Conv, max_pool
@@ -241,14 +241,17 @@ class Classifier:
     """ε of the centre and `steps` steps of training (default: all), at the mechanisms' δ."""
     return accounting.epsilon(self.event(steps), delta=self.mechanism.delta)
 
-  def optimizer(self, noise_key: jax.Array) -> optax.GradientTransformationExtraArgs:
-    """Noise, then SGD: the only way from a clipped sum to the parameters."""
+  def optimizer(
+    self, noise_key: jax.Array | None = None
+  ) -> optax.GradientTransformationExtraArgs:
+    """Noise, then SGD: the only way from a clipped sum to the parameters; `init` needs the key."""
     sgd = optax.sgd(self.config.learning_rate, momentum=self.config.momentum or None)
     return optax.chain(self.mechanism.noise_sum(noise_key), sgd)
 
   def init(self, key: jax.Array) -> ClassifierState:
     """The state before anything is released. `key` must be secret if the run is to be private."""
-    init_key, noise_key, batch_key, centre_key = jax.random.split(key, 4)
+    keys = jax.random.split(_keys.require('key', key), 4)
+    init_key, noise_key, batch_key, centre_key = keys
     params = self.model.init(init_key, jnp.zeros((2, *self.input_shape)))['params']
     size = math.prod(self.input_shape) if CENTRE in self.stages else 1
     return ClassifierState(
@@ -300,10 +303,7 @@ class Classifier:
     x, y = self._seen(inputs[batch.indices], state.centre), labels[batch.indices]
     grad = mechanism.clipped_grad(loss, microbatch_size=self.config.microbatch_size)
     found = grad(state.params, x, y, mask=batch.mask)
-    # The key passed here is never used: the one in the state, put there by init, is.
-    updates, opt_state = self.optimizer(state.batch_key).update(
-      found.sum, state.opt_state, state.params
-    )
+    updates, opt_state = self.optimizer().update(found.sum, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
 
     realised = jnp.sum(batch.mask).astype(jnp.float32)

@@ -30,7 +30,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dpgan_jax import _validate, ghost, ghost_rules, memory
+from dpgan_jax import _dtypes, _keys, _validate, ghost, ghost_rules, memory
 
 PyTree = Any
 Strategy = Literal['auto', 'ghost', 'vmap']
@@ -42,6 +42,10 @@ that the order of additions does not depend on the processor."""
 _PASSES_OVER_PARAMETERS = 8
 """Every part of a batch reads and writes the parameters and their sums: its own work should be as
 many times larger. Measured with 0.03 M and 1.7 M parameters (experiments/results/microbatch.md)."""
+
+
+_OWN_KEYS = 'key<fry>'  # how JAX writes the dtype of threefry2x32 keys
+accumulation_dtype = _dtypes.accumulation_dtype
 
 
 class ClippedSum(NamedTuple):
@@ -67,13 +71,9 @@ class ClippedGrad(NamedTuple):
   losses: jax.Array
 
 
-def accumulation_dtype(dtype: Any) -> Any:
-  """float32 for narrower floats, the dtype itself for wider ones."""
-  with jax.numpy_dtype_promotion('standard'):  # a widening that is meant, also under 'strict'
-    return jnp.promote_types(dtype, jnp.float32)
-
-
-def num_examples(per_example: PyTree, mask: jax.Array | None = None) -> int:
+def num_examples(
+  per_example: PyTree, mask: jax.Array | None = None, what: str = 'per-example gradients'
+) -> int:
   """Returns the length of the leading example axis that all leaves share.
 
   Raises:
@@ -81,14 +81,16 @@ def num_examples(per_example: PyTree, mask: jax.Array | None = None) -> int:
   """
   leaves = jax.tree_util.tree_leaves_with_path(per_example)
   if not leaves:
-    raise _validate.InputError('expected per-example gradients, got a pytree without arrays')
+    raise _validate.InputError(f'expected {what}, got a pytree without arrays')
   lengths = {}
   for path, leaf in leaves:
     name = jax.tree_util.keystr(path) or 'gradient'
     if jnp.ndim(leaf) < 1:
+      advice = f'pass {what}'
+      if what == 'per-example gradients':
+        advice += ', jax.vmap(jax.grad(loss), (None, 0))'
       raise _validate.InputError(
-        f'expected a leading example axis on every leaf, but {name} is a scalar: '
-        'pass per-example gradients, jax.vmap(jax.grad(loss), (None, 0))'
+        f'expected a leading example axis on every leaf, but {name} is a scalar: {advice}'
       )
     lengths[name] = leaf.shape[0]
   if mask is not None:
@@ -107,7 +109,9 @@ def num_examples(per_example: PyTree, mask: jax.Array | None = None) -> int:
 
 def per_example_norms(per_example_grads: PyTree) -> jax.Array:
   """The L2 norm of each example's gradient over all leaves together, float32[n] (or wider)."""
-  return jnp.sqrt(sum(ghost.squares(leaf) for leaf in jax.tree.leaves(per_example_grads)))
+  squares = [ghost.squares(leaf) for leaf in jax.tree.leaves(per_example_grads)]
+  with jax.numpy_dtype_promotion('standard'):  # float32 beside float64
+    return jnp.sqrt(sum(squares))
 
 
 def clip_factors(norms: jax.Array, l2_clip_norm: float, mask: jax.Array | None = None) -> jax.Array:
@@ -132,17 +136,32 @@ def clipped_sum(
     A `ClippedSum`. L2 sensitivity to adding or removing one example: C; to replacing one: 2C.
 
   Raises:
-    InputError: C ≤ 0, a mask that is not bool[n], leaves whose example axes differ.
+    InputError: C ≤ 0, a mask that is not bool[n], leaves whose example axes differ or that are no
+      real floats of 16 to 64 bits.
   """
   _validate.positive('l2_clip_norm', l2_clip_norm, allow_inf=True)
+  per_example_grads = _dtypes.real_floats('gradient', per_example_grads)
   num_examples(per_example_grads, mask)
   norms = per_example_norms(per_example_grads)
 
   def weighted_sum(factors: jax.Array, usable: jax.Array | None) -> PyTree:
-    one = lambda leaf: ghost_rules.weighted_sum(leaf, factors, usable)  # noqa: E731
-    return jax.tree.map(one, per_example_grads)
+    leaves = jax.tree.leaves(per_example_grads)
+    with jax.numpy_dtype_promotion('standard'):
+      sums = [ghost_rules.weighted_sum(leaf, factors, usable) for leaf in leaves]
+    return _in_dtypes_of(per_example_grads, sums)
 
   return ClippedSum(_sum(weighted_sum, norms, clip_factors(norms, l2_clip_norm, mask)), norms)
+
+
+def _in_dtypes_of(tree: PyTree, sums: list[jax.Array]) -> PyTree:
+  """Sums of the leaves of `tree`, each in float32, or in float64 if its leaf is.
+
+  Whatever else was wider (the norms, the data) does not show in the sum: its dtypes are the same
+  for a whole batch and for parts of it.
+  """
+  leaves, structure = jax.tree.flatten(tree)
+  pairs = zip(sums, leaves, strict=True)
+  return structure.unflatten(s.astype(accumulation_dtype(x.dtype)) for s, x in pairs)
 
 
 def _sum(
@@ -185,10 +204,14 @@ def clipped_grad(
       fit.
 
   Returns:
-    `fn(params, *batch, mask=None) -> ClippedGrad`, where each array of `batch` is [n, ...].
+    `fn(params, *batch, mask=None) -> ClippedGrad`, where each array of `batch` is [n, ...]. Leaves
+    of `params` are real floats of 16 to 64 bits; data may be of any dtype. The sum is float32, for
+    float64 parameters float64.
 
   Raises:
-    InputError: an argument out of range.
+    InputError: an argument out of range; in `fn`, parameters of another dtype, a batch that is a
+      list of numbers, a loss that is not one real float or draws from another generator than
+      threefry2x32 (under vmap one example's numbers would depend on the others).
 
   >>> import jax.numpy as jnp
   >>> loss = lambda w, x: jnp.sum(w * x)
@@ -206,7 +229,7 @@ def clipped_grad(
     found = ghost.backward(plan, params, batch, 'memory' if strategy == 'ghost' else 'time')
     factors = clip_factors(found.norms, l2_clip_norm, mask)
     sums = _sum(found.weighted_sum, found.norms, factors)
-    total = jax.tree.unflatten(jax.tree.structure(params), sums)
+    total = _in_dtypes_of(params, sums)
     return ClippedGrad(total, found.norms, found.losses.astype(jnp.float32))
 
   def in_parts(
@@ -235,9 +258,20 @@ def clipped_grad(
     return ClippedGrad(total, norms.reshape(-1)[:count], losses.reshape(-1)[:count])
 
   def fn(params: PyTree, *batch: PyTree, mask: jax.Array | None = None) -> ClippedGrad:
-    count = num_examples(batch, mask)
+    promotion: Any = jax.config.jax_numpy_dtype_promotion
+    with jax.numpy_dtype_promotion('standard'):  # widening here is meant, also under 'strict'
+      return clipped(_checked(loss_fn, promotion), params, batch, mask)
+
+  def clipped(
+    loss: Callable[..., jax.Array], params: PyTree, batch: tuple[PyTree, ...], mask: Any
+  ) -> ClippedGrad:
+    params, batch = _dtypes.real_floats('params', params), _dtypes.data(batch)
+    if not jax.tree.leaves(params):
+      raise _validate.InputError('expected params to hold an array, got a pytree without arrays')
+    count = num_examples(batch, mask, 'a batch of arrays [n, ...]')
     mask = jnp.ones(count, bool) if mask is None else mask
-    plan = ghost.make_plan(loss_fn, params, batch, cover=strategy != 'vmap')
+    plan = ghost.make_plan(loss, params, batch, cover=strategy != 'vmap')
+    _require_own_generator(plan.jaxpr)
     whole = functools.partial(one_pass, plan)
     size = microbatch_size or _fast(whole, params, batch, mask)
     if size >= count:
@@ -253,6 +287,38 @@ def clipped_grad(
     return result
 
   return fn
+
+
+def _checked(loss_fn: Callable[..., Any], promotion: Any) -> Callable[..., jax.Array]:
+  """The loss under the caller's rules of promotion, refused if it is not one real float."""
+
+  def loss(params: PyTree, *example: PyTree) -> jax.Array:
+    with jax.numpy_dtype_promotion(promotion):
+      value = loss_fn(params, *example)
+    leaves = jax.tree.leaves(value)
+    if len(leaves) != 1:
+      raise _validate.InputError(
+        f'expected loss_fn to return one scalar for one example, got {len(leaves)} arrays: has_aux '
+        'is not supported, return the loss alone'
+      )
+    return _dtypes.real_floats('the loss', leaves[0], 'return one real number')
+
+  return loss
+
+
+def _require_own_generator(jaxpr: Any) -> None:
+  """Refuses a loss in which numbers are drawn that `vmap` would let follow the batch."""
+  for eqn in jaxpr.eqns:
+    kinds = {str(getattr(v.aval, 'dtype', '')) for v in (*eqn.invars, *eqn.outvars)}
+    other = {kind for kind in kinds if kind.startswith('key<') and kind != _OWN_KEYS}
+    if other or eqn.primitive.name in ('rng_bit_generator', 'rng_uniform'):
+      raise _validate.InputError(
+        f'expected loss_fn to draw with {_keys.IMPLEMENTATION} keys, got '
+        f'{", ".join(sorted(other)) or eqn.primitive.name}: under vmap the numbers of one example '
+        'would depend on the whole batch'
+      )
+    for inner in memory.inner_jaxprs(eqn):
+      _require_own_generator(inner)
 
 
 def _fast(

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dpgan_jax import clipping, losses, memory, models, pace
+from dpgan_jax import _keys, clipping, losses, memory, models, pace
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.data import to_model_range
 from dpgan_jax.losses import LOSSES
@@ -168,7 +168,7 @@ class GAN:
     values up to 3.0, and from 3.9 on got worse with every step (experiments/results/QUALITY.md);
     longer training at the same ε means a larger value.
     """
-    d_params = jax.eval_shape(self.init, jax.random.key(0)).d_params
+    d_params = jax.eval_shape(self.init, _keys.from_seed(0)).d_params
     m = self.mechanism
     parameters, n_d = models.count_parameters(d_params), self.config.d_steps_per_g_step
     return math.sqrt(parameters / n_d) * m.noise_multiplier / m.batch_size
@@ -194,7 +194,7 @@ class GAN:
     partners = (fakes, each(jnp.float32)) if self.config.gradient_penalty else ()
     return clipping.largest_microbatch(
       self._real_loss,
-      jax.eval_shape(self.discriminator.init, jax.random.key(0), fakes, labels)['params'],
+      jax.eval_shape(self.discriminator.init, _keys.from_seed(0), fakes, labels)['params'],
       (images, labels, *partners),
       budget=memory.budget_bytes(self.config.memory_budget_gib),
       strategy=self._strategy,
@@ -209,15 +209,21 @@ class GAN:
     updates = self.mechanism.steps // self.config.d_steps_per_g_step  # if n_D is fixed
     return _optimizer(self.config, 'g', updates)
 
-  def d_optimizer(self, noise_key: jax.Array) -> optax.GradientTransformationExtraArgs:
-    """Noise, then the optimizer: the only way from a clipped sum to the parameters."""
+  def d_optimizer(
+    self, noise_key: jax.Array | None = None
+  ) -> optax.GradientTransformationExtraArgs:
+    """Noise, then the optimizer: the only way from a clipped sum to the parameters.
+
+    Its `init` needs the key; its `update` finds it in the state.
+    """
     return optax.chain(
       self.mechanism.noise_sum(noise_key), _optimizer(self.config, 'd', self.mechanism.steps)
     )
 
   def init(self, key: jax.Array) -> GANState:
     """The state before the first step. `key` must be secret if the run is to be private."""
-    g_key, d_key, noise_key, batch_key, fake_key = jax.random.split(key, 5)
+    keys = jax.random.split(_keys.require('key', key), 5)
+    g_key, d_key, noise_key, batch_key, fake_key = keys
     z = jnp.zeros((2, self.config.latent_dim))
     labels = jnp.zeros((2,), jnp.int32)
     g_variables = self.generator.init(g_key, z, labels, train=False)
@@ -280,9 +286,7 @@ class GAN:
     )
     public_grads = jax.tree.map(lambda g: g / self.fake_batch_size, fake.sum)
 
-    # The key passed here is never used: the one in the state, put there by init, is.
-    optimizer = self.d_optimizer(state.batch_key)
-    updates, d_opt_state = optimizer.update(
+    updates, d_opt_state = self.d_optimizer().update(
       real.sum, state.d_opt_state, state.d_params, public_grads=public_grads
     )
     d_params = optax.apply_updates(state.d_params, updates)

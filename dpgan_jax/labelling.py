@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpgan_jax import _validate, classifier_run, data
+from dpgan_jax import _keys, _validate, classifier_run, data
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.classifier import STAGE, Classifier, ClassifierState
 from dpgan_jax.classifier_config import ClassifierConfig
@@ -80,7 +80,7 @@ class Labeller:
   @property
   def abstract_arrays(self) -> dict[str, PyTree]:
     """Shapes and dtypes of `arrays`, from settings alone."""
-    state = jax.eval_shape(self.classifier.init, jax.random.key(0))
+    state = jax.eval_shape(self.classifier.init, _keys.from_seed(0))
     own = of_state(self.classifier, state).arrays
     return own if self.cnn is None else {**own, 'cnn': self.cnn.abstract_arrays}
 
@@ -167,7 +167,7 @@ def restore(classifier: Classifier, directory: pathlib.Path, *, paid: bool) -> L
     InputError: it is paid for and not there.
   """
   with Checkpoints(RunDir(directory).checkpoints) as checkpoints:
-    restored = checkpoints.restore_latest(jax.eval_shape(classifier.init, jax.random.key(0)))
+    restored = checkpoints.restore_latest(jax.eval_shape(classifier.init, _keys.from_seed(0)))
   if restored is not None and restored[0] == classifier.mechanism.steps:
     return of_state(classifier, restored[1])
   if paid:

@@ -22,7 +22,7 @@ import numpy as np
 import safetensors
 import safetensors.flax
 
-from dpgan_jax import _files, _validate, data, label_cnn, labelling
+from dpgan_jax import _files, _keys, _validate, data, label_cnn, labelling
 from dpgan_jax.budget import Budget
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN, GeneratorState
@@ -120,7 +120,7 @@ class Model:
         'expected clearest only where a private classifier names samples (label_share): nothing '
         'else says how clear they are'
       )
-    label_key, key = jax.random.split(key)
+    label_key, key = jax.random.split(_keys.require('key', key))
     if labels is None and self.labeller is not None:
       return self._drawn_and_named(num, clearest, key)
     if labels is None:
@@ -293,7 +293,7 @@ def load(path: str | os.PathLike[str]) -> Model:
     raise _validate.InputError(f'{path} is damaged: it lacks {error}') from None
   except (AttributeError, TypeError, ValueError) as error:  # whatever a wrong type leads to
     raise _validate.InputError(f'{path} is damaged: {" ".join(str(error).split())}') from None
-  abstract = jax.eval_shape(model.gan.init, jax.random.key(0)).g_average
+  abstract = jax.eval_shape(model.gan.init, _keys.from_seed(0)).g_average
 
   def filled(tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(

@@ -28,7 +28,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dpgan_jax import _validate, scattering
+from dpgan_jax import _keys, _validate, scattering
 from dpgan_jax.layers import Conv, UpsampleConv, conv2d, depth_to_space, max_pool
 
 ImageShape = tuple[int, int, int]
@@ -412,7 +412,7 @@ def require_per_example(discriminator: nn.Module, *inputs: Any) -> None:
     return next_fun(*args, **kwargs)
 
   with nn.intercept_methods(look):
-    variables = jax.eval_shape(discriminator.init, jax.random.key(0), *inputs)
+    variables = jax.eval_shape(discriminator.init, _keys.from_seed(0), *inputs)
   stateful = sorted(set(variables) - {'params'})
   if stateful and not found:
     found = [f'state {name!r} of {sorted(variables[name])}' for name in stateful]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import data, figures, metrics, model_file
+from dpgan_jax import _keys, data, figures, metrics, model_file
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN, GANState, GeneratorState, StepMetrics
@@ -170,7 +170,7 @@ def _grid_labels(gan: GAN) -> np.ndarray:
 def grid_program(gan: GAN) -> Callable[[GeneratorState], jax.Array]:
   """The compiled function that makes the images of a sample grid, float32 [n, H, W, C]."""
   labels = _grid_labels(gan)
-  return jax.jit(lambda g: gan.generate(g, jax.random.key(_GRID_KEY), jnp.asarray(labels)))
+  return jax.jit(lambda g: gan.generate(g, _keys.from_seed(_GRID_KEY), jnp.asarray(labels)))
 
 
 class _GridMaker:

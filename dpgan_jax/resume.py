@@ -9,11 +9,10 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import dpgan_jax
-from dpgan_jax import _validate
+from dpgan_jax import _keys, _validate
 from dpgan_jax.checkpoint import Checkpoints
 from dpgan_jax.ledger import Ledger
 
@@ -24,13 +23,13 @@ PACKAGES = ('dp-accounting', 'flax', 'jax', 'jaxlib', 'numpy', 'optax', 'scipy')
 def root_key(seed: int | None) -> jax.Array:
   """The key of a run: from `seed`, or with every bit from the operating system.
 
-  A threefry key has 64 bits. `jax.random.key(seed)` of a small seed could be found by trying seeds,
-  and the noise with it; that is for reproducing experiments, not for releases.
+  A threefry key has 64 bits. That of a small seed could be found by trying seeds, and the noise
+  with it; that is for reproducing experiments, not for releases. Either way it is a threefry2x32
+  key, whatever generator JAX is set to.
   """
   if seed is not None:
-    return jax.random.key(seed)
-  words = np.frombuffer(os.urandom(8), np.uint32).copy()
-  return jax.random.wrap_key_data(jnp.asarray(words), impl='threefry2x32')
+    return _keys.from_seed(seed)
+  return _keys.from_words(np.frombuffer(os.urandom(8), np.uint32))
 
 
 def start_or_resume(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from dpgan_jax import _validate, figures, model_file
+from dpgan_jax import _keys, _validate, figures, model_file
 from dpgan_jax.run_dir import RunDir
 from dpgan_jax.statement import show_epsilon
 
@@ -53,7 +53,7 @@ def samples(model: model_file.Model) -> np.ndarray:
   """The row that a generator gets in a picture: uint8 [20, h, w, c], of a public key."""
   by_class = np.arange(_SHOWN) % model.gan.num_classes
   labels = by_class if model.gan.is_conditional else None
-  images, _ = model.sample(_SHOWN, labels=labels, key=jax.random.key(_KEY))
+  images, _ = model.sample(_SHOWN, labels=labels, key=_keys.from_seed(_KEY))
   return images
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from dpgan_jax import _validate, cli, data, models, plan, report, resume, trainer
+from dpgan_jax import _keys, _validate, cli, data, models, plan, report, resume, trainer
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN
 from dpgan_jax.loop import make_chunk
@@ -61,7 +61,7 @@ def show_plan(config: TrainConfig, dataset: data.ImageDataset) -> None:
   """Prints what a run would do, and how long it would take; no step is taken on the data."""
   planned = plan.make(config, len(dataset), dataset.image_shape, dataset.num_classes)
   gan, mechanism = planned.gan, planned.gan.mechanism
-  state = jax.eval_shape(gan.init, jax.random.key(0))
+  state = jax.eval_shape(gan.init, _keys.from_seed(0))
   seconds = measure_step(gan)
   epsilon = planned.budget.epsilon()
   g_steps = str(mechanism.steps // config.d_steps_per_g_step)
@@ -106,7 +106,7 @@ def measure_step(gan: GAN) -> float:
   images = jnp.zeros((mechanism.num_examples, *gan.image_shape), jnp.uint8)
   labels = jnp.zeros((mechanism.num_examples,), jnp.int32)
   chunk = make_chunk(gan, 2 * gan.config.d_steps_per_g_step)
-  state, _ = jax.block_until_ready(chunk(jax.jit(gan.init)(jax.random.key(0)), images, labels))
+  state, _ = jax.block_until_ready(chunk(jax.jit(gan.init)(_keys.from_seed(0)), images, labels))
   started = time.monotonic()
   jax.block_until_ready(chunk(state, images, labels))
   return (time.monotonic() - started) / (2 * gan.config.d_steps_per_g_step)

@@ -40,6 +40,7 @@ import jax
 import jax.numpy as jnp
 
 from dpgan_jax import (
+  _keys,
   _validate,
   budget,
   data,
@@ -317,7 +318,7 @@ def restore_model(run_dir: str | os.PathLike[str]) -> Trained:
   except (KeyError, TypeError) as error:
     raise _validate.InputError(f'{run.config} is not the record of a run: {error!r}') from None
   with Checkpoints(run.checkpoints) as checkpoints:
-    restored = checkpoints.restore_latest(jax.eval_shape(planned.gan.init, jax.random.key(0)))
+    restored = checkpoints.restore_latest(jax.eval_shape(planned.gan.init, _keys.from_seed(0)))
   if restored is None:
     raise _validate.InputError(f'{run.path} has no checkpoint yet: let dpgan_jax.train run first')
   step, state, _ = restored
