@@ -18,6 +18,7 @@ False
 from __future__ import annotations
 
 import hashlib
+import numbers
 from typing import Any
 
 import jax
@@ -67,8 +68,15 @@ def own(key: jax.Array) -> jax.Array:
 
 def number(purpose: str, *settings: Any) -> int:
   """32 bits that stand for a purpose under public settings (numbers, strings, tuples of them)."""
-  digest = hashlib.sha256(repr((purpose, *settings)).encode()).digest()
+  digest = hashlib.sha256(repr((purpose, *map(_plain, settings))).encode()).digest()
   return int.from_bytes(digest[:4], 'big')
+
+
+def _plain(value: Any) -> Any:
+  """One form for 1, 1.0 and NumPy's: settings read back from a record stand for the same key."""
+  if isinstance(value, tuple):
+    return tuple(map(_plain, value))
+  return float(value) if isinstance(value, numbers.Real) else str(value)
 
 
 def for_purpose(key: jax.Array, purpose: str, *settings: Any) -> jax.Array:

@@ -139,7 +139,7 @@ def clipped_sum(
     InputError: C ≤ 0, a mask that is not bool[n], leaves whose example axes differ or that are no
       real floats of 16 to 64 bits.
   """
-  _validate.positive('l2_clip_norm', l2_clip_norm, allow_inf=True)
+  l2_clip_norm = _validate.positive('l2_clip_norm', l2_clip_norm, allow_inf=True)
   per_example_grads = _dtypes.real_floats('gradient', per_example_grads)
   num_examples(per_example_grads, mask)
   norms = per_example_norms(per_example_grads)
@@ -218,7 +218,7 @@ def clipped_grad(
   >>> clipped_grad(loss, l2_clip_norm=1.0)(jnp.ones(2), jnp.array([[3.0, 4.0], [0.0, 0.5]])).sum
   Array([0.6, 1.3], dtype=float32)
   """
-  _validate.positive('l2_clip_norm', l2_clip_norm, allow_inf=True)
+  l2_clip_norm = _validate.positive('l2_clip_norm', l2_clip_norm, allow_inf=True)
   _validate.one_of('strategy', strategy, STRATEGIES)
   if microbatch_size is not None:
     _validate.integer('microbatch_size', microbatch_size, minimum=1)

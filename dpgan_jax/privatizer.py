@@ -164,16 +164,14 @@ def noise_sum(
       and `update`, a wrapper of optax that must not hold the noise, a leaf that is no real float;
       in `update`, shapes that differ.
   """
-  settings = {
-    'l2_sensitivity': l2_sensitivity,
-    'noise_multiplier': noise_multiplier,
-    'expected_batch_size': expected_batch_size,
-  }
-  for name, value in settings.items():
-    require_constant(name, value)
-  _validate.positive('l2_sensitivity', l2_sensitivity, allow_inf=True)
-  _validate.non_negative('noise_multiplier', noise_multiplier)
-  _validate.positive('expected_batch_size', expected_batch_size)
+  require_constant('l2_sensitivity', l2_sensitivity)
+  require_constant('noise_multiplier', noise_multiplier)
+  require_constant('expected_batch_size', expected_batch_size)
+  # Python's own floats: one of NumPy's would widen float32 sums under x64.
+  l2_sensitivity = _validate.positive('l2_sensitivity', l2_sensitivity, allow_inf=True)
+  noise_multiplier = _validate.non_negative('noise_multiplier', noise_multiplier)
+  expected_batch_size = _validate.positive('expected_batch_size', expected_batch_size)
+  settings = l2_sensitivity, noise_multiplier, expected_batch_size, stream
   if l2_sensitivity == float('inf') and noise_multiplier > 0:
     raise _validate.InputError(
       'expected a finite l2_clip_norm with noise_multiplier > 0, got inf: no finite noise covers it'
@@ -199,9 +197,7 @@ def noise_sum(
     updates = _dtypes.real_floats('sum', updates)
     updates = jax.tree.map(lambda u: u.astype(_dtypes.accumulation_dtype(u.dtype)), updates)
     if standard_deviation > 0 and jax.tree.leaves(updates):
-      noise = gaussian_like(
-        step_key(state, updates, *map(float, settings.values()), stream), updates, standard_deviation
-      )
+      noise = gaussian_like(step_key(state, updates, *settings), updates, standard_deviation)
       updates = jax.tree.map(jnp.add, updates, noise)
     updates = jax.tree.map(lambda u: u / expected_batch_size, updates)
     if public_grads is not None:
