@@ -114,7 +114,7 @@ class TestOneGenerator:
       return jnp.sum(jnp.tanh(x @ w) * jax.random.bernoulli(key, 0.5, (3,)))
 
     fn = clipping.clipped_grad(loss, l2_clip_norm=100.0, strategy=strategy)
-    w, x = jax.random.normal(KEY, (4, 3)), jnp.ones((6, 4))
+    w, x = jax.random.normal(jax.random.key(0), (4, 3)), jnp.ones((6, 4))
     keys = jax.random.split(jax.random.key(1), 6)
     kept = jnp.array([4, 1])
     alone = fn(w, x[kept], keys[kept]).sum
@@ -199,7 +199,7 @@ class TestPurposes:
 
   @pytest.mark.parametrize('step', [1.5, True, -1, jnp.int8(3), jnp.float32(1), jnp.arange(2)])
   def test_a_step_that_is_no_number_of_steps_is_refused(self, step):
-    with pytest.raises(InputError, match='expected step to be'):
+    with pytest.raises(InputError, match='expected step '):
       MECHANISM.sampler(KEY, step)
 
   def test_a_narrow_count_is_refused_in_the_state_too(self):
@@ -209,9 +209,9 @@ class TestPurposes:
       MECHANISM.noise_sum().update({'w': jnp.zeros(3)}, state)
 
 
-PINNED_NOISE = [0, 0]
-PINNED_BATCH = [0, 0]
-PINNED_FAKE = 0
+PINNED_NOISE = [767168682, 1887291838]
+PINNED_BATCH = [3472530979, 2068343402]
+PINNED_FAKE = 770
 
 
 class TestKeylessUpdate:
@@ -254,7 +254,9 @@ class TestSettings:
         _jax_settings.require_sound()
     _jax_settings.require_sound()
 
-  @pytest.mark.parametrize('flags', ['--xla_cpu_enable_fast_math', '--a --xla_cpu_enable_fast_math=true'])
+  @pytest.mark.parametrize(
+    'flags', ['--xla_cpu_enable_fast_math', '--a --xla_cpu_enable_fast_math=true']
+  )
   def test_fast_maths_is_refused(self, flags, monkeypatch):
     monkeypatch.setenv('XLA_FLAGS', flags)
     with pytest.raises(InputError, match='xla_cpu_enable_fast_math'):
