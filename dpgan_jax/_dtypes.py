@@ -7,7 +7,8 @@
 | complex                      | refused: two real leaves have the same norm   | as it is          |
 | integers, bool               | refused: they have no gradient                | as it is          |
 | float8, float4, int4, int2   | refused: cast to a wider float                | as it is          |
-| keys, float0, objects        | refused                                       | threefry keys only |
+| keys                         | refused                                       | threefry's only   |
+| float0, objects              | refused                                       | refused           |
 
 Refused means `InputError` with the same words everywhere: of `clipped_sum`, of `clipped_grad` with
 every strategy, of `noise_sum` and of `clip_and_noise`.
@@ -15,6 +16,7 @@ every strategy, of `noise_sum` and of `clip_and_noise`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -78,6 +80,23 @@ def data(tree: PyTree) -> PyTree:
     return jnp.asarray(leaf)
 
   return jax.tree_util.tree_map_with_path(check, tree)
+
+
+def real_loss(loss_fn: Callable[..., Any], promotion: Any) -> Callable[..., jax.Array]:
+  """The loss under the caller's rules of promotion, refused if it is not one real float."""
+
+  def loss(params: PyTree, *example: PyTree) -> jax.Array:
+    with jax.numpy_dtype_promotion(promotion):
+      value = loss_fn(params, *example)
+    leaves = jax.tree.leaves(value)
+    if len(leaves) != 1:
+      raise _validate.InputError(
+        f'expected loss_fn to return one scalar for one example, got {len(leaves)} arrays: has_aux '
+        'is not supported, return the loss alone'
+      )
+    return real_floats('the loss', leaves[0], 'return one real number')
+
+  return loss
 
 
 def _name(leaf: Any) -> str:

@@ -25,9 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import _validate
+from dpgan_jax import _validate, memory
 
 IMPLEMENTATION = 'threefry2x32'
+_OWN_KEYS = 'key<fry>'  # how JAX writes the dtype of such keys
 
 
 def from_words(words: np.ndarray) -> jax.Array:
@@ -99,3 +100,18 @@ def at_step(key: jax.Array, step: jax.Array | int) -> jax.Array:
       'number that wraps around would draw the same again'
     )
   return jax.random.fold_in(key, step)
+
+
+def require_own_generator(jaxpr: Any) -> None:
+  """Refuses a loss in which numbers are drawn that `vmap` would let follow the batch."""
+  for eqn in jaxpr.eqns:
+    kinds = {str(getattr(v.aval, 'dtype', '')) for v in (*eqn.invars, *eqn.outvars)}
+    other = {kind for kind in kinds if kind.startswith('key<') and kind != _OWN_KEYS}
+    if other or eqn.primitive.name in ('rng_bit_generator', 'rng_uniform'):
+      raise _validate.InputError(
+        f'expected loss_fn to draw with {IMPLEMENTATION} keys, got '
+        f'{", ".join(sorted(other)) or eqn.primitive.name}: under vmap the numbers of one example '
+        'would depend on the whole batch'
+      )
+    for inner in memory.inner_jaxprs(eqn):
+      require_own_generator(inner)

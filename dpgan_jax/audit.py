@@ -30,7 +30,6 @@ import time
 import warnings
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 

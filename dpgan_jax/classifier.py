@@ -241,9 +241,7 @@ class Classifier:
     """ε of the centre and `steps` steps of training (default: all), at the mechanisms' δ."""
     return accounting.epsilon(self.event(steps), delta=self.mechanism.delta)
 
-  def optimizer(
-    self, noise_key: jax.Array | None = None
-  ) -> optax.GradientTransformationExtraArgs:
+  def optimizer(self, noise_key: jax.Array | None = None) -> optax.GradientTransformationExtraArgs:
     """Noise, then SGD: the only way from a clipped sum to the parameters; `init` needs the key."""
     sgd = optax.sgd(self.config.learning_rate, momentum=self.config.momentum or None)
     return optax.chain(self.mechanism.noise_sum(noise_key), sgd)

@@ -44,7 +44,6 @@ _PASSES_OVER_PARAMETERS = 8
 many times larger. Measured with 0.03 M and 1.7 M parameters (experiments/results/microbatch.md)."""
 
 
-_OWN_KEYS = 'key<fry>'  # how JAX writes the dtype of threefry2x32 keys
 accumulation_dtype = _dtypes.accumulation_dtype
 
 
@@ -260,7 +259,7 @@ def clipped_grad(
   def fn(params: PyTree, *batch: PyTree, mask: jax.Array | None = None) -> ClippedGrad:
     promotion: Any = jax.config.jax_numpy_dtype_promotion
     with jax.numpy_dtype_promotion('standard'):  # widening here is meant, also under 'strict'
-      return clipped(_checked(loss_fn, promotion), params, batch, mask)
+      return clipped(_dtypes.real_loss(loss_fn, promotion), params, batch, mask)
 
   def clipped(
     loss: Callable[..., jax.Array], params: PyTree, batch: tuple[PyTree, ...], mask: Any
@@ -271,7 +270,7 @@ def clipped_grad(
     count = num_examples(batch, mask, 'a batch of arrays [n, ...]')
     mask = jnp.ones(count, bool) if mask is None else mask
     plan = ghost.make_plan(loss, params, batch, cover=strategy != 'vmap')
-    _require_own_generator(plan.jaxpr)
+    _keys.require_own_generator(plan.jaxpr)
     whole = functools.partial(one_pass, plan)
     size = microbatch_size or _fast(whole, params, batch, mask)
     if size >= count:
@@ -287,38 +286,6 @@ def clipped_grad(
     return result
 
   return fn
-
-
-def _checked(loss_fn: Callable[..., Any], promotion: Any) -> Callable[..., jax.Array]:
-  """The loss under the caller's rules of promotion, refused if it is not one real float."""
-
-  def loss(params: PyTree, *example: PyTree) -> jax.Array:
-    with jax.numpy_dtype_promotion(promotion):
-      value = loss_fn(params, *example)
-    leaves = jax.tree.leaves(value)
-    if len(leaves) != 1:
-      raise _validate.InputError(
-        f'expected loss_fn to return one scalar for one example, got {len(leaves)} arrays: has_aux '
-        'is not supported, return the loss alone'
-      )
-    return _dtypes.real_floats('the loss', leaves[0], 'return one real number')
-
-  return loss
-
-
-def _require_own_generator(jaxpr: Any) -> None:
-  """Refuses a loss in which numbers are drawn that `vmap` would let follow the batch."""
-  for eqn in jaxpr.eqns:
-    kinds = {str(getattr(v.aval, 'dtype', '')) for v in (*eqn.invars, *eqn.outvars)}
-    other = {kind for kind in kinds if kind.startswith('key<') and kind != _OWN_KEYS}
-    if other or eqn.primitive.name in ('rng_bit_generator', 'rng_uniform'):
-      raise _validate.InputError(
-        f'expected loss_fn to draw with {_keys.IMPLEMENTATION} keys, got '
-        f'{", ".join(sorted(other)) or eqn.primitive.name}: under vmap the numbers of one example '
-        'would depend on the whole batch'
-      )
-    for inner in memory.inner_jaxprs(eqn):
-      _require_own_generator(inner)
 
 
 def _fast(

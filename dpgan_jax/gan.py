@@ -209,15 +209,12 @@ class GAN:
     updates = self.mechanism.steps // self.config.d_steps_per_g_step  # if n_D is fixed
     return _optimizer(self.config, 'g', updates)
 
-  def d_optimizer(
-    self, noise_key: jax.Array | None = None
-  ) -> optax.GradientTransformationExtraArgs:
-    """Noise, then the optimizer: the only way from a clipped sum to the parameters.
-
-    Its `init` needs the key; its `update` finds it in the state.
+  def d_optimizer(self, key: jax.Array | None = None) -> optax.GradientTransformationExtraArgs:
+    """Noise, then the optimizer: the only way from a clipped sum to the parameters; `init` needs
+    the noise key, `update` finds it in the state.
     """
     return optax.chain(
-      self.mechanism.noise_sum(noise_key), _optimizer(self.config, 'd', self.mechanism.steps)
+      self.mechanism.noise_sum(key), _optimizer(self.config, 'd', self.mechanism.steps)
     )
 
   def init(self, key: jax.Array) -> GANState:

@@ -218,9 +218,7 @@ class DPMechanism:
       microbatch_size=microbatch_size,
     )
 
-  def clip_and_noise(
-    self, key: jax.Array | None = None
-  ) -> optax.GradientTransformationExtraArgs:
+  def clip_and_noise(self, key: jax.Array | None = None) -> optax.GradientTransformationExtraArgs:
     """`privatizer.clip_and_noise` of this mechanism: from per-example gradients."""
     return privatizer.clip_and_noise(
       self.l2_clip_norm, self.noise_multiplier, self.batch_size, key, self._stream

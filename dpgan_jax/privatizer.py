@@ -31,7 +31,7 @@ decides whether, how often or on which part of the gradient the noise is added m
 
     optax.chain(noise, optax.MultiSteps(optax.adam(1e-3), 4))         noisy steps, averaged: right
     optax.MultiSteps(optax.chain(noise, optax.adam(1e-3)), 4)         refused, and so on for
-    apply_if_finite, conditionally_*, masked, multi_transform, galore, sam, lookahead(reset_state=True)
+    apply_if_finite, conditionally_*, masked, multi_transform, galore, sam, lookahead with resets
 
 Gradients of one large batch in parts: add up the clipped sums of all parts, then one update with
 the expected size of the whole batch (or leave the parts to `clipped_grad(microbatch_size=...)`).
@@ -64,7 +64,7 @@ from dpgan_jax import _dtypes, _keys, _validate, clipping
 PyTree = Any
 
 _WRAPPERS = {
-  'MultiSteps': 'adds the noise once for several batches, or a batch\'s noise several times',
+  'MultiSteps': "adds the noise once for several batches, or a batch's noise several times",
   'apply_if_finite': 'skips steps by looking at private gradients',
   'conditionally_mask': 'skips steps',
   'conditionally_transform': 'lets gradients pass without noise',
@@ -317,8 +317,8 @@ def _require_whole(tree: PyTree, *, starting: bool = False) -> None:
     name, does = 'multi_transform' if found[0] == 'partition' else found[0], found[1]
     raise _validate.InputError(
       f'expected the noise outside of optax.{name}, which {does}: write '
-      f'optax.chain(noise, optax.{name}(...)), and for one update from several batches add up their '
-      'clipped sums before it'
+      f'optax.chain(noise, optax.{name}(...)), and for one update from several batches add up '
+      'their clipped sums before it'
     )
 
 

@@ -10,7 +10,6 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from dpgan_jax import _keys, _validate, figures, model_file

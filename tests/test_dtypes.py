@@ -226,7 +226,9 @@ def test_data_may_be_of_any_dtype():
 def test_a_loss_that_is_not_one_real_number_is_refused(loss, words):
   for strategy in clipping.STRATEGIES:
     with pytest.raises(InputError, match=words):
-      clipping.clipped_grad(loss, l2_clip_norm=1.0, strategy=strategy)(jnp.ones(3), jnp.ones((2, 3)))
+      clipping.clipped_grad(loss, l2_clip_norm=1.0, strategy=strategy)(
+        jnp.ones(3), jnp.ones((2, 3))
+      )
 
 
 @pytest.mark.parametrize(

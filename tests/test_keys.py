@@ -103,7 +103,7 @@ class TestOneGenerator:
 
     with jax.default_prng_impl(impl), jax.debug_key_reuse(False):
       for loss in (closed_over, made_inside):
-        with pytest.raises(InputError, match='threefry2x32 keys, got key<u?rbg>.*whole batch'):
+        with pytest.raises(InputError, match=r'threefry2x32 keys, got key<u?rbg>.*whole batch'):
           clipped(loss)(jnp.ones(3), jnp.arange(4))
       with pytest.raises(InputError, match=f'batch.* threefry2x32 keys, got {impl}'):
         clipped(in_batch)(jnp.ones(3), jax.random.split(root, 4))
@@ -223,9 +223,9 @@ class TestKeylessUpdate:
     want, _ = make(KEY).update(gradient, state)
     got, _ = make().update(gradient, state)
     np.testing.assert_array_equal(got['w'], want['w'])
-    with pytest.raises(InputError, match='typed key.*NoneType'):
+    with pytest.raises(InputError, match=r'typed key.*NoneType'):
       make().init({'w': jnp.zeros(3)})
-    with pytest.raises(InputError, match='typed key.*NoneType'):
+    with pytest.raises(InputError, match=r'typed key.*NoneType'):
       optax.chain(make(), optax.sgd(1.0)).init({'w': jnp.zeros(3)})
 
 
@@ -234,9 +234,11 @@ class TestSettings:
     before = _jax_settings.read()
     json.dumps(before, allow_nan=False)
     assert set(before) == {*_jax_settings.OPTIONS, *_jax_settings.ENVIRONMENT}
-    with jax.default_prng_impl('rbg'), jax.enable_x64(True), jax.debug_nans(True):
-      with jax.default_matmul_precision('bfloat16'), jax.threefry_partitionable(False):
-        now = _jax_settings.read()
+    with (
+      jax.default_prng_impl('rbg'), jax.enable_x64(True), jax.debug_nans(True),
+      jax.default_matmul_precision('bfloat16'), jax.threefry_partitionable(False),
+    ):  # fmt: skip
+      now = _jax_settings.read()
     changed = {name for name in now if now[name] != before[name]}
     assert changed == {
       'jax_default_prng_impl', 'jax_enable_x64', 'jax_debug_nans', 'jax_default_matmul_precision',

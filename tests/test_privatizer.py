@@ -68,7 +68,8 @@ class TestFormula:
         grads, state, PARAMS, mask=jnp.asarray(mask), public_grads=public
       )
       g64 = {k: np.asarray(v, np.float64) for k, v in grads.items()}
-      drawn = privatizer.gaussian_like(step_key(key, step, sigma, clip, batch), PARAMS, sigma * clip)
+      own_key = step_key(key, step, sigma, clip, batch)
+      drawn = privatizer.gaussian_like(own_key, PARAMS, sigma * clip)
       for name in PARAMS:
         total = np.zeros(PARAMS[name].shape)
         for i in np.flatnonzero(mask):

@@ -1,4 +1,4 @@
-"""dpgan_jax.privatizer inside the wrappers of optax: refused where they break it, right elsewhere."""
+"""dpgan_jax.privatizer inside the wrappers of optax: refused or right."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def test_refused_around_the_noise(half, wrapper, chained):
   transform = REFUSED[wrapper](optax.chain(noise, optax.sgd(1.0)) if chained else noise)
   name = wrapper.split()[0].strip(',')
   for init in (transform.init, jax.jit(transform.init)):
-    with pytest.raises(InputError, match=rf'outside of optax\.{name}, which .*optax\.chain') as caught:
+    with pytest.raises(
+      InputError, match=rf'outside of optax\.{name}, which .*optax\.chain'
+    ) as caught:
       init(PARAMS)
     assert '\n' not in str(caught.value)
 
@@ -153,7 +155,10 @@ def test_lookahead_that_starts_its_optimizer_anew_is_refused():
 
 def test_flatten_and_named_chain_hold_the_noise_rightly():
   noise = HALVES['noise_sum'](KEY)
-  for wrapper in (optax.flatten(noise), optax.named_chain(('noise', noise), ('sgd', optax.sgd(1.0)))):
+  for wrapper in (
+    optax.flatten(noise),
+    optax.named_chain(('noise', noise), ('sgd', optax.sgd(1.0))),
+  ):
     updates, _ = wrapper.update(gradient('noise_sum', 0.0), wrapper.init(PARAMS), PARAMS)
     assert float(jnp.std(updates['w'])) == pytest.approx(0.25, rel=0.1)
 
@@ -207,8 +212,15 @@ class TestSchedules:
   @pytest.mark.parametrize('name', ['noise_multiplier', 'l2_clip_norm', 'expected_batch_size'])
   def test_are_refused_with_the_way_to_do_it(self, name, value):
     wrong = self.SCHEDULE if value == 'schedule' else jnp.float32(1.0)
-    arguments = {'l2_clip_norm': 1.0, 'noise_multiplier': 1.0, 'expected_batch_size': 4, name: wrong}
-    words = f'{name} to be one number for all steps.*one DPMechanism for each value.*ComposedDpEvent'
+    arguments = {
+      'l2_clip_norm': 1.0,
+      'noise_multiplier': 1.0,
+      'expected_batch_size': 4,
+      name: wrong,
+    }
+    words = (
+      f'{name} to be one number for all steps.*one DPMechanism for each value.*ComposedDpEvent'
+    )
     with pytest.raises(InputError, match=words):
       privatizer.clip_and_noise(**arguments, key=KEY)
     if name != 'expected_batch_size':

@@ -23,7 +23,7 @@ import numpy as np
 import statistical_checks as statistics
 from statistical_checks import Violation
 
-from dpgan_jax import budget, data, metrics, report, resume, trainer
+from dpgan_jax import budget, data, metrics, privatizer, report, resume, trainer
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.gan import GAN, GANState, StepMetrics
 from dpgan_jax.ledger import Ledger
@@ -164,11 +164,13 @@ def labels_of_fakes_are_uniform() -> None:
 def every_draw_of_a_run_has_a_key_of_its_own() -> None:
   """Batches, noise, D's fakes and G's fakes over 20 steps: 80 keys."""
   gan = _make()
-  state, seen = _state(gan), []
+  state, seen, m = _state(gan), [], gan.mechanism
+  settings = m.l2_clip_norm, m.noise_multiplier, m.batch_size, m._stream
   for step in range(20):
     now = state._replace(step=jnp.asarray(step, jnp.int32))
-    batch, noise = state.batch_key, state.d_opt_state[0].key
-    keys = [jax.random.fold_in(batch, step), jax.random.fold_in(noise, step)]
+    noise = state.d_opt_state[0]._replace(count=now.step)
+    keys = [m.sampler.step_key(state.batch_key, now.step)]
+    keys += [privatizer.step_key(noise, state.d_params, *settings)]
     keys += [gan._fake_key(now, 0), gan._fake_key(now, 1)]
     seen += [np.asarray(jax.random.key_data(key)).tobytes() for key in keys]
   if len(set(seen)) < len(seen):
