@@ -257,7 +257,7 @@ class Classifier:
       params=params,
       average=jax.tree.map(jnp.copy, params),  # donated state must not hold a buffer twice
       opt_state=self.optimizer(noise_key).init(params),
-      centre=jnp.zeros((size,)),
+      centre=jnp.zeros((size,), jnp.float32),
       batch_key=batch_key,
       centre_key=centre_key,
     )
@@ -270,7 +270,7 @@ class Classifier:
     Guarantee: one Gaussian mechanism, the stage `CENTRE`: a sum of vectors of norm ≤ 1.
     """
     mechanism = self.stages[CENTRE]
-    total = jnp.zeros((math.prod(self.input_shape),))
+    total = jnp.zeros((math.prod(self.input_shape),), jnp.float32)
     for start in range(0, inputs.shape[0], _ROWS_AT_ONCE):
       rows = jnp.asarray(inputs[start : start + _ROWS_AT_ONCE])
       rows = rows.reshape(rows.shape[0], -1)

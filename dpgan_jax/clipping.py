@@ -257,7 +257,7 @@ def clipped_grad(
     return ClippedGrad(total, norms.reshape(-1)[:count], losses.reshape(-1)[:count])
 
   def fn(params: PyTree, *batch: PyTree, mask: jax.Array | None = None) -> ClippedGrad:
-    promotion: Any = jax.config.jax_numpy_dtype_promotion
+    promotion = getattr(jax.config, 'jax_numpy_dtype_promotion')  # noqa: B009
     with jax.numpy_dtype_promotion('standard'):  # widening here is meant, also under 'strict'
       return clipped(_dtypes.real_loss(loss_fn, promotion), params, batch, mask)
 

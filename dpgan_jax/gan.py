@@ -254,7 +254,7 @@ class GAN:
       sum (and the keys); metrics marked private do not.
     """
     state, d_metrics = self._d_step(state, images, labels)
-    skip = lambda s: (s, jnp.full((), jnp.nan))  # noqa: E731
+    skip = lambda s: (s, jnp.float32(jnp.nan))  # noqa: E731
     state, g_loss = jax.lax.cond(pace.is_due(state.pace), self._g_step, skip, state)
     return state, d_metrics._replace(g_loss=g_loss)
 
@@ -299,11 +299,11 @@ class GAN:
     undecided = loss.d_real(jnp.zeros(()))
     real_accuracy = real_mean((real.losses < undecided).astype(jnp.float32))
     if partners:
-      real_accuracy = jnp.full((), jnp.nan)
+      real_accuracy = jnp.float32(jnp.nan)
     metrics = StepMetrics(
       d_loss_real=real_mean(real.losses),
       d_loss_fake=jnp.mean(fake.losses),
-      g_loss=jnp.full((), jnp.nan),
+      g_loss=jnp.float32(jnp.nan),
       d_real_accuracy=real_accuracy,
       d_fake_accuracy=jnp.mean((fake.losses < undecided).astype(jnp.float32)),
       clipped_fraction=real_mean((real.norms > mechanism.l2_clip_norm).astype(jnp.float32)),
@@ -382,8 +382,8 @@ class GAN:
     averages.
     """
     z_key, label_key = jax.random.split(key)
-    z = jax.random.normal(z_key, (count, self.config.latent_dim))
-    labels = jax.random.randint(label_key, (count,), 0, self.num_classes)
+    z = jax.random.normal(z_key, (count, self.config.latent_dim), jnp.float32)
+    labels = jax.random.randint(label_key, (count,), 0, self.num_classes, jnp.int32)
     params, z = self._narrow((g.params, z))
     fakes, updated = self.generator.apply(
       {'params': params, 'batch_stats': g.batch_stats},
@@ -396,7 +396,7 @@ class GAN:
 
   def generate(self, g: GeneratorState, key: jax.Array, labels: jax.Array) -> jax.Array:
     """Images [n, H, W, C] in [-1, 1] of the given classes: post-processing, no privacy cost."""
-    z = jax.random.normal(key, (labels.shape[0], self.config.latent_dim))
+    z = jax.random.normal(key, (labels.shape[0], self.config.latent_dim), jnp.float32)
     variables = {'params': g.params, 'batch_stats': g.batch_stats}
     images: Any = self.generator.apply(variables, z, labels, train=False)
     return images
