@@ -38,9 +38,9 @@ the expected size of the whole batch (or leave the parts to `clipped_grad(microb
 On several devices: add up clipped sums first (`jax.lax.psum`), then noise once, with the same key
 everywhere; a mean taken after the noise has the noise of one device and 1/devices of the signal.
 
-A wrapper is seen by its name on Python's stack, if optax wrote it. What cannot be seen: a `cond` or
-a loop of your own that skips the update or repeats it with one state, which reuses its noise, and
-a transform before it that scales the sum.
+Optax's own wrappers, and its transforms before the noise in a chain, are seen on Python's stack.
+What cannot be seen: wrappers of others, and a `cond` or a loop of your own that skips the update or
+repeats it with one state, which draws the same noise again.
 
 Dtypes: sums and noise are float32 or wider. The update gets the dtype of the parameters at the very
 end, after the noise, where rounding is post-processing: so an optimizer's moments keep the dtype in
@@ -308,6 +308,11 @@ def _require_whole(tree: PyTree, *, starting: bool = False) -> None:
   while frame is not None:
     if str(frame.f_globals.get('__name__')).startswith('optax.'):
       name, *inner = frame.f_code.co_qualname.split('.')
+      if name in ('chain', 'named_chain') and (before := frame.f_locals.get('new_state')):
+        raise _validate.InputError(
+          f'expected the noise first in optax.{name}, got {len(before)} before it: what scales, '
+          'adds up or remembers sums changes what an example can do to them'
+        )
       if name in _WRAPPERS:
         found = name, _WRAPPERS[name]  # the outermost has the name that the caller wrote
       elif starting and inner and inner[-1].startswith('update'):

@@ -96,6 +96,33 @@ def test_a_part_of_the_gradient_is_refused_whoever_cut_it():
     HALVES['noise_sum'](KEY).init(part)
 
 
+BEFORE = {
+  'scale': lambda noise: optax.chain(optax.scale(10.0), noise),
+  'apply_every': lambda noise: optax.chain(optax.apply_every(4), noise, optax.sgd(1.0)),
+  'ema': lambda noise: optax.chain(optax.ema(0.9), optax.chain(noise, optax.sgd(1.0))),
+  'named': lambda noise: optax.named_chain(('adam', optax.scale_by_adam()), ('noise', noise)),
+}
+
+
+@pytest.mark.parametrize('half', HALVES)
+@pytest.mark.parametrize('name', BEFORE)
+def test_refused_behind_something_that_changes_the_sum(half, name):
+  """Ten times the sum has ten times the sensitivity; a mean over steps keeps an example long."""
+  optimizer = BEFORE[name](HALVES[half](KEY))
+  state = optimizer.init(gradient(half))
+  for update in (optimizer.update, jax.jit(optimizer.update)):
+    with pytest.raises(InputError, match=r'noise first in optax\.(named_)?chain, got 1 before it'):
+      update(gradient(half), state)
+
+
+def test_right_at_the_head_of_a_chain_in_a_chain():
+  noise = HALVES['noise_sum'](KEY)
+  optimizer = optax.chain(optax.chain(noise, optax.sgd(1.0)), optax.scale(2.0))
+  update, _ = optimizer.update(gradient('noise_sum'), optimizer.init(PARAMS), PARAMS)
+  alone, _ = noise.update(gradient('noise_sum'), noise.init(PARAMS), PARAMS)
+  jax.tree.map(lambda u, a: np.testing.assert_array_equal(u, -2 * a), update, alone)
+
+
 BEHIND = {
   'MultiSteps': lambda: optax.MultiSteps(optax.sgd(1.0), 2).gradient_transformation(),
   'apply_if_finite': lambda: optax.apply_if_finite(optax.sgd(1.0), 3),
