@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from dpgan_jax import _cli, _environment, _progress, _validate
+from dpgan_jax import _cli, _environment, _keys, _progress, _validate
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
@@ -65,7 +65,7 @@ def show_plan(config: TrainConfig, dataset: datasets.ImageDataset) -> None:
   """Prints what a run would do, and how long it would take; no step is taken on the data."""
   planned = plan.make(config, dataset.spec)
   gan, mechanism = planned.gan, planned.gan.mechanism
-  state = jax.eval_shape(gan.init, jax.random.key(0))
+  state = jax.eval_shape(gan.init, _keys.from_seed(0))
   seconds = measure_step(gan)
   epsilon = planned.budget.epsilon()
   g_steps = str(mechanism.steps // config.d_steps_per_g_step)
@@ -110,7 +110,7 @@ def measure_step(gan: GAN) -> float:
   images = jnp.zeros((mechanism.num_examples, *gan.spec.shape), jnp.uint8)
   labels = jnp.zeros((mechanism.num_examples,), jnp.int32)
   chunk = make_chunk(gan, 2 * gan.config.d_steps_per_g_step)
-  state, _ = jax.block_until_ready(chunk(jax.jit(gan.init)(jax.random.key(0)), images, labels))
+  state, _ = jax.block_until_ready(chunk(jax.jit(gan.init)(_keys.from_seed(0)), images, labels))
   started = time.monotonic()
   jax.block_until_ready(chunk(state, images, labels))
   return (time.monotonic() - started) / (2 * gan.config.d_steps_per_g_step)

@@ -220,7 +220,7 @@ class AuditedMechanism(DPMechanism):
 
     return super().clipped_grad(loss, **how)
 
-  def noise_sum(self, key: jax.Array) -> optax.GradientTransformationExtraArgs:
+  def noise_sum(self, key: jax.Array | None = None) -> optax.GradientTransformationExtraArgs:
     """The mechanism's own noise, with a copy of what it releases kept in the state."""
     real = super().noise_sum(key)
 

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dpgan_jax import _validate
+from dpgan_jax import _keys, _validate
 from dpgan_jax.auditing import bounds
 from dpgan_jax.auditing.bounds import Errors, PrivacyCurve, Threshold
 from dpgan_jax.privacy import sampling
@@ -152,6 +152,7 @@ def gradient_bound(
   The neighbours: with 'add_or_remove_one' the canary is in the data set or absent, with
   'replace_special' its gradient is zero instead, with 'replace_one' the opposite one.
   """
+  _keys.require('key', key)
   _validate.integer('trials', trials, minimum=400)
   _validate.fraction('confidence', confidence)
   if not mechanism.is_private:

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import _validate
+from dpgan_jax import _keys, _validate
 from dpgan_jax.auditing import bounds, membership
 from dpgan_jax.auditing.canaries import AuditedMechanism, Canaries, plant, training_labels
 from dpgan_jax.budget.budget import STAGE, Budget
@@ -217,7 +217,7 @@ def count_parameters(config: TrainConfig, dataset: ImageDataset) -> int:
     config.discriminator, dataset.spec.shape, dataset.spec.num_classes
   )
   images, labels = jnp.zeros((1, *dataset.spec.shape)), jnp.zeros((1,), jnp.int32)
-  shapes = jax.eval_shape(module.init, jax.random.key(0), images, labels)
+  shapes = jax.eval_shape(module.init, _keys.from_seed(0), images, labels)
   return sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
 
 
@@ -270,7 +270,7 @@ def _make_score(
     params: PyTree, released: PyTree, step: jax.Array, images: jax.Array, labels: jax.Array
   ) -> jax.Array:
     # Which records are looked at is no secret and touches no draw of the run.
-    key = jax.random.fold_in(jax.random.key(0, impl='threefry2x32'), step)
+    key = jax.random.fold_in(_keys.from_seed(0), step)
     some = jax.random.randint(key, (_KNOWN,), 0, known)
     theirs = gradient(params, images[some], labels[some]).sum
     weight = q * known / _KNOWN

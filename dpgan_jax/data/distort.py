@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpgan_jax import _keys
+
 TURN, SHIFT, SCALE, SHEAR = 12.0, 1.5 / 28, 0.12, 0.15
 """The most of each: degrees, of the image's side, relative, relative. Small enough for any class of
 images that is recognised upright; chosen on held-out training images of MNIST."""
@@ -36,7 +38,7 @@ def distort(images: np.ndarray, key: jax.Array) -> np.ndarray:
   Returns:
     uint8 [n, H, W, C].
   """
-  parts, key = [], jax.random.fold_in(key, _KEY)
+  parts, key = [], jax.random.fold_in(_keys.require('key', key), _KEY)
   bytes_of_one = 4 * _FINER**2 * math.prod(images.shape[1:])
   at_once = max(1, min(_AT_ONCE, _BYTES // bytes_of_one))
   for start in range(0, len(images), at_once):

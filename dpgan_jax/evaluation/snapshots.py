@@ -10,10 +10,9 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
-from dpgan_jax import _figures, _validate
+from dpgan_jax import _figures, _keys, _validate
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.accounting import show_epsilon
 from dpgan_jax.run import generator_file
@@ -55,7 +54,7 @@ def samples(model: Synthesizer) -> np.ndarray:
   """The row that a generator gets in a picture: uint8 [20, h, w, c], of a public key."""
   by_class = np.arange(_SHOWN) % model.spec.num_classes
   labels = by_class if model.gan.is_conditional else None
-  images, _ = model.sample(_SHOWN, labels=labels, key=jax.random.key(_KEY))
+  images, _ = model.sample(_SHOWN, labels=labels, key=_keys.from_seed(_KEY))
   return images
 
 

@@ -42,6 +42,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dpgan_jax import _keys
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.classifier_config import ClassifierConfig
@@ -227,14 +228,14 @@ class Classifier:
     stages = {name: m.to_dict() for name, m in self.stages.items()}
     return {'config': self.config.to_dict(), 'stages': stages}
 
-  def optimizer(self, noise_key: jax.Array) -> optax.GradientTransformationExtraArgs:
-    """Noise, then SGD: the only way from a clipped sum to the parameters."""
+  def optimizer(self, noise_key: jax.Array | None = None) -> optax.GradientTransformationExtraArgs:
+    """Noise, then SGD: the only way from a clipped sum to the parameters; `init` needs the key."""
     sgd = optax.sgd(self.config.learning_rate, momentum=self.config.momentum or None)
     return optax.chain(self.mechanism.noise_sum(noise_key), sgd)
 
   def init(self, key: jax.Array) -> ClassifierState:
     """The state before anything is released. `key` must be secret if the run is to be private."""
-    init_key, noise_key, batch_key = jax.random.split(key, 3)
+    init_key, noise_key, batch_key = jax.random.split(_keys.require('key', key), 3)
     params = self.model.init(init_key, jnp.zeros((2, *self.input_shape)))['params']
     size = math.prod(self.input_shape) if CENTRE in self.stages else 1
     return ClassifierState(
@@ -242,7 +243,7 @@ class Classifier:
       params=params,
       average=jax.tree.map(jnp.copy, params),  # donated state must not hold a buffer twice
       opt_state=self.optimizer(noise_key).init(params),
-      centre=jnp.zeros((size,)),
+      centre=jnp.zeros((size,), jnp.float32),
       batch_key=batch_key,
     )
 
@@ -294,10 +295,7 @@ class Classifier:
     x, y = self._seen(inputs[batch.indices], state.centre), labels[batch.indices]
     grad = mechanism.clipped_grad(loss, microbatch_size=self.config.microbatch_size)
     found = grad(state.params, x, y, mask=batch.mask)
-    # The key passed here is never used: the one in the state, put there by init, is.
-    updates, opt_state = self.optimizer(state.batch_key).update(
-      found.sum, state.opt_state, state.params
-    )
+    updates, opt_state = self.optimizer().update(found.sum, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
 
     realised = jnp.sum(batch.mask).astype(jnp.float32)

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dpgan_jax import _validate
+from dpgan_jax import _keys, _validate
 from dpgan_jax.data.datasets import to_model_range
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import losses, pace
@@ -177,7 +177,7 @@ class GAN:
     values up to 3.0, and from 3.9 on got worse with every step (experiments/results/QUALITY.md);
     longer training at the same ε means a larger value.
     """
-    d_params = jax.eval_shape(self.init, jax.random.key(0)).d_params
+    d_params = jax.eval_shape(self.init, _keys.from_seed(0)).d_params
     m = self.mechanism
     parameters, n_d = layers.count_parameters(d_params), self.config.d_steps_per_g_step
     return math.sqrt(parameters / n_d) * m.noise_multiplier / m.batch_size
@@ -203,7 +203,7 @@ class GAN:
     partners = (fakes, each(jnp.float32)) if self.config.gradient_penalty else ()
     return clipping.largest_microbatch(
       self._real_loss,
-      jax.eval_shape(self.discriminator.init, jax.random.key(0), fakes, labels)['params'],
+      jax.eval_shape(self.discriminator.init, _keys.from_seed(0), fakes, labels)['params'],
       (images, labels, *partners),
       budget=memory.budget_bytes(self.config.memory_budget_gib),
       strategy=self._strategy,
@@ -218,15 +218,18 @@ class GAN:
     updates = self.mechanism.steps // self.config.d_steps_per_g_step  # if n_D is fixed
     return _optimizer(self.config, 'g', updates)
 
-  def d_optimizer(self, noise_key: jax.Array) -> optax.GradientTransformationExtraArgs:
-    """Noise, then the optimizer: the only way from a clipped sum to the parameters."""
+  def d_optimizer(self, key: jax.Array | None = None) -> optax.GradientTransformationExtraArgs:
+    """Noise, then the optimizer: the only way from a clipped sum to the parameters; `init` needs
+    the noise key, `update` finds it in the state.
+    """
     return optax.chain(
-      self.mechanism.noise_sum(noise_key), _optimizer(self.config, 'd', self.mechanism.steps)
+      self.mechanism.noise_sum(key), _optimizer(self.config, 'd', self.mechanism.steps)
     )
 
   def init(self, key: jax.Array) -> GANState:
     """The state before the first step. `key` must be secret if the run is to be private."""
-    g_key, d_key, noise_key, batch_key, fake_key = jax.random.split(key, 5)
+    keys = jax.random.split(_keys.require('key', key), 5)
+    g_key, d_key, noise_key, batch_key, fake_key = keys
     z = jnp.zeros((2, self.config.latent_dim))
     labels = jnp.zeros((2,), jnp.int32)
     g_variables = self.generator.init(g_key, z, labels, train=False)
@@ -260,7 +263,7 @@ class GAN:
       sum (and the keys); metrics marked private do not.
     """
     state, d_metrics = self._d_step(state, images, labels)
-    skip = lambda s: (s, jnp.full((), jnp.nan))  # noqa: E731
+    skip = lambda s: (s, jnp.float32(jnp.nan))  # noqa: E731
     state, g_loss = jax.lax.cond(pace.is_due(state.pace), self._g_step, skip, state)
     return state, d_metrics._replace(g_loss=g_loss)
 
@@ -289,9 +292,7 @@ class GAN:
     )
     public_grads = jax.tree.map(lambda g: g / self.fake_batch_size, fake.sum)
 
-    # The key passed here is never used: the one in the state, put there by init, is.
-    optimizer = self.d_optimizer(state.batch_key)
-    updates, d_opt_state = optimizer.update(
+    updates, d_opt_state = self.d_optimizer().update(
       real.sum, state.d_opt_state, state.d_params, public_grads=public_grads
     )
     d_params = optax.apply_updates(state.d_params, updates)
@@ -307,11 +308,11 @@ class GAN:
     undecided = loss.d_real(jnp.zeros(()))
     real_accuracy = real_mean((real.losses < undecided).astype(jnp.float32))
     if partners:
-      real_accuracy = jnp.full((), jnp.nan)
+      real_accuracy = jnp.float32(jnp.nan)
     metrics = StepMetrics(
       d_loss_real=real_mean(real.losses),
       d_loss_fake=jnp.mean(fake.losses),
-      g_loss=jnp.full((), jnp.nan),
+      g_loss=jnp.float32(jnp.nan),
       d_real_accuracy=real_accuracy,
       d_fake_accuracy=jnp.mean((fake.losses < undecided).astype(jnp.float32)),
       clipped_fraction=real_mean((real.norms > mechanism.l2_clip_norm).astype(jnp.float32)),
@@ -390,8 +391,8 @@ class GAN:
     averages.
     """
     z_key, label_key = jax.random.split(key)
-    z = jax.random.normal(z_key, (count, self.config.latent_dim))
-    labels = jax.random.randint(label_key, (count,), 0, self.spec.num_classes)
+    z = jax.random.normal(z_key, (count, self.config.latent_dim), jnp.float32)
+    labels = jax.random.randint(label_key, (count,), 0, self.spec.num_classes, jnp.int32)
     params, z = self._narrow((g.params, z))
     fakes, updated = self.generator.apply(
       {'params': params, 'batch_stats': g.batch_stats},
@@ -404,7 +405,7 @@ class GAN:
 
   def generate(self, g: GeneratorState, key: jax.Array, labels: jax.Array) -> jax.Array:
     """Images [n, H, W, C] in [-1, 1] of the given classes: post-processing, no privacy cost."""
-    z = jax.random.normal(key, (labels.shape[0], self.config.latent_dim))
+    z = jax.random.normal(key, (labels.shape[0], self.config.latent_dim), jnp.float32)
     variables = {'params': g.params, 'batch_stats': g.batch_stats}
     images: Any = self.generator.apply(variables, z, labels, train=False)
     return images

@@ -18,6 +18,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.random import threefry_2x32
+
+from dpgan_jax import _keys
 
 
 class Losses(NamedTuple):
@@ -78,14 +81,20 @@ def partners(key: jax.Array, examples: jax.Array, fakes: int) -> Partners:
   An example's place depends on who else was drawn. Paired by place, one person's absence would
   change the loss of everybody behind them, and with it the sum by far more than the clip norm.
 
+  Nor may it depend on them through the generator (under 'rbg', `vmap` over keys does): the numbers
+  of example i are the block cipher of the key at i, 64 bits, computed entry by entry.
+
   Args:
-    key: a public key of this step.
+    key: a public threefry2x32 key of this step.
     examples: int32[cap], the examples' numbers in the data set.
     fakes: how many fakes there are.
+
+  Raises:
+    InputError: a key of another generator.
   """
-
-  def draw(example: jax.Array) -> Partners:
-    fake_key, share_key = jax.random.split(jax.random.fold_in(key, example))
-    return Partners(jax.random.randint(fake_key, (), 0, fakes), jax.random.uniform(share_key))
-
-  return jax.vmap(draw)(examples)
+  words = jax.random.key_data(_keys.for_purpose(_keys.require('key', key), 'partners'))
+  numbers = examples.astype(jnp.uint32)
+  first, second = jnp.split(threefry_2x32(words, jnp.concatenate([numbers, 0 * numbers])), 2)
+  # A remainder favours the first fakes by at most fakes · 2⁻³², and fakes are public.
+  fake = (first % jnp.uint32(fakes)).astype(jnp.int32)
+  return Partners(fake, (second >> 8).astype(jnp.float32) * jnp.float32(2**-24))

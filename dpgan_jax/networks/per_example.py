@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from dpgan_jax import _validate
+from dpgan_jax import _keys, _validate
 
 _MIXING_LAYERS = (nn.BatchNorm, nn.SpectralNorm)
 
@@ -35,7 +35,7 @@ def require_per_example(discriminator: nn.Module, *inputs: Any) -> None:
     return next_fun(*args, **kwargs)
 
   with nn.intercept_methods(look):
-    variables = jax.eval_shape(discriminator.init, jax.random.key(0), *inputs)
+    variables = jax.eval_shape(discriminator.init, _keys.from_seed(0), *inputs)
   stateful = sorted(set(variables) - {'params'})
   if stateful and not found:
     found = [f'state {name!r} of {sorted(variables[name])}' for name in stateful]

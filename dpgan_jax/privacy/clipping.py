@@ -30,7 +30,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dpgan_jax import _validate
+from dpgan_jax import _dtypes, _keys, _validate
 from dpgan_jax.privacy import ghost, ghost_rules, memory
 
 PyTree = Any
@@ -43,6 +43,9 @@ that the order of additions does not depend on the processor."""
 _PASSES_OVER_PARAMETERS = 8
 """Every part of a batch reads and writes the parameters and their sums: its own work should be as
 many times larger. Measured with 0.03 M and 1.7 M parameters (experiments/results/microbatch.md)."""
+
+
+accumulation_dtype = _dtypes.accumulation_dtype
 
 
 class ClippedSum(NamedTuple):
@@ -68,13 +71,9 @@ class ClippedGrad(NamedTuple):
   losses: jax.Array
 
 
-def accumulation_dtype(dtype: Any) -> Any:
-  """float32 for narrower floats, the dtype itself for wider ones."""
-  with jax.numpy_dtype_promotion('standard'):  # a widening that is meant, also under 'strict'
-    return jnp.promote_types(dtype, jnp.float32)
-
-
-def num_examples(per_example: PyTree, mask: jax.Array | None = None) -> int:
+def num_examples(
+  per_example: PyTree, mask: jax.Array | None = None, what: str = 'per-example gradients'
+) -> int:
   """Returns the length of the leading example axis that all leaves share.
 
   Raises:
@@ -82,14 +81,16 @@ def num_examples(per_example: PyTree, mask: jax.Array | None = None) -> int:
   """
   leaves = jax.tree_util.tree_leaves_with_path(per_example)
   if not leaves:
-    raise _validate.InputError('expected per-example gradients, got a pytree without arrays')
+    raise _validate.InputError(f'expected {what}, got a pytree without arrays')
   lengths = {}
   for path, leaf in leaves:
     name = jax.tree_util.keystr(path) or 'gradient'
     if jnp.ndim(leaf) < 1:
+      advice = f'pass {what}'
+      if what == 'per-example gradients':
+        advice += ', jax.vmap(jax.grad(loss), (None, 0))'
       raise _validate.InputError(
-        f'expected a leading example axis on every leaf, but {name} is a scalar: '
-        'pass per-example gradients, jax.vmap(jax.grad(loss), (None, 0))'
+        f'expected a leading example axis on every leaf, but {name} is a scalar: {advice}'
       )
     lengths[name] = leaf.shape[0]
   if mask is not None:
@@ -108,7 +109,9 @@ def num_examples(per_example: PyTree, mask: jax.Array | None = None) -> int:
 
 def per_example_norms(per_example_grads: PyTree) -> jax.Array:
   """The L2 norm of each example's gradient over all leaves together, float32[n] (or wider)."""
-  return jnp.sqrt(sum(ghost.squares(leaf) for leaf in jax.tree.leaves(per_example_grads)))
+  squares = [ghost.squares(leaf) for leaf in jax.tree.leaves(per_example_grads)]
+  with jax.numpy_dtype_promotion('standard'):  # float32 beside float64
+    return jnp.sqrt(sum(squares))
 
 
 def clip_factors(norms: jax.Array, l2_clip_norm: float, mask: jax.Array | None = None) -> jax.Array:
@@ -133,17 +136,32 @@ def clipped_sum(
     A `ClippedSum`. L2 sensitivity to adding or removing one example: C; to replacing one: 2C.
 
   Raises:
-    InputError: C ≤ 0, a mask that is not bool[n], leaves whose example axes differ.
+    InputError: C ≤ 0, a mask that is not bool[n], leaves whose example axes differ or that are no
+      real floats of 16 to 64 bits.
   """
-  _validate.positive('l2_clip_norm', l2_clip_norm, allow_inf=True)
+  l2_clip_norm = _validate.positive('l2_clip_norm', l2_clip_norm, allow_inf=True)
+  per_example_grads = _dtypes.real_floats('gradient', per_example_grads)
   num_examples(per_example_grads, mask)
   norms = per_example_norms(per_example_grads)
 
   def weighted_sum(factors: jax.Array, usable: jax.Array | None) -> PyTree:
-    one = lambda leaf: ghost_rules.weighted_sum(leaf, factors, usable)  # noqa: E731
-    return jax.tree.map(one, per_example_grads)
+    leaves = jax.tree.leaves(per_example_grads)
+    with jax.numpy_dtype_promotion('standard'):
+      sums = [ghost_rules.weighted_sum(leaf, factors, usable) for leaf in leaves]
+    return _in_dtypes_of(per_example_grads, sums)
 
   return ClippedSum(_sum(weighted_sum, norms, clip_factors(norms, l2_clip_norm, mask)), norms)
+
+
+def _in_dtypes_of(tree: PyTree, sums: list[jax.Array]) -> PyTree:
+  """Sums of the leaves of `tree`, each in float32, or in float64 if its leaf is.
+
+  Whatever else was wider (the norms, the data) does not show in the sum: its dtypes are the same
+  for a whole batch and for parts of it.
+  """
+  leaves, structure = jax.tree.flatten(tree)
+  pairs = zip(sums, leaves, strict=True)
+  return structure.unflatten(s.astype(accumulation_dtype(x.dtype)) for s, x in pairs)
 
 
 def _sum(
@@ -186,17 +204,21 @@ def clipped_grad(
       fit.
 
   Returns:
-    `fn(params, *batch, mask=None) -> ClippedGrad`, where each array of `batch` is [n, ...].
+    `fn(params, *batch, mask=None) -> ClippedGrad`, where each array of `batch` is [n, ...]. Leaves
+    of `params` are real floats of 16 to 64 bits; data may be of any dtype. The sum is float32, for
+    float64 parameters float64.
 
   Raises:
-    InputError: an argument out of range.
+    InputError: an argument out of range; in `fn`, parameters of another dtype, a batch that is a
+      list of numbers, a loss that is not one real float or draws from another generator than
+      threefry2x32 (under vmap one example's numbers would depend on the others).
 
   >>> import jax.numpy as jnp
   >>> loss = lambda w, x: jnp.sum(w * x)
   >>> clipped_grad(loss, l2_clip_norm=1.0)(jnp.ones(2), jnp.array([[3.0, 4.0], [0.0, 0.5]])).sum
   Array([0.6, 1.3], dtype=float32)
   """
-  _validate.positive('l2_clip_norm', l2_clip_norm, allow_inf=True)
+  l2_clip_norm = _validate.positive('l2_clip_norm', l2_clip_norm, allow_inf=True)
   _validate.one_of('strategy', strategy, STRATEGIES)
   if microbatch_size is not None:
     _validate.integer('microbatch_size', microbatch_size, minimum=1)
@@ -207,7 +229,7 @@ def clipped_grad(
     found = ghost.backward(plan, params, batch, 'memory' if strategy == 'ghost' else 'time')
     factors = clip_factors(found.norms, l2_clip_norm, mask)
     sums = _sum(found.weighted_sum, found.norms, factors)
-    total = jax.tree.unflatten(jax.tree.structure(params), sums)
+    total = _in_dtypes_of(params, sums)
     return ClippedGrad(total, found.norms, found.losses.astype(jnp.float32))
 
   def in_parts(
@@ -236,9 +258,20 @@ def clipped_grad(
     return ClippedGrad(total, norms.reshape(-1)[:count], losses.reshape(-1)[:count])
 
   def fn(params: PyTree, *batch: PyTree, mask: jax.Array | None = None) -> ClippedGrad:
-    count = num_examples(batch, mask)
+    promotion = getattr(jax.config, 'jax_numpy_dtype_promotion')  # noqa: B009
+    with jax.numpy_dtype_promotion('standard'):  # widening here is meant, also under 'strict'
+      return clipped(_dtypes.real_loss(loss_fn, promotion), params, batch, mask)
+
+  def clipped(
+    loss: Callable[..., jax.Array], params: PyTree, batch: tuple[PyTree, ...], mask: Any
+  ) -> ClippedGrad:
+    params, batch = _dtypes.real_floats('params', params), _dtypes.data(batch)
+    if not jax.tree.leaves(params):
+      raise _validate.InputError('expected params to hold an array, got a pytree without arrays')
+    count = num_examples(batch, mask, 'a batch of arrays [n, ...]')
     mask = jnp.ones(count, bool) if mask is None else mask
-    plan = ghost.make_plan(loss_fn, params, batch, cover=strategy != 'vmap')
+    plan = ghost.make_plan(loss, params, batch, cover=strategy != 'vmap')
+    require_own_generator(plan.jaxpr)
     whole = functools.partial(one_pass, plan)
     size = microbatch_size or _fast(whole, params, batch, mask)
     if size >= count:
@@ -337,3 +370,18 @@ def largest_microbatch(
       )
     # Memory falls at most as fast as the number of examples: fewer parts cannot be enough.
     parts *= 1 << max(1, math.ceil(math.log2(needed / budget)))
+
+
+def require_own_generator(jaxpr: Any) -> None:
+  """Refuses a loss in which numbers are drawn that `vmap` would let follow the batch."""
+  for eqn in jaxpr.eqns:
+    kinds = {str(getattr(v.aval, 'dtype', '')) for v in (*eqn.invars, *eqn.outvars)}
+    other = {kind for kind in kinds if kind.startswith('key<') and kind != _keys.DTYPE}
+    if other or eqn.primitive.name in ('rng_bit_generator', 'rng_uniform'):
+      raise _validate.InputError(
+        f'expected loss_fn to draw with {_keys.IMPLEMENTATION} keys, got '
+        f'{", ".join(sorted(other)) or eqn.primitive.name}: under vmap the numbers of one example '
+        'would depend on the whole batch'
+      )
+    for inner in memory.inner_jaxprs(eqn):
+      require_own_generator(inner)

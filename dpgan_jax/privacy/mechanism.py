@@ -26,7 +26,7 @@ import dp_accounting
 import jax
 import optax
 
-from dpgan_jax import _records, _validate
+from dpgan_jax import _keys, _records, _validate
 from dpgan_jax.privacy import accounting, clipping, sampling, transforms
 
 
@@ -65,6 +65,14 @@ class DPMechanism:
   least cap other examples joined, the batch with the example is a random cap-subset of the others
   in which the example has replaced at most one, and whether cap others joined does not depend on
   the example. Under 'add_or_remove_one' the event's data set is the larger neighbour, N + 1.
+
+  Keys: sampler and noise may be given one key, and so may several mechanisms: each part draws from
+  a stream of its own, which belongs to its purpose and to all fields above. The same mechanism with
+  the same key draws the same again, for whatever data: a key serves one data set.
+
+  Schedules: σ and C are the same in all T steps. To change them, use one mechanism for each value,
+  each for its own steps, and account for
+  `dp_accounting.ComposedDpEvent([m.event() for m in mechanisms])` (`accounting.epsilon`).
   """
 
   num_examples: int
@@ -93,6 +101,8 @@ class DPMechanism:
     _validate.integer(
       'truncated_batch_size', self.truncated_batch_size, minimum=1, maximum=self.num_examples + 1
     )
+    transforms.require_constant('l2_clip_norm', self.l2_clip_norm)
+    transforms.require_constant('noise_multiplier', self.noise_multiplier)
     _validate.positive('l2_clip_norm', self.l2_clip_norm, allow_inf=True)
     _validate.non_negative('noise_multiplier', self.noise_multiplier)
     if self.noise_multiplier > 0 and math.isinf(self.l2_clip_norm):
@@ -186,7 +196,14 @@ class DPMechanism:
       num_examples=self.num_examples,
       sampling_probability=self.sampling_probability,
       truncated_batch_size=min(self.truncated_batch_size, self.num_examples),
+      stream=self._stream,
     )
+
+  @property
+  def _stream(self) -> int:
+    """What sets this mechanism's draws apart from those of another with the same key."""
+    fields = dataclasses.fields(DPMechanism)
+    return _keys.number('mechanism', *(getattr(self, field.name) for field in fields))
 
   def clipped_grad(
     self,
@@ -203,13 +220,17 @@ class DPMechanism:
       microbatch_size=microbatch_size,
     )
 
-  def clip_and_noise(self, key: jax.Array) -> optax.GradientTransformationExtraArgs:
+  def clip_and_noise(self, key: jax.Array | None = None) -> optax.GradientTransformationExtraArgs:
     """`transforms.clip_and_noise` of this mechanism: from per-example gradients."""
-    return transforms.clip_and_noise(self.l2_clip_norm, self.noise_multiplier, self.batch_size, key)
+    return transforms.clip_and_noise(
+      self.l2_clip_norm, self.noise_multiplier, self.batch_size, key, self._stream
+    )
 
-  def noise_sum(self, key: jax.Array) -> optax.GradientTransformationExtraArgs:
+  def noise_sum(self, key: jax.Array | None = None) -> optax.GradientTransformationExtraArgs:
     """`transforms.noise_sum` of this mechanism: from the sum that `clipped_grad` returns."""
-    return transforms.noise_sum(self.l2_clip_norm, self.noise_multiplier, self.batch_size, key)
+    return transforms.noise_sum(
+      self.l2_clip_norm, self.noise_multiplier, self.batch_size, key, self._stream
+    )
 
   # --- accounting ------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dpgan_jax import _validate
+from dpgan_jax import _keys, _validate
 
 _BITS = 30  # ordered normal float32 patterns hold a little more than 30 bits
 
@@ -83,14 +83,17 @@ class TruncatedPoissonSampler:
     num_examples: N, the size of the data set the indices point into.
     sampling_probability: q, a multiple of 2⁻³⁰ (see `exact_probability`).
     truncated_batch_size: the cap, the static first axis of every batch.
+    stream: separates samplers that are otherwise alike; `DPMechanism` gives each of its own.
 
   Guarantee: before the cut each example is in the batch of a step with probability exactly q,
-  independently of all other examples and steps (up to the quality of the PRNG).
+  independently of all other examples and steps (up to the quality of the PRNG). The key may be one
+  that other parts of this package are given as well: what they draw from it is independent.
   """
 
   num_examples: int
   sampling_probability: float
   truncated_batch_size: int
+  stream: int = 0
 
   def __post_init__(self) -> None:
     _validate.integer('num_examples', self.num_examples, minimum=1, maximum=2**31 - 1)
@@ -107,9 +110,18 @@ class TruncatedPoissonSampler:
   def _threshold(self) -> int:
     return round(self.sampling_probability * 2**_BITS)
 
+  def step_key(self, key: jax.Array, step: jax.Array | int) -> jax.Array:
+    """The key of the draws of step `step`, in which nothing else has a part.
+
+    Raises:
+      InputError: not one typed threefry2x32 key, not a whole number of at least 32 bits.
+    """
+    settings = (self.num_examples, self._threshold, self.truncated_batch_size, self.stream)
+    return _keys.at_step(_keys.for_purpose(_keys.require('key', key), 'batches', *settings), step)
+
   def _draws(self, key: jax.Array, step: jax.Array | int) -> jax.Array:
     """One uniform 30-bit number per example, uint32[N]."""
-    bits = jax.random.bits(jax.random.fold_in(key, step), (self.num_examples,), jnp.uint32)
+    bits = jax.random.bits(self.step_key(key, step), (self.num_examples,), jnp.uint32)
     return bits >> (32 - _BITS)
 
   def inclusion_mask(self, key: jax.Array, step: jax.Array | int) -> jax.Array:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import safetensors
 import safetensors.flax
 
-from dpgan_jax import _files, _json, _validate
+from dpgan_jax import _files, _json, _keys, _validate
 from dpgan_jax.data import readers
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import labelling
@@ -88,7 +88,7 @@ def load(path: str | os.PathLike[str]) -> Synthesizer:
     ]
     if len(past) > most or len(set(past)) < len(past):
       raise _validate.InputError(f'expected past to be at most {most} steps, got {past}')
-    abstract = jax.eval_shape(model.gan.init, jax.random.key(0, impl='threefry2x32')).g_average
+    abstract = jax.eval_shape(model.gan.init, _keys.from_seed(0)).g_average
   except KeyError as error:
     raise _validate.InputError(f'{path} is damaged: it lacks {error}') from None
   # Whatever a wrong type or number leads to.
@@ -219,7 +219,7 @@ def _without_arrays(record: dict[str, Any]) -> Synthesizer:
 def _abstract(labeller: Labeller) -> dict[str, Any]:
   """Shapes and dtypes of a labeller's arrays, from its settings alone."""
   classifier = labeller.classifier
-  state = jax.eval_shape(classifier.init, jax.random.key(0, impl='threefry2x32'))
+  state = jax.eval_shape(classifier.init, _keys.from_seed(0))
   return Labeller.of_state(classifier, state).arrays
 
 

@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import _environment, _progress, _validate
+from dpgan_jax import _environment, _jax_settings, _progress, _validate
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data.spec import Spec
@@ -136,8 +136,9 @@ class Run:
 
     Raises:
       InputError: the directory belongs to another run (naming what differs), is in use, or is
-        damaged; settings that do not fit the data.
+        damaged; settings that do not fit the data; a JAX that is set to break the guarantee.
     """
+    _jax_settings.require_sound()
     existed = os.path.lexists(run_dir)
     directory = RunDir.open(run_dir, create=True)
     with directory.lock():
@@ -153,6 +154,7 @@ class Run:
               **planned.to_record(),
               'data': records.spec.to_record(),
               'environment': _environment.environment(),
+              'jax_settings': _jax_settings.read(),
             }
           )
       except BaseException:
@@ -322,6 +324,8 @@ def _read_plan(
   # As read: a setting that an older version did not know has the value that changes nothing.
   directory.check_same_config(planned.to_record()['config'], settings)
   directory.check_same_config(saved.get('data', {}), spec.to_record())
+  # Under other settings the steps taken again would be other steps: a second release.
+  directory.check_same_config(saved.get('jax_settings', {}), _jax_settings.read())
   return planned
 
 

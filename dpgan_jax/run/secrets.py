@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import _files, _validate
+from dpgan_jax import _files, _keys, _validate
 
 _BYTES = 32
 
@@ -85,4 +85,4 @@ def root_key(seed: int | None) -> jax.Array:
   """A key for samples: from a seed, or with every bit from the operating system."""
   if seed is None:
     return Secret.from_os().key('samples')
-  return jax.random.key(seed, impl='threefry2x32')
+  return _keys.from_seed(seed)

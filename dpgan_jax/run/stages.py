@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import _figures
+from dpgan_jax import _figures, _keys
 from dpgan_jax.budget.budget import STAGE
 from dpgan_jax.data import datasets
 from dpgan_jax.data.datasets import ImageDataset
@@ -236,7 +236,7 @@ def _grid_labels(gan: GAN) -> np.ndarray:
 def grid_program(gan: GAN) -> Callable[[GeneratorState], jax.Array]:
   """The compiled function that makes the images of a sample grid, float32 [n, H, W, C]."""
   labels = _grid_labels(gan)
-  return jax.jit(lambda g: gan.generate(g, jax.random.key(_GRID_KEY), jnp.asarray(labels)))
+  return jax.jit(lambda g: gan.generate(g, _keys.from_seed(_GRID_KEY), jnp.asarray(labels)))
 
 
 # --- a private classifier -------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dpgan_jax import _figures, _validate
+from dpgan_jax import _figures, _keys, _validate
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import writers
 from dpgan_jax.data.datasets import ImageDataset
@@ -190,7 +190,7 @@ def _latest(
 ) -> tuple[int, Any] | None:
   """Step and state of the latest good checkpoint in a folder of a run."""
   with Checkpoints(RunDir(folder).checkpoints, identity=identity) as checkpoints:
-    key = jax.random.key(0, impl='threefry2x32')
+    key = _keys.from_seed(0)
     abstract = jax.eval_shape(model.init, key)
     if identity is None and isinstance(model, Classifier):
       abstract = _StateOf01(*abstract, centre_key=jax.eval_shape(lambda: key))

@@ -20,18 +20,19 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import statistical_checks as statistics
+from statistical_checks import Violation
 
 from dpgan_jax import _environment
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState, StepMetrics
+from dpgan_jax.privacy import transforms
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import metrics, plan, trainer
 from dpgan_jax.run.directory import RunDir
-from experiments.trust import statistical_checks as statistics
-from experiments.trust.statistical_checks import Violation
 
 N, SHAPE, CLASSES = 60, (8, 8, 1), 3
 SEED = 987654321
@@ -162,6 +163,22 @@ def labels_of_fakes_are_uniform() -> None:
   gan = _make()
   labels = jax.jit(lambda state: gan._fakes(state.g, jax.random.key(2), 3000)[1])(_state(gan))
   statistics.labels_are_uniform(np.asarray(labels), CLASSES)
+
+
+def every_draw_of_a_run_has_a_key_of_its_own() -> None:
+  """Batches, noise, D's fakes and G's fakes over 20 steps: 80 keys."""
+  gan = _make()
+  state, seen, m = _state(gan), [], gan.mechanism
+  settings = m.l2_clip_norm, m.noise_multiplier, m.batch_size, m._stream
+  for step in range(20):
+    now = state._replace(step=jnp.asarray(step, jnp.int32))
+    noise = state.d_opt_state[0]._replace(count=now.step)
+    keys = [m.sampler.step_key(state.batch_key, now.step)]
+    keys += [transforms.step_key(noise, state.d_params, *settings)]
+    keys += [gan._fake_key(now, 0), gan._fake_key(now, 1)]
+    seen += [np.asarray(jax.random.key_data(key)).tobytes() for key in keys]
+  if len(set(seen)) < len(seen):
+    raise Violation(f'{len(seen) - len(set(seen))} of {len(seen)} keys are used twice')
 
 
 def the_discriminator_looks_at_one_example_at_a_time() -> None:

@@ -1,5 +1,5 @@
-"""dpgan_jax.budget.budget.budget.budget.ledger: what may have been spent is on disk, unaltered,
-before it is spent.
+"""dpgan_jax.budget.budget.budget.budget.budget.ledger: what may have been spent is on disk,
+unaltered, before it is spent.
 """
 
 from __future__ import annotations

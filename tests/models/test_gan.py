@@ -21,7 +21,7 @@ from dpgan_jax.data.datasets import to_model_range
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, LOSSES, learning_rate
 from dpgan_jax.networks import discriminators
-from dpgan_jax.privacy import clipping
+from dpgan_jax.privacy import clipping, transforms
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run.stages import make_chunk
 
@@ -83,6 +83,13 @@ def max_difference(a, b) -> float:
   return max(float(jnp.max(jnp.abs(x - y))) for x, y in leaves)
 
 
+def noise_key(gan, state, step):
+  """The key of D's noise at a step."""
+  m, now = gan.mechanism, state.d_opt_state[0]._replace(count=jnp.int32(step))
+  settings = m.l2_clip_norm, m.noise_multiplier, m.batch_size, m._stream
+  return transforms.step_key(now, state.d_params, *settings)
+
+
 def test_d_step_is_the_formula(dataset):
   """D's parameters move by lr·[(Σ clip(real) + σC·z)/B + mean clip(fake)], z from the documented
   key.
@@ -112,9 +119,8 @@ def test_d_step_is_the_formula(dataset):
     scale = min(1.0, 0.5 / float(optax.tree.norm(grad))) / gan.fake_batch_size
     public = jax.tree.map(lambda t, g, s=scale: t + s * g, public, grad)
 
-  noise_key = jax.random.fold_in(state.d_opt_state[0].key, 0)
-  flat, unravel = jax.flatten_util.ravel_pytree(total)
-  noisy = unravel((flat + 0.7 * 0.5 * jax.random.normal(noise_key, flat.shape)) / 12)
+  noise = transforms.gaussian_like(noise_key(gan, state, 0), total, 0.7 * 0.5)
+  noisy = jax.tree.map(lambda t, z: (t + z) / 12, total, noise)
   expected = jax.tree.map(lambda p, u, f: p - (u + f), state.d_params, noisy, public)
   after, _ = take_step(gan, state, images, labels)
   assert max_difference(after.d_params, expected) < 1e-5
@@ -379,10 +385,10 @@ def test_keys_of_a_step_are_all_different(dataset):
   for step in range(50):
     now = state._replace(step=jnp.asarray(step, jnp.int32))
     keys = [
-      jax.random.fold_in(state.batch_key, step),
+      gan.mechanism.sampler.step_key(state.batch_key, step),
       gan._fake_key(now, 0),
       gan._fake_key(now, 1),
-      jax.random.fold_in(state.d_opt_state[0].key, step),
+      noise_key(gan, state, step),
     ]
     seen |= {np.asarray(jax.random.key_data(k)).tobytes() for k in keys}
   assert len(seen) == 50 * 4
