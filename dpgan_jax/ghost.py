@@ -26,8 +26,10 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 
-from dpgan_jax import _validate, ghost_rules
-from dpgan_jax.ghost_rules import Form, Preference, Site, Step
+from dpgan_jax import _validate, ghost_forms, ghost_rules
+from dpgan_jax.ghost_forms import Form, Preference
+from dpgan_jax.ghost_rules import Site, Step
+from dpgan_jax.norms import length, squares
 
 PyTree = Any
 
@@ -52,7 +54,6 @@ class Plan:
     covered: leaves whose every use is in `uses`.
     entangled: whether a grouped convolution is left to autodiff. XLA:CPU computes its per-example
       weight gradients as one masked product in which 0·NaN spreads one example's NaN to all.
-    narrow: whether the program computes in floats of less than 32 bits.
   """
 
   jaxpr: Jaxpr
@@ -60,7 +61,6 @@ class Plan:
   uses: tuple[tuple[int, int, Use], ...]
   covered: frozenset[int]
   entangled: bool
-  narrow: bool
 
 
 def make_plan(
@@ -118,13 +118,7 @@ def make_plan(
   kept = tuple(use for use in uses if use[1] in covered)
   safe = {index for index, _, _ in kept}
   entangled = any(_has_grouped_conv(eqn) for i, eqn in enumerate(flat.jaxpr.eqns) if i not in safe)
-  narrow = any(_is_narrow(v.aval) for eqn in flat.jaxpr.eqns for v in eqn.outvars)
-  return Plan(flat.jaxpr, flat.consts, kept, covered, entangled, narrow)
-
-
-def _is_narrow(aval: Any) -> bool:
-  dtype = getattr(aval, 'dtype', None)
-  return dtype is not None and jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4
+  return Plan(flat.jaxpr, flat.consts, kept, covered, entangled)
 
 
 def _has_grouped_conv(eqn: Any) -> bool:
@@ -173,7 +167,8 @@ class Gradients(NamedTuple):
 
   Attributes:
     losses: [n].
-    norms: float32[n], the L2 norm of each example's whole gradient.
+    norms: float32[n], the L2 norm of each example's whole gradient: never less, at most a few
+      parts in a thousand more.
     forms: for each covered leaf, its form and the steps back to the leaf's shape.
     per_example: for each other leaf, [n, *shape].
   """
@@ -195,7 +190,7 @@ class Gradients(NamedTuple):
       for leaf, (form, steps) in self.forms.items()
     }
     for leaf, gradients in self.per_example.items():
-      sums[leaf] = ghost_rules.weighted_sum(gradients, factors, usable)
+      sums[leaf] = ghost_forms.weighted_sum(gradients, factors, usable)
     return [sums[leaf] for leaf in sorted(sums)]
 
 
@@ -227,29 +222,27 @@ def backward(plan: Plan, params: PyTree, batch: tuple[Any, ...], prefer: Prefere
   in_axes = (None, None) + (0,) * len(batch)
   grad = jax.vmap(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), in_axes)
   (losses, seen), (per_example, at_outputs) = grad(others, zeros, *batch)
-  if plan.narrow:
-    # XLA may leave out the rounding to bfloat16 between two operations that it fuses. Norms and sum
-    # must not each see their own version of a gradient: they read it from one place, rounded.
-    seen, per_example, at_outputs = jax.lax.optimization_barrier((seen, per_example, at_outputs))
+  # Norms and sum must not each see their own version of a gradient. Where XLA computes a value
+  # twice, it may leave out a rounding to bfloat16 or fuse a multiply-add in one place only, and
+  # cancelling terms make any difference of it. So both read it from one place.
+  seen, per_example, at_outputs = jax.tree.map(
+    jax.lax.optimization_barrier, (seen, per_example, at_outputs)
+  )
 
   gathered: dict[int, list[tuple[jax.Array, jax.Array]]] = {}
   last: dict[int, Use] = {}
   for index, leaf, use in plan.uses:
     gathered.setdefault(leaf, []).append(jax.vmap(use.site.rows)(seen[index], at_outputs[index]))
     last[leaf] = use
-  forms = {}
+  forms: dict[int, tuple[Form, tuple[Step, ...]]] = {}
   for leaf, pairs in gathered.items():
-    use = last[leaf]
-    a = jnp.concatenate([a for a, _ in pairs], axis=1 if use.site.is_lookup else 2)
-    d = jnp.concatenate([d for _, d in pairs], axis=2)
-    vocabulary = use.site.shape[2] if use.site.is_lookup else None
-    forms[leaf] = Form.make(a, d, vocabulary, prefer), use.undo
-  total = [form.squared_norms() for form, _ in forms.values()]
-  total += [squares(leaf) for leaf in per_example.values()]
-  return Gradients(losses, jnp.sqrt(sum(total[1:], total[0])), forms, per_example)
-
-
-def squares(per_example: jax.Array) -> jax.Array:
-  """‖gᵢ‖² of gradients [n, ...], float32[n] or wider."""
-  wide = ghost_rules.wide(per_example)
-  return jnp.sum(wide * wide, axis=tuple(range(1, wide.ndim)))
+    site, undo = last[leaf]
+    axis = 1 if site.is_lookup else 2
+    a, d = (jnp.concatenate(parts, axis=axis) for parts in zip(*pairs, strict=True))
+    if site.is_lookup:
+      forms[leaf] = ghost_forms.lookup(a, d, rows=site.shape[2]), undo
+    else:
+      forms[leaf] = ghost_forms.product(a, d, prefer), undo
+  squared = [form.squared for form, _ in forms.values()]
+  squared += [squares(leaf) for leaf in per_example.values()]
+  return Gradients(losses, length(squared), forms, per_example)

@@ -2,24 +2,10 @@
 
 A layer that multiplies T rows of inputs A [T, K] by a weight [K, C] has, for one example, the
 gradient AᵀD, where D [T, C] is the gradient of the loss by the layer's output. Its norm follows
-from A and D alone, and so does a weighted sum over examples. Three primitives of JAX come down to
-this: a matrix product (`dot_general`), a convolution of any stride, padding, dilation and grouping
-(`conv_general_dilated`: A holds the patches), and a table lookup (`gather`: A is one-hot). The
-transposed convolution of the neural-network libraries is the second of these.
-
-`match` recognises the three. A `Form` is what it gets from one batch: A and D of every example.
-Its three ways to the norm:
-
-* outer: T = 1, so ‖AᵀD‖ = ‖A‖·‖D‖ (Goodfellow 2015, arXiv 1510.01799);
-* gram: ‖AᵀD‖² = ⟨AAᵀ, DDᵀ⟩, T²·(K + C) products, memory T² (Li et al. 2022, arXiv 2110.05679,
-  section 4; Bu et al. 2022, arXiv 2205.10683, for convolutions);
-* direct: forms AᵀD of each example, memory K·C, from which norm and sum are then read (the
-  "book-keeping" of Bu et al. 2023, arXiv 2210.00038, keeps it when it is small).
-
-Rounding. 'gram' and 'outer' infer a norm from factors, and must never infer too small a one. Rows
-that nearly cancel would make the gram sum mostly rounding error, so the norm is taken as at least
-2⁻⁵ of what it would be without any cancellation, Σₜ‖aₜ‖‖dₜ‖; every product that may have
-underflowed is counted as the smallest normal number. Both only ever clip more.
+from A and D alone, and so does a weighted sum over examples (`ghost_forms`). Three primitives of
+JAX come down to this: a matrix product (`dot_general`), a convolution of any stride, padding,
+dilation and grouping (`conv_general_dilated`: A holds the patches), and a table lookup (`gather`: A
+is one-hot). The transposed convolution of the neural-network libraries is the second of these.
 """
 
 from __future__ import annotations
@@ -33,16 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Method = Literal['outer', 'gram', 'direct']
-Preference = Literal['time', 'memory']
 Step = tuple[Literal['reshape', 'transpose', 'flip'], tuple[int, ...]]
-
-_CANCELLATION = 2.0**-10  # (2⁻⁵)², on the square of the norm
-_TINY = float(np.finfo(np.float32).tiny)
-_FLOPS_PER_FLOAT_MOVED = 16
-_FLOPS_PER_FLOAT_MOVED_ON_CPU = 6
-"""What moving one float32 costs in multiply-adds. On a CPU a part of a batch is in its caches
-(`clipping.fast_microbatch`), and what is moved comes from there."""
 
 
 def apply_steps(steps: tuple[Step, ...], x: jax.Array) -> jax.Array:
@@ -87,8 +64,10 @@ class Site:
 
   Attributes:
     other: index of the operand that the parameter is multiplied with.
-    rows: (operand, gradient of output), of one example → (A [G, T, K] or ids [T], D [G, T, C]).
-    to_weight: rearranges [G, C, K] into the shape of the operand that holds the parameter.
+    rows: (operand, gradient of output), of one example → (A [G, T, K], D [G, T, C]) of a product,
+      (ids int32 [T], D [T, C]) of a lookup.
+    to_weight: rearranges [G, C, K], or [K, C] of a lookup, into the shape of the operand that holds
+      the parameter.
     is_lookup: whether `rows` gives ids.
     shape: (G, T, K, C).
   """
@@ -200,16 +179,19 @@ def _gather(eqn: Any, operand: int) -> Site | None:
     return None
   vocabulary, width = table.shape[0], math.prod(table.shape[1:])
   times = math.prod(indices.shape[:-1])
+  if not 0 < vocabulary <= np.iinfo(np.int32).max or times == 0:
+    return None
+  # In the ids' own dtype, in which the number of rows may have no place (256 of uint8).
+  last = np.asarray(min(vocabulary - 1, int(jnp.iinfo(indices.dtype).max)), indices.dtype)
 
   def rows(ids: jax.Array, d: jax.Array) -> tuple[jax.Array, jax.Array]:
-    ids, d = ids.reshape(times), d.reshape(1, times, width)
-    if mode == kinds.FILL_OR_DROP:  # an id out of range reads no row, and gives none a gradient
-      inside = (ids >= 0) & (ids < vocabulary)
-      d = jnp.where(inside[None, :, None], d, jnp.zeros((), d.dtype))
-    return jnp.clip(ids, 0, vocabulary - 1), d
+    ids, d = ids.reshape(times), d.reshape(times, width)
+    if mode != kinds.CLIP:  # an id out of range gives no row a gradient, whatever it reads
+      inside = (ids >= 0) & (ids <= last)
+      d = jnp.where(inside[:, None], d, jnp.zeros((), d.dtype))
+    return jnp.clip(ids, np.zeros((), ids.dtype), last).astype(jnp.int32), d
 
-  to_weight: tuple[Step, ...] = (('transpose', (0, 2, 1)), ('reshape', table.shape))
-  return Site(1, rows, to_weight, True, (1, times, vocabulary, width))
+  return Site(1, rows, (('reshape', table.shape),), True, (1, times, vocabulary, width))
 
 
 _RULES: dict[str, Callable[[Any, int], Site | None]] = {
@@ -217,137 +199,3 @@ _RULES: dict[str, Callable[[Any, int], Site | None]] = {
   'conv_general_dilated': _conv,
   'gather': _gather,
 }
-
-
-def cheapest(shape: tuple[int, int, int, int], preference: Preference) -> Method:
-  """Which way to the norm costs least, from (G, T, K, C) and the kind of the device alone.
-
-  The sum costs T·K·C products on either way; 'direct' reads it off the gradients it holds.
-  """
-  groups, times, inputs, outputs = shape
-  if times * groups == 1:
-    return 'outer'
-  direct, gram = inputs * outputs, times * times
-  if preference == 'time':
-    on_cpu = jax.default_backend() == 'cpu'
-    moved = _FLOPS_PER_FLOAT_MOVED_ON_CPU if on_cpu else _FLOPS_PER_FLOAT_MOVED
-    direct = 3 * moved * direct
-    gram = times * times * (inputs + outputs) + 6 * moved * gram
-  return 'gram' if gram < direct else 'direct'
-
-
-def wide(x: jax.Array) -> jax.Array:
-  """float32 for narrower floats, wider ones as they are."""
-  return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-
-
-def _einsum(spec: str, x: jax.Array, y: jax.Array) -> jax.Array:
-  """Products in full float32: TF32 or bfloat16 passes would loosen the bound on the sum."""
-  if x.dtype != y.dtype:
-    x, y = wide(x), wide(y)
-  return jnp.einsum(
-    spec,
-    x,
-    y,
-    precision=jax.lax.Precision.HIGHEST,
-    preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
-  )
-
-
-def _square(x: jax.Array) -> jax.Array:
-  """‖row‖² along the last axis, or more: entries' squares may underflow, their bound must not."""
-  x = wide(x)
-  return jnp.sum(x * x, axis=-1) + x.shape[-1] * _TINY
-
-
-@dataclasses.dataclass(frozen=True)
-class Form:
-  """A and D of every example of a batch, for one parameter.
-
-  Attributes:
-    a: [n, G, T, K], or ids int [n, T] for a lookup.
-    d: [n, G, T, C].
-    vocabulary: K of a lookup, else None.
-    method: the way to the norm.
-    gradients: float32 [n, G, C, K] with method 'direct', else None.
-  """
-
-  a: jax.Array
-  d: jax.Array
-  vocabulary: int | None
-  method: Method
-  gradients: jax.Array | None
-
-  @classmethod
-  def make(cls, a: jax.Array, d: jax.Array, vocabulary: int | None, preference: Preference) -> Form:
-    """Chooses the way to the norm, and goes the part of it that the sum shares."""
-    groups, times, outputs = d.shape[1:]
-    inputs = a.shape[-1] if vocabulary is None else vocabulary
-    method = cheapest((groups, times, inputs, outputs), preference)
-    gradients = None
-    if method == 'direct':
-      if vocabulary is None:
-        gradients = _einsum('ngtc,ngtk->ngck', d, a)
-      else:
-        table = jnp.zeros((d.shape[0], vocabulary, outputs), wide(d).dtype)
-        one = jnp.arange(d.shape[0])[:, None]
-        gradients = table.at[one, a].add(wide(d[:, 0])).transpose(0, 2, 1)[:, None]
-    return cls(a, d, vocabulary, method, gradients)
-
-  def squared_norms(self) -> jax.Array:
-    """‖AᵀD‖² of each example, or a little more; float32[n]."""
-    if self.gradients is not None:
-      return jnp.sum(self.gradients * self.gradients, axis=(1, 2, 3))
-    d_squares = _square(self.d)  # [n, G, T]
-    a_squares = jnp.ones(()) if self.vocabulary is not None else _square(self.a)
-    uncancelled = jnp.sum(jnp.sqrt(a_squares) * jnp.sqrt(d_squares), axis=-1) ** 2
-    if self.method == 'outer':
-      return jnp.sum(uncancelled, axis=-1)
-    d_gram = _einsum('ngtc,ngsc->ngts', self.d, self.d)
-    if self.vocabulary is not None:
-      a_gram = (self.a[:, None, :, None] == self.a[:, None, None, :]).astype(jnp.float32)
-    else:
-      a_gram = _einsum('ngtk,ngsk->ngts', self.a, self.a)
-    gram = jnp.sum(a_gram * d_gram, axis=(-2, -1))
-    # Each entry of a gram matrix has lost up to K (or C) times the smallest normal number.
-    lost = self.d.shape[-1] * jnp.sum(jnp.sqrt(a_squares) * jnp.ones_like(d_squares), axis=-1) ** 2
-    if self.vocabulary is None:
-      lost = lost + self.a.shape[-1] * jnp.sum(jnp.sqrt(d_squares), axis=-1) ** 2
-    # NaN must stay NaN (maximum does that): the example is then left out.
-    return jnp.sum(jnp.maximum(gram, _CANCELLATION * uncancelled) + _TINY * lost, axis=-1)
-
-  def weighted_sum(self, factors: jax.Array, usable: jax.Array | None) -> jax.Array:
-    """Σᵢ factorᵢ·gradientᵢ, float32 [G, C, K].
-
-    Args:
-      factors: float32[n].
-      usable: bool[n], examples to leave out though they hold NaN or infinities; None if none does.
-    """
-    if self.gradients is not None:
-      return weighted_sum(self.gradients, factors, usable)
-    scaled = _like(factors, self.d) * wide(_keep(self.d, usable))
-    if self.vocabulary is not None:
-      total = jnp.zeros((self.vocabulary, self.d.shape[-1]), scaled.dtype)
-      return total.at[self.a.reshape(-1)].add(scaled.reshape(-1, self.d.shape[-1])).T[None]
-    return _einsum('ngtc,ngtk->gck', scaled, wide(_keep(self.a, usable)))
-
-
-def weighted_sum(gradients: jax.Array, factors: jax.Array, usable: jax.Array | None) -> jax.Array:
-  """Σᵢ factorᵢ·gradientᵢ for gradients [n, ...] and factors [n]; see `Form.weighted_sum`.
-
-  As a product of a vector with a matrix, which reads the gradients once; written as a sum of
-  products, XLA:CPU walks down the columns and takes tens of times longer.
-  """
-  n = gradients.shape[0]
-  flat = wide(_keep(gradients, usable)).reshape(n, math.prod(gradients.shape[1:]))
-  return _einsum('n,nz->z', factors, flat).reshape(gradients.shape[1:])
-
-
-def _keep(x: jax.Array, usable: jax.Array | None) -> jax.Array:
-  """`x` [n, ...] with zeros for the examples that are not usable."""
-  return x if usable is None else jnp.where(_like(usable, x), x, jnp.zeros((), x.dtype))
-
-
-def _like(vector: jax.Array, x: jax.Array) -> jax.Array:
-  """[n] shaped to broadcast against [n, ...]."""
-  return vector.reshape((-1,) + (1,) * (x.ndim - 1))

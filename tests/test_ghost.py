@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpgan_jax import clipping, ghost, ghost_rules, layers
+from dpgan_jax import clipping, ghost, ghost_forms, layers
 from dpgan_jax._validate import InputError
 
 N = 5
@@ -270,7 +270,7 @@ def test_in_bfloat16_the_norm_is_that_of_the_gradient_that_is_summed(shape, stra
   """
   positions, inputs, outputs = shape
   methods = {(1, 40, 50): 'outer', (3, 40, 50): 'gram', (30, 4, 5): 'direct'}
-  assert ghost_rules.cheapest((1, *shape), 'time') == methods[shape]
+  assert ghost_forms.cheapest((1, *shape), 'time') == methods[shape]
   rng = np.random.default_rng(0)
   signs = rng.choice([-1, 1], (1, positions, inputs + outputs)) * (1 + 2**-8 - 2**-12)
   a, d = jnp.split(jnp.asarray(signs, jnp.float32), [inputs], axis=2)
@@ -341,7 +341,7 @@ def test_no_example_can_exceed_the_bound(positions, exponent, cancel, gap, seed)
 def test_squares_that_underflow_do_not_hide_an_example(positions, side):
   """Entries near 1e-19 have no square in float32, and may stand beside others near 1e18."""
   assert (
-    ghost_rules.cheapest((1, positions, 40, 50), 'time') == ('outer', '', 'gram')[positions - 1]
+    ghost_forms.cheapest((1, positions, 40, 50), 'time') == ('outer', '', 'gram')[positions - 1]
   )
   rng = np.random.default_rng(0)
   fn = jax.jit(clipping.clipped_grad(lambda w, a, d: jnp.sum((a @ w) * d), l2_clip_norm=0.1))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dpgan_jax import clipping, ghost_rules, memory, models
+from dpgan_jax import clipping, ghost_forms, memory, models
 from dpgan_jax._validate import InputError
 
 SHAPE, CLASSES = (8, 8, 1), 3
@@ -192,8 +192,8 @@ class TestFastMicrobatch:
 
   @pytest.mark.skipif(not CPU, reason='of the rule for CPUs')
   def test_kernels_of_the_report_have_their_gradients_formed_there(self):
-    assert ghost_rules.cheapest((1, 25, 256, 32), 'time') == 'direct'
-    assert ghost_rules.cheapest((1, 49, 2048, 256), 'time') == 'gram'
+    assert ghost_forms.cheapest((1, 25, 256, 32), 'time') == 'direct'
+    assert ghost_forms.cheapest((1, 49, 2048, 256), 'time') == 'gram'
 
   def test_parts_are_equal(self):
     """A microbatch of 7 means two parts of 4 for 8 examples, not 7 and 1 padded by 6."""
