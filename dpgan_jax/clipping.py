@@ -183,7 +183,8 @@ def clipped_grad(
     loss_fn: `loss_fn(params, *example) -> scalar`, where `example` has no batch axis. Any JAX
       function: Linen, NNX, Equinox or plain.
     l2_clip_norm: C > 0, as in `clipped_sum`.
-    strategy: how per-example norms and the sum are found; all agree up to float32 rounding.
+    strategy: how per-example norms and the sum are found; all agree up to float32 rounding, for
+      which a norm is raised by 0.2 % at most.
       'vmap' forms every example's gradient. 'auto' and 'ghost' take one forward and one backward
       pass, and form per-example gradients only of parameters that do not enter by a matrix product,
       convolution or lookup, and of layers where that is cheaper: 'auto' means in time, 'ghost' in
@@ -201,7 +202,8 @@ def clipped_grad(
 
   >>> import jax.numpy as jnp
   >>> loss = lambda w, x: jnp.sum(w * x)
-  >>> clipped_grad(loss, l2_clip_norm=1.0)(jnp.ones(2), jnp.array([[3.0, 4.0], [0.0, 0.5]])).sum.round(4)
+  >>> fn = clipped_grad(loss, l2_clip_norm=1.0)
+  >>> fn(jnp.ones(2), jnp.array([[3.0, 4.0], [0.0, 0.5]])).sum.round(4)
   Array([0.6, 1.3], dtype=float32)
   """
   _validate.positive('l2_clip_norm', l2_clip_norm, allow_inf=True)

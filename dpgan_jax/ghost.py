@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+from jax.extend.core import Jaxpr, Literal, Var, jaxpr_as_fun
 
-from dpgan_jax import _validate, ghost_forms, ghost_rules
+from dpgan_jax import _validate, convolutions, ghost_forms, ghost_rules
 from dpgan_jax.ghost_forms import Form, Preference
 from dpgan_jax.ghost_rules import Site, Step
 from dpgan_jax.norms import length, squares
@@ -125,12 +125,8 @@ def _has_grouped_conv(eqn: Any) -> bool:
   """Whether an equation is a grouped convolution or holds one (in a scan, a branch)."""
   if eqn.primitive.name == 'conv_general_dilated':
     return eqn.params['feature_group_count'] > 1 or eqn.params['batch_group_count'] > 1
-  inner = [p for p in jax.tree.leaves(eqn.params, is_leaf=_is_jaxpr) if _is_jaxpr(p)]
+  inner = convolutions.inner_programs(eqn)
   return any(_has_grouped_conv(e) for j in inner for e in getattr(j, 'jaxpr', j).eqns)
-
-
-def _is_jaxpr(x: Any) -> bool:
-  return isinstance(x, (Jaxpr, ClosedJaxpr))
 
 
 def _width(site: Site) -> tuple[int, int, int]:
@@ -167,8 +163,8 @@ class Gradients(NamedTuple):
 
   Attributes:
     losses: [n].
-    norms: float32[n], the L2 norm of each example's whole gradient: never less, at most a few
-      parts in a thousand more.
+    norms: float32[n], the L2 norm of each example's whole gradient: never less, at most 0.2 %
+      more.
     forms: for each covered leaf, its form and the steps back to the leaf's shape.
     per_example: for each other leaf, [n, *shape].
   """
@@ -221,7 +217,13 @@ def backward(plan: Plan, params: PyTree, batch: tuple[Any, ...], prefer: Prefere
 
   in_axes = (None, None) + (0,) * len(batch)
   grad = jax.vmap(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), in_axes)
-  (losses, seen), (per_example, at_outputs) = grad(others, zeros, *batch)
+  inputs = (others, zeros, *batch)
+  program, shapes = jax.make_jaxpr(grad, return_shape=True)(*inputs)
+  program = convolutions.without_negative_padding(program)
+  results = jaxpr_as_fun(program)(*jax.tree.leaves(inputs))
+  (losses, seen), (per_example, at_outputs) = jax.tree.unflatten(
+    jax.tree.structure(shapes), results
+  )
   # Norms and sum must not each see their own version of a gradient. Where XLA computes a value
   # twice, it may leave out a rounding to bfloat16 or fuse a multiply-add in one place only, and
   # cancelling terms make any difference of it. So both read it from one place.

@@ -31,7 +31,7 @@ from dpgan_jax.norms import gamma, root, squares, tiny, two_stages, wide
 Method = Literal['outer', 'gram', 'direct']
 Preference = Literal['time', 'memory']
 
-_LOOSE = 2.0**-7
+_LOOSE = 2.0**-9
 """How far the norm of the gram way may lie above the true one, at most."""
 _NOTHING = 2.0**-80
 """A squared norm that clips nothing."""

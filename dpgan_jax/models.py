@@ -20,6 +20,7 @@ No discriminator may mix the examples of a batch: `require_per_example` refuses 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,7 +29,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dpgan_jax import _validate, scattering
+from dpgan_jax import _validate, independence, scattering
 from dpgan_jax.layers import Conv, UpsampleConv, conv2d, depth_to_space, max_pool
 
 ImageShape = tuple[int, int, int]
@@ -394,14 +395,16 @@ def require_per_example(discriminator: nn.Module, *inputs: Any) -> None:
 
   Clipping bounds what one example does through its own gradient. A layer that mixes examples (batch
   norm), or keeps state fed by data (running statistics, spectral norm), lets it act through the
-  others' gradients or through the state, and the guarantee is void.
+  others' gradients or through the state, and the guarantee is void. Layers known to do so are
+  named; for the others, random examples are computed alone and in a batch, and their outputs must
+  not differ. `independence.require_independent` looks at gradients as well.
 
   Args:
     discriminator: the module.
     *inputs: a batch of inputs, arrays or `jax.ShapeDtypeStruct`s.
 
   Raises:
-    InputError: naming the layer.
+    InputError: naming the layer, or what differs.
   """
   found: list[str] = []
 
@@ -420,6 +423,23 @@ def require_per_example(discriminator: nn.Module, *inputs: Any) -> None:
     raise _validate.InputError(
       'a private discriminator must treat each example alone, but it holds '
       f'{", ".join(dict.fromkeys(found))}: use group norm or layer norm, or no normalisation'
+    )
+  _require_alone_by_running(
+    discriminator, tuple(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in inputs)
+  )
+
+
+@functools.lru_cache(maxsize=64)
+def _require_alone_by_running(
+  discriminator: nn.Module, example: tuple[jax.ShapeDtypeStruct, ...]
+) -> None:
+  """Outputs of random examples at random weights, alone and among others."""
+  with jax.ensure_compile_time_eval():
+    batch = independence.random_batch(example)
+    shapes = jax.eval_shape(discriminator.init, jax.random.key(0), *batch)
+    variables = jax.tree.map(lambda x: x / math.sqrt(x.size), independence.random_like(shapes))
+    independence.require_independent_outputs(
+      lambda *x: discriminator.apply(variables, *x), batch
     )
 
 

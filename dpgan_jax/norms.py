@@ -21,7 +21,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-
 _STAGE = 256
 """The most terms that are added up in one go."""
 
