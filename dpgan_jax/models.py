@@ -406,6 +406,19 @@ def require_per_example(discriminator: nn.Module, *inputs: Any) -> None:
   Raises:
     InputError: naming the layer, or what differs.
   """
+  shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs)
+  try:
+    _require_per_example(discriminator, shapes)
+  except TypeError as error:
+    if 'unhashable' not in str(error):
+      raise
+    _require_per_example.__wrapped__(discriminator, shapes)
+
+
+@functools.lru_cache(maxsize=64)
+def _require_per_example(
+  discriminator: nn.Module, shapes: tuple[jax.ShapeDtypeStruct, ...]
+) -> None:
   found: list[str] = []
 
   def look(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -415,7 +428,7 @@ def require_per_example(discriminator: nn.Module, *inputs: Any) -> None:
     return next_fun(*args, **kwargs)
 
   with nn.intercept_methods(look):
-    variables = jax.eval_shape(discriminator.init, jax.random.key(0), *inputs)
+    variables = jax.eval_shape(discriminator.init, jax.random.key(0), *shapes)
   stateful = sorted(set(variables) - {'params'})
   if stateful and not found:
     found = [f'state {name!r} of {sorted(variables[name])}' for name in stateful]
@@ -424,23 +437,12 @@ def require_per_example(discriminator: nn.Module, *inputs: Any) -> None:
       'a private discriminator must treat each example alone, but it holds '
       f'{", ".join(dict.fromkeys(found))}: use group norm or layer norm, or no normalisation'
     )
-  _require_alone_by_running(
-    discriminator, tuple(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in inputs)
-  )
-
-
-@functools.lru_cache(maxsize=64)
-def _require_alone_by_running(
-  discriminator: nn.Module, example: tuple[jax.ShapeDtypeStruct, ...]
-) -> None:
-  """Outputs of random examples at random weights, alone and among others."""
   with jax.ensure_compile_time_eval():
-    batch = independence.random_batch(example)
-    shapes = jax.eval_shape(discriminator.init, jax.random.key(0), *batch)
-    variables = jax.tree.map(lambda x: x / math.sqrt(x.size), independence.random_like(shapes))
-    independence.require_independent_outputs(
-      lambda *x: discriminator.apply(variables, *x), batch
+    values = jax.tree.map(lambda x: x / math.sqrt(x.size), independence.random_like(variables))
+    batch = independence.random_batch(
+      tuple(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in shapes)
     )
+    independence.require_independent_outputs(lambda *x: discriminator.apply(values, *x), batch)
 
 
 def count_parameters(params: Any) -> int:

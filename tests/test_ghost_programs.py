@@ -141,8 +141,8 @@ def check(program: Program, strategy: clipping.Strategy, microbatch: int | None,
   h = rng.standard_normal((program.examples, program.positions, F)).astype(np.float32)
   dtype = np.uint8 if program.reads_ids else np.int32
   ids = rng.integers(0, ROWS, h.shape[:2]).astype(dtype)
-  with jax.enable_x64(True):
-    grad = jax.jit(jax.vmap(jax.grad(make_loss(program, exact=True)), (None, 0, 0)))
+  with jax.enable_x64(True), jax.disable_jit():  # operation by operation: nothing to compile anew
+    grad = jax.vmap(jax.grad(make_loss(program, exact=True)), (None, 0, 0))
     wide = [jnp.asarray(p, jnp.float64) for p in params]
     grads = [np.asarray(g) for g in grad(wide, jnp.asarray(h, jnp.float64), jnp.asarray(ids))]
   norms = np.sqrt(sum((g.reshape(program.examples, -1) ** 2).sum(axis=1) for g in grads))
@@ -163,7 +163,7 @@ def check(program: Program, strategy: clipping.Strategy, microbatch: int | None,
     atol = 2 * program.examples * slack
     np.testing.assert_allclose(a, np.tensordot(factors, g, 1), rtol=0, atol=atol)
   # One example alone, twice as long as it may be.
-  if norms[0] > 0:
+  if norms[0] > 0 and seed % 4 == 0:
     alone = clipping.clipped_grad(
       make_loss(program, exact=False), l2_clip_norm=float(norms[0]) / 2, strategy=strategy
     )
@@ -191,5 +191,5 @@ def test_a_sample_of_programs(program, strategy, microbatch, seed):
 )
 def test_two_thousand_programs(program, strategy, microbatch, seed):
   check(program, strategy, microbatch, seed)
-  if seed % 100 == 0:
+  if seed % 50 == 0:
     jax.clear_caches()
