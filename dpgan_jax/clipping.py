@@ -37,8 +37,8 @@ PyTree = Any
 Strategy = Literal['auto', 'ghost', 'vmap']
 STRATEGIES: tuple[Strategy, ...] = ('auto', 'ghost', 'vmap')
 
-_SLACK = 2.0**-20
-"""16 roundings in float32, whatever the dtype."""
+_SLACK = 10 * 2.0**-24
+"""Ten roundings in float32, whatever the dtype."""
 _CACHE_BYTES = 2**24
 """What a CPU should work with at once: about what its cores find in their caches. A constant, so
 that the order of additions does not depend on the processor."""
@@ -117,7 +117,7 @@ def per_example_norms(per_example_grads: PyTree) -> jax.Array:
 def clip_factors(norms: jax.Array, l2_clip_norm: float, mask: jax.Array | None = None) -> jax.Array:
   """The factor in [0, 1] for each example: min(1, C/‖g‖), and 0 if masked out or not finite.
 
-  C/‖g‖ is taken 10⁻⁶ smaller, for the rounding of C, of the quotient and of the products to come.
+  C/‖g‖ is taken 6·10⁻⁷ smaller, for the rounding of C, of the quotient and of the products to come.
   """
   safe = jnp.where(norms > 0, norms, 1.0)  # a zero gradient keeps the factor 1
   factors = jnp.minimum(1.0, l2_clip_norm * (1 - _SLACK) / safe)
