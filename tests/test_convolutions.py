@@ -39,7 +39,7 @@ def plain(x: jax.Array, kernel: jax.Array, padding) -> np.ndarray:
   padding=PADDINGS, size=st.tuples(st.integers(4, 8), st.integers(4, 8)),
   taps=st.tuples(st.integers(1, 3), st.integers(1, 3)), seed=st.integers(0, 99),
 )  # fmt: skip
-@hypothesis.settings(max_examples=15)
+@hypothesis.settings(max_examples=8)
 @hypothesis.example(padding=((-1, 1), (0, 0)), size=(8, 7), taps=(3, 3), seed=0)
 @hypothesis.example(padding=((-2, 2), (-2, 0)), size=(8, 6), taps=(3, 2), seed=0)
 def test_forward_and_backward_are_those_of_padding_and_cropping(padding, size, taps, seed):
@@ -50,7 +50,7 @@ def test_forward_and_backward_are_those_of_padding_and_cropping(padding, size, t
   x = jnp.asarray(rng.standard_normal((3, *size, 2)), jnp.float32)
   kernel = jnp.asarray(rng.standard_normal((*taps, 2, 3)), jnp.float32)
   out = plain(x, kernel, padding)
-  weights = jnp.asarray(rng.standard_normal(out.shape), jnp.float32)
+  weights = rng.standard_normal(out.shape).astype(np.float32)
   fn = jax.value_and_grad(
     lambda k, x: jnp.sum(conv(x, k, padding) * weights), argnums=(0, 1)
   )

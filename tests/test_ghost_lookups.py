@@ -49,7 +49,7 @@ def random_ids(dtype: str, rows: int, seed: int, shape: tuple[int, ...]) -> jax.
   rows=st.sampled_from([1, 3, 127, 128, 129, 200, 255, 256, 257, 300]), seed=st.integers(0, 99),
   mode=st.sampled_from([Mode.FILL_OR_DROP, Mode.CLIP, Mode.PROMISE_IN_BOUNDS]),
 )  # fmt: skip
-@hypothesis.settings(max_examples=4)
+@hypothesis.settings(max_examples=3)
 def test_every_mode_and_integer_type(dtype, rows, seed, mode):
   ids = random_ids(dtype, rows, seed, (2, 6))
   if mode == Mode.PROMISE_IN_BOUNDS:  # a promise that is broken has no gradient to compare with
@@ -59,14 +59,19 @@ def test_every_mode_and_integer_type(dtype, rows, seed, mode):
   check(lambda t, i: jnp.sum((looked_up(t, i, mode) + 1.0) ** 2 * weights), table, ids)
 
 
-@pytest.mark.parametrize('mode', ['fill', 'clip', 'wrap', None])
-@pytest.mark.parametrize(('dtype', 'rows'), [('uint8', 256), ('uint8', 300), ('int8', 100),
-                                             ('int16', 5)])  # fmt: skip
+@pytest.mark.parametrize(
+  ('mode', 'dtype', 'rows'),
+  [('fill', 'uint8', 300), ('clip', 'uint8', 256), (None, 'int8', 100), ('wrap', 'int16', 5)],
+)
 def test_indexing_and_take(mode, dtype, rows):
   table = jnp.asarray(np.random.default_rng(0).standard_normal((rows, 3)), jnp.float32)
   ids = jnp.asarray([[0, 3, 99 % rows, 3], [2, 4, 4, 4]]).astype(dtype)
-  check(lambda t, i: jnp.sum(jnp.sin(jnp.take(t, i, axis=0, mode=mode))), table, ids)
-  check(lambda t, i: jnp.sum(jnp.sin(t.at[i].get(mode=mode))), table, ids)
+
+  def loss(t: jax.Array, i: jax.Array) -> jax.Array:
+    rows = jnp.take(t, i, axis=0, mode=mode)  # indexing knows no 'wrap'
+    return jnp.sum(jnp.sin(rows) + t.at[i].get(mode=None if mode == 'wrap' else mode))
+
+  check(loss, table, ids)
 
 
 def test_a_byte_vocabulary():

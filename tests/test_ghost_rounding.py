@@ -52,7 +52,7 @@ def test_rows_that_cancel_in_wide_layers(shape, gap):
 
 
 @pytest.mark.parametrize('strategy', clipping.STRATEGIES)
-@pytest.mark.parametrize('size', [1, 3, 1000, 65_536, 100_003])
+@pytest.mark.parametrize('size', [1, 1000, 100_003])
 def test_one_large_entry_before_many_small_ones(strategy, size):
   """Squares below half a unit in the last place of a running sum are lost to it."""
   a = np.full((1, size), 2.0**-12.5 * 0.999)
@@ -64,11 +64,11 @@ def test_one_large_entry_before_many_small_ones(strategy, size):
 
 
 @hypothesis.given(
-  shape=st.sampled_from([(2, 4096, 30), (5, 300, 200), (4, 20, 2000), (7, 3, 2)]),
+  shape=st.sampled_from([(2, 4096, 30), (4, 20, 2000), (7, 3, 2)]),
   rank=st.integers(1, 3), noise=st.sampled_from([0.0, 1e-6, 1e-4, 1e-2, 1.0]),
   spread=st.integers(0, 6), seed=st.integers(0, 999), sum_to_zero=st.booleans(),
 )  # fmt: skip
-@hypothesis.settings(max_examples=40)
+@hypothesis.settings(max_examples=25)
 def test_no_search_finds_an_example_beyond_the_bound(shape, rank, noise, spread, seed, sum_to_zero):
   """Nearly dependent rows of any size: neither too much is added nor too large a norm told."""
   positions, inputs, outputs = shape
