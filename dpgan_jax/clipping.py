@@ -202,9 +202,9 @@ def clipped_grad(
 
   >>> import jax.numpy as jnp
   >>> loss = lambda w, x: jnp.sum(w * x)
-  >>> fn = clipped_grad(loss, l2_clip_norm=1.0)
-  >>> fn(jnp.ones(2), jnp.array([[3.0, 4.0], [0.0, 0.5]])).sum.round(4)
-  Array([0.6, 1.3], dtype=float32)
+  >>> fn = clipped_grad(loss, l2_clip_norm=2.5)
+  >>> fn(jnp.ones(2), jnp.array([[3.0, 4.0], [0.0, 0.5]])).sum.round(2)
+  Array([1.5, 2.5], dtype=float32)
   """
   _validate.positive('l2_clip_norm', l2_clip_norm, allow_inf=True)
   _validate.one_of('strategy', strategy, STRATEGIES)

@@ -52,8 +52,6 @@ def random_ids(dtype: str, rows: int, seed: int, shape: tuple[int, ...]) -> jax.
 @hypothesis.settings(max_examples=3)
 def test_every_mode_and_integer_type(dtype, rows, seed, mode):
   ids = random_ids(dtype, rows, seed, (2, 6))
-  if mode == Mode.PROMISE_IN_BOUNDS:  # a promise that is broken has no gradient to compare with
-    ids = jnp.clip(ids, 0, np.asarray(min(rows - 1, np.iinfo(dtype).max), dtype))
   table = jnp.asarray(np.random.default_rng(seed).standard_normal((rows, 2)), jnp.float32)
   weights = jnp.arange(1.0, 13.0).reshape(6, 2)
   check(lambda t, i: jnp.sum((looked_up(t, i, mode) + 1.0) ** 2 * weights), table, ids)
