@@ -54,6 +54,7 @@ def root(x: jax.Array) -> jax.Array:
   return jnp.sqrt(x) * (1 + 2 * float(jnp.finfo(x.dtype).eps))
 
 
+@functools.partial(jax.jit, static_argnames='axis')
 def squares(x: jax.Array, axis: int = 1) -> jax.Array:
   """Σ x² over the axes from `axis` on, float32 or wider; never less, and hardly more.
 
@@ -85,7 +86,12 @@ def _cut(x: jax.Array) -> tuple[jax.Array, int]:
 
 
 def length(squared: Sequence[jax.Array]) -> jax.Array:
-  """The root of the sum of squared norms [n]; never less than that of exact arithmetic."""
+  """The root of the sum of squared norms [n]; never less than that of exact arithmetic.
+
+  Below 2⁻⁵⁰ (9·10⁻¹⁶), where it may be all allowance for underflow, it is told as 0: no clip norm
+  is that small.
+  """
   dtype = functools.reduce(jnp.promote_types, (s.dtype for s in squared))
   total = sum((s.astype(dtype) for s in squared[1:]), squared[0].astype(dtype))
+  total = jnp.where(total < 2.0**-100, jnp.zeros((), dtype), total)
   return root(total) * (1 + gamma(len(squared), dtype))

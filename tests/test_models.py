@@ -365,11 +365,11 @@ def test_a_convolution_that_reads_beside_its_operand_is_found_by_running_it():
   class Shifted(nn.Module):
     @nn.compact
     def __call__(self, x):
-      x = jnp.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
-      return nn.Conv(3, (3, 3), padding=((-1, 1), (0, 0)))(x)
+      return jnp.tanh(nn.Conv(2, (3, 3), padding=((-1, 1), (0, 0)))(x)).sum(axis=(1, 2, 3))
 
+  images = jnp.zeros((2, 8, 7, 1))
   if jax.default_backend() != 'cpu':
-    check(Shifted())
+    models.require_per_example(Shifted(), images)
   else:
     with pytest.raises(_validate.InputError, match='its outputs for one of 3 random examples'):
-      check(Shifted())
+      models.require_per_example(Shifted(), images)
