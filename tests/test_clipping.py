@@ -67,10 +67,10 @@ class TestClippedSum:
     want = reference(grads, bound, mask)
     norms = [distance({k: g[i] for k, g in grads.items()}, {k: 0 for k in grads}) for i in range(n)]
     size = sum(min(bound, norm) for norm, m in zip(norms, mask, strict=True) if m)
-    assert distance(want, result.sum) <= 2e-6 * size
+    assert distance(want, result.sum) <= 5e-6 * size
     np.testing.assert_allclose(result.norms, norms, rtol=1e-5)
     everyone = clipped_sum(grads, l2_clip_norm=bound).sum
-    assert distance(reference(grads, bound, np.ones(n, bool)), everyone) <= 2e-6 * sum(
+    assert distance(reference(grads, bound, np.ones(n, bool)), everyone) <= 5e-6 * sum(
       min(bound, norm) for norm in norms
     )
 
