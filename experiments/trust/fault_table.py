@@ -23,15 +23,8 @@ from dpgan_jax.budget import budget
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.models import classifier, gan, labelling, losses
 from dpgan_jax.networks import discriminators
-from dpgan_jax.privacy import (
-  accounting,
-  clipping,
-  exact_noise,
-  ghost,
-  sampling,
-  step_noise,
-  transforms,
-)
+from dpgan_jax.privacy import accounting, clipping, exact_noise, sampling, step_noise, transforms
+from dpgan_jax.privacy.ghost import ghost
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing import run_statement, statement, statement_text
 from dpgan_jax.run import checkpoint, environment, metrics, secrets, trainer

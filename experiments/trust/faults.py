@@ -254,7 +254,7 @@ def one_layer_forgotten(backward: Any) -> Any:
     if len(found.forms) < 2:
       return found
     form, _ = next(iter(found.forms.values()))
-    return found._replace(norms=jnp.sqrt(form.squared_norms()))
+    return found._replace(norms=jnp.sqrt(form.squared))
 
   return faulty
 

@@ -1,5 +1,5 @@
-"""dpgan_jax.budget.budget.budget.budget.cross_check: bounds that contain ε, and an accountant's
-mistake that they refuse.
+"""dpgan_jax.budget.budget.budget.budget.budget.cross_check: bounds that contain ε, and an
+accountant's mistake that they refuse.
 """
 
 from __future__ import annotations

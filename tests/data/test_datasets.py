@@ -1,5 +1,5 @@
-"""dpgan_jax.data.datasets.datasets: what a data set must hold, scaling, and one line naming
-every fault.
+"""dpgan_jax.data.datasets.datasets.datasets: what a data set must hold, scaling, and one line
+naming every fault.
 """
 
 from __future__ import annotations

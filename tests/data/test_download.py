@@ -1,5 +1,5 @@
-"""dpgan_jax.data.datasets.datasets.datasets.datasets.download against a real HTTP server on this
-machine; nothing leaves it.
+"""dpgan_jax.data.datasets.datasets.datasets.datasets.datasets.download against a real HTTP server
+on this machine; nothing leaves it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""dpgan_jax.data.datasets.readers: round trips, and one line naming the file for whatever bytes
-it holds.
+"""dpgan_jax.data.datasets.datasets.readers: round trips, and one line naming the file for whatever
+bytes it holds.
 """
 
 from __future__ import annotations

@@ -350,3 +350,31 @@ def test_all_layers_that_mix_are_named():
 
 def test_count_parameters():
   assert layers.count_parameters({'a': jnp.zeros((2, 3)), 'b': {'c': jnp.zeros(())}}) == 7
+
+
+def test_a_module_that_mixes_examples_by_hand_is_found_by_running_it():
+  """No layer of it has a name that anybody knows, and it keeps no state."""
+
+  class Centred(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return nn.Dense(3)(x - x.mean(axis=0, keepdims=True))
+
+  with pytest.raises(_validate.InputError, match='its outputs for one of 3 random examples change'):
+    check(Centred())
+
+
+def test_a_convolution_that_reads_beside_its_operand_is_found_by_running_it():
+  """XLA:CPU and padding that is negative on one side; elsewhere the model is sound."""
+
+  class Shifted(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return jnp.tanh(nn.Conv(2, (3, 3), padding=((-1, 1), (0, 0)))(x)).sum(axis=(1, 2, 3))
+
+  images = jnp.zeros((2, 8, 7, 1))
+  if jax.default_backend() != 'cpu':
+    per_example.require_per_example(Shifted(), images)
+  else:
+    with pytest.raises(_validate.InputError, match='its outputs for one of 3 random examples'):
+      per_example.require_per_example(Shifted(), images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -15,7 +16,8 @@ import pytest
 
 from dpgan_jax._validate import InputError
 from dpgan_jax.networks import layers
-from dpgan_jax.privacy import clipping, ghost, ghost_rules
+from dpgan_jax.privacy import clipping, ghost
+from dpgan_jax.privacy.ghost import forms
 
 N = 5
 
@@ -34,17 +36,19 @@ def agree(
   leaves = [np.asarray(g, np.float64) for g in jax.tree.leaves(grads)]
   n = leaves[0].shape[0]
   norms = np.sqrt(sum((g.reshape(n, -1) ** 2).sum(axis=1) for g in leaves))
-  factors = np.minimum(1.0, bound / np.maximum(norms, 1e-30))
-  if mask is not None:
-    factors = factors * np.asarray(mask)
-  want = [np.tensordot(factors, g, 1) for g in leaves]
   size = min(bound, norms.max()) * max(1.0, math.sqrt(n))
   for strategy in clipping.STRATEGIES:
     fn = jax.jit(clipping.clipped_grad(loss, l2_clip_norm=bound, strategy=strategy))
     got = fn(params, *batch, mask=mask)
-    np.testing.assert_allclose(got.norms, norms, rtol=rtol, err_msg=strategy)
-    for a, b in zip(jax.tree.leaves(got.sum), want, strict=True):
-      np.testing.assert_allclose(a, b, rtol=0, atol=rtol * size, err_msg=strategy)
+    told = np.asarray(got.norms, np.float64)
+    assert (told >= norms * (1 - rtol)).all(), (strategy, told, norms)
+    assert (told <= norms * (1 + forms._LOOSE + rtol)).all(), (strategy, told, norms)
+    factors = np.minimum(1.0, bound / np.maximum(told, 1e-30))
+    if mask is not None:
+      factors = factors * np.asarray(mask)
+    for a, g in zip(jax.tree.leaves(got.sum), leaves, strict=True):
+      want = np.tensordot(factors, g, 1)
+      np.testing.assert_allclose(a, want, rtol=0, atol=rtol * size, err_msg=strategy)
       assert a.dtype == jnp.float32
 
 
@@ -271,7 +275,7 @@ def test_in_bfloat16_the_norm_is_that_of_the_gradient_that_is_summed(shape, stra
   """
   positions, inputs, outputs = shape
   methods = {(1, 40, 50): 'outer', (3, 40, 50): 'gram', (30, 4, 5): 'direct'}
-  assert ghost_rules.cheapest((1, *shape), 'time') == methods[shape]
+  assert forms.cheapest((1, *shape), 'time') == methods[shape]
   rng = np.random.default_rng(0)
   signs = rng.choice([-1, 1], (1, positions, inputs + outputs)) * (1 + 2**-8 - 2**-12)
   a, d = jnp.split(jnp.asarray(signs, jnp.float32), [inputs], axis=2)
@@ -288,12 +292,10 @@ def test_in_bfloat16_the_norm_is_that_of_the_gradient_that_is_summed(shape, stra
     norm = math.sqrt(
       sum((np.asarray(leaf, np.float64) ** 2).sum() for leaf in jax.tree.leaves(got.sum))
     )
-    assert norm == pytest.approx(min(float(got.norms[0]), bound), rel=1e-6)
-    assert norm <= bound * (1 + 1e-6)
-  # Norms and sum read one copy, on every backend; a program in float32 is left as it was.
+    assert norm == pytest.approx(min(float(got.norms[0]), bound), rel=1e-4)
+    assert norm <= min(float(got.norms[0]), bound)
+  # Norms and sum read one copy, on every backend.
   assert 'optimization_barrier' in fn.lower(params, a, d).as_text()
-  wide = clipping.clipped_grad(lambda w, x: jnp.sum(x @ w), l2_clip_norm=1.0, strategy=strategy)
-  assert 'optimization_barrier' not in jax.jit(wide).lower(params['w'], a[0]).as_text()
 
 
 @pytest.mark.parametrize('strategy', clipping.STRATEGIES)
@@ -311,11 +313,21 @@ def test_a_bad_example_contributes_exactly_zero_and_spoils_no_other(strategy, gr
   assert np.isfinite(np.delete(np.asarray(got.norms), 1)).all()
 
 
+def product_loss(w: jax.Array, a: jax.Array, d: jax.Array) -> jax.Array:
+  """Its gradient is AᵀD."""
+  return jnp.sum((a @ w) * d)
+
+
+@functools.cache
+def clipped(strategy: clipping.Strategy) -> Callable[..., clipping.ClippedGrad]:
+  return jax.jit(clipping.clipped_grad(product_loss, l2_clip_norm=0.1, strategy=strategy))
+
+
 @hypothesis.given(
   positions=st.integers(1, 6), exponent=st.integers(-21, 17), cancel=st.booleans(),
-  gap=st.sampled_from([0.0, 1e-7, 1e-5, 1e-2]), seed=st.integers(0, 99),
+  gap=st.sampled_from([0.0, 1e-7, 1e-5, 1e-3, 1e-2, 0.066, 0.3]), seed=st.integers(0, 99),
 )  # fmt: skip
-@hypothesis.settings(max_examples=60)
+@hypothesis.settings(max_examples=40)
 def test_no_example_can_exceed_the_bound(positions, exponent, cancel, gap, seed):
   """What one adversarial example adds to the sum is at most C, though its norm is only inferred.
 
@@ -329,12 +341,9 @@ def test_no_example_can_exceed_the_bound(positions, exponent, cancel, gap, seed)
     a[1::2] = a[0::2][: len(a[1::2])] * (1 + gap)
     d[1::2] = -d[0::2][: len(d[1::2])]
   a, d = jnp.asarray(a, jnp.float32)[None], jnp.asarray(d, jnp.float32)[None]
-  for strategy in ('auto', 'ghost'):
-    fn = clipping.clipped_grad(
-      lambda w, a, d: jnp.sum((a @ w) * d), l2_clip_norm=0.1, strategy=strategy
-    )
-    total = np.asarray(fn(jnp.zeros((40, 50)), a, d).sum, np.float64)
-    assert np.sqrt((total**2).sum()) <= 0.1 * 1.001
+  for strategy in clipping.STRATEGIES:
+    total = np.asarray(clipped(strategy)(jnp.zeros((40, 50)), a, d).sum, np.float64)
+    assert np.sqrt((total**2).sum()) <= 0.1
 
 
 @pytest.mark.parametrize('side', ['input', 'gradient'])
@@ -342,7 +351,7 @@ def test_no_example_can_exceed_the_bound(positions, exponent, cancel, gap, seed)
 def test_squares_that_underflow_do_not_hide_an_example(positions, side):
   """Entries near 1e-19 have no square in float32, and may stand beside others near 1e18."""
   assert (
-    ghost_rules.cheapest((1, positions, 40, 50), 'time') == ('outer', '', 'gram')[positions - 1]
+    forms.cheapest((1, positions, 40, 50), 'time') == ('outer', '', 'gram')[positions - 1]
   )
   rng = np.random.default_rng(0)
   fn = jax.jit(clipping.clipped_grad(lambda w, a, d: jnp.sum((a @ w) * d), l2_clip_norm=0.1))
@@ -355,7 +364,7 @@ def test_squares_that_underflow_do_not_hide_an_example(positions, side):
       (a if side == 'input' else d)[0] = 1.0
       (d if side == 'input' else a)[0] = 0.0
     total = fn(jnp.zeros((40, 50)), *(jnp.asarray(x, jnp.float32)[None] for x in (a, d))).sum
-    assert np.linalg.norm(np.asarray(total, np.float64)) <= 0.1 * 1.001
+    assert np.linalg.norm(np.asarray(total, np.float64)) <= 0.1
     reached += np.linalg.norm(a.T @ d) > 0.1
   assert reached > 10  # of the examples, so many had to be clipped
 

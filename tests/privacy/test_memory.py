@@ -15,7 +15,8 @@ import pytest
 
 from dpgan_jax._validate import InputError
 from dpgan_jax.networks import discriminators
-from dpgan_jax.privacy import clipping, ghost_rules, memory
+from dpgan_jax.privacy import clipping, memory
+from dpgan_jax.privacy.ghost import forms
 
 SHAPE, CLASSES = (8, 8, 1), 3
 CPU = jax.default_backend() == 'cpu'
@@ -195,8 +196,8 @@ class TestFastMicrobatch:
 
   @pytest.mark.skipif(not CPU, reason='of the rule for CPUs')
   def test_kernels_of_the_report_have_their_gradients_formed_there(self):
-    assert ghost_rules.cheapest((1, 25, 256, 32), 'time') == 'direct'
-    assert ghost_rules.cheapest((1, 49, 2048, 256), 'time') == 'gram'
+    assert forms.cheapest((1, 25, 256, 32), 'time') == 'direct'
+    assert forms.cheapest((1, 49, 2048, 256), 'time') == 'gram'
 
   def test_parts_are_equal(self):
     """A microbatch of 7 means two parts of 4 for 8 examples, not 7 and 1 padded by 6."""
