@@ -190,12 +190,14 @@ def run(path: pathlib.Path) -> dict[str, Any]:
     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8', errors='replace',
   )  # fmt: skip
   lines = done.stdout.strip().splitlines()
+  if done.returncode:  # of a traceback the error alone
+    lines = [line for line in lines if not line.startswith((' ', 'Traceback'))]
   return {
     'case': path.stem,
     'verdict': judge(path.stem, done.returncode, done.stdout),
     'wanted': CASES[path.stem].wanted if path.stem in CASES else None,
     'status': done.returncode,
-    # Lines without the places of this machine; the last ones of a traceback say what was wrong.
+    # Without the places of this machine.
     'output': [line.replace(str(path.parent), 'CASES')[:300] for line in lines[-_MOST_LINES:]],
   }
 

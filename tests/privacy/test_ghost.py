@@ -1,4 +1,4 @@
-"""dpgan_jax.privacy.ghost: norms and sums from one backward pass are those of vmap(grad)."""
+"""dpgan_jax.privacy.ghost.ghost: norms and sums from one backward pass are those of vmap(grad)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 
 from dpgan_jax._validate import InputError
 from dpgan_jax.networks import layers
-from dpgan_jax.privacy import clipping, ghost
-from dpgan_jax.privacy.ghost import forms
+from dpgan_jax.privacy import clipping
+from dpgan_jax.privacy.ghost import forms, ghost
 
 N = 5
 

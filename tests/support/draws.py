@@ -16,10 +16,11 @@ _DRAWS = ('random_bits', 'threefry2x32')
 
 
 def keys_of(fn: Callable[..., Any], *args: Any) -> Callable[..., jax.Array]:
-  """`f(*args)` returns the keys that `fn(*args)` draws with: uint32 [draws, words].
+  """`f(*args)` returns the keys that `fn(*args)` draws with: uint32 [draws, words + 2].
 
-  A key that is only split or folded into others draws nothing. Both branches of a condition count,
-  every round of a scan, and the first round of a while loop.
+  The last two words are the counter that the draw begins with: zero, but where threefry is called
+  by hand. A key that is only split or folded into others draws nothing. Both branches of a
+  condition count, every round of a scan, and the first round of a while loop.
 
   Args:
     fn: what `jax.make_jaxpr` can trace.
@@ -65,15 +66,21 @@ def _equation(eqn: Any, given: list[Any]) -> tuple[list[Any], list[Any]]:
     return _run(called.jaxpr, called.consts, given)
   keys: list[Any] = []
   if name == 'random_bits':
-    keys = [jax.random.key_data(given[0])]
+    keys = [_from(jax.random.key_data(given[0]), 0, 0)]
   elif name == 'threefry2x32':
-    keys = [jnp.stack(jnp.broadcast_arrays(*given[:2]), axis=-1)]
+    first = [counter.reshape(-1)[0] for counter in given[2:]]
+    keys = [_from(jnp.stack(jnp.broadcast_arrays(*given[:2]), axis=-1), *first)]
   elif any(map(_draws, core.jaxprs_in_params(params))):
     keys = _inside(name, params, given)
   outs = eqn.primitive.bind(*given, **eqn.primitive.get_bind_params(params)[1]) if (
     eqn.primitive.call_primitive) else eqn.primitive.bind(*given, **params)  # fmt: skip
   outs = outs if eqn.primitive.multiple_results else [outs]
   return outs, [key.reshape(-1, key.shape[-1]) for key in keys]
+
+
+def _from(keys: jax.Array, *counter: Any) -> jax.Array:
+  words = jnp.stack([jnp.asarray(c, jnp.uint32) for c in counter])
+  return jnp.concatenate([keys, jnp.broadcast_to(words, (*keys.shape[:-1], 2))], axis=-1)
 
 
 def _inside(name: str, params: Any, given: list[Any]) -> list[Any]:
