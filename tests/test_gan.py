@@ -16,7 +16,7 @@ import numpy as np
 import optax
 import pytest
 
-from dpgan_jax import _validate, clipping, models
+from dpgan_jax import _validate, clipping, models, step_noise
 from dpgan_jax.config import TrainConfig
 from dpgan_jax.data import to_model_range
 from dpgan_jax.gan import GAN, LOSSES, learning_rate
@@ -112,7 +112,7 @@ def test_d_step_is_the_formula(dataset):
 
   noise_key = jax.random.fold_in(state.d_opt_state[0].key, 0)
   flat, unravel = jax.flatten_util.ravel_pytree(total)
-  noisy = unravel((flat + 0.7 * 0.5 * jax.random.normal(noise_key, flat.shape)) / 12)
+  noisy = unravel(step_noise.add_gaussian(noise_key, flat, 0.5, 0.7) / 12)
   expected = jax.tree.map(lambda p, u, f: p - (u + f), state.d_params, noisy, public)
   after, _ = take_step(gan, state, images, labels)
   assert max_difference(after.d_params, expected) < 1e-5
