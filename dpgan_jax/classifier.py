@@ -266,7 +266,7 @@ class Classifier:
 
   def with_secret(self, state: ClassifierState, secret: bytes) -> ClassifierState:
     """The same state with another secret of 32 bytes for the noise on the centre."""
-    words = np.frombuffer(secret, np.uint32).reshape(-1, 2).copy()
+    words = jnp.asarray(np.frombuffer(secret, np.uint32).reshape(-1, 2).copy())
     return state._replace(centre_key=jax.random.wrap_key_data(words, impl='threefry2x32'))
 
   def release_centre(

@@ -103,6 +103,8 @@ def test_rounding_moves_a_value_by_less_than_is_claimed():
   # Near the centre, where float32 has few numbers below 1, the radius is coarser; few lie there.
   centre = np.concatenate([radius, radius]) < 0.05
   assert np.abs(found - wanted)[~centre].max() <= 2.0**-19
+  # Roundings do not shrink the noise by more than the margin on its scale.
+  assert abs(np.vdot(found - wanted, wanted) / np.vdot(wanted, wanted)) < step_noise._MARGIN - 1
   # There the distribution function is what matters: of u, off by 2⁻²⁴ at most.
   coarse = np.sqrt(-2 * np.log(np.minimum(u + 2.0**-24, 1)))
   finer = np.sqrt(-2 * np.log(np.maximum(u - 2.0**-24, 2.0**-99)))
