@@ -101,6 +101,8 @@ def add_gaussian(
   """
   leaves, structure = jax.tree.flatten(tree)
   sizes = [leaf.size for leaf in leaves]
+  if not sum(sizes):
+    return tree
   unit = grid_of(noise_multiplier * l2_sensitivity)
   rounded = l2_sensitivity + unit / _FRACTION * math.sqrt(sum(sizes))
   scale = noise_multiplier * rounded / unit * _MARGIN

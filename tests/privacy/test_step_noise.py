@@ -28,7 +28,7 @@ def random_words(n: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def noise(n: int, key: int = 0) -> np.ndarray:
-  return np.asarray(add(jax.random.key(key), jnp.zeros(n), 1.0, 1.0), np.float64)
+  return np.asarray(add(jax.random.key(key), jnp.zeros(n, jnp.float32), 1.0, 1.0), np.float64)
 
 
 # --- the law --------------------------------------------------------------------------------------
@@ -102,6 +102,8 @@ def test_rounding_moves_a_value_by_less_than_is_claimed():
   # Near the centre, where float32 has few numbers below 1, the radius is coarser; few lie there.
   centre = np.concatenate([radius, radius]) < 0.05
   assert np.abs(found - wanted)[~centre].max() <= 2.0**-19
+  # Roundings do not shrink the noise by more than the margin on its scale.
+  assert abs(np.vdot(found - wanted, wanted) / np.vdot(wanted, wanted)) < step_noise._MARGIN - 1
   # There the distribution function is what matters: of u, off by 2⁻²⁴ at most.
   coarse = np.sqrt(-2 * np.log(np.minimum(u + 2.0**-24, 1)))
   finer = np.sqrt(-2 * np.log(np.maximum(u - 2.0**-24, 2.0**-99)))
@@ -179,9 +181,21 @@ def test_what_rounding_adds_to_the_sensitivity_is_in_the_noise():
 
 def test_bits_do_not_depend_on_settings_of_the_process():
   before = noise(1001)
-  for setting in (jax.threefry_partitionable(False), jax.threefry_partitionable(True)):
+  for setting in (
+    jax.threefry_partitionable(False), jax.threefry_partitionable(True), jax.enable_x64(True),
+    jax.numpy_dtype_promotion('strict'), jax.default_matmul_precision('bfloat16'),
+  ):  # fmt: skip
     with setting:
       np.testing.assert_array_equal(noise(1001), before)
+
+
+def test_nothing_to_add_to():
+  assert step_noise.add_gaussian(jax.random.key(0), {}, 1.0, 1.0) == {}
+  assert step_noise.add_gaussian(jax.random.key(0), jnp.zeros((0, 3)), 1.0, 1.0).shape == (0, 3)
+  alone = add(jax.random.key(0), jnp.zeros(()), 1.0, 1.0)
+  mixed = add(jax.random.key(0), [jnp.zeros((0,)), jnp.zeros(())], 1.0, 1.0)
+  assert mixed[0].shape == (0,)
+  assert mixed[1] == pytest.approx(float(alone), rel=1e-5)
 
 
 def test_wide_sums_stay_wide():
