@@ -114,6 +114,6 @@ def check_public(dataset: Any, what: str) -> None:
   """
   if dataset not in datasets.PUBLIC:
     raise _validate.InputError(
-      f'expected {what} of a public data set ({", ".join(datasets.PUBLIC)}), as records show scores on '
-      f'real images; it is of {dataset}'
+      f'expected {what} of a public data set ({", ".join(datasets.PUBLIC)}), as records show '
+      f'scores on real images; it is of {dataset}'
     )

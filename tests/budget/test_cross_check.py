@@ -1,4 +1,4 @@
-"""dpgan_jax.budget.budget.budget.budget.budget.budget.budget.cross_check: bounds that contain ε, and an
+"""dpgan_jax.budget.cross_check: bounds that contain ε, and an
 accountant's mistake that they refuse.
 """
 

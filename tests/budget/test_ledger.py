@@ -1,4 +1,4 @@
-"""dpgan_jax.budget.budget.budget.budget.budget.budget.budget.budget.ledger: what may have been spent is on disk,
+"""dpgan_jax.budget.ledger: what may have been spent is on disk,
 unaltered, before it is spent.
 """
 

@@ -29,8 +29,8 @@ from dpgan_jax import DPGAN, release
 from dpgan_jax._validate import InputError
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.publishing import bundle, run_statement
 from dpgan_jax.publishing import bundle as bundles
+from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import generator_file, metrics, trainer
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir

@@ -1,4 +1,4 @@
-"""dpgan_jax.data.datasets.datasets.datasets.datasets.datasets: what a data set must hold, scaling, and one line
+"""dpgan_jax.data.datasets: what a data set must hold, scaling, and one line
 naming every fault.
 """
 

@@ -88,7 +88,7 @@ def test_strokes_stay_sharp():
 
 def test_large_images_are_distorted_in_parts_that_fit_into_memory(monkeypatch):
   monkeypatch.setattr(
-    'dpgan_jax.data.datasets.datasets.datasets.datasets.datasets.datasets.datasets.distort._BYTES', 9 * 4 * 8 * 8 * 3
+    'dpgan_jax.data.distort._BYTES', 9 * 4 * 8 * 8 * 3
   )
   images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1)).astype(np.uint8)
   moved = distort(images, jax.random.key(6))

@@ -1,4 +1,4 @@
-"""dpgan_jax.data.datasets.datasets.datasets.datasets.datasets.datasets.datasets.download against a real HTTP server
+"""dpgan_jax.data.download against a real HTTP server
 on this machine; nothing leaves it.
 """
 

@@ -1,4 +1,4 @@
-"""dpgan_jax.data.datasets.datasets.datasets.datasets.readers: round trips, and one line naming the file for whatever
+"""dpgan_jax.data.readers: round trips, and one line naming the file for whatever
 bytes it holds.
 """
 

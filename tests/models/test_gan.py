@@ -21,7 +21,7 @@ from dpgan_jax.data.datasets import to_model_range
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, LOSSES, learning_rate
 from dpgan_jax.networks import discriminators
-from dpgan_jax.privacy import clipping, transforms
+from dpgan_jax.privacy import clipping, step_noise, transforms
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run.stages import make_chunk
 
@@ -119,8 +119,8 @@ def test_d_step_is_the_formula(dataset):
     scale = min(1.0, 0.5 / float(optax.tree.norm(grad))) / gan.fake_batch_size
     public = jax.tree.map(lambda t, g, s=scale: t + s * g, public, grad)
 
-  noise = transforms.gaussian_like(noise_key(gan, state, 0), total, 0.7 * 0.5)
-  noisy = jax.tree.map(lambda t, z: (t + z) / 12, total, noise)
+  noisy = step_noise.add_gaussian(noise_key(gan, state, 0), total, 0.5, 0.7)
+  noisy = jax.tree.map(lambda t: t / 12, noisy)
   expected = jax.tree.map(lambda p, u, f: p - (u + f), state.d_params, noisy, public)
   after, _ = take_step(gan, state, images, labels)
   assert max_difference(after.d_params, expected) < 1e-5

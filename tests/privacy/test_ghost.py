@@ -1,4 +1,4 @@
-"""dpgan_jax.privacy.ghost.ghost.ghost: norms and sums from one backward pass are those of vmap(grad)."""
+"""dpgan_jax.privacy.ghost.ghost: norms and sums from one backward pass are those of vmap(grad)."""
 
 from __future__ import annotations
 
