@@ -20,12 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpgan_jax.budget.budget import STAGE
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
 from dpgan_jax.models import gan
 from dpgan_jax.privacy import clipping, sampling, step_noise
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.run import trainer
 from experiments.trust import gan_checks
 
 
@@ -310,7 +310,7 @@ def real_data_as_public(loss_of: Callable[..., jax.Array]) -> tuple[Swap, ...]:
   seen: dict[str, Any] = {}
 
   def make(d_optimizer: Any) -> Any:
-    def faulty(self: Any, noise_key: jax.Array) -> Any:
+    def faulty(self: Any, noise_key: jax.Array | None = None) -> Any:
       right = d_optimizer(self, noise_key)
 
       def update(updates: Any, state: Any, params: Any, *, public_grads: Any, **rest: Any) -> Any:
@@ -341,7 +341,7 @@ def fakes_as_many_as_came() -> tuple[Swap, ...]:
   seen: dict[str, Any] = {}
 
   def make(d_optimizer: Any) -> Any:
-    def faulty(self: Any, noise_key: jax.Array) -> Any:
+    def faulty(self: Any, noise_key: jax.Array | None = None) -> Any:
       right = d_optimizer(self, noise_key)
 
       def update(updates: Any, state: Any, params: Any, *, public_grads: Any, **rest: Any) -> Any:
@@ -370,7 +370,7 @@ def charged_late(charge: Any) -> Any:
   """Charges steps when the next ones are asked for, that is, after they were taken."""
   waiting: dict[int, int] = {}
 
-  def faulty(self: Ledger, up_to_step: int, stage: str = trainer.STAGE) -> None:
+  def faulty(self: Ledger, up_to_step: int, stage: str = STAGE) -> None:
     if earlier := waiting.get(id(self)):
       charge(self, earlier, stage)
     waiting[id(self)] = up_to_step

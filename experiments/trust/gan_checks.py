@@ -20,8 +20,6 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-import statistical_checks as statistics
-from statistical_checks import Violation
 
 from dpgan_jax import _environment
 from dpgan_jax.budget.ledger import Ledger
@@ -33,6 +31,8 @@ from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import metrics, plan, trainer
 from dpgan_jax.run.directory import RunDir
+from experiments.trust import statistical_checks as statistics
+from experiments.trust.statistical_checks import Violation
 
 N, SHAPE, CLASSES = 60, (8, 8, 1), 3
 SEED = 987654321

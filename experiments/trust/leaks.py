@@ -40,7 +40,7 @@ def _d_optimizer(change: Callable[..., Any]) -> Callable[[Any], Any]:
   """Changes D's update by `change(gan, updates, clipped sum, state before)`."""
 
   def make(d_optimizer: Any) -> Any:
-    def faulty(self: Any, noise_key: jax.Array) -> Any:
+    def faulty(self: Any, noise_key: jax.Array | None = None) -> Any:
       right = d_optimizer(self, noise_key)
 
       def update(total: Any, state: Any, *rest: Any, **extra: Any) -> Any:
@@ -147,8 +147,8 @@ def _without_noise(update: Any, updates: Any, state: Any, *rest: Any, **named: A
 
 
 def _centre_kept_beside_the_noise(release: Any) -> Any:
-  def faulty(self: Any, state: Any, inputs: Any) -> Any:
-    after = release(self, state, inputs)
+  def faulty(self: Any, state: Any, inputs: Any, secret: bytes) -> Any:
+    after = release(self, state, inputs, secret)
     mean = jnp.mean(jnp.asarray(inputs), axis=0).reshape(-1)
     return after._replace(centre=jnp.where(jnp.abs(mean) > 0, after.centre, 0.0))
 
@@ -197,8 +197,8 @@ def every_256(update: Any, updates: Any, state: Any, *rest: Any, **named: Any) -
 
 
 def centre_of_those_who_came(release: Any) -> Any:
-  def faulty(self: Any, state: Any, inputs: Any) -> Any:
-    after = release(self, state, inputs)
+  def faulty(self: Any, state: Any, inputs: Any, secret: bytes) -> Any:
+    after = release(self, state, inputs, secret)
     factor = self.stages[CENTRE].num_examples / inputs.shape[0]
     return after._replace(centre=after.centre * factor)
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.classifier import Classifier
 from dpgan_jax.models.classifier_config import ClassifierConfig
 from dpgan_jax.models.config import TrainConfig
@@ -25,7 +26,8 @@ from dpgan_jax.run.stages import make_chunk
 from experiments.trust.statistical_checks import Violation
 from tests.support import taint
 
-N, SHAPE, CLASSES = 60, (8, 8, 1), 3
+N, SHAPE = 60, (8, 8, 1)
+SPEC = Spec(num_records=N, shape=SHAPE, class_names=('a', 'b', 'c'), name='traced')
 
 GANS: dict[str, dict[str, Any]] = {
   'default': {},
@@ -54,13 +56,13 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
 def make_gan(**settings: Any) -> GAN:
   usual = {'generator': 'compact', 'discriminator': 'compact', 'noise_multiplier': 1.0}
   config = TrainConfig(steps=40, batch_size=12, delta=1e-3, **(usual | settings))
-  return GAN(config, plan.make(config, N).mechanism, SHAPE, CLASSES)
+  return plan.make(config, SPEC).gan
 
 
 def make_classifier(**settings: Any) -> Classifier:
   usual = {'noise_multiplier': 1.0, 'steps': 40, 'batch_size': 12, 'delta': 1e-3}
   config = ClassifierConfig(**(usual | settings))
-  return Classifier.create(config, SHAPE, CLASSES, N)
+  return Classifier.create(config, SPEC)
 
 
 def _label(path: str) -> str | None:
@@ -163,7 +165,7 @@ def centre_release() -> None:
     for seed, rows in ((0, N), (1, N - 7)):
       inputs = np.random.default_rng(seed).random((rows, *model.input_shape), np.float32)
       inputs[:, 0] *= seed  # a feature that none of the others has
-      ends.append(model.release_centre(state, inputs))
+      ends.append(model.release_centre(state, inputs, bytes(32)))
   differing = [
     jax.tree_util.keystr(path)
     for (path, one), two in zip(

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from dpgan_jax._validate import InputError
-from dpgan_jax.privacy import clipping
+from dpgan_jax.privacy import clipping, independence
 from dpgan_jax.privacy.ghost import convolutions
-from dpgan_jax.privacy.ghost.ghost import independence
 
 PADDINGS = st.tuples(*[st.tuples(st.integers(-2, 3), st.integers(-2, 3))] * 2)
 

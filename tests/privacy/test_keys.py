@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import load_trust
 
 import dpgan_jax
 from dpgan_jax import _jax_settings, _keys
@@ -25,8 +24,8 @@ from dpgan_jax.models import losses
 from dpgan_jax.privacy import clipping, transforms
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import secrets
+from experiments.trust import statistical_checks as statistics
 
-statistics = load_trust('statistical_checks')
 OTHERS = ('rbg', 'unsafe_rbg')
 KEY = jax.random.key(7)
 N = 2000

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.classifier import CENTRE, Classifier
 from dpgan_jax.models.classifier_config import ClassifierConfig
 from dpgan_jax.privacy import exact_noise, step_noise, transforms
@@ -160,7 +161,10 @@ CONFIG = ClassifierConfig(
 @functools.cache
 def classifier() -> tuple[Classifier, np.ndarray]:
   """A classifier, and more features than it has records: of norm 1, as `prepare` makes them."""
-  model = Classifier.create(CONFIG, (8, 8, 1), 10, RECORDS)
+  spec = Spec(
+    num_records=RECORDS, shape=(8, 8, 1), class_names=tuple('0123456789'), name='attacked'
+  )
+  model = Classifier.create(CONFIG, spec)
   x = np.abs(np.random.default_rng(0).standard_normal((TRIALS + RECORDS, *model.input_shape)))
   norms = np.sqrt((x**2).sum(axis=(1, 2, 3), keepdims=True))
   return model, (x / norms).astype(np.float32)
@@ -180,9 +184,8 @@ def old_sum(x: np.ndarray) -> np.ndarray:
 
 def centre_by_the_package(x: np.ndarray, trial: int) -> np.ndarray:
   model = classifier()[0]
-  state = model.init(jax.random.key(0))  # the same keys but for the centre's
-  secret = trial.to_bytes(32, 'little')
-  return np.asarray(model.release_centre(model.with_secret(state, secret), x).centre)
+  state = model.init(jax.random.key(0))
+  return np.asarray(model.release_centre(state, x, trial.to_bytes(32, 'little')).centre)
 
 
 def centre_explained_by_the_grid(published: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -13,15 +13,17 @@ import pytest
 PROGRAM = """
 import sys
 import jax, numpy as np
-from dpgan_jax import data, resume, trainer
-from dpgan_jax.config import TrainConfig
+from dpgan_jax import _keys
+from dpgan_jax.data import datasets
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.run import trainer
 config = TrainConfig(
   dataset='digits', generator='compact', discriminator='compact', loss='wasserstein',
   gradient_penalty=1.0, noise_multiplier=6.0, steps=4, batch_size=32, steps_per_report=2,
   d_steps_per_g_step=2, num_samples=10, delta=1e-4, seed=3)
-trained = trainer.train(config, data.load_dataset('digits'), sys.argv[1], progress=False)
+trained = trainer.train(config, datasets.load_dataset('digits'), sys.argv[1], progress=False)
 for model in (trained.model, trainer.restore_model(sys.argv[1]).model):
-  print(np.asarray(model.sample(10, key=resume.root_key(1))[0]).sum(axis=(1, 2, 3)).tolist())
+  print(np.asarray(model.sample(10, key=_keys.from_seed(1))[0]).sum(axis=(1, 2, 3)).tolist())
 """
 
 

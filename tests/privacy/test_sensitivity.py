@@ -174,7 +174,7 @@ def attack_record(model: Any, inputs: np.ndarray, rounds: int = 25) -> float:
   state = jax.jit(lambda key: model.init(key))(jax.random.key(0))
   joins = jax.vmap(lambda t: model.mechanism.sampler.inclusion_mask(state.batch_key, t)[0])
   state = state._replace(step=jnp.argmax(joins(jnp.arange(40))).astype(jnp.int32))
-  labels = np.arange(len(inputs), dtype=np.int32) % model.num_classes
+  labels = np.arange(len(inputs), dtype=np.int32) % model.spec.num_classes
   sums = sum_of(model.step)
   before = sums(state, inputs, labels)
 
@@ -215,7 +215,7 @@ def attack_centre() -> float:
   """How far a row more moves the sum that the centre is made of: rows of any length, and none."""
   model = checks.make_classifier(**checks.CLASSIFIERS['labeller'], noise_multiplier=0.0)
   state = jax.jit(lambda key: model.init(key))(jax.random.key(0))
-  sums = lambda rows: checks.N * model.release_centre(state, rows).centre  # noqa: E731
+  sums = lambda rows: checks.N * model.release_centre(state, rows, bytes(32)).centre  # noqa: E731
   shape = (20, *model.input_shape)
   rng, worst = np.random.default_rng(0), 0.0
   for scale in (0.0, 1e-30, 0.9, 1.0, 1.1, 1e3, 1e18, 3e38, math.inf, math.nan):

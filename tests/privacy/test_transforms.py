@@ -9,13 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import load_trust
 
 from dpgan_jax import _keys
 from dpgan_jax._validate import InputError
 from dpgan_jax.privacy import transforms
+from experiments.trust import statistical_checks as statistics
 
-statistics = load_trust('statistical_checks')
 PARAMS = {'a': jnp.zeros((2, 3)), 'b': jnp.zeros((4,)), 'c': jnp.zeros(())}
 ALARM = 1e-6
 
