@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing.verdicts import COVERED_METRICS, UNCOVERED_METRICS
 
 NEIGHBOURS = {
@@ -58,3 +59,18 @@ NOT_COVERED = (
   'What was done to the data before training: selecting, cropping, labelling.',
   'What one can observe of the machine during training: memory, timing.',
 )
+
+
+def rounding_of_sums(mechanism: DPMechanism) -> str:
+  """How far float32 rounding can move a clipped sum of one record less, beyond that record."""
+  cap = min(mechanism.truncated_batch_size, mechanism.num_examples)
+  share = 2 * cap**2 * 2.0**-24
+  bound = (
+    f'by at most {share:.1g} of C in the worst case'
+    if share < 1
+    else 'by no more than experience says, since the worst case is beyond C'
+  )
+  return (
+    f'of {cap} float32 gradients at most, the others round otherwise when one record is absent, '
+    f'which moves their sum {bound}'
+  )

@@ -20,7 +20,6 @@ import dp_accounting
 
 from dpgan_jax import _files, _validate
 from dpgan_jax.budget.budget import Budget
-from dpgan_jax.evaluation import curves as draw
 from dpgan_jax.evaluation import scores, snapshots
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.accounting import rounded_up, show_epsilon
@@ -28,6 +27,7 @@ from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import generator_file, plan
 from dpgan_jax.run.directory import RunDir
+from dpgan_jax.search import sweep_figures
 
 FORMAT = 'dpgan_jax sweep 1'
 EVALUATION, GENERATOR = 'evaluation.json', 'generator.safetensors'
@@ -388,43 +388,8 @@ def run_of(epsilon: float) -> str:
   return 'a run without privacy' if math.isinf(epsilon) else f'a run of ε = {show_epsilon(epsilon)}'
 
 
-_FIGURES: tuple[tuple[str, str, str, dict[str, str], dict[str, Any]], ...] = (
-  ('tstr.png', 'TSTR: classifiers trained on samples, tested on real images', 'accuracy',
-   {'tstr_cnn': 'CNN', 'tstr_mlp': 'MLP', 'tstr_lr': 'logistic regression'}, {}),
-  ('secondary_accuracy.png', 'How often a network tells samples from real images', 'accuracy',
-   {'secondary_accuracy': "the report's secondary network", 'conv_judge_accuracy': 'convolutional'},
-   {'ideal': (0.5, 'ideal: 0.5, a guess')}),
-  ('fid.png', 'FID on fixed features', 'FID', {'fid': 'FID'}, {}),
-  ('secondary_fid.png', "The report's FID: activations of its secondary network", 'FID',
-   {'secondary_fid': 'FID'}, {}),
-)  # fmt: skip
-
-
 def draw_scores(table: Table, folder: pathlib.Path) -> list[str]:
   """Draws scores over ε, each figure whose scores are there; returns their file names."""
-  return draw_groups(
+  return sweep_figures.draw_groups(
     {target: [run.scores for run in runs] for target, runs in table.by_epsilon().items()}, folder
   )
-
-
-def draw_groups(
-  groups: Mapping[float, Sequence[Mapping[str, Mapping[str, Any]]]],
-  folder: pathlib.Path,
-  *,
-  note: str = draw.PRIVATE,
-) -> list[str]:
-  """The same of ε ↦ the scores of each run; `note` stands below each figure."""
-  made = []
-  for file, title, ylabel, wanted, options in _FIGURES:
-    series = []
-    for name, label in wanted.items():
-      points = {e: [r[name]['value'] for r in runs if name in r] for e, runs in groups.items()}
-      points = {e: values for e, values in points.items() if values}
-      references = [r[name]['reference'] for runs in groups.values() for r in runs if name in r]
-      known = [r for r in references if r is not None]
-      if points:
-        series.append(draw.Series(label, points, statistics.fmean(known) if known else None))
-    if series:
-      draw.over_epsilon(series, folder / file, title=title, ylabel=ylabel, note=note, **options)
-      made.append(file)
-  return made

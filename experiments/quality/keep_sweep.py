@@ -28,6 +28,7 @@ from dpgan_jax.evaluation import curves, snapshots
 from dpgan_jax.privacy.accounting import show_epsilon
 from dpgan_jax.run import generator_file, plan
 from dpgan_jax.run.directory import RunDir
+from dpgan_jax.search import sweep_figures
 from dpgan_jax.search import sweep_table as tables
 from experiments import pages
 from experiments.benchmarks import machine
@@ -166,7 +167,7 @@ def make(results: pathlib.Path) -> None:
   pictures = _draw_samples(table, results)
   steps = dict.fromkeys(_steps_picture(run.name) for run in table.runs)
   pictures += [name for name in steps if (results / name).is_file()]
-  pictures += tables.draw_groups(groups, results, note=curves.PUBLIC)
+  pictures += sweep_figures.draw_groups(groups, results, note=curves.PUBLIC)
   own = {r['run']: {'minutes': r['minutes'], 'machine': r['machine']} for r in records}
   sweep = tables.to_json(table)
   sweep['runs'] = [run | own[run['run']] for run in sweep['runs']]
