@@ -9,7 +9,7 @@ it exceeds it when a part does less than was accounted for.
 `gradient_bound` is also what a table of planted faults calls: give it the mechanism that is claimed
 and, in `parts`, what is done instead.
 
->>> from dpgan_jax.mechanism import DPMechanism
+>>> from dpgan_jax.privacy.mechanism import DPMechanism
 >>> mechanism = DPMechanism.create(num_examples=10, batch_size=10, l2_clip_norm=1.0,
 ...                                noise_multiplier=2.0, steps=1, delta=1e-2)
 >>> audit = gradient_bound(mechanism, trials=2000, key=jax.random.key(0))

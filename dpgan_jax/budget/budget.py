@@ -1,10 +1,13 @@
 """What a run may spend in all: the GAN's noisy steps, and stages beside them that count whole.
 
-`make` turns settings into it. `Budget` then answers for the whole run what a `DPMechanism` answers
+`run.plan` turns settings into it. `Budget` answers for the whole run what a `DPMechanism` answers
 for one stage of it.
 
->>> from dpgan_jax.config import TrainConfig
->>> budget = make(TrainConfig(noise_multiplier=2.0, steps=100, delta=1e-4), 1440)
+>>> mechanism = DPMechanism.create(
+...   num_examples=1440, batch_size=128, noise_multiplier=2.0, steps=100, l2_clip_norm=1.0,
+...   delta=1e-4
+... )
+>>> budget = Budget(mechanism)
 >>> sorted(budget.stages), budget.epsilon() == budget.mechanism.epsilon()
 (['dp_sgd'], True)
 """
@@ -32,7 +35,6 @@ class Budget:
     mechanism: of the main stage's steps: the GAN's, or a classifier's.
     beside: other mechanisms by name, on the same records. Each counts whole from the start, whether
       its steps are taken before the GAN's or after them.
-
     stage: name of the main stage.
 
   Raises:

@@ -22,7 +22,6 @@ the mechanism is argued at `DPMechanism` and tested by the audit.
 >>> import dp_accounting
 >>> event = dp_accounting.SelfComposedDpEvent(dp_accounting.PoissonSampledDpEvent(
 ...     0.01, dp_accounting.GaussianDpEvent(1.0)), 1000)
->>> from dpgan_jax import accounting
 >>> found = require_agreement(event, {1e-5: accounting.epsilon(event, delta=1e-5)})
 >>> [round(x, 2) for x in found[1e-5]]
 [1.82, 2.11]

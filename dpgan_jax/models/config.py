@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import optax
+
 from dpgan_jax import _records, _validate
 from dpgan_jax.models import pace
 from dpgan_jax.models.losses import LOSSES
@@ -320,3 +322,27 @@ class TrainConfig:
       InputError: unknown fields, or values that do not validate.
     """
     return _records.from_dict(cls, fields, 'settings')
+
+
+def learning_rate(config: TrainConfig, which: str, updates: int) -> optax.Schedule | float:
+  """The learning rate of 'd' or 'g' as a function of its own update count."""
+  start = getattr(config, f'{which}_learning_rate')
+  end = getattr(config, f'{which}_learning_rate_end')
+  if end is None or config.learning_rate_schedule == 'constant':
+    return start
+  last = max(updates - 1, 1)  # the value `end` is reached at the last update
+  match config.learning_rate_schedule:
+    case 'linear':
+      return optax.linear_schedule(start, end, last)
+    case 'exponential':
+      return optax.exponential_decay(start, last, end / start)
+    case _:
+      return optax.cosine_decay_schedule(start, last, alpha=end / start)
+
+
+def optimizer(config: TrainConfig, which: str, updates: int) -> optax.GradientTransformation:
+  """The optimizer of 'd' or 'g', which makes so many updates."""
+  rate = learning_rate(config, which, updates)
+  if getattr(config, f'{which}_optimizer') == 'sgd':
+    return optax.sgd(rate)
+  return optax.adam(rate, b1=config.adam_b1, b2=config.adam_b2)

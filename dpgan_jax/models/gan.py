@@ -24,7 +24,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import flax.linen as nn
 import jax
@@ -35,7 +35,7 @@ from dpgan_jax import _keys, _validate
 from dpgan_jax.data.datasets import to_model_range
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import losses, pace
-from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.config import TrainConfig, optimizer
 from dpgan_jax.models.losses import LOSSES
 from dpgan_jax.models.pace import Pace
 from dpgan_jax.networks import discriminators, generators, layers, per_example
@@ -82,40 +82,27 @@ class GANState(NamedTuple):
   fake_key: jax.Array
 
 
-class StepMetrics(NamedTuple):
-  """Scalars of one step. Those marked private are computed on real data outside the guarantee."""
+Private = Annotated[jax.Array, 'computed on real records without noise: outside the guarantee']
 
-  d_loss_real: jax.Array  # private
+
+class StepMetrics(NamedTuple):
+  """Scalars of one step; `PRIVATE_METRICS` names those that no guarantee covers."""
+
+  d_loss_real: Private
   d_loss_fake: jax.Array
   g_loss: jax.Array  # nan on steps without a generator step
-  d_real_accuracy: jax.Array  # private; nan with a gradient penalty, which is part of the loss
+  d_real_accuracy: Private  # nan with a gradient penalty, which is part of the loss
   d_fake_accuracy: jax.Array
-  clipped_fraction: jax.Array  # private
-  realised_batch: jax.Array  # private
+  clipped_fraction: Private
+  realised_batch: Private
   n_d: jax.Array  # discriminator steps that a generator step waits for
 
 
-def learning_rate(config: TrainConfig, which: str, updates: int) -> optax.Schedule | float:
-  """The learning rate of 'd' or 'g' as a function of its own update count."""
-  start = getattr(config, f'{which}_learning_rate')
-  end = getattr(config, f'{which}_learning_rate_end')
-  if end is None or config.learning_rate_schedule == 'constant':
-    return start
-  last = max(updates - 1, 1)  # the value `end` is reached at the last update
-  match config.learning_rate_schedule:
-    case 'linear':
-      return optax.linear_schedule(start, end, last)
-    case 'exponential':
-      return optax.exponential_decay(start, last, end / start)
-    case _:
-      return optax.cosine_decay_schedule(start, last, alpha=end / start)
-
-
-def _optimizer(config: TrainConfig, which: str, updates: int) -> optax.GradientTransformation:
-  rate = learning_rate(config, which, updates)
-  if getattr(config, f'{which}_optimizer') == 'sgd':
-    return optax.sgd(rate)
-  return optax.adam(rate, b1=config.adam_b1, b2=config.adam_b2)
+PRIVATE_METRICS = frozenset(
+  name
+  for name, hint in get_type_hints(StepMetrics, include_extras=True).items()
+  if hint is Private
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,14 +203,14 @@ class GAN:
   @property
   def g_optimizer(self) -> optax.GradientTransformation:
     updates = self.mechanism.steps // self.config.d_steps_per_g_step  # if n_D is fixed
-    return _optimizer(self.config, 'g', updates)
+    return optimizer(self.config, 'g', updates)
 
   def d_optimizer(self, key: jax.Array | None = None) -> optax.GradientTransformationExtraArgs:
     """Noise, then the optimizer: the only way from a clipped sum to the parameters; `init` needs
     the noise key, `update` finds it in the state.
     """
     return optax.chain(
-      self.mechanism.noise_sum(key), _optimizer(self.config, 'd', self.mechanism.steps)
+      self.mechanism.noise_sum(key), optimizer(self.config, 'd', self.mechanism.steps)
     )
 
   def init(self, key: jax.Array) -> GANState:

@@ -31,20 +31,9 @@ import numpy as np
 import tensorboardX
 
 from dpgan_jax import _files, _validate
+from dpgan_jax.models.gan import PRIVATE_METRICS
 
-REAL_DATA_METRICS: frozenset[str] = frozenset(
-  {
-    'clipped_fraction',
-    'd_loss',
-    'd_loss_real',
-    'd_real_accuracy',
-    'd_real_grad_norm',
-    'd_real_score',
-    'nonfinite_examples',
-    'realised_batch',
-    'truncated_examples',
-  }
-)
+REAL_DATA_METRICS: frozenset[str] = PRIVATE_METRICS
 """Names of the metrics that are computed from private examples without noise.
 
 The guarantee of a run covers what is computed from the noised gradients: the discriminator, the
@@ -53,9 +42,8 @@ examples of a batch directly (the loss or accuracy of the discriminator on them,
 clipped share of their gradients, how many were drawn), adds no noise and is charged to no budget.
 Such numbers, step by step over a whole run, can tell whether a person was in the data. They are for
 the data owner's own eyes: do not publish them, and do not choose hyperparameters, a checkpoint or
-the time to stop by them without charging that choice. `d_loss` is here because it contains
-`d_loss_real`; `d_loss_fake` and `g_loss` are not, as they are functions of the noised discriminator
-and of fakes only.
+the time to stop by them without charging that choice. `d_loss_fake` and
+`g_loss` are not among them: they are functions of the noised discriminator and of fakes only.
 """
 
 

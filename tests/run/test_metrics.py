@@ -204,7 +204,7 @@ def test_tensorboard_has_the_scalars_and_purges_on_resuming(tmp_path: pathlib.Pa
 
 
 def test_real_data_metrics_name_what_reads_private_examples() -> None:
-  private = {'d_loss', 'd_loss_real', 'd_real_accuracy', 'clipped_fraction', 'realised_batch'}
+  private = {'d_loss_real', 'd_real_accuracy', 'clipped_fraction', 'realised_batch'}
   assert private <= metrics.REAL_DATA_METRICS
   assert not {'epsilon', 'd_loss_fake', 'g_loss', 'step'} & metrics.REAL_DATA_METRICS
 
