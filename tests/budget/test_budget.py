@@ -61,11 +61,21 @@ def test_what_comes_before_counts_whole_though_no_step_is_taken():
 def test_epsilon_so_far_is_an_upper_bound_that_grows_to_the_exact_end(before):
   last = 40
   whole = Budget(mechanism(2.0, last), before)
-  shown = [whole.epsilon_so_far(s) for s in (0, 1, last // 2, last - 1, last)]
-  exact = [whole.epsilon(s) for s in (0, 1, last // 2, last - 1, last)]
+  done = {name: m.steps for name, m in before.items()}
+  steps = (0, 1, last // 2, last - 1, last)
+  shown = [whole.epsilon_so_far({**done, 'dp_sgd': s}) for s in steps]
+  exact = [whole.epsilon(s) for s in steps]
   assert shown == sorted(shown)
   assert all(e <= s <= 1.05 * e + 1e-3 for s, e in zip(shown, exact, strict=True))
   assert shown[-1] == exact[-1]
+
+
+def test_epsilon_so_far_of_stages_that_have_begun():
+  whole = Budget(mechanism(2.0, 40), BEFORE)
+  assert whole.epsilon_so_far({}) == 0
+  for name, m in BEFORE.items():
+    exact = m.epsilon()
+    assert exact <= whole.epsilon_so_far({name: m.steps}) <= 1.05 * exact + 1e-3 < whole.epsilon(0)
 
 
 def test_one_stage_without_noise_is_no_guarantee():
@@ -80,9 +90,9 @@ def test_the_gan_gets_what_is_left_of_the_target():
     target_epsilon=2.0, label_share=0.3, steps=40, batch_size=32, delta=DELTA, generator='report',
     discriminator='report',
   )  # fmt: skip
-  whole = plan.make(config, 1440, BEFORE)
+  whole = plan.make_budget(config, 1440, BEFORE)
   assert 1.95 < whole.epsilon() <= 2.0
-  alone = plan.make(dataclasses.replace(config, label_share=None), 1440)
+  alone = plan.make_budget(dataclasses.replace(config, label_share=None), 1440)
   assert whole.mechanism.noise_multiplier > alone.mechanism.noise_multiplier
 
 
@@ -102,7 +112,7 @@ def test_a_share_that_nothing_takes_is_refused():
     target_epsilon=4.0, label_share=0.3, steps=40, generator='report', discriminator='report'
   )
   with pytest.raises(InputError, match='expected no label_share here'):
-    plan.make(config, 1440)
+    plan.make_budget(config, 1440)
 
 
 def test_no_privacy_for_any_stage_or_for_none():
@@ -111,4 +121,4 @@ def test_no_privacy_for_any_stage_or_for_none():
     discriminator='report',
   )  # fmt: skip
   bare = {n: dataclasses.replace(m, noise_multiplier=0.0) for n, m in BEFORE.items()}
-  assert plan.make(config, 1440, bare).epsilon() == math.inf
+  assert plan.make_budget(config, 1440, bare).epsilon() == math.inf

@@ -47,8 +47,8 @@ def run(code: str, *arguments: str, **options) -> subprocess.Popen:
   """A process of its own with MECHANISM's ledger at hand, as `open_ledger(path)`."""
   prelude = f"""
     import sys
-    from dpgan_jax.ledger import Ledger
-    from dpgan_jax.mechanism import DPMechanism
+    from dpgan_jax.budget.ledger import Ledger
+    from dpgan_jax.privacy.mechanism import DPMechanism
     mechanism = DPMechanism.from_dict({MECHANISM.to_dict()!r})
     def open_ledger(path):
       return Ledger.open(path, stages={{'dp_sgd': mechanism}}, data_fingerprint='f00d')
