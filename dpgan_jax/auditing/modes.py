@@ -7,10 +7,9 @@ import pathlib
 import warnings
 from typing import Any
 
-import jax
 import numpy as np
 
-from dpgan_jax import _progress, _validate
+from dpgan_jax import _keys, _progress, _validate
 from dpgan_jax.auditing import canaries, membership, one_run
 from dpgan_jax.auditing.gradient import gradient_bound
 from dpgan_jax.data import datasets
@@ -38,7 +37,7 @@ def gradient(
   found = gradient_bound(
     mechanism,
     trials=trials,
-    key=jax.random.key(seed),
+    key=_keys.from_seed(seed),
     confidence=confidence,
     dimension=dimension,
     progress=lambda share: show.update('simulated runs', share),
@@ -159,7 +158,7 @@ def samples_attack(
     dataset = model.spec.name if dataset is None else dataset
     accounted, delta, steps = model.epsilon(), model.gan.mechanism.delta, model.steps
     source = f'run at step {model.steps:,}'
-    images, _ = model.sample(model.gan.config.num_samples, key=jax.random.key(seed))
+    images, _ = model.sample(model.gan.config.num_samples, key=_keys.from_seed(seed))
   train, test = (
     datasets.load_dataset(dataset, data_dir=data_dir, split=split) for split in datasets.SPLITS
   )

@@ -217,9 +217,10 @@ class TrainConfig:
     _validate.one_of('generator', self.generator, generators.GENERATORS)
     _validate.one_of('discriminator', self.discriminator, discriminators.DISCRIMINATORS)
     self._check_budget()
+    self._check_accounted()
     self._check_schedule()
     self._check_labels()
-    if (self.generator in discriminators.UNCONDITIONAL) != (
+    if (self.generator in generators.UNCONDITIONAL) != (
       self.discriminator in discriminators.UNCONDITIONAL
     ):
       raise _validate.InputError(
@@ -268,7 +269,7 @@ class TrainConfig:
         )
     if self.label_share is None:
       return
-    if self.generator not in discriminators.UNCONDITIONAL:
+    if self.generator not in generators.UNCONDITIONAL:
       raise _validate.InputError(
         f'expected no label_share with generator={self.generator}, which is told the class'
       )
@@ -304,6 +305,13 @@ class TrainConfig:
       raise _validate.InputError(
         f'learning_rate_schedule={self.learning_rate_schedule} needs d_learning_rate_end or '
         'g_learning_rate_end'
+      )
+
+  def _check_accounted(self) -> None:
+    why = discriminators.UNACCOUNTED.get(self.discriminator)
+    if why is not None and self.target_epsilon != math.inf and self.noise_multiplier != 0:
+      raise _validate.InputError(
+        f'expected target_epsilon=inf with discriminator={self.discriminator}: {why}'
       )
 
   def replace(self, **changes: Any) -> TrainConfig:

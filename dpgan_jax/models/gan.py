@@ -143,7 +143,7 @@ class GAN:
   @property
   def is_conditional(self) -> bool:
     """Whether the generator is told the class."""
-    return self.config.generator not in discriminators.UNCONDITIONAL
+    return self.config.generator not in generators.UNCONDITIONAL
 
   @property
   def fake_batch_size(self) -> int:

@@ -9,6 +9,7 @@
 | `dense`              | the report's two dense layers                          |
 | `scattering`         | small, on fixed wavelet features                       |
 | `revisited`          | that of "Private GANs, Revisited" (1.7 M parameters)   |
+| `noisy_activations`  | a baseline with noise on activations, without any ε    |
 
 A discriminator maps (images [n, H, W, C] in [-1, 1], labels int32[n]) to logits [n], high for real.
 Unconditional ones ignore the labels. None may mix the examples of a batch (`per_example`).
@@ -25,14 +26,14 @@ import jax.numpy as jnp
 
 from dpgan_jax import _validate
 from dpgan_jax.networks import scattering
-from dpgan_jax.networks.layers import Conv, ImageShape, kernel_size, max_pool, one_hot
+from dpgan_jax.networks.layers import Conv, ImageShape, kernel_size, one_hot, tutorial_features
+from dpgan_jax.networks.noisy_activations import WHY_NO_EPSILON, NoisyActivations
 
 
 class ReportDiscriminator(nn.Module):
-  """Two convolutions, each with max pooling, a dense layer of 32 units and one of 1 unit.
+  """The tutorial's convolutions, a dense layer of 32 units and one of 1 unit.
 
-  The convolutions are those of the TF-Privacy MNIST tutorial, from which the report's own
-  classifier and hyperparameters come: 16 of 8×8 and 32 of 4×4, both stride 2. Told the class, the
+  The report's own classifier and hyperparameters come from that tutorial too. Told the class, the
   dense layer receives it as a one-hot vector beside the features.
   """
 
@@ -42,18 +43,10 @@ class ReportDiscriminator(nn.Module):
 
   @nn.compact
   def __call__(self, images: jax.Array, labels: jax.Array) -> jax.Array:
-    x = self._pool(nn.relu(Conv(16, (8, 8), stride=2)(images)))
-    # The tutorial's padding; images too small for it keep their border.
-    padding = 'VALID' if min(x.shape[1:3]) >= 6 else 'SAME'
-    x = self._pool(nn.relu(Conv(32, (4, 4), stride=2, padding=padding)(x)))
-    x = x.reshape(x.shape[0], -1)
+    x = tutorial_features(images)
     if self.conditional:
       x = jnp.concatenate([x, one_hot(labels, self.num_classes, x.dtype)], -1)
     return nn.Dense(1)(nn.relu(nn.Dense(32)(x)))[:, 0]
-
-  def _pool(self, x: jax.Array) -> jax.Array:
-    # Of an image smaller than 7 pixels nothing would be left.
-    return max_pool(x, window=2, stride=1) if min(x.shape[1:3]) > 1 else x
 
 
 class DCGANDiscriminator(nn.Module):
@@ -188,9 +181,12 @@ DISCRIMINATORS: Mapping[str, Callable[[ImageShape, int], nn.Module]] = {
   'dense': lambda shape, classes: DenseDiscriminator(shape, classes),
   'scattering': lambda shape, classes: ScatteringDiscriminator(shape, classes),
   'revisited': lambda shape, classes: RevisitedDiscriminator(shape, classes),
+  'noisy_activations': lambda shape, classes: NoisyActivations(shape, classes),
 }
-UNCONDITIONAL = frozenset({'report', 'dcgan', 'dense', 'scattering'})
+UNCONDITIONAL = frozenset({'report', 'dcgan', 'dense', 'scattering', 'noisy_activations'})
 """Names of discriminators that ignore the label."""
+UNACCOUNTED = {'noisy_activations': WHY_NO_EPSILON}
+"""Names of discriminators whose runs state no (ε, δ), and why."""
 
 
 def make_discriminator(name: str, image_shape: ImageShape, num_classes: int) -> nn.Module:

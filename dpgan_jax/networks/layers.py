@@ -291,3 +291,20 @@ def kernel_size(size: tuple[int, ...]) -> int:
 def count_parameters(params: Any) -> int:
   """How many numbers a pytree of parameters (or of their shapes) holds."""
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def tutorial_features(images: jax.Array) -> jax.Array:
+  """Convolutions of the TF-Privacy MNIST tutorial, each with max pooling: [n, H, W, C] → [n, f].
+
+  16 of 8×8 and 32 of 4×4, both stride 2. A part of modules: call it within a compact one.
+  """
+
+  def pooled(x: jax.Array) -> jax.Array:
+    # Of an image smaller than 7 pixels nothing would be left.
+    return max_pool(x, window=2, stride=1) if min(x.shape[1:3]) > 1 else x
+
+  x = pooled(nn.relu(Conv(16, (8, 8), stride=2)(images)))
+  # The tutorial's padding; images too small for it keep their border.
+  padding = 'VALID' if min(x.shape[1:3]) >= 6 else 'SAME'
+  x = pooled(nn.relu(Conv(32, (4, 4), stride=2, padding=padding)(x)))
+  return x.reshape(x.shape[0], -1)

@@ -17,7 +17,8 @@ from dpgan_jax._records import json_ready
 from dpgan_jax.budget import cross_check
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.networks import discriminators
+from dpgan_jax.networks import generators
+from dpgan_jax.networks.discriminators import UNACCOUNTED
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.accounting import rounded_down, rounded_up, show_epsilon
 from dpgan_jax.privacy.mechanism import DPMechanism
@@ -92,6 +93,8 @@ class Statement:
   def guarantee(self) -> str:
     """The guarantee, or its absence, in one sentence."""
     m = self.mechanism
+    if why := UNACCOUNTED.get(self.config.discriminator):
+      return f'NO PRIVACY GUARANTEE: {why}.'
     if not m.is_private:
       return (
         'NO PRIVACY GUARANTEE: this run was trained without noise (σ = 0), so ε is infinite and '
@@ -176,7 +179,7 @@ class Statement:
         'differential privacy; its mistakes are in the labels, and how often the generator draws a '
         'class need not be how often it is real.'
       )
-    elif self.config.generator in discriminators.UNCONDITIONAL:
+    elif self.config.generator in generators.UNCONDITIONAL:
       labels = 'The generator is not class-conditional: samples have no labels.'
     else:
       labels = 'Labels of generated data are uniform over the classes, not the real class counts.'
