@@ -23,7 +23,7 @@ import time
 
 from absl import flags
 
-from dpgan_jax import _validate, cli
+from dpgan_jax import _cli, _validate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,8 @@ def main():
 {body}
 
 
-cli.define_flags(Settings)
-cli.run(main, interrupted='Run it again.')
+_cli.define_flags(Settings)
+_cli.run(main, interrupted='Run it again.')
 """
 
 
@@ -66,7 +66,7 @@ def outcome(command: list[str], *arguments: str) -> tuple[int, str, str]:
   return done.returncode, done.stdout, done.stderr
 
 
-SHOW = 'print(cli.config_from_flags(Settings))'
+SHOW = 'print(_cli.config_from_flags(Settings))'
 
 
 def test_flags_become_settings(script, tmp_path):

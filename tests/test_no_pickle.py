@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from dpgan_jax.data import readers, writers
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.evaluation import scoring
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
+from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file
 from dpgan_jax.run.checkpoint import Checkpoints
@@ -71,12 +73,13 @@ def test_generators(tmp_path, no_pickle):
   mechanism = DPMechanism.create(
     num_examples=64, batch_size=8, l2_clip_norm=1.0, noise_multiplier=10.0, steps=4, delta=1e-3
   )
-  gan = GAN(config, mechanism, (8, 8, 1), 3)
+  spec = Spec(num_records=64, shape=(8, 8, 1), class_names=('a', 'b', 'c'), name='x')
+  gan = GAN(config, mechanism, spec)
   zeros = jax.tree.map(
     lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
     jax.eval_shape(gan.init, jax.random.key(0)).g_average,
   )
-  generator_file.Model(gan, zeros, 3, ('a', 'b', 'c'), 'x').save(tmp_path / 'g')
+  generator_file.save(Synthesizer(gan, zeros, 3), tmp_path / 'g')
   assert generator_file.load(tmp_path / 'g').steps == 3
 
 

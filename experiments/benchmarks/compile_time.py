@@ -26,13 +26,13 @@ from absl import flags
 
 from dpgan_jax import _cli, _validate
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.run import recorder, stages
+from dpgan_jax.run import loop, stages
 from dpgan_jax.run.stages import make_chunk
 from experiments import pages
 from experiments.benchmarks import cases, ordinary_gan
 
 FLAGS = flags.FLAGS
-DATA = {'digits': (1440, (8, 8, 1), 10), 'mnist': (60_000, (28, 28, 1), 10)}
+DATA = {'digits': ordinary_gan.spec(1440, (8, 8, 1)), 'mnist': ordinary_gan.MNIST}
 WANTED = {'quickstart': 15.0, 'eps1': 60.0, 'revisited_eps10': 60.0}  # seconds, cold, on 2 cores
 
 
@@ -45,13 +45,13 @@ def measure(config: TrainConfig) -> dict[str, float]:
   found = {'memory estimate': time.monotonic() - started}
   key = jax.eval_shape(lambda: jax.random.key(0))
   state = jax.eval_shape(gan.init, key)
-  images = jax.ShapeDtypeStruct((gan.mechanism.num_examples, *gan.image_shape), jnp.uint8)
+  images = jax.ShapeDtypeStruct((gan.mechanism.num_examples, *gan.spec.shape), jnp.uint8)
   labels = jax.ShapeDtypeStruct((gan.mechanism.num_examples,), jnp.int32)
   length = stages.steps_per_report(config, gan.mechanism)
   programs: dict[str, tuple[Any, tuple[Any, ...]]] = {
     'first state': (jax.jit(gan.init), (key,)),
     'chunk': (make_chunk(gan, length), (state, images, labels)),
-    'copy of the state': (recorder.copy_state, (state,)),
+    'copy of the state': (loop._copy, (state,)),
     'sample grid': (stages.grid_program(gan), (state.g_average,)),
   }
   for name, (program, arguments) in programs.items():

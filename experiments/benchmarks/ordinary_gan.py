@@ -16,14 +16,21 @@ import numpy as np
 import optax
 
 from dpgan_jax.data.datasets import to_model_range
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import pace
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState, StepMetrics, learning_rate
 from dpgan_jax.models.losses import LOSSES
 from dpgan_jax.run import plan
 
-# Of MNIST's number and size; what the images show makes no difference to time or memory.
-EXAMPLES, SHAPE, CLASSES = 60_000, (28, 28, 1), 10
+
+def spec(examples: int, shape: tuple[int, ...]) -> Spec:
+  """Of data with ten classes; what the images show makes no difference to time or memory."""
+  names = tuple(map(str, range(10)))
+  return Spec(num_records=examples, shape=shape, class_names=names, name='random')
+
+
+MNIST = spec(60_000, (28, 28, 1))
 
 
 class OrdinaryGAN(GAN):
@@ -70,30 +77,25 @@ class OrdinaryGAN(GAN):
     return self.take(state, grads), nothing._replace(d_loss_real=value)
 
 
-def make_gan(
-  config: TrainConfig,
-  ordinary: bool = False,
-  data: tuple[int, Any, int] = (EXAMPLES, SHAPE, CLASSES),
-) -> GAN:
+def make_gan(config: TrainConfig, ordinary: bool = False, data: Spec = MNIST) -> GAN:
   """The GAN of the settings; how much noise there is makes no difference to time or memory.
 
   Args:
     config: the settings. A noise multiplier that is not given is 1: calibrating it takes long.
     ordinary: without privacy.
-    data: number of examples, their (H, W, C), number of classes.
+    data: what they are made for.
   """
-  examples, shape, classes = data
   config = config.replace(label_share=None, label_cnn_share=None)
   made = config.replace(
     target_epsilon=None, epochs=None, steps=config.steps or 1000,
     noise_multiplier=config.noise_multiplier or 1.0,
   )  # fmt: skip
-  mechanism = plan.make(made, examples).mechanism
-  return (OrdinaryGAN if ordinary else GAN)(config, mechanism, shape, classes)
+  mechanism = plan.make_budget(made, data.num_records).mechanism
+  return (OrdinaryGAN if ordinary else GAN)(config, mechanism, data)
 
 
 def random_data() -> tuple[jax.Array, jax.Array]:
   """Images uint8 [N, H, W, C] and labels int32 [N]."""
   rng = np.random.default_rng(0)
-  images = jnp.asarray(rng.integers(0, 256, (EXAMPLES, *SHAPE), np.uint8))
-  return images, jnp.asarray(rng.integers(0, CLASSES, EXAMPLES, np.int32))
+  images = jnp.asarray(rng.integers(0, 256, (MNIST.num_records, *MNIST.shape), np.uint8))
+  return images, jnp.asarray(rng.integers(0, MNIST.num_classes, MNIST.num_records, np.int32))

@@ -31,7 +31,7 @@ from absl import flags
 from dpgan_jax import _cli, _validate
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.run import trainer
+from dpgan_jax.run import loop, trainer
 from experiments import pages
 from experiments.benchmarks import cases
 
@@ -56,8 +56,8 @@ class Watch:
   def make_chunk(self, original: Any) -> Any:
     """`loop.make_chunk`, whose chunks are watched."""
 
-    def make(gan: Any, length: int) -> Any:
-      chunk = original(gan, length)
+    def make(stage: Any, length: int) -> Any:
+      chunk = original(stage, length)
 
       def call(*arguments: Any) -> Any:
         number = len(self.dispatched)
@@ -111,7 +111,7 @@ def summary(
 def measure(config: TrainConfig, data_dir: str | None) -> dict[str, Any]:
   """What one process does: a run in a directory that is thrown away."""
   watch = Watch()
-  trainer.make_chunk = watch.make_chunk(trainer.make_chunk)
+  loop.make_chunk = watch.make_chunk(loop.make_chunk)
   # A thread that has something to say gets its turn at once: 5 ms would be an error of that size.
   sys.setswitchinterval(1e-4)
   dataset = datasets.load_dataset(config.dataset, data_dir=data_dir)

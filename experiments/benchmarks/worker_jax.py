@@ -12,8 +12,6 @@ import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
-import dpgan_jax.layers
-import dpgan_jax.privatizer
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,6 +21,8 @@ import numpy as np
 import optax
 
 import dpgan_jax
+from dpgan_jax.networks import layers
+from dpgan_jax.privacy import transforms
 from experiments.benchmarks import nets
 from experiments.benchmarks.protocol import Job, Session, cores, measure_peak, serve
 
@@ -53,7 +53,7 @@ class Model(nn.Module):
     if not layer.kernel:
       module: nn.Module = nn.Dense(layer.out, name=layer.name)
     elif self.ours:
-      module = dpgan_jax.networks.layers.Conv(
+      module = layers.Conv(
         layer.out, window, stride=layer.stride, padding=padding, name=layer.name
       )
     else:
@@ -64,7 +64,7 @@ class Model(nn.Module):
       x = nn.relu(x) if layer.activation == 'relu' else nn.leaky_relu(x, 0.2)
     if not layer.pool:
       return x
-    return dpgan_jax.networks.layers.max_pool(x, 2, 1) if self.ours else nn.max_pool(x, (2, 2))
+    return layers.max_pool(x, 2, 1) if self.ours else nn.max_pool(x, (2, 2))
 
 
 def losses(model: Model, params: Params, images: jax.Array, labels: jax.Array) -> jax.Array:
@@ -103,7 +103,7 @@ def ours(net: nets.Net, job: Job, strategy: str) -> tuple[Gradients, list[Any]]:
     one_example_loss(Model(net, ours=True)), l2_clip_norm=job.clip, strategy=strategy,
     microbatch_size=job.microbatch,
   )  # fmt: skip
-  noise = dpgan_jax.privacy.transforms.noise_sum(job.clip, job.noise, job.batch, jax.random.key(1))
+  noise = transforms.noise_sum(job.clip, job.noise, job.batch, jax.random.key(1))
   return (lambda *batch: clipped_grad(*batch).sum), [noise]
 
 

@@ -21,9 +21,10 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from dpgan_jax import _cli, _shared_flags, _validate, progress
+from dpgan_jax import _cli, _progress, _shared_flags, _validate
 from dpgan_jax.data import datasets, distort
 from dpgan_jax.evaluation import scores, scoring, snapshots, tasks
+from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.run import generator_file, secrets, stages, trainer
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.search import sweep_table
@@ -64,7 +65,7 @@ VARIANTS = {
 }
 
 
-def mixture(model: generator_file.Model, run: RunDir) -> generator_file.Model:
+def mixture(model: Synthesizer, run: RunDir) -> Synthesizer:
   """Draws from the generators of several steps: those that it has, or of `COUNT` snapshots.
 
   Raises:
@@ -84,7 +85,7 @@ def mixture(model: generator_file.Model, run: RunDir) -> generator_file.Model:
 
 
 def measure(
-  mixed: generator_file.Model,
+  mixed: Synthesizer,
   variants: Sequence[Variant],
   num: int,
   real: tuple[datasets.ImageDataset, datasets.ImageDataset],
@@ -110,7 +111,7 @@ def measure(
     images, classes = model.sample(num, clearest=variant.clearest, key=key)
     if variant.distorted:
       images = distort.distort(images, distort_key)
-    show = progress.Progress()
+    show = _progress.WorkProgress()
     result = tasks.evaluate(
       images, classes, *real, settings, store=store, progress=show.update
     )
@@ -134,7 +135,7 @@ def main() -> None:
   if not model.is_conditional:
     raise _validate.InputError('expected a run whose samples have classes')
   mixed = mixture(model, run)
-  real = scoring.load_real(FLAGS.dataset or mixed.dataset, FLAGS.data_dir)
+  real = scoring.load_real(FLAGS.dataset or mixed.spec.name, FLAGS.data_dir)
   store = scores.Store(pathlib.Path(FLAGS.scores_dir)) if FLAGS.scores_dir else None
   variants = [VARIANTS[name] for name in FLAGS.variants]
   found = measure(mixed, variants, amount.num, real, settings, store)

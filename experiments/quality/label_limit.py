@@ -15,7 +15,6 @@ shows it. About 20 minutes on 2 cores.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from typing import Any
 
@@ -91,15 +90,15 @@ def main() -> None:
     raise _validate.InputError('expected --run_dir=DIRECTORY of a run and --name=NAME of a record')
   _validate.integer('num', FLAGS.num, minimum=100)
   model = trainer.restore_model(FLAGS.run_dir).model
-  pages.check_public(model.dataset, f'run {FLAGS.run_dir}')
-  if model.labeller is None:
+  pages.check_public(model.spec.name, f'run {FLAGS.run_dir}')
+  if not model.labellers:
     raise _validate.InputError('expected a run whose samples are labelled (label_share)')
-  real = datasets.load_dataset(model.dataset, data_dir=FLAGS.data_dir)
-  test = datasets.load_dataset(model.dataset, data_dir=FLAGS.data_dir, split='test')
+  real = datasets.load_dataset(model.spec.name, data_dir=FLAGS.data_dir)
+  test = datasets.load_dataset(model.spec.name, data_dir=FLAGS.data_dir, split='test')
   images, own = model.sample(FLAGS.num, key=secrets.root_key(0))
   assert own is not None
-  labels = {'linear': dataclasses.replace(model.labeller, cnn=None).label(images)}
-  if model.labeller.cnn is not None:
+  labels = {'linear': labelling.label(model.labellers[:1], images)}
+  if len(model.labellers) > 1:
     labels['linear and CNN'] = own
   epochs = tasks.Settings().epochs('cnn', FLAGS.num)
   path = RESULTS / f'{FLAGS.name}.json'

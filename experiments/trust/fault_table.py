@@ -17,17 +17,16 @@ import dp_accounting
 import jax
 import jax.numpy as jnp
 
-from dpgan_jax import report
 from dpgan_jax.auditing import gradient
 from dpgan_jax.budget import budget
 from dpgan_jax.budget.ledger import Ledger
-from dpgan_jax.models import classifier, gan, labelling, losses
+from dpgan_jax.models import classifier, gan, losses
 from dpgan_jax.networks import discriminators
 from dpgan_jax.privacy import accounting, clipping, exact_noise, sampling, step_noise, transforms
 from dpgan_jax.privacy.ghost import ghost
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing import run_statement, statement, statement_text
-from dpgan_jax.run import checkpoint, environment, metrics, secrets, trainer
+from dpgan_jax.run import checkpoint, loop, metrics, secrets
 from dpgan_jax.search import sweep_table
 from experiments.trust import (
   faults,
@@ -199,18 +198,18 @@ _MECHANISM = (
         swap(step_noise, 'add_gaussian', faults.one_draw_for_all_rows),
         _M.noise_is_drawn_once_for_each_entry, 'statistics'),
   Fault('keys_shared_by_stages', 8,
-        'the classifier that names samples splits the root key as the GAN does',
-        swap(labelling, 'init', to(lambda classifier, key: classifier.init(key))),
+        'the classifiers that name samples begin with the key of the GAN',
+        swap(secrets.Secret, 'key', lambda f: lambda self, purpose: f(self, 'dp_sgd')),
         _M.stages_share_no_key, 'exactness'),
   Fault('noise_key_shared_by_purposes', 8, 'fakes are drawn with the key of the batches',
         swap(gan.GAN, '_fake_key', to(
           lambda self, state, purpose: jax.random.fold_in(state.batch_key, state.step))),
         _S.every_draw_of_a_run_has_a_key_of_its_own, 'exactness'),
   Fault('noise_of_every_run_the_same', 8, 'a run without a seed starts from a constant key',
-        swap(secrets, 'root_key', to(lambda seed: jax.random.key(0))),
+        swap(secrets.Secret, 'from_os', to(classmethod(lambda cls: cls(bytes(32))))),
         _M.keys_come_from_the_operating_system, 'statistics'),
   Fault('noise_reused_after_restart', 8, 'a restart draws the noise of the first steps again',
-        swap(environment, 'start_or_resume', faults.noise_starts_anew),
+        swap(loop.Run, '_start_or_resume', faults.noise_starts_anew),
         _G.a_resumed_run_ends_as_an_uninterrupted_one, 'exactness', slow=True),
   Fault('bfloat16_sum', 9, 'clipped gradients are summed in bfloat16',
         swap(clipping, 'clipped_sum', faults.bfloat16_sum),
@@ -289,12 +288,12 @@ _REPORT = (
         _M.two_computations_of_epsilon_agree, 'second opinion'),
   Fault('tuning_not_disclosed', 19, 'the report does not say that tuning costs privacy',
         swap(statement_text, 'TUNING', to('')), _G.the_report_says_that_tuning_costs, 'report'),
-  Fault('seed_of_31_bits', 20, 'the default key comes from a seed of 31 bits',
-        swap(secrets, 'root_key', to(lambda seed: jax.random.key(
-          int.from_bytes(os.urandom(4), 'little') >> 1))),
-        _M.keys_come_from_the_operating_system, 'statistics'),
+  Fault('seed_of_31_bits', 20, 'the secret comes from a seed of 31 bits',
+        swap(secrets.Secret, 'from_os', to(classmethod(lambda cls: cls.of_seed(
+          int.from_bytes(os.urandom(4), 'little') >> 1)))),
+        _M.keys_come_from_the_operating_system, 'exactness'),
   Fault('seed_not_named', 20, 'the report of a run with a fixed seed does not say so',
-        swap(report, 'Statement', faults.remade(seed_fixed=False)),
+        swap(run_statement, 'Statement', faults.remade(seed_fixed=False)),
         _G.the_report_names_a_seed_and_does_not_tell_it, 'report'),
   Fault('seed_told', 20, 'the report tells the seed',
         swap(statement_text, 'SEED', lambda words: f'{words}: {gan_checks.SEED}'),
@@ -314,7 +313,7 @@ _LEDGER = (
   Fault('budget_overrun', 23, 'a run takes one step more than its budget',
         swap(mechanism_checks, 'OVERRUN', to(1)), _M.a_run_stays_within_its_budget, 'refusal'),
   Fault('ledger_one_off', 23, 'the ledger lets step T + 1 pass',
-        swap(Ledger, 'charge', lambda f: lambda self, up_to_step, stage=trainer.STAGE: f(
+        swap(Ledger, 'charge', lambda f: lambda self, up_to_step, stage=budget.STAGE: f(
           self, min(up_to_step, self._stages[stage].steps), stage)),
         _M.the_ledger_refuses_a_step_beyond_the_budget, 'exactness'),
   *(Fault(f'resumed_with_other_{name}', 24, f'a run is resumed with another {name}',

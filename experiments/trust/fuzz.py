@@ -1,6 +1,6 @@
 """Throws hostile inputs at everything that reads what others may have written.
 
-    ./run.sh python experiments/trust/fuzz.py --inputs=100000
+    ./run.sh python -m experiments.trust.fuzz --inputs=100000
 
 The readers of data (IDX, npz, folders of PNG), of samples, of saved generators (whose ε is computed
 too), of reports and of ledgers, and the parser of command lines and flag files, have to answer
@@ -39,16 +39,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))  # as experiments/ is no package
-
-import hostile_inputs
 from absl import flags
 
-from dpgan_jax import _cli, _files, _validate, progress
+from dpgan_jax import _cli, _files, _progress, _validate
+from experiments.trust import hostile_inputs
 
 FLAGS = flags.FLAGS
 T = TypeVar('T')
-OUT = pathlib.Path(__file__).resolve().parents[1] / 'results' / 'trust' / 'fuzz.json'
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+OUT = ROOT / 'experiments' / 'results' / 'trust' / 'fuzz.json'
 
 # Of every input: processor time, real time (a pipe that is waited for uses none), and memory.
 CPU_SECONDS, REAL_SECONDS, EXTRA_BYTES = 10.0, 120.0, 768 * 2**20
@@ -72,9 +71,11 @@ class Targets:
 
     from dpgan_jax import classify, train
     from dpgan_jax.budget.ledger import Ledger
+    from dpgan_jax.data.spec import Spec
     from dpgan_jax.models.classifier_config import ClassifierConfig
     from dpgan_jax.models.config import TrainConfig
     from dpgan_jax.models.gan import GAN
+    from dpgan_jax.models.synthesizer import Synthesizer
     from dpgan_jax.privacy.mechanism import DPMechanism
     from dpgan_jax.run import generator_file
 
@@ -90,10 +91,11 @@ class Targets:
     mechanism = DPMechanism.create(
       num_examples=64, batch_size=8, l2_clip_norm=1.0, noise_multiplier=10.0, steps=4, delta=1e-3
     )
-    gan = GAN(config, mechanism, (8, 8, 1), 3)
+    spec = Spec(num_records=64, shape=(8, 8, 1), class_names=('a', 'b', 'c'), name='x')
+    gan = GAN(config, mechanism, spec)
     state = jax.jit(gan.init)(jax.random.key(0))
     saved = folder / 'valid.safetensors'
-    generator_file.Model(gan, state.g_average, 3, ('a', 'b', 'c'), 'x').save(saved)
+    generator_file.save(Synthesizer(gan, state.g_average, 3), saved)
     self.generator_bytes = saved.read_bytes()
     self.mechanism = mechanism
     Ledger.open(folder / 'ledger', stages={'dp_sgd': mechanism}, data_fingerprint='x').charge(2)
@@ -363,11 +365,11 @@ class Worker:
   def _start(self) -> subprocess.Popen[str]:
     process = subprocess.Popen(
       [
-        sys.executable, __file__, '--worker', f'--position={self._position}',
+        sys.executable, '-m', 'experiments.trust.fuzz', '--worker', f'--position={self._position}',
         f'--fuzz_seed={FLAGS.fuzz_seed}', f'--plant={self._plant}',
       ],
       stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, cwd=ROOT,
     )  # fmt: skip
     assert process.stdout is not None
     if process.stdout.readline() != 'ready\n':
@@ -516,7 +518,7 @@ def main() -> None:
       elapsed = time.monotonic() - started
       if elapsed - printed > 10:
         printed = elapsed
-        left = progress.duration(elapsed / done * (sum(b - a for _, a, b in waiting) - done))
+        left = _progress.duration(elapsed / done * (sum(b - a for _, a, b in waiting) - done))
         found = sum(len(t.failures) for t in tallies.values())
         print(f'{done:,} inputs, {found} findings, {left} left', file=sys.stderr, flush=True)
     planted = list(kept.get('planted', ()))
@@ -574,7 +576,7 @@ def _kept() -> dict[str, Any]:
 
 def _command() -> str:
   seed = f' --fuzz_seed={FLAGS.fuzz_seed}' if FLAGS.fuzz_seed else ''
-  return f'python experiments/trust/fuzz.py --inputs={FLAGS.inputs}{seed}'
+  return f'python -m experiments.trust.fuzz --inputs={FLAGS.inputs}{seed}'
 
 
 def result(

@@ -24,17 +24,17 @@ import numpy as np
 from dpgan_jax import _environment
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState, StepMetrics
-from dpgan_jax.privacy import transforms
-from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing import run_statement
-from dpgan_jax.run import metrics, plan, trainer
+from dpgan_jax.run import loop, metrics, plan, trainer
 from dpgan_jax.run.directory import RunDir
 from experiments.trust import statistical_checks as statistics
 from experiments.trust.statistical_checks import Violation
 
 N, SHAPE, CLASSES = 60, (8, 8, 1), 3
+SPEC = Spec(num_records=N, shape=SHAPE, class_names=('a', 'b', 'c'), name='random')
 SEED = 987654321
 
 
@@ -43,7 +43,7 @@ def _make(*, sigma: float = 1.0, clip: float = 1.0, **settings: Any) -> GAN:
     noise_multiplier=sigma, steps=40, batch_size=12, l2_clip_norm=clip, delta=1e-3,
     **{'generator': 'compact', 'discriminator': 'compact', 'd_optimizer': 'sgd'} | settings,
   )  # fmt: skip
-  return GAN(config, plan.make(config, N).mechanism, SHAPE, CLASSES)
+  return GAN(config, plan.make_budget(config, N).mechanism, SPEC)
 
 
 @functools.cache
@@ -165,22 +165,6 @@ def labels_of_fakes_are_uniform() -> None:
   statistics.labels_are_uniform(np.asarray(labels), CLASSES)
 
 
-def every_draw_of_a_run_has_a_key_of_its_own() -> None:
-  """Batches, noise, D's fakes and G's fakes over 20 steps: 80 keys."""
-  gan = _make()
-  state, seen, m = _state(gan), [], gan.mechanism
-  settings = m.l2_clip_norm, m.noise_multiplier, m.batch_size, m._stream
-  for step in range(20):
-    now = state._replace(step=jnp.asarray(step, jnp.int32))
-    noise = state.d_opt_state[0]._replace(count=now.step)
-    keys = [m.sampler.step_key(state.batch_key, now.step)]
-    keys += [transforms.step_key(noise, state.d_params, *settings)]
-    keys += [gan._fake_key(now, 0), gan._fake_key(now, 1)]
-    seen += [np.asarray(jax.random.key_data(key)).tobytes() for key in keys]
-  if len(set(seen)) < len(seen):
-    raise Violation(f'{len(seen) - len(set(seen))} of {len(seen)} keys are used twice')
-
-
 def the_discriminator_looks_at_one_example_at_a_time() -> None:
   """Planning a run is where a layer that mixes examples is refused."""
   _make()
@@ -226,16 +210,17 @@ def steps_are_charged_before_they_are_taken() -> None:
   """When a chunk of steps is called, the ledger on the disk covers it."""
   seen = []
 
-  def make_chunk(gan: GAN, length: int) -> Any:
+  def make_chunk(stage: Any, length: int) -> Any:
     def chunk(state: GANState, *_: Any) -> Any:
-      stages = {trainer.STAGE: gan.mechanism}
-      seen.append((Ledger.read(folder / 'run' / 'ledger.jsonl', stages=stages), length))
+      run = RunDir(folder / 'run')
+      ledger = Ledger.read(run.ledger, stages=stage.mechanisms, identity=run.identity())
+      seen.append((ledger, length))
       raise _Stop
 
     return chunk
 
   with _folder() as folder:
-    with mock.patch.object(trainer, 'make_chunk', make_chunk), contextlib.suppress(_Stop):
+    with mock.patch.object(loop, 'make_chunk', make_chunk), contextlib.suppress(_Stop):
       trainer.train(CONFIG, datasets.load_dataset('digits'), folder / 'run', progress=False)
     ((ledger, length),) = seen
   if ledger.charged_steps() < length:
@@ -247,7 +232,7 @@ def a_resumed_run_ends_as_an_uninterrupted_one() -> None:
   """
   digits = datasets.load_dataset('digits')
 
-  class Stopping(trainer.Checkpoints):
+  class Stopping(loop.Checkpoints):
     def save(self, step: int, *rest: Any) -> None:
       if step == 6:
         raise _Stop
@@ -261,7 +246,7 @@ def a_resumed_run_ends_as_an_uninterrupted_one() -> None:
 
     with mock.patch.object(trainer, '_leave_samples', keep):
       trainer.train(CONFIG, digits, folder / 'one', progress=False)
-      with mock.patch.object(trainer, 'Checkpoints', Stopping), contextlib.suppress(_Stop):
+      with mock.patch.object(loop, 'Checkpoints', Stopping), contextlib.suppress(_Stop):
         trainer.train(CONFIG, digits, folder / 'two', progress=False)
       trainer.train(CONFIG, digits, folder / 'two', progress=False)
   one, two = ends
@@ -272,21 +257,25 @@ def a_resumed_run_ends_as_an_uninterrupted_one() -> None:
 # --- the report -----------------------------------------------------------------------------------
 
 
+DIGITS = Spec(
+  num_records=1440, shape=(8, 8, 1), class_names=tuple(map(str, range(10))), name='digits'
+)
+
+
 @contextlib.contextmanager
 def _reported(charged: int = 4, **changes: Any) -> Iterator[tuple[Any, str]]:
   """The report of a run that was killed after its first charge: (facts, all its words)."""
   config = CONFIG.replace(**changes)
-  mechanism: DPMechanism = plan.make(config, 1440).mechanism
-  about = {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_examples': 1440,
-           'class_names': [str(i) for i in range(10)]}  # fmt: skip
+  planned = plan.make(config, DIGITS)
   with _folder() as folder:
     run = RunDir.open(folder / 'run', create=True)
     run.save_config(
-      {'config': config.to_dict(), 'mechanism': mechanism.to_dict(), 'data': about,
+      {'format': loop.FORMAT, **planned.to_record(), 'data': DIGITS.to_record(),
        'environment': dict(_environment.environment())}
     )  # fmt: skip
-    stages = {trainer.STAGE: mechanism}
-    Ledger.open(run.ledger, stages=stages, data_fingerprint='f00d').charge(charged)
+    Ledger.open(
+      run.ledger, stages=planned.budget.stages, data_fingerprint='f00d', identity=run.identity()
+    ).charge(charged)
     with mock.patch.object(run_statement, '_CURVE_POINTS', 3):
       statement = run_statement.write(run)
     words = run.report_markdown.read_text('utf-8') + run.report_json.read_text('utf-8')

@@ -40,7 +40,7 @@ from typing import Any
 import tqdm
 from absl import flags
 
-from dpgan_jax import _cli, _files, _validate, progress
+from dpgan_jax import _cli, _files, _progress, _validate
 from experiments.trust import injector, victims
 
 FLAGS = flags.FLAGS
@@ -345,7 +345,7 @@ def main() -> None:
         _say(row)
         for fault in row.faults:
           print(f'    {fault}')
-      print(f'{part}: {progress.duration(time.monotonic() - started)}', flush=True)
+      print(f'{part}: {_progress.duration(time.monotonic() - started)}', flush=True)
       found = summary(list(rows.values()), _COMMAND)
       if FLAGS.results:  # after every part: an interruption loses one
         with _files.atomic_write(FLAGS.results) as file:

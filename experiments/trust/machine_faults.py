@@ -36,7 +36,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from dpgan_jax import _cli, _files, _validate, progress, train
+from dpgan_jax import _cli, _files, _progress, _validate, train
 from dpgan_jax.data import datasets, readers
 from dpgan_jax.run import directory
 from dpgan_jax.run.checkpoint import Checkpoints
@@ -490,7 +490,7 @@ def main() -> None:
         )
         for fault in row.faults:
           print(f'    {fault}')
-      print(f'{kind}: {progress.duration(time.monotonic() - started)}', flush=True)
+      print(f'{kind}: {_progress.duration(time.monotonic() - started)}', flush=True)
       found = summary(list(rows.values()), _COMMAND)
       if FLAGS.results:
         with _files.atomic_write(FLAGS.results) as file:

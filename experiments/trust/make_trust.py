@@ -23,7 +23,7 @@ from typing import Any
 import scipy.stats
 from absl import flags
 
-from dpgan_jax import _cli, _environment, _validate, progress
+from dpgan_jax import _cli, _environment, _progress, _validate
 from dpgan_jax.privacy import accounting
 from experiments import pages
 
@@ -388,7 +388,7 @@ def run_all(only: list[str] | None) -> None:
     started = time.monotonic()
     status = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
     print(
-      f'{name}: status {status} after {progress.duration(time.monotonic() - started)}', flush=True
+      f'{name}: status {status} after {_progress.duration(time.monotonic() - started)}', flush=True
     )
     if status:
       failed.append(name)

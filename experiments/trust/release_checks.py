@@ -16,11 +16,11 @@ import numpy as np
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.run import plan, trainer
+from dpgan_jax.run import loop, plan, trainer
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.search import sweep_table
-from experiments.trust import taint_checks
+from experiments.trust import gan_checks, taint_checks
 from experiments.trust.statistical_checks import Violation
 
 
@@ -33,7 +33,7 @@ def the_centre_is_divided_by_the_public_number() -> None:
   rows = np.random.default_rng(0).standard_normal((taint_checks.N, *model.input_shape))
   rows /= np.linalg.norm(rows.reshape(len(rows), -1), axis=1).reshape(-1, 1, 1, 1) * 1.01
   for count in (53, taint_checks.N):
-    centre = model.release_centre(state, rows[:count].astype(np.float32)).centre
+    centre = model.release_centre(state, rows[:count].astype(np.float32), bytes(32)).centre
     want = rows[:count].reshape(count, -1).sum(axis=0) / taint_checks.N
     if not np.allclose(centre, want, atol=1e-4):
       share = float(np.vdot(centre, want) / np.vdot(want, want))
@@ -52,7 +52,7 @@ CONFIG = TrainConfig(
 
 def keys_are_on_the_disk_before_the_first_charge() -> None:
   """A run that loses its machine at its first charge has a state to go on from, with its keys."""
-  gan = plan.make(CONFIG, 1440, (8, 8, 1), 10).gan
+  gan = plan.make(CONFIG, gan_checks.DIGITS).gan
 
   def charge(self: Ledger, *_: Any) -> None:
     with contextlib.suppress(FileNotFoundError):  # of what is on the disk now, the rest is lost
@@ -72,19 +72,22 @@ def keys_are_on_the_disk_before_the_first_charge() -> None:
 def failed_runs_count_in_a_sweep() -> None:
   """Two runs of one mechanism, of which one failed after 25 of its 40 steps: 65 are spent."""
   config = TrainConfig(noise_multiplier=10.0, steps=40, batch_size=32, delta=1e-4, seed=0)
-  mechanism = plan.make(config, 1440).mechanism
-  stages = {trainer.STAGE: mechanism}
+  planned = plan.make(config, gan_checks.DIGITS)
+  mechanism = planned.gan.mechanism
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     about = {'format': sweep_table.FORMAT, 'settings': {'delta': 1e-4}, 'data': {}}
     RunDir(folder).save_config(about)
     for seed, charged in enumerate((40, 25)):
       run = RunDir.open(folder / 'eps1' / f'seed_{seed}', create=True)
-      run.save_config(
-        {'config': config.to_dict(), 'mechanism': mechanism.to_dict(),
-         'data': {'image_shape': [8, 8, 1], 'num_classes': 10}, 'environment': {}}
-      )  # fmt: skip
-      Ledger.open(run.ledger, stages=stages, data_fingerprint='f00d').charge(charged)
+      run.save_config({
+        'format': loop.FORMAT, **planned.to_record(), 'data': gan_checks.DIGITS.to_record(),
+        'environment': {},
+      })  # fmt: skip
+      ledger = Ledger.open(
+        run.ledger, stages=planned.budget.stages, data_fingerprint='f00d', identity=run.identity()
+      )
+      ledger.charge(charged)
     table = sweep_table.read(folder, {'eps1/seed_1': 'the disk was full'})
   spent = table.spent_together[0]
   if not spent >= (expected := dataclasses.replace(mechanism, steps=65).epsilon()):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
+import re
 import sys
 import tempfile
 import warnings
@@ -22,7 +23,7 @@ from dpgan_jax.budget import ledger
 from dpgan_jax.data import writers
 from dpgan_jax.models import config
 from dpgan_jax.privacy import mechanism
-from dpgan_jax.run import directory, metrics, plan, trainer
+from dpgan_jax.run import directory, loop, metrics, plan
 from dpgan_jax.run.checkpoint import Checkpoints
 from experiments.trust import injector
 
@@ -39,8 +40,16 @@ _SMALL = mechanism.DPMechanism.create(
 _OPEN = {'stages': {'dp_sgd': _SMALL}, 'data_fingerprint': 'f00d'}
 
 
+# In settings and ledger: the number that every run draws for itself, and what it is hashed into.
+_OWN = re.compile(rb'"(hash|run|run_id|sha256)": "[0-9a-f]*"')
+
+
 def digest_of(path: pathlib.Path) -> str:
-  return hashlib.sha256(path.read_bytes()).hexdigest()
+  """Of a file's content, less what tells one run from another with the same settings."""
+  content = path.read_bytes()
+  if path.name in ('config.json', 'ledger.jsonl'):
+    content = _OWN.sub(b'', content)
+  return hashlib.sha256(content).hexdigest()
 
 
 def contents(folder: pathlib.Path) -> dict[str, str]:
@@ -240,10 +249,10 @@ def run_command(module: Any, arguments: dict[str, Any]) -> None:
 
 def watch_steps() -> None:
   """Makes the trainer tell which steps it is about to take."""
-  make_chunk: Callable[..., Any] = trainer.make_chunk
+  make_chunk: Callable[..., Any] = loop.make_chunk
 
-  def telling(gan: Any, length: int, *rest: Any) -> Any:
-    chunk = make_chunk(gan, length, *rest)
+  def telling(stage: Any, length: int) -> Any:
+    chunk = make_chunk(stage, length)
 
     def call(state: Any, *data: Any) -> Any:
       injector.tell(f'taking {int(state.step) + length}')
@@ -251,7 +260,7 @@ def watch_steps() -> None:
 
     return call
 
-  trainer.make_chunk = telling
+  loop.make_chunk = telling
 
 
 def end_of_run(path: pathlib.Path) -> dict[str, str]:
@@ -268,8 +277,8 @@ def charged_steps(path: pathlib.Path) -> int:
   run = directory.RunDir(path)
   if not run.ledger.exists():
     return 0
-  m = mechanism.DPMechanism.from_dict(run.load_config()['mechanism'])
-  return ledger.Ledger.read(run.ledger, stages={trainer.STAGE: m}).charged_steps()
+  stages = plan.read(run.load_config(), run.config).budget.stages
+  return ledger.Ledger.read(run.ledger, stages=stages, identity=run.identity()).charged_steps()
 
 
 def check_run(path: pathlib.Path, told: list[str], end: dict[str, str]) -> str:
@@ -365,6 +374,6 @@ class Sweep(Victim):
 
 def warm_up() -> None:
   """Accounts for what the runs will ask for, so that forked processes need not."""
-  m = plan.make(config.TrainConfig(**SETTINGS), 1440).mechanism
+  m = plan.make_budget(config.TrainConfig(**SETTINGS), 1440).mechanism
   for steps in range(_CHUNK, m.steps + 1, _CHUNK):
     m.epsilon(steps)

@@ -410,7 +410,7 @@ def test_a_rename_that_fails_brings_back_what_was_there(tmp_path, format, monkey
 def test_kill_9_while_writing_leaves_nothing_under_a_final_name(tmp_path, format):
   path = target(tmp_path, format)
   code = (
-    'import numpy as np; from dpgan_jax.export import export;'
+    'import numpy as np; from dpgan_jax.data.writers import export;'
     'rng = np.random.default_rng(0); x = rng.integers(0, 256, (100_000, 28, 28)).astype(np.uint8);'
     f'print(flush=True); export({str(path)!r}, x, np.zeros(100_000, int), format={format!r})'
   )

@@ -8,12 +8,11 @@ import sys
 import types
 
 import pytest
-from conftest import load_trust
 
 from dpgan_jax import _validate
 from dpgan_jax.data import png_folder, readers
+from experiments.trust import fuzz
 
-fuzz = load_trust('fuzz')
 SEED = 5
 
 
@@ -91,8 +90,8 @@ def test_what_is_opened_is_seen(targets, monkeypatch, place, mode, is_finding):
 @pytest.mark.slow
 def test_the_command_finds_planted_faults_in_workers_that_die(tmp_path):
   done = subprocess.run(
-    [sys.executable, fuzz.__file__, '--inputs=600', f'--out={tmp_path}/fuzz.json'],
-    capture_output=True, text=True, check=False,
+    [sys.executable, '-m', 'experiments.trust.fuzz', '--inputs=600', f'--out={tmp_path}/fuzz.json'],
+    cwd=fuzz.ROOT, capture_output=True, text=True, check=False,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   record = types.SimpleNamespace(**json.loads((tmp_path / 'fuzz.json').read_text()))

@@ -30,10 +30,12 @@ sys.path.insert(0, {root!r})
 from experiments.trust import injector
 injector.restart_with_shim(pathlib.Path({shims!r}))
 from experiments.trust import kills, victims
-from dpgan_jax import _files, cli, ledger, metrics
+from dpgan_jax import _cli, _files
+from dpgan_jax.budget import ledger
+from dpgan_jax.run import metrics
 {fault}
 kills.define_flags()
-cli.run(kills.main)
+_cli.run(kills.main)
 """
 
 
@@ -110,10 +112,10 @@ def _row(place: str) -> dict:
       """
       import contextlib
       @contextlib.contextmanager
-      def in_place(path, mode='w'):  # no temporary name
+      def in_place(path, mode='w', **_):  # no temporary name
         with open(path, mode) as file:
           yield file
-      victims.export.atomic_write = in_place
+      victims.writers.atomic_write = in_place
       kills.run_part = lambda part, killer, *rest: [
         killer.at_every_change(victims.Export('npz', True))]
       """,

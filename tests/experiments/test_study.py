@@ -9,14 +9,17 @@ import jax
 import pytest
 
 from dpgan_jax._validate import InputError
+from dpgan_jax.budget.budget import STAGE
 from dpgan_jax.budget.ledger import Ledger
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
+from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.run import generator_file
+from dpgan_jax.run import generator_file, loop
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.metrics import MetricsWriter
-from dpgan_jax.run.trainer import STAGE
+from dpgan_jax.run.plan import Plan
 from experiments.study_2020 import make_study as page
 from experiments.study_2020 import study_records as records
 
@@ -180,20 +183,20 @@ def run_dir(tmp_path) -> RunDir:
     generator='compact',
   )  # fmt: skip
   directory = RunDir.open(tmp_path / 'hinge', create=True)
-  about = {'image_shape': [8, 8, 1], 'num_classes': 10}
+  names = tuple(map(str, range(10)))
+  spec = Spec(num_records=1440, shape=(8, 8, 1), class_names=names, name='digits')
+  gan = GAN(config, m, spec)
   directory.save_config(
-    {'config': config.to_dict(), 'mechanism': m.to_dict(), 'data': about, 'environment': {}}
+    {'format': loop.FORMAT, **Plan(gan).to_record(), 'data': spec.to_record(), 'environment': {}}
   )
-  Ledger.open(directory.ledger, stages={STAGE: m}, data_fingerprint='of data').charge(4, STAGE)
+  Ledger.open(
+    directory.ledger, stages={STAGE: m}, data_fingerprint='of data', identity=directory.identity()
+  ).charge(4, STAGE)
   with MetricsWriter(directory.path, resume_step=None) as writer:
     for step in range(1, 201):
       writer.write(step, {'d_real_accuracy': 0.5, 'g_loss': 1.0})
-  gan = GAN(config, m, (8, 8, 1), 10)
   generator = jax.jit(lambda key: gan.init(key).g_average)(jax.random.key(0))
-  names = tuple(map(str, range(10)))
-  generator_file.Model(gan, generator, 4, names, 'digits').save(
-    directory.snapshots / 'step_00000004.safetensors'
-  )
+  generator_file.save(Synthesizer(gan, generator, 4), directory.snapshot(4))
   scores = [{'name': 'fid', 'value': 3.5, 'reference': 0.25, 'n': 9}]
   (directory.path / 'evaluation.json').write_text(
     json.dumps({'about': {'amount': 'full'}, 'scores': scores})
