@@ -36,6 +36,8 @@ from experiments.benchmarks import machine
 FLAGS = flags.FLAGS
 RESULTS = pages.RESULTS / 'sweep'
 FORMAT = 'dpgan_jax sweep record 1'
+# What differs between machines, or when a run is begun anew: nothing that its plan promises.
+_NOT_PLANNED = ('run_id', 'microbatch_size', 'jax_settings')
 
 
 def minutes(run: RunDir) -> float:
@@ -101,8 +103,7 @@ def _record(run: tables.Run, path: pathlib.Path) -> dict[str, Any]:
   saved = directory.load_config()
   environment = saved.pop('environment')
   on_cpu = environment['backend'] == 'cpu'  # of this machine then
-  # Less what differs between machines, which is nothing that a run's plan promises.
-  saved = {k: v for k, v in saved.items() if k not in ('microbatch_size', 'sha256')}
+  saved = {k: v for k, v in saved.items() if k not in _NOT_PLANNED}
   evaluation = pages.read_json(path / tables.EVALUATION) or {}
   return {
     'format': FORMAT,

@@ -305,8 +305,8 @@ def stash_data(seen: dict[str, Any]) -> Swap:
   return Swap(gan.GAN, 'step', make)
 
 
-def real_data_as_public(loss_of: Callable[..., jax.Array]) -> tuple[Swap, ...]:
-  """Adds the unclipped gradient of a loss on the real batch to the public gradient."""
+def on_public_gradient(change: Callable[..., Any]) -> tuple[Swap, ...]:
+  """Changes the gradient that gets no noise by `change(gan, grads, params, batch, seen)`."""
   seen: dict[str, Any] = {}
 
   def make(d_optimizer: Any) -> Any:
@@ -315,18 +315,7 @@ def real_data_as_public(loss_of: Callable[..., jax.Array]) -> tuple[Swap, ...]:
 
       def update(updates: Any, state: Any, params: Any, *, public_grads: Any, **rest: Any) -> Any:
         batch = self.mechanism.sampler(seen['state'].batch_key, seen['state'].step)
-        images = datasets.to_model_range(seen['images'][batch.indices])
-        labels = seen['labels'][batch.indices]
-
-        def mean_loss(p: Any) -> jax.Array:
-          def logit(image: jax.Array, label: jax.Array) -> jax.Array:
-            return self.discriminator.apply({'params': p}, image[None], label[None])[0]
-
-          values = jax.vmap(lambda x, y: loss_of(lambda image: logit(image, y), x))(images, labels)
-          return jnp.sum(jnp.where(batch.mask, values, 0)) / self.mechanism.batch_size
-
-        leak = jax.grad(mean_loss)(params)
-        public_grads = jax.tree.map(jnp.add, public_grads, leak)
+        public_grads = change(self, public_grads, params, batch, seen)
         return right.update(updates, state, params, public_grads=public_grads, **rest)
 
       return type(right)(right.init, update)
@@ -334,27 +323,35 @@ def real_data_as_public(loss_of: Callable[..., jax.Array]) -> tuple[Swap, ...]:
     return faulty
 
   return (stash_data(seen), Swap(gan.GAN, 'd_optimizer', make))
+
+
+def real_data_as_public(loss_of: Callable[..., jax.Array]) -> tuple[Swap, ...]:
+  """Adds the unclipped gradient of a loss on the real batch to the public gradient."""
+
+  def change(self: Any, grads: Any, params: Any, batch: Any, seen: Any) -> Any:
+    images = datasets.to_model_range(seen['images'][batch.indices])
+    labels = seen['labels'][batch.indices]
+
+    def mean_loss(p: Any) -> jax.Array:
+      def logit(image: jax.Array, label: jax.Array) -> jax.Array:
+        return self.discriminator.apply({'params': p}, image[None], label[None])[0]
+
+      values = jax.vmap(lambda x, y: loss_of(lambda image: logit(image, y), x))(images, labels)
+      return jnp.sum(jnp.where(batch.mask, values, 0)) / self.mechanism.batch_size
+
+    return jax.tree.map(jnp.add, grads, jax.grad(mean_loss)(params))
+
+  return on_public_gradient(change)
 
 
 def fakes_as_many_as_came() -> tuple[Swap, ...]:
   """The fakes' half counts as many fakes as there are real examples."""
-  seen: dict[str, Any] = {}
 
-  def make(d_optimizer: Any) -> Any:
-    def faulty(self: Any, noise_key: jax.Array | None = None) -> Any:
-      right = d_optimizer(self, noise_key)
+  def change(self: Any, grads: Any, params: Any, batch: Any, seen: Any) -> Any:
+    share = jnp.sum(batch.mask) / self.fake_batch_size
+    return jax.tree.map(lambda g: g * share, grads)
 
-      def update(updates: Any, state: Any, params: Any, *, public_grads: Any, **rest: Any) -> Any:
-        batch = self.mechanism.sampler(seen['state'].batch_key, seen['state'].step)
-        share = jnp.sum(batch.mask) / self.fake_batch_size
-        public_grads = jax.tree.map(lambda g: g * share, public_grads)
-        return right.update(updates, state, params, public_grads=public_grads, **rest)
-
-      return type(right)(right.init, update)
-
-    return faulty
-
-  return (stash_data(seen), Swap(gan.GAN, 'd_optimizer', make))
+  return on_public_gradient(change)
 
 
 def pace_by_real_loss(d_step: Any) -> Any:

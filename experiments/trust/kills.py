@@ -4,8 +4,7 @@ starts them again, and compares the end with that of a process left alone.
     ./run.sh python -m experiments.trust.kills --results=experiments/results/trust/kills.json
     ./run.sh python -m experiments.trust.kills --parts=ledger,checkpoint     # some of it
 
-With `--results` the counts are written after every part, and rows of parts that were not asked for
-stay as they are, so that an interrupted command is continued by naming the rest.
+With `--results` the counts are kept as `counted` says.
 
 Two ways to choose the moment. At a change: the process kills itself (SIGKILL) before its n-th call
 that creates, writes, flushes, renames or removes something, or half way through a write; for the
@@ -24,9 +23,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import datetime
-import importlib.metadata
-import json
 import pathlib
 import random
 import shutil
@@ -40,14 +36,15 @@ from typing import Any
 import tqdm
 from absl import flags
 
-from dpgan_jax import _cli, _files, _progress, _validate
-from experiments.trust import injector, victims
+from dpgan_jax import _validate
+from experiments.trust import counted, injector, victims
 
 FLAGS = flags.FLAGS
 PARTS = ('ledger', 'checkpoint', 'metrics', 'export', 'train', 'sample', 'sweep', 'train_process')
 _COMMAND = (
   './run.sh python -m experiments.trust.kills --results=experiments/results/trust/kills.json'
 )
+_TOTALS = ('kills', 'terminated', 'restarts', 'ends', 'same_end')
 _CHAIN = 4  # kills of a command before it is let come to its end
 
 
@@ -147,7 +144,7 @@ class Killer:
         self._after_kill(victim, row, folder, outcome, told, reference)
       self._to_the_end(victim, row, folder, reference)
       shutil.rmtree(folder)
-      _say(row)
+      counted.say(row, 'place', _TOTALS)
     return row
 
   def _after_kill(
@@ -215,7 +212,7 @@ class Killer:
       else:
         row.faults.append(f'another end, status {status}: {errors[-300:]}')
       shutil.rmtree(folder)
-      _say(row)
+      counted.say(row, 'place', _TOTALS)
     return row
 
   def _end_of_run(self, folder: pathlib.Path) -> dict[str, str]:
@@ -255,10 +252,6 @@ def difference(outcome: injector.Outcome, reference: injector.Outcome) -> str:
   return ', '.join(sorted(n for n in names if outcome.result.get(n) != reference.result.get(n)))
 
 
-def _say(row: Row) -> None:
-  print(f'  {row.place}: {row.kills + row.terminated} killed, {len(row.faults)} faults', flush=True)
-
-
 def run_part(part: str, killer: Killer, work_dir: pathlib.Path, commands: int) -> list[Row]:
   """The rows of one of `PARTS`; `commands` says how many kills whole commands get."""
   match part:
@@ -294,73 +287,24 @@ def run_part(part: str, killer: Killer, work_dir: pathlib.Path, commands: int) -
   raise ValueError(part)
 
 
-def summary(rows: list[dict[str, Any]], command: str) -> dict[str, Any]:
-  """What goes into the results file: totals, every row, and by what it was measured."""
-  packages = ('dpgan_jax', 'jax', 'jaxlib', 'numpy', 'orbax-checkpoint')
-  totals = ('kills', 'terminated', 'restarts', 'ends', 'same_end')
-  return {
-    'command': command,
-    'date': datetime.datetime.now(datetime.UTC).date().isoformat(),
-    'versions': {p: importlib.metadata.version(p) for p in packages},
-    **{name: sum(row[name] for row in rows) for name in totals},
-    'faults': sum(len(row['faults']) for row in rows),
-    'rows': rows,
-  }
-
-
-def as_json(row: Any, **more: Any) -> dict[str, Any]:
-  """A row as JSON holds it, with counts in the order of their names."""
-  fields = {**vars(row), **more}  # asdict would count the items of a Counter
-  return {k: dict(sorted(v.items())) if isinstance(v, dict) else v for k, v in fields.items()}
-
-
-def earlier_rows(path: str | None, key: str) -> dict[str, dict[str, Any]]:
-  """The rows of an earlier results file by name: those of parts that are not run again stay."""
-  if not path or not pathlib.Path(path).exists():
-    return {}
-  return {row[key]: row for row in json.loads(pathlib.Path(path).read_bytes())['rows']}
-
-
 def define_flags() -> None:
-  flags.DEFINE_string('results', None, 'JSON file for the counts; default: print only.')
-  flags.DEFINE_list('parts', list(PARTS), f'Which of {", ".join(PARTS)}.')
+  counted.define_flags('parts', PARTS, 'moments_seed')
   flags.DEFINE_integer('commands', 40, 'Kills of a training run at changes; others in proportion.')
-  flags.DEFINE_integer('moments_seed', None, 'Seed of the moments; default: a new one, recorded.')
 
 
 def main() -> None:
-  for part in FLAGS.parts:
-    _validate.one_of('parts', part, PARTS)
+  counted.check_names('parts', FLAGS.parts, PARTS)
   _validate.integer('commands', FLAGS.commands, minimum=8)
-  seed = random.SystemRandom().getrandbits(32) if FLAGS.moments_seed is None else FLAGS.moments_seed
+  seed, rng = counted.rng(FLAGS.moments_seed)
   victims.warm_up()
-  rows = earlier_rows(FLAGS.results, 'place')
-  found: dict[str, Any] = {}
-  with tempfile.TemporaryDirectory(prefix='dpgan_jax_kills_') as folder:
-    killer = Killer(pathlib.Path(folder), random.Random(seed))
-    for part in FLAGS.parts:
-      started = time.monotonic()
-      for row in run_part(part, killer, pathlib.Path(folder), FLAGS.commands):
-        rows[row.place] = as_json(row, seed_of_the_moments=seed)
-        _say(row)
-        for fault in row.faults:
-          print(f'    {fault}')
-      print(f'{part}: {_progress.duration(time.monotonic() - started)}', flush=True)
-      found = summary(list(rows.values()), _COMMAND)
-      if FLAGS.results:  # after every part: an interruption loses one
-        with _files.atomic_write(FLAGS.results) as file:
-          file.write(json.dumps(found, indent=1, ensure_ascii=False) + '\n')
-  print(
-    f'{found["kills"]} killed, {found["terminated"]} terminated, {found["ends"]} ends, '
-    f'{found["same_end"]} the same, {found["faults"]} faults'
-  )
-  if found['faults']:
-    raise SystemExit(1)
+  with tempfile.TemporaryDirectory(prefix='dpgan_jax_kills_') as name:
+    folder = pathlib.Path(name)
+    killer = Killer(folder, rng)
+    counted.collect(
+      {p: lambda p=p: run_part(p, killer, folder, FLAGS.commands) for p in FLAGS.parts},
+      key='place', command=_COMMAND, totals=_TOTALS, seed_of_the_moments=seed,
+    )  # fmt: skip
 
 
 if __name__ == '__main__':
-  if not injector.available():
-    sys.exit('error: expected Linux with a C compiler (cc, gcc or clang)')
-  injector.restart_with_shim(pathlib.Path(tempfile.gettempdir()) / 'dpgan_jax_trust')
-  define_flags()
-  _cli.run(main)
+  counted.start(define_flags, main)

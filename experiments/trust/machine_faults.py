@@ -9,7 +9,7 @@ again. Allowed is: the end of an undisturbed run, bit for bit; or one line that 
 (and names the damaged file, or the process that holds the directory), after which the same command
 comes to that end once the fault is gone. Anything else ends this command with status 1: another
 end, a traceback, a ledger below what was taken, half a file under a final name. Results are kept as
-kills.py keeps them.
+`counted` says.
 """
 
 from __future__ import annotations
@@ -17,17 +17,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import datetime
-import importlib.metadata
-import json
 import os
 import pathlib
 import random
 import re
 import shutil
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,11 +31,11 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from dpgan_jax import _cli, _files, _progress, _validate, train
+from dpgan_jax import _cli, _validate, train
 from dpgan_jax.data import datasets, readers
 from dpgan_jax.run import directory
 from dpgan_jax.run.checkpoint import Checkpoints
-from experiments.trust import injector, kills, victims
+from experiments.trust import counted, injector, kills, victims
 
 FLAGS = flags.FLAGS
 KINDS = ('disk_full', 'damaged_run', 'damaged_data', 'cache', 'two_processes', 'clock')
@@ -448,61 +443,24 @@ def _shown(cases: Any, what: str) -> Any:
   return tqdm.tqdm(list(cases), desc=what, disable=None)
 
 
-def summary(rows: list[dict[str, Any]], command: str) -> dict[str, Any]:
-  """What goes into the results file."""
-  packages = ('dpgan_jax', 'jax', 'jaxlib', 'numpy', 'orbax-checkpoint')
-  totals = ('cases', 'same_end', 'refused', 'mended')
-  return {
-    'command': command,
-    'date': datetime.datetime.now(datetime.UTC).date().isoformat(),
-    'versions': {p: importlib.metadata.version(p) for p in packages},
-    **{name: sum(row[name] for row in rows) for name in totals},
-    'faults': sum(len(row['faults']) for row in rows),
-    'rows': rows,
-  }
-
-
 def define_flags() -> None:
-  flags.DEFINE_string('results', None, 'JSON file for the counts; default: print only.')
-  flags.DEFINE_list('kinds', list(KINDS), f'Which of {", ".join(KINDS)}.')
+  counted.define_flags('kinds', KINDS, 'faults_seed')
   flags.DEFINE_integer('cases', 8, 'About how many cases of each fault that takes a training run.')
-  flags.DEFINE_integer('faults_seed', None, 'Seed of the faults; default: a new one, recorded.')
 
 
 def main() -> None:
-  for kind in FLAGS.kinds:
-    _validate.one_of('kinds', kind, KINDS)
+  counted.check_names('kinds', FLAGS.kinds, KINDS)
   _validate.integer('cases', FLAGS.cases, minimum=1)
-  seed = random.SystemRandom().getrandbits(32) if FLAGS.faults_seed is None else FLAGS.faults_seed
+  seed, rng = counted.rng(FLAGS.faults_seed)
   victims.warm_up()
-  rows = kills.earlier_rows(FLAGS.results, 'fault')
-  found: dict[str, Any] = {}
   with tempfile.TemporaryDirectory(prefix='dpgan_jax_faults_') as folder:
-    machine = Machine(pathlib.Path(folder), random.Random(seed))
-    for kind in FLAGS.kinds:
-      started = time.monotonic()
-      for row in getattr(machine, kind)(FLAGS.cases):
-        rows[row.fault] = kills.as_json(row, seed_of_the_faults=seed)
-        print(
-          f'  {row.fault}: {row.cases} cases, {row.same_end} same end, {row.refused} refused, '
-          f'{len(row.faults)} faults',
-          flush=True,
-        )
-        for fault in row.faults:
-          print(f'    {fault}')
-      print(f'{kind}: {_progress.duration(time.monotonic() - started)}', flush=True)
-      found = summary(list(rows.values()), _COMMAND)
-      if FLAGS.results:
-        with _files.atomic_write(FLAGS.results) as file:
-          file.write(json.dumps(found, indent=1, ensure_ascii=False) + '\n')
-  print(f'{found["cases"]} cases, {found["refused"]} refused, {found["faults"]} faults')
-  if found['faults']:
-    raise SystemExit(1)
+    machine = Machine(pathlib.Path(folder), rng)
+    counted.collect(
+      {kind: lambda k=kind: getattr(machine, k)(FLAGS.cases) for kind in FLAGS.kinds},
+      key='fault', command=_COMMAND, totals=('cases', 'same_end', 'refused', 'mended'),
+      seed_of_the_faults=seed,
+    )  # fmt: skip
 
 
 if __name__ == '__main__':
-  if not injector.available():
-    sys.exit('error: expected Linux with a C compiler (cc, gcc or clang)')
-  injector.restart_with_shim(pathlib.Path(tempfile.gettempdir()) / 'dpgan_jax_trust')
-  define_flags()
-  _cli.run(main)
+  counted.start(define_flags, main)

@@ -12,14 +12,17 @@ import pytest
 from PIL import Image
 
 from dpgan_jax._validate import InputError
+from dpgan_jax.budget.budget import STAGE
 from dpgan_jax.budget.ledger import Ledger
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.evaluation import snapshots
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
+from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.run import generator_file
+from dpgan_jax.run import generator_file, loop
 from dpgan_jax.run.directory import RunDir
-from dpgan_jax.run.trainer import STAGE
+from dpgan_jax.run.plan import Plan
 from dpgan_jax.search import sweep_table
 from experiments.quality import keep_sweep as kept
 
@@ -28,7 +31,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SETTINGS = {
   'dataset': 'digits', 'generator': 'compact', 'batch_size': 32, 'delta': 1e-4, 'steps': 4,
 }  # fmt: skip
-ABOUT = {'num_examples': 1440, 'image_shape': [8, 8, 1], 'num_classes': 10}
+SPEC = Spec(num_records=1440, shape=(8, 8, 1), class_names=tuple('0123456789'), name='digits')
 _generators: dict = {}
 
 
@@ -41,9 +44,8 @@ def sweep(
 ) -> pathlib.Path:
   """The directory of a sweep with runs of (ε, seed, TSTR), as the command leaves it."""
   shared = {**SETTINGS, **settings}
-  data = {**ABOUT, 'data_fingerprint': 'of the digits'}
   RunDir.open(folder, create=True).save_config(
-    {'format': sweep_table.FORMAT, 'settings': shared, 'data': data}
+    {'format': sweep_table.FORMAT, 'settings': shared, 'data': SPEC.to_record()}
   )
   for epsilon, seed, tstr in runs:
     config = TrainConfig(**shared, target_epsilon=epsilon, seed=seed)
@@ -53,21 +55,23 @@ def sweep(
     )  # fmt: skip
     name = f'eps{epsilon:g}/' + ('secret_key' if seed is None else f'seed_{seed}')
     run = RunDir.open(folder / name, create=True)
-    run.save_config({'config': config.to_dict(), 'mechanism': m.to_dict(), 'data': ABOUT,
-                     'microbatch_size': 16, 'environment': {
-                       'backend': 'cpu' if device == 'cpu' else 'gpu', 'device': device,
-                     }})  # fmt: skip
+    gan = GAN(config, m, SPEC, microbatch_size=16)
+    run.save_config({
+      'format': loop.FORMAT, 'run_id': f'of {folder}', **Plan(gan).to_record(),
+      'data': SPEC.to_record(), 'jax_settings': {},
+      'environment': {'backend': 'cpu' if device == 'cpu' else 'gpu', 'device': device},
+    })  # fmt: skip
     if not finished:
-      ledger = Ledger.open(run.ledger, stages={STAGE: m}, data_fingerprint='of the digits')
-      ledger.charge(3, STAGE)
+      Ledger.open(
+        run.ledger, stages={STAGE: m}, data_fingerprint='of digits', identity=run.identity()
+      ).charge(3, STAGE)
       continue
-    gan = GAN(config, m, (8, 8, 1), 10)
     if not _generators:
       _generators['init'] = jax.jit(lambda key, gan=gan: gan.init(key).g_average)
     generator = _generators['init'](jax.random.key(seed or 0))
-    model = generator_file.Model(gan, generator, 4, tuple('0123456789'), 'digits')
-    model.save(run.path / sweep_table.GENERATOR)
-    model.save(run.snapshots / 'step_00000004.safetensors')
+    model = Synthesizer(gan, generator, 4)
+    for file in (run.path / sweep_table.GENERATOR, run.snapshot(4)):
+      generator_file.save(model, file)
     run.samples_npz.touch()
     last = run.path / 'label_cnn' / 'checkpoints' / '4'
     last.mkdir(parents=True, exist_ok=True)
