@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import hypothesis
@@ -30,14 +30,15 @@ def agree(
   bound: float = 0.7,
   mask: jax.Array | None = None,
   rtol: float = 2e-5,
+  strategies: Sequence[clipping.Strategy] = clipping.STRATEGIES,
 ) -> None:
-  """Every strategy gives what plain vmap(grad) and a float64 loop over the examples give."""
+  """Strategies give what plain vmap(grad) and a float64 loop over the examples give."""
   grads = jax.jit(jax.vmap(jax.grad(loss), (None,) + (0,) * len(batch)))(params, *batch)
   leaves = [np.asarray(g, np.float64) for g in jax.tree.leaves(grads)]
   n = leaves[0].shape[0]
   norms = np.sqrt(sum((g.reshape(n, -1) ** 2).sum(axis=1) for g in leaves))
   size = min(bound, norms.max()) * max(1.0, math.sqrt(n))
-  for strategy in clipping.STRATEGIES:
+  for strategy in strategies:
     fn = jax.jit(clipping.clipped_grad(loss, l2_clip_norm=bound, strategy=strategy))
     got = fn(params, *batch, mask=mask)
     told = np.asarray(got.norms, np.float64)
@@ -75,6 +76,9 @@ def covered(loss: Callable, params: object, batch: tuple) -> set[str]:
   return {names[leaf] for leaf in plan.covered}
 
 
+INFERRING: Sequence[clipping.Strategy] = ('auto', 'ghost')
+"""The strategies that infer norms, where they can."""
+
 LAYERS = {
   'dense': (nn.Dense(3), (4,)),
   'dense over positions': (nn.Dense(3), (6, 4)),
@@ -105,8 +109,8 @@ LAYERS = {
 def test_every_layer(name):
   module, shape = LAYERS[name]
   loss, params, batch = of_module(module, shape)
-  agree(loss, params, batch)
-  agree(loss, params, batch, mask=jnp.arange(N) % 2 == 0, bound=math.inf)
+  agree(loss, params, batch, strategies=INFERRING)
+  agree(loss, params, batch, mask=jnp.arange(N) % 2 == 0, bound=math.inf, strategies=['ghost'])
   kernels = {n for n in _names(params) if 'kernel' in n}
   assert covered(loss, params, batch) == kernels  # no kernel falls back to autodiff unnoticed
 
@@ -121,7 +125,7 @@ def _names(params: dict) -> set[str]:
   features=st.integers(1, 4), padding=st.sampled_from(['SAME', 'VALID', 2]),
   n=st.integers(1, 4), bias=st.booleans(),
 )  # fmt: skip
-@hypothesis.settings(max_examples=15)
+@hypothesis.settings(max_examples=8)
 def test_convolutions_of_any_shape(
   size, kernel, stride, dilation, groups, per_group, features, padding, n, bias
 ):
@@ -131,7 +135,7 @@ def test_convolutions_of_any_shape(
     feature_group_count=groups, padding=padding, use_bias=bias,
   )  # fmt: skip
   loss, params, batch = of_module(module, (size, size + 1, groups * per_group), n)
-  agree(loss, params, batch)
+  agree(loss, params, batch, strategies=INFERRING)
 
 
 @hypothesis.given(
@@ -143,7 +147,7 @@ def test_convolutions_of_any_shape(
   ),
   swap=st.booleans(), sizes=st.tuples(*[st.integers(1, 4)] * 6), n=st.integers(1, 4),
 )  # fmt: skip
-@hypothesis.settings(max_examples=20)
+@hypothesis.settings(max_examples=12)
 def test_products_of_any_shape(spec, swap, sizes, n):
   """Contractions, batch dimensions and axis orders of einsum, the weight on either side."""
   dims = dict(zip('bijklm', sizes, strict=True))
@@ -158,7 +162,7 @@ def test_products_of_any_shape(spec, swap, sizes, n):
     y = jnp.einsum(used, w, x) if swap else jnp.einsum(used, x, w)
     return jnp.sum(jnp.sin(y) * jnp.arange(1.0, y.size + 1).reshape(y.shape))
 
-  agree(loss, w, (x,), rtol=1e-4)
+  agree(loss, w, (x,), rtol=1e-4, strategies=INFERRING)
 
 
 class Embedding(nn.Module):
@@ -300,17 +304,17 @@ def test_in_bfloat16_the_norm_is_that_of_the_gradient_that_is_summed(shape, stra
 
 @pytest.mark.parametrize('strategy', clipping.STRATEGIES)
 @pytest.mark.parametrize('groups', [1, 2])
-@pytest.mark.parametrize('bad', [math.nan, math.inf, 3e38])
-def test_a_bad_example_contributes_exactly_zero_and_spoils_no_other(strategy, groups, bad):
+def test_a_bad_example_contributes_exactly_zero_and_spoils_no_other(strategy, groups):
   """Grouped convolutions too, whose gradients XLA:CPU takes for all examples in one product."""
   module = nn.Sequential([nn.Conv(4, (3, 3), feature_group_count=groups), nn.GroupNorm(2)])
   loss, params, (x,) = of_module(module, (5, 5, 2))
   fn = jax.jit(clipping.clipped_grad(loss, l2_clip_norm=0.7, strategy=strategy))
-  got = fn(params, x.at[1, 0, 0, 0].set(bad))
   want = fn(params, x, mask=jnp.arange(N) != 1)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), got.sum, want.sum)
-  assert not math.isfinite(float(got.norms[1]))
-  assert np.isfinite(np.delete(np.asarray(got.norms), 1)).all()
+  for bad in (math.nan, math.inf, 3e38):
+    got = fn(params, x.at[1, 0, 0, 0].set(bad), mask=jnp.ones(N, bool))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), got.sum, want.sum)
+    assert not math.isfinite(float(got.norms[1]))
+    assert np.isfinite(np.delete(np.asarray(got.norms), 1)).all()
 
 
 def product_loss(w: jax.Array, a: jax.Array, d: jax.Array) -> jax.Array:
@@ -324,7 +328,7 @@ def clipped(strategy: clipping.Strategy) -> Callable[..., clipping.ClippedGrad]:
 
 
 @hypothesis.given(
-  positions=st.integers(1, 6), exponent=st.integers(-21, 17), cancel=st.booleans(),
+  positions=st.sampled_from([1, 2, 3, 6]), exponent=st.integers(-21, 17), cancel=st.booleans(),
   gap=st.sampled_from([0.0, 1e-7, 1e-5, 1e-3, 1e-2, 0.066, 0.3]), seed=st.integers(0, 99),
 )  # fmt: skip
 @hypothesis.settings(max_examples=40)
