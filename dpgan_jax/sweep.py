@@ -21,7 +21,7 @@ from absl import flags
 from dpgan_jax import _cli, _shared_flags, _validate
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.search import sweep_table, sweeping
+from dpgan_jax.search import sweep_figures, sweep_table, sweeping
 
 FLAGS = flags.FLAGS
 
@@ -68,7 +68,7 @@ def main() -> None:
     failures = sweeping.make_runs(runs, sweep.path, dataset, test, amount)
     print('table and figures', file=sys.stderr, flush=True)
     table = sweep_table.read(sweep.path, failures)
-    for line in sweep_table.write(table, sweep.path):
+    for line in sweep_figures.write(table, sweep.path):
       print(line)
   if failures:
     raise _validate.InputError(

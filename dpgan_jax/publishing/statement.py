@@ -20,7 +20,7 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.networks import generators
 from dpgan_jax.networks.discriminators import UNACCOUNTED
 from dpgan_jax.privacy import accounting
-from dpgan_jax.privacy.accounting import rounded_down, rounded_up, show_epsilon
+from dpgan_jax.privacy.accounting import rounded_down, show_epsilon
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing import statement_text as text
 from dpgan_jax.publishing import verdicts
@@ -56,7 +56,8 @@ class Statement:
     curve: pairs (δ, ε) that hold for the steps charged.
     epsilon: ε of the steps charged at the mechanism's δ; `inf` without a guarantee.
     epsilon_budgeted: ε once all T steps are charged.
-    second_opinion: bounds on `epsilon` from the second computation; None without a guarantee.
+    second_opinion: bounds from the second computation: what two data sets attain, and what the
+      accounted steps cost at most; None without a guarantee.
     environment_at_start: software and hardware that the run started on.
     environment_now: software and hardware that this statement was made with.
     tuning_note: what the data owner says about how settings were chosen; None: nothing.
@@ -145,9 +146,9 @@ class Statement:
     lower, upper = self.second_opinion
     return (
       'Second opinion, without that library: the exact ε of these steps is at least '
-      f'{rounded_down(lower):.4g} ({cross_check.METHODS["lower"]}) and at most '
-      f'{show_epsilon(upper)} ({cross_check.METHODS["upper"]}). No ε of this statement was '
-      'written without such a check.'
+      f'{rounded_down(lower):.4g} ({cross_check.METHODS["lower"]}; {text.ATTAINED}) and at most '
+      f'{show_epsilon(upper)} ({cross_check.METHODS["upper"]}). Every ε of this statement was '
+      'compared with bounds on what the accountant was asked for.'
     )
 
   def randomness(self) -> str:
@@ -157,7 +158,7 @@ class Statement:
         f'A seed fixed by the user: {text.SEED}. Seeds have at most 32 bits, few enough to try '
         'them all. For a release, train without a seed.'
       )
-    return 'A key of 64 bits from the operating system, which only the checkpoints hold.'
+    return text.SECRET
 
   def files(self) -> list[dict[str, str]]:
     """For every file that a run leaves: whether it may be published, and why."""
@@ -387,21 +388,5 @@ class Statement:
         f'privacy loss discretised at {accounting._FINE_GRID:g}, or {accounting._COARSE_GRID:g} '
         f'where ε > {accounting._FINE_UP_TO:g}, rounded against the user'
       ),
-      'second_opinion': self._second_opinion(),
-    }
-
-  def _second_opinion(self) -> dict[str, Any] | None:
-    if self.second_opinion is None or not self.holds:
-      return None
-    lower, upper = self.second_opinion
-    return {
-      'epsilon_at_least': rounded_down(lower),
-      'epsilon_at_most': rounded_up(upper),
-      'at_least_by': cross_check.METHODS['lower'],
-      'at_most_by': cross_check.METHODS['upper'],
-      'relation': (
-        'epsilon_at_least <= epsilon <= epsilon_at_most, for every epsilon of this statement with '
-        'bounds of its own; the accountant, which rounds up, may exceed the last by '
-        f'{cross_check.ROUNDING:g} of it and three steps of its grid times the root of T'
-      ),
+      'second_opinion': text.second_opinion(self.second_opinion) if self.holds else None,
     }

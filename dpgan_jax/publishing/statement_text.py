@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from dpgan_jax.budget import cross_check
+from dpgan_jax.privacy.accounting import rounded_down, rounded_up
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing.verdicts import COVERED_METRICS, UNCOVERED_METRICS
 
@@ -14,6 +18,11 @@ NEIGHBOURS = {
   ),
 }
 SEED = 'reproducible, not private against those who know the seed'
+SECRET = (
+  '256 bits from the operating system, which only secret.json holds; the keys that follow from '
+  'them have 64 bits, and the checkpoints hold these.'
+)
+ATTAINED = 'of two data sets in which all records but one contribute zeros'
 UNIT = 'one record: one labelled image'
 GROUP = (
   'A person with k records is protected by the group-privacy bound only: (k·ε, k·e^((k-1)·ε)·δ).'
@@ -59,6 +68,24 @@ NOT_COVERED = (
   'What was done to the data before training: selecting, cropping, labelling.',
   'What one can observe of the machine during training: memory, timing.',
 )
+
+
+def second_opinion(found: cross_check.Interval | None) -> dict[str, Any] | None:
+  """What the second computation of ε found, for machines."""
+  if found is None:
+    return None
+  return {
+    'epsilon_at_least': rounded_down(found.lower),
+    'epsilon_at_most': rounded_up(found.upper),
+    'at_least_by': f'{cross_check.METHODS["lower"]}, {ATTAINED}',
+    'at_most_by': cross_check.METHODS['upper'],
+    'relation': (
+      'epsilon_at_least <= exact epsilon of these steps <= epsilon_at_most; every accounted '
+      'epsilon of this statement lies between bounds of its own, of which the accountant, which '
+      f'rounds up, may exceed the last by {cross_check.ROUNDING:g} of it and three steps of its '
+      'grid times the root of T'
+    ),
+  }
 
 
 def rounding_of_sums(mechanism: DPMechanism) -> str:

@@ -1,13 +1,20 @@
-"""Scores over ε as figures, with the spread of several runs of one ε."""
+"""The files of a sweep: its table as JSON and as a page, samples and scores over ε as figures."""
 
 from __future__ import annotations
 
+import math
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dpgan_jax import _files, _validate
 from dpgan_jax.evaluation import curves as draw
+from dpgan_jax.evaluation import snapshots
+from dpgan_jax.privacy.accounting import show_epsilon
+from dpgan_jax.run import generator_file
+from dpgan_jax.run.directory import RunDir
+from dpgan_jax.search import sweep_table
 
 _FIGURES: tuple[tuple[str, str, str, dict[str, str], dict[str, Any]], ...] = (
   ('tstr.png', 'TSTR: classifiers trained on samples, tested on real images', 'accuracy',
@@ -42,3 +49,51 @@ def draw_groups(
       draw.over_epsilon(series, folder / file, title=title, ylabel=ylabel, note=note, **options)
       made.append(file)
   return made
+
+
+def write(table: sweep_table.Table, folder: pathlib.Path) -> list[str]:
+  """Writes sweep.json, sweep.md and the figures; returns what to tell the user."""
+  made, left_out = draw_figures(table, folder)
+  _files.write_json(folder / 'sweep.json', sweep_table.to_json(table))
+  with _files.atomic_write(folder / 'sweep.md') as file:
+    file.write(sweep_table.to_markdown(table, made, left_out))
+  said = sweep_table.spending(*table.spent_together, table)
+  return [said, f'Table and figures: {folder / "sweep.md"}']
+
+
+def draw_figures(table: sweep_table.Table, folder: pathlib.Path) -> tuple[list[str], list[str]]:
+  """Draws what there is to draw; returns the names of the files, and why others are left out."""
+  made, left_out = [], []
+  first: dict[float, sweep_table.Run] = {}
+  for run in table.runs:
+    if run.finished:
+      first.setdefault(run.target_epsilon, run)
+  if first:
+    models = [
+      (f'ε = {show_epsilon(e)}', generator_file.load(folder / run.name / sweep_table.GENERATOR))
+      for e, run in first.items()
+    ]
+    snapshots.picture(models, folder / 'samples.png', title='samples over ε; none was chosen')
+    made.append('samples.png')
+  for epsilon, run in first.items():
+    name = f'steps_{run.name.split("/")[0]}.png'
+    try:
+      title = f'samples over training, {run_of(epsilon)}'
+      snapshots.picture_over_steps(RunDir.open(folder / run.name, create=False), folder / name,
+                                   title=title)  # fmt: skip
+      made.append(name)
+    except _validate.InputError as error:
+      left_out.append(f'{name}: {error}'.replace(f'{folder}/', ''))
+  return [*made, *draw_scores(table, folder)], left_out
+
+
+def run_of(epsilon: float) -> str:
+  """What kind of run it is, for titles."""
+  return 'a run without privacy' if math.isinf(epsilon) else f'a run of ε = {show_epsilon(epsilon)}'
+
+
+def draw_scores(table: sweep_table.Table, folder: pathlib.Path) -> list[str]:
+  """Draws scores over ε, each figure whose scores are there; returns their file names."""
+  return draw_groups(
+    {target: [run.scores for run in runs] for target, runs in table.by_epsilon().items()}, folder
+  )

@@ -1,5 +1,4 @@
-"""What a sweep left, as one table: read from the directories of its runs, written as JSON, as a
-page and as figures.
+"""What a sweep left, as one table: read from the directories of its runs, as JSON and as a page.
 
 The table holds every run in the directory, finished or not, whichever command made it. So does the
 ε that all runs spend together on the same records: a run that failed was paid for as well.
@@ -18,19 +17,20 @@ from typing import Any
 
 import dp_accounting
 
-from dpgan_jax import _files, _validate
+from dpgan_jax import _validate
+from dpgan_jax._records import json_ready
 from dpgan_jax.budget.budget import Budget
-from dpgan_jax.evaluation import scores, snapshots
+from dpgan_jax.evaluation import scores
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.accounting import rounded_up, show_epsilon
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing import run_statement
-from dpgan_jax.run import generator_file, plan
+from dpgan_jax.run import plan
 from dpgan_jax.run.directory import RunDir
-from dpgan_jax.search import sweep_figures
 
 FORMAT = 'dpgan_jax sweep 1'
 EVALUATION, GENERATOR = 'evaluation.json', 'generator.safetensors'
+_LEFT = ('ledger.jsonl', 'secret.json', 'checkpoints', 'metrics.jsonl', 'snapshots', GENERATOR)
 COLUMNS = (
   'tstr_cnn', 'tstr_mlp', 'tstr_lr', 'fid', 'precision', 'recall', 'coverage',
   'secondary_accuracy', 'secondary_fid', 'conv_judge_accuracy', 'copy_share',
@@ -140,14 +140,27 @@ def read(folder: pathlib.Path, failures: Mapping[str, str]) -> Table:
     failures: why runs failed, by name, as the command that made them knows.
 
   Raises:
-    InputError: it is not the directory of a sweep.
+    InputError: it is not the directory of a sweep, or holds a run without its config.json.
   """
   saved = RunDir.open(folder, create=False).load_config()
   if saved.get('format') != FORMAT:
     raise _validate.InputError(f'expected {folder} to be the directory of a sweep')
-  runs = [_read_run(path.parent, failures) for path in folder.glob('eps*/*/config.json')]
+  runs = [_read_run(path, failures) for path in folder.glob('eps*/*') if _is_run(path)]
   runs.sort(key=lambda run: (run.target_epsilon, run.name))
   return Table(saved['settings'], saved['data'], tuple(runs))
+
+
+def _is_run(path: pathlib.Path) -> bool:
+  """Whether a run has begun there; refuses one that cannot be counted, and so would be left out."""
+  if (path / 'config.json').is_file():
+    return True
+  left = [name for name in _LEFT if (path / name).exists()]
+  if left:
+    raise _validate.InputError(
+      f'{path} holds {left[0]} but no config.json: what that run has spent is not known, and the '
+      'total would leave it out; restore config.json from a backup'
+    )
+  return False
 
 
 def _read_run(path: pathlib.Path, failures: Mapping[str, str]) -> Run:
@@ -226,7 +239,7 @@ def to_json(table: Table) -> dict[str, Any]:
   epsilon, private, public = table.spent_together
   groups = table.by_epsilon()
   names = list(dict.fromkeys(n for run in table.runs for n in run.scores))
-  return {
+  return json_ready({
     'format': FORMAT,
     'settings': dict(table.settings),
     'data': {k: v for k, v in table.data.items() if k != 'data_fingerprint'},
@@ -262,7 +275,7 @@ def to_json(table: Table) -> dict[str, Any]:
       for run in table.runs
     ],
     'privacy': _PRIVATE,
-  }
+  })  # fmt: skip
 
 
 def spending(epsilon: float, private: int, public: int, table: Table) -> str:
@@ -292,7 +305,7 @@ def to_markdown(table: Table, figures: Sequence[str], left_out: Sequence[str]) -
   s = table.settings
   lines = [
     '# Sweep over ε', '',
-    f'- data: {s["dataset"]}, N = {table.data["num_examples"]:,}',
+    f'- data: {s["dataset"]}, N = {_records(table):,}',
     f'- models: {s["generator"]} and {s["discriminator"]}, B = {s["batch_size"]}, '
     f'C = {s["l2_clip_norm"]}, δ = {s["delta"]!r}, n_D = {s["d_steps_per_g_step"]}',
     '', '## Scores', '', _PRIVATE, '',
@@ -314,6 +327,10 @@ def to_markdown(table: Table, figures: Sequence[str], left_out: Sequence[str]) -
   lines += ['', '## Figures', '', *(f'![{name}]({name})' for name in figures)]
   lines += [f'- left out: {reason}' for reason in left_out]
   return '\n'.join(lines) + '\n'
+
+
+def _records(table: Table) -> int:
+  return table.data.get('num_records', table.data.get('num_examples'))  # the latter in version 0.1
 
 
 def score_table(table: Table) -> list[str]:
@@ -343,53 +360,3 @@ def _cell(found: Mapping[str, Any] | None) -> str:
     return '–'
   spread = found['standard_deviation']
   return f'{found["mean"]:.4g}' + ('' if spread is None else f' ± {spread:.2g}')
-
-
-# --- files ---------------------------------------------------------------------------------------
-
-
-def write(table: Table, folder: pathlib.Path) -> list[str]:
-  """Writes sweep.json, sweep.md and the figures; returns what to tell the user."""
-  made, left_out = draw_figures(table, folder)
-  _files.write_json(folder / 'sweep.json', to_json(table))
-  with _files.atomic_write(folder / 'sweep.md') as file:
-    file.write(to_markdown(table, made, left_out))
-  return [spending(*table.spent_together, table), f'Table and figures: {folder / "sweep.md"}']
-
-
-def draw_figures(table: Table, folder: pathlib.Path) -> tuple[list[str], list[str]]:
-  """Draws what there is to draw; returns the names of the files, and why others are left out."""
-  made, left_out = [], []
-  first: dict[float, Run] = {}
-  for run in table.runs:
-    if run.finished:
-      first.setdefault(run.target_epsilon, run)
-  if first:
-    models = [
-      (f'ε = {show_epsilon(e)}', generator_file.load(folder / run.name / GENERATOR))
-      for e, run in first.items()
-    ]
-    snapshots.picture(models, folder / 'samples.png', title='samples over ε; none was chosen')
-    made.append('samples.png')
-  for epsilon, run in first.items():
-    name = f'steps_{run.name.split("/")[0]}.png'
-    try:
-      title = f'samples over training, {run_of(epsilon)}'
-      snapshots.picture_over_steps(RunDir.open(folder / run.name, create=False), folder / name,
-                                   title=title)  # fmt: skip
-      made.append(name)
-    except _validate.InputError as error:
-      left_out.append(f'{name}: {error}'.replace(f'{folder}/', ''))
-  return [*made, *draw_scores(table, folder)], left_out
-
-
-def run_of(epsilon: float) -> str:
-  """What kind of run it is, for titles."""
-  return 'a run without privacy' if math.isinf(epsilon) else f'a run of ε = {show_epsilon(epsilon)}'
-
-
-def draw_scores(table: Table, folder: pathlib.Path) -> list[str]:
-  """Draws scores over ε, each figure whose scores are there; returns their file names."""
-  return sweep_figures.draw_groups(
-    {target: [run.scores for run in runs] for target, runs in table.by_epsilon().items()}, folder
-  )

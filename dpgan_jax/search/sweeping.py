@@ -151,12 +151,9 @@ def open_sweep(path: str, settings: Mapping[str, Any], dataset: datasets.ImageDa
         if not isinstance(saved.get(name), dict):
           raise _validate.InputError(f'run directory {path} is that of one run')
         directory.check_same_config(saved[name], now)
-      kept = json.loads((directory.path / _FINGERPRINT).read_bytes())
-      directory.check_same_config(kept, {'data_fingerprint': dataset.fingerprint()})
     else:
-      with _files.atomic_write(directory.path / _FINGERPRINT) as file:  # private, unlike the rest
-        file.write(json.dumps({'data_fingerprint': dataset.fingerprint()}) + '\n')
       directory.save_config({'format': sweep_table.FORMAT, 'settings': shared, 'data': about})
+    _check_same_data(directory, dataset.fingerprint())
   except _validate.InputError as error:
     # It is kept as a run directory is: the same file of settings, the same lock.
     text = str(error).replace('run directory', 'sweep directory').replace('run_dir', 'sweep_dir')
@@ -164,6 +161,24 @@ def open_sweep(path: str, settings: Mapping[str, Any], dataset: datasets.ImageDa
       text.replace('belongs to another run', 'belongs to another sweep')
     ) from None
   return directory
+
+
+def _check_same_data(directory: RunDir, fingerprint: str) -> None:
+  """Keeps the fingerprint of the data in a private file of its own, or compares it."""
+  path = directory.path / _FINGERPRINT
+  now = {'data_fingerprint': fingerprint}
+  if not path.exists() and not any(directory.path.glob('eps*')):
+    with _files.atomic_write(path, permissions=0o600) as file:
+      file.write(json.dumps(now) + '\n')
+    return
+  try:
+    kept = dict(json.loads(path.read_bytes()))
+  except (FileNotFoundError, ValueError, TypeError):
+    raise _validate.InputError(
+      f'{path} is missing or damaged: whether the runs here read the same data is no longer known; '
+      'restore it from a backup'
+    ) from None
+  directory.check_same_config(kept, now)
 
 
 def trained(

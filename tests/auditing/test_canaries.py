@@ -14,15 +14,17 @@ import pytest
 from dpgan_jax._validate import InputError
 from dpgan_jax.auditing.canaries import AuditedMechanism, make_canaries, plant, training_labels
 from dpgan_jax.data import datasets
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.privacy.mechanism import DPMechanism
 
 SHAPE = (8, 8, 1)
+SPEC = Spec(
+  num_records=100, shape=SHAPE, class_names=tuple(map(str, range(10))), name='invented'
+)
 
 
 def make(kind='random_pixels', count=500, **others):
-  return make_canaries(
-    kind, count, **{'image_shape': SHAPE, 'num_classes': 10, 'seed': 3, **others}
-  )
+  return make_canaries(kind, count, **{'spec': SPEC, 'seed': 3, **others})
 
 
 @pytest.fixture(scope='module')

@@ -10,8 +10,10 @@ import pytest
 from dpgan_jax._validate import InputError
 from dpgan_jax.auditing import one_run
 from dpgan_jax.auditing.canaries import make_canaries
+from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.run import loop
 
 CONFIG = TrainConfig(
   noise_multiplier=0.4, steps=40, batch_size=40, delta=1e-3, generator='compact', seed=0,
@@ -30,7 +32,7 @@ def dataset():
 
 def plant(dataset, kind='coordinates', count=100):
   return make_canaries(
-    kind, count, image_shape=dataset.image_shape, num_classes=10, seed=1,
+    kind, count, spec=dataset.spec, seed=1,
     parameters=one_run.count_parameters(CONFIG, dataset),
   )  # fmt: skip
 
@@ -61,7 +63,7 @@ def test_finds_canaries_in_little_noise(loud, dataset):
 
 def test_a_finished_audit_is_read_again_and_another_refused(loud, dataset, monkeypatch):
   found, run_dir = loud
-  monkeypatch.setattr(one_run, 'make_watched_chunk', None)  # no step may be taken
+  monkeypatch.setattr(loop, 'make_chunk', None)  # no step may be taken
   assert audit(dataset, run_dir) == found
   with pytest.raises(InputError, match='another run: steps is 40 there and 41 now'):
     audit(dataset, run_dir, config=CONFIG.replace(steps=41))
@@ -71,19 +73,17 @@ def test_a_finished_audit_is_read_again_and_another_refused(loud, dataset, monke
 
 @pytest.mark.slow
 def test_an_interrupted_audit_ends_the_same(loud, dataset, tmp_path, monkeypatch):
-  real = one_run.Ledger.charge
+  real = Ledger.charge
 
   def stop(self, up_to_step, stage):
     if up_to_step > 20:
       raise KeyboardInterrupt
     real(self, up_to_step, stage)
 
-  clock = iter(range(0, 10**6, 100))
-  monkeypatch.setattr(one_run.time, 'monotonic', lambda: next(clock))  # a checkpoint each time
-  monkeypatch.setattr(one_run.Ledger, 'charge', stop)
+  monkeypatch.setattr(Ledger, 'charge', stop)
   with pytest.raises(KeyboardInterrupt):
     audit(dataset, tmp_path / 'run')
-  monkeypatch.setattr(one_run.Ledger, 'charge', real)
+  monkeypatch.setattr(Ledger, 'charge', real)
   assert audit(dataset, tmp_path / 'run') == loud[0]
 
 

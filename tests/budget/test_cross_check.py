@@ -155,6 +155,38 @@ class TestBounds:
       assert found.lower <= epsilon <= found.upper
       assert found.lower > 0.97 * epsilon
 
+  @pytest.mark.parametrize('sigma', [2.0, 4.0])
+  def test_where_batches_are_always_cut_the_events_lower_end_is_none_of_the_mechanism(self, sigma):
+    """N = 2, cap 1, q = 1, one step. Two data sets differ in what one of three records does, which
+    is kept with probability 1/3. By joint convexity (Balle, Barthe & Gaboardi 2018, arXiv
+    1807.01647, theorem 2) no two are further apart than the Gaussian of sensitivity 2 is, sampled
+    with that probability.
+    """
+    m = mechanism(sigma, 1, num_examples=2, batch_size=2, truncated_batch_size=1)
+    kept, mu = 1 / 3, 2 / sigma
+
+    def excess(epsilon: float) -> float:
+      tails = scipy.stats.norm.cdf([mu / 2 - epsilon / mu, -mu / 2 - epsilon / mu])
+      return kept * (tails[0] - math.exp(epsilon) * tails[1]) - DELTA
+
+    at_most = math.log1p(kept * math.expm1(scipy.optimize.brentq(excess, 0, 100)))
+    (of_event,) = cross_check.bounds(m.event(), [DELTA])
+    assert of_event.lower > at_most  # true of the event, false of the mechanism
+    (attained,) = cross_check.bounds(m.event(), [DELTA], attained=True)
+    assert 0 < attained.lower <= attained.upper < at_most
+    # What is attained: the record alone, kept with that probability.
+    (alone,) = cross_check.bounds(subsampled(kept, sigma, 1), [DELTA])
+    np.testing.assert_allclose(attained, alone, rtol=1e-9)
+
+  def test_where_batches_are_hardly_ever_cut_the_event_is_attained(self):
+    m = mechanism()
+    found, attained = (
+      cross_check.bounds(m.event(), [DELTA], attained=which)[0] for which in (False, True)
+    )
+    assert 0.99 * found.lower < attained.lower <= found.lower * (1 + 1e-6)
+    without = subsampled(m.sampling_probability, 1.0, 6)
+    assert attained.lower == pytest.approx(cross_check.bounds(without, [DELTA])[0].lower, rel=1e-3)
+
   def test_of_composed_stages(self):
     """A classifier's centre and its training, in either order; and one stage in two parts."""
     centre = mechanism(10.0, 1, batch_size=1440).event()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from dpgan_jax import _cli, audit
+from dpgan_jax import _cli, _files, audit
 from dpgan_jax._validate import InputError
 from dpgan_jax.auditing import modes
 from dpgan_jax.data import datasets
@@ -115,7 +115,7 @@ def test_refuses_a_file_as_directory(main, tmp_path):
 
 
 def test_infinity_is_written_as_strict_json(tmp_path):
-  modes.write(tmp_path / 'a.json', {'a': [float('inf'), 1.0], 'b': {'c': (2, None)}})
+  _files.write_json(tmp_path / 'a.json', {'a': [float('inf'), 1.0], 'b': {'c': (2, None)}})
   assert json.loads((tmp_path / 'a.json').read_text()) == {'a': ['inf', 1.0], 'b': {'c': [2, None]}}
 
 

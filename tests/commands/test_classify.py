@@ -17,9 +17,11 @@ import pytest
 import safetensors.numpy
 
 from dpgan_jax import _validate, classify
+from dpgan_jax.budget.budget import Budget
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.models.classifier import CENTRE, STAGE, make_stages
 from dpgan_jax.models.classifier_config import ClassifierConfig
+from dpgan_jax.run.directory import RunDir
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = ClassifierConfig(
@@ -64,6 +66,7 @@ def ledger_of(path: pathlib.Path, split: classify.Split) -> Ledger:
     path / 'ledger.jsonl',
     stages=make_stages(CONFIG, len(split.train)),
     data_fingerprint=split.train.fingerprint(),
+    identity=RunDir(path).identity(),
   )
 
 
@@ -101,7 +104,7 @@ def test_an_epsilon_that_a_second_computation_contradicts_is_not_written(copy, s
   (copy / classify.RESULT).unlink()
   forgetful = lambda self, steps=None: self.mechanism.epsilon(steps)  # noqa: E731
   with monkeypatch.context() as patch:
-    patch.setattr(classify.Classifier, 'epsilon', forgetful)
+    patch.setattr(Budget, 'epsilon', forgetful)
     with pytest.raises(_validate.InputError, match='contradicted by a second computation'):
       classify.run(CONFIG, split, copy, progress=False)
   assert not (copy / classify.RESULT).exists()
@@ -175,13 +178,13 @@ def test_other_data_and_lost_checkpoints_are_refused(copy, split):
 
 def test_holdout_is_apart_from_training_and_leaves_the_test_set_alone(monkeypatch, tmp_path):
   read = []
-  original = classify.data.load_dataset
+  original = classify.datasets.load_dataset
 
   def spying(name, *, split='train', **others):
     read.append(split)
     return original(name, split=split, **others)
 
-  monkeypatch.setattr(classify.data, 'load_dataset', spying)
+  monkeypatch.setattr(classify.datasets, 'load_dataset', spying)
   split = classify.load(dataclasses.replace(CONFIG, holdout=300), None)
   assert read == ['train']
   assert len(split.train) == len(split.inputs)
@@ -211,7 +214,7 @@ def test_accuracy_on_test_images_of_one_s_own_is_private(split, tmp_path):
 
 
 def test_test_images_of_other_classes_are_refused(tmp_path):
-  digits = classify.data.load_dataset('digits')
+  digits = classify.datasets.load_dataset('digits')
   arrays = {'x': digits.images[:20, :, :, 0], 'y': digits.labels[:20] % 3}
   np.savez(tmp_path / 'a.npz', **arrays, x_test=arrays['x'][:9], y_test=arrays['y'][:9] % 2)
   with pytest.raises(_validate.InputError, match=r"class 2 \('2'\) has no images"):

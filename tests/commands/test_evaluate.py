@@ -15,7 +15,8 @@ from PIL import Image
 from dpgan_jax import evaluate
 from dpgan_jax._validate import InputError
 from dpgan_jax.data import datasets, writers
-from dpgan_jax.evaluation import scoring
+from dpgan_jax.data.spec import Spec
+from dpgan_jax.evaluation import features, scoring
 
 
 @pytest.fixture
@@ -90,12 +91,12 @@ def test_a_run_is_sampled(main, tmp_path, monkeypatch, capsys):
 
   run = types.SimpleNamespace(
     model=types.SimpleNamespace(
-      sample=sample, dataset='digits', steps=7, class_names=tuple(map(str, range(10)))
+      sample=sample, spec=datasets.load_dataset('digits').spec, steps=7
     ),
     run=types.SimpleNamespace(path=tmp_path),
   )
   monkeypatch.setattr(evaluate.trainer, 'restore_model', lambda path: run)
-  monkeypatch.setattr(evaluate.evaluation, 'evaluate', fake)
+  monkeypatch.setattr(scoring.tasks, 'evaluate', fake)
   for num in ('--num=220', '--num=220', '--quick'):
     with pytest.raises(InputError, match='far enough'):
       main(f'--run_dir={tmp_path}', num, '--eval_seed=4')
@@ -122,7 +123,8 @@ def test_samples_of_other_classes_are_refused(main, tmp_path, monkeypatch):
   real = ('--dataset=npz', f'--data_dir={tmp_path}/real.npz')
   with pytest.raises(InputError, match="class 1 is 'bear' and of the samples 'cat'"):
     main(f'--samples={tmp_path}/made.npz', *real)
-  model = types.SimpleNamespace(class_names=names, dataset='npz')
+  spec = Spec(num_records=40, shape=(8, 8, 1), class_names=names, name='npz')
+  model = types.SimpleNamespace(spec=spec)
   run = types.SimpleNamespace(model=model, run=types.SimpleNamespace(path=tmp_path))
   monkeypatch.setattr(evaluate.trainer, 'restore_model', lambda path: run)
   with pytest.raises(InputError, match="class 1 is 'bear' and of the run 'cat'"):
@@ -154,7 +156,7 @@ def test_samples_that_cannot_be_scored_leave_nothing_behind(main, tmp_path):
   ids=str,
 )
 def test_wrong_flags_are_refused(main, arguments, message, monkeypatch):
-  monkeypatch.setattr(evaluate.features.importlib.util, 'find_spec', lambda name: None)
+  monkeypatch.setattr(features.importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(InputError, match=message):
     main(*arguments)
 

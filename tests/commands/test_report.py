@@ -29,14 +29,16 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from dpgan_jax import _environment
 from dpgan_jax._validate import InputError
+from dpgan_jax.budget import cross_check
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import StepMetrics
 from dpgan_jax.privacy.accounting import show_epsilon
 from dpgan_jax.publishing import run_statement
-from dpgan_jax.run import metrics, plan, trainer
+from dpgan_jax.run import loop, metrics, plan, trainer
 from dpgan_jax.run.directory import RunDir
 
 SEED = 987654321
@@ -97,14 +99,14 @@ def interrupted(tmp_path_factory, compiled_once) -> RunDir:
   """6 of 9 steps charged; the process ended with 3 in a checkpoint and the others under way."""
   folder = tmp_path_factory.mktemp('runs') / 'interrupted'
 
-  class Interrupted(trainer.Checkpoints):
+  class Interrupted(loop.Checkpoints):
     def save(self, step: int, *rest: Any) -> None:
       super().save(step, *rest)
       if step == 3:
         raise KeyboardInterrupt
 
   with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-    patch.setattr(trainer, 'Checkpoints', Interrupted)
+    patch.setattr(loop, 'Checkpoints', Interrupted)
     train(folder, CONFIG.replace(steps=9))
   return RunDir.open(folder, create=False)
 
@@ -118,7 +120,7 @@ def not_private(tmp_path_factory, compiled_once) -> RunDir:
     raise KeyboardInterrupt
 
   with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-    patch.setattr(trainer, 'make_chunk', interrupt)
+    patch.setattr(loop, 'make_chunk', interrupt)
     train(folder, CONFIG.replace(noise_multiplier=None, target_epsilon=math.inf))
   return RunDir.open(folder, create=False)
 
@@ -131,21 +133,27 @@ def paper_run(
   folder: pathlib.Path, charged: int = 4, num_examples: int = 1440, **changes: Any
 ) -> RunDir:
   """What a run leaves that is killed after its first charge, made without training."""
-  config = CONFIG.replace(**changes)
-  mechanism = plan.make(config, num_examples).mechanism
+  config, names = CONFIG.replace(**changes), tuple(str(i) for i in range(10))
+  spec = Spec(num_records=num_examples, shape=(8, 8, 1), class_names=names, name='digits')
+  planned = plan.make(config, spec)
   run = RunDir.open(folder / 'run', create=True)
-  about = {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_examples': num_examples}
   run.save_config(
     {
-      'config': config.to_dict(),
-      'mechanism': mechanism.to_dict(),
-      'data': {**about, 'class_names': [str(i) for i in range(10)]},
+      'format': loop.FORMAT,
+      'run_id': 'f00d',
+      **planned.to_record(),
+      'data': spec.to_record(),
       'environment': _environment.environment(),
     }
   )
-  ledger = Ledger.open(run.ledger, stages={trainer.STAGE: mechanism}, data_fingerprint='f00d')
-  ledger.charge(charged)
+  ledger_of(run).charge(charged)
   return run
+
+
+def ledger_of(run: RunDir) -> Ledger:
+  """A ledger of what config.json says, made where there is none."""
+  stages = plan.read(run.load_config(), run.config).budget.stages
+  return Ledger.open(run.ledger, stages=stages, data_fingerprint='f00d', identity=run.identity())
 
 
 def files_of(folder: pathlib.Path) -> dict[str, bytes]:
@@ -226,6 +234,7 @@ def test_a_finished_run(finished, tmp_path, monkeypatch):
   assert markdown.startswith('# Privacy statement\n\n' + facts['statement'])
   wanted = ['0.022222221828997135', '2110.03620', 'Mironov', 'threefry', 'Not stated', 'N + 1']
   wanted += [f'at least {second["epsilon_at_least"]:.4g} (', f'{second["epsilon_at_most"]:.4g} (']
+  wanted += ['one contribute zeros', '256 bits from the operating system']
   wanted += ['k records', 'uniform', 'epsilon_delta.png', *map(show_epsilon, curve.values())]
   for words in wanted:
     assert words in markdown, words
@@ -244,11 +253,14 @@ def test_every_file_of_a_run_has_a_verdict(finished, tmp_path):
   left = {p.name + '/' * p.is_dir() for p in run.path.iterdir()}
   for name in left:
     assert [v for v in verdicts if fnmatch.fnmatch(name, v)], f'{name} has no verdict'
-  private = {'checkpoints/', 'ledger.jsonl', 'metrics.jsonl', 'losses.png', 'tensorboard/', '.lock'}
+  private = {
+    'checkpoints/', 'ledger.jsonl', 'metrics.jsonl', 'losses.png', 'tensorboard/', '.lock',
+    'secret.json',
+  }  # fmt: skip
   assert private <= left
   # What other commands leave beside a run.
   private |= {'evaluation*'}
-  private |= {'audit.json', 'labeller/', 'label_cnn/'}
+  private |= {'audit.json', 'labeller/', 'label_cnn/', 'fingerprint.json'}
   assert {name for name, verdict in verdicts.items() if verdict == 'no'} == private
 
 
@@ -335,7 +347,9 @@ def test_nothing_private_goes_out(which, request, tmp_path):
   assert fingerprint in run.ledger.read_text()
   state = trainer.restore_model(run.path)  # the run is what it claims to be
   assert state.model.steps >= 0
-  words = [fingerprint[:8], str(tmp_path), str(ROOT), '/tmp', os.path.expanduser('~') + '/']
+  secret = json.loads(run.secret.read_text())['secret']
+  words = [secret[:16], fingerprint[:8], str(tmp_path), str(ROOT), '/tmp']
+  words.append(os.path.expanduser('~') + '/')
   words += [socket.gethostname() + '.', f'{getpass.getuser()}/', str(os.getpid()) + '\n']
   real_values = []
   for record in metrics.read_metrics(run.metrics):
@@ -357,6 +371,8 @@ def test_the_environment_goes_out_by_name_only(tmp_path):
   saved = run.load_config()
   saved['environment'] |= {'hostname': 'ward7.example', 'cwd': '/home/lovelace', 'jax': '0.0.1'}
   run.save_config(saved)
+  run.ledger.unlink()
+  ledger_of(run).charge(4)  # that of this run
   run_statement.write(run)
   assert not re.search('ward7|lovelace|hostname|cwd', written(run))
   assert read_strictly(run.report_json)['environment']['at_start']['jax'] == '0.0.1'
@@ -446,6 +462,22 @@ def test_a_run_before_its_first_charge_has_spent_nothing(tmp_path):
   assert (statement.steps_charged, statement.epsilon) == (0, 0.0)
   assert statement.epsilon_budgeted > 0
   read_strictly(run.report_json)
+
+
+def test_what_is_said_to_be_the_least_is_attained_where_batches_are_cut(tmp_path):
+  """Of three records one is kept: the accountant's event costs more than any two data sets do."""
+  run = paper_run(
+    tmp_path, 1, 2, noise_multiplier=2.0, batch_size=2, truncated_batch_size=1, steps=1
+  )
+  statement = run_statement.build(run)
+  event = statement.mechanism.event()
+  (of_event,) = cross_check.bounds(event, [1e-4])
+  (attained,) = cross_check.bounds(event, [1e-4], attained=True)
+  assert statement.second_opinion == (attained.lower, of_event.upper)
+  said = statement.to_json()['accounting']['second_opinion']
+  assert said['epsilon_at_least'] <= attained.lower < of_event.lower <= statement.epsilon
+  assert f'is at least {attained.lower:.3g}' in statement.second_opinion_sentence()
+  assert f'{of_event.lower:.3g}' not in statement.second_opinion_sentence()
 
 
 @pytest.mark.parametrize('wrong', ['charged', 'budgeted'])

@@ -16,10 +16,12 @@ from pyarrow import parquet
 from dpgan_jax import _validate, sample
 from dpgan_jax.data import distort, readers
 from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
+from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.run.generator_file import Model
+from dpgan_jax.run import generator_file
 from dpgan_jax.run.secrets import root_key
 from dpgan_jax.run.trainer import train
 
@@ -60,9 +62,10 @@ def unconditional(tmp_path_factory):
   mechanism = DPMechanism.create(
     num_examples=64, batch_size=8, l2_clip_norm=1.0, noise_multiplier=10.0, steps=4, delta=1e-3
   )
-  gan = GAN(config, mechanism, (8, 8, 1), 1)
+  gan = GAN(config, mechanism, Spec(num_records=64, shape=(8, 8, 1), class_names=('0',), name='x'))
   path = tmp_path_factory.mktemp('models') / 'report.safetensors'
-  Model(gan, jax.jit(gan.init)(root_key(0)).g_average, 4, ('0',), 'x').save(path)
+  model = Synthesizer(gan, jax.jit(gan.init)(root_key(0)).g_average, 4)
+  generator_file.save(model, path)
   return path, mechanism.epsilon()
 
 
@@ -116,7 +119,7 @@ def test_distorted_samples_are_the_same_ones_distorted_under_their_old_names(tra
 
 
 def test_png_folder_of_chosen_classes_from_a_saved_generator(trained, command, tmp_path):
-  trained.model.save(tmp_path / 'g.safetensors')
+  generator_file.save(trained.model, tmp_path / 'g.safetensors')
   status, out, err = command(
     f'--model={tmp_path}/g.safetensors', '--format=png', '--num=7', '--labels=a,1,h'
   )

@@ -124,13 +124,13 @@ def test_flag_files_are_complete():
     import sys
     from absl import flags
     from absl.testing import flagsaver
-    from dpgan_jax import cli, train
-    from dpgan_jax.config import TrainConfig
+    from dpgan_jax import _cli, train
+    from dpgan_jax.models.config import TrainConfig
     train.define_flags()
     for path in sys.argv[1:]:
       with flagsaver.flagsaver():
         flags.FLAGS(['train', f'--flagfile={path}'])
-        print(path, cli.config_from_flags(TrainConfig).dataset, flags.FLAGS.run_dir)
+        print(path, _cli.config_from_flags(TrainConfig).dataset, flags.FLAGS.run_dir)
     """
   files = [
     str(p.relative_to(ROOT))

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,14 +21,17 @@ import pytest
 from dpgan_jax import sweep
 from dpgan_jax._validate import InputError
 from dpgan_jax.budget.budget import Budget
-from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
+from dpgan_jax.evaluation import tasks
 from dpgan_jax.evaluation.scores import Evaluation, Score
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.run import generator_file, plan, trainer
+from dpgan_jax.publishing import run_statement, verdicts
+from dpgan_jax.run import plan, trainer
 from dpgan_jax.run.directory import RunDir
+from dpgan_jax.run.loop import Run
 from dpgan_jax.search import sweeping
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -157,8 +161,8 @@ def main(monkeypatch, tmp_path, own_flags):
   began: list[str] = []
   state = types.SimpleNamespace(began=began, fail=None, interrupt=None)
 
-  def make(config: TrainConfig, num_examples: int, before: object) -> Budget:
-    assert not before
+  def make_budget(config: TrainConfig, num_examples: int, beside: object = None) -> Budget:
+    assert not beside
     sigma = 0.0 if config.target_epsilon == float('inf') else 2 / (config.target_epsilon or 1)
     return Budget(DPMechanism.create(
       num_examples=num_examples, batch_size=config.batch_size, l2_clip_norm=1.0,
@@ -166,22 +170,20 @@ def main(monkeypatch, tmp_path, own_flags):
     ))  # fmt: skip
 
   def train(config: TrainConfig, dataset: datasets.ImageDataset, run_dir: pathlib.Path):
-    run = RunDir.open(run_dir, create=True)
-    gan = trainer._plan(config, dataset, run).gan
     began.append(f'train {run_dir.parent.name}/{run_dir.name}')
-    ledger = Ledger.open(
-      run.ledger, stages={trainer.STAGE: gan.mechanism}, data_fingerprint=dataset.fingerprint()
-    )
-    ledger.charge(gan.mechanism.steps, trainer.STAGE)
+    opened = Run.open(
+      run_dir, config.to_dict(), dataset, make=lambda: plan.make(config, dataset.spec),
+      read=plan.read, progress=False,
+    )  # fmt: skip
+    with opened as (planned, run):
+      gan = planned.gan
+      run.ledger.charge(gan.mechanism.steps)
     if config.target_epsilon == state.interrupt:
       raise KeyboardInterrupt
     if config.target_epsilon == state.fail:
       raise InputError('the budget of these steps is out of reach')
-    generator = _init(gan, config.seed)
-    model = generator_file.Model(
-      gan, generator, gan.mechanism.steps, dataset.class_names, dataset.name
-    )
-    return trainer.Trained(model, run)
+    model = Synthesizer(gan, _init(gan, config.seed), gan.mechanism.steps)
+    return trainer.Trained(model, run.directory)
 
   def write(run: RunDir):
     run.report_json.write_text('{}')
@@ -208,16 +210,16 @@ def main(monkeypatch, tmp_path, own_flags):
 
   def sample(self, num, *, labels=None, key):
     del labels
-    seed = [int(np.asarray(jax.random.key_data(key)).sum()), len(self.class_names)]
+    seed = [int(np.asarray(jax.random.key_data(key)).sum()), self.spec.num_classes]
     images = np.random.default_rng(seed).integers(0, 256, (num, 8, 8, 1))
     return images.astype(np.uint8), np.arange(num) % 10
 
-  monkeypatch.setattr(generator_file.Model, 'sample', sample)
-  monkeypatch.setattr(plan, 'make', make)
+  monkeypatch.setattr(Synthesizer, 'sample', sample)
+  monkeypatch.setattr(plan, 'make_budget', make_budget)
   monkeypatch.setattr(accounting, 'epsilon', epsilon)
-  monkeypatch.setattr(sweep.trainer, 'train', train)
-  monkeypatch.setattr(sweep.report, 'write', write)
-  monkeypatch.setattr(sweep.evaluate.evaluation, 'evaluate', evaluate)
+  monkeypatch.setattr(trainer, 'train', train)
+  monkeypatch.setattr(run_statement, 'write', write)
+  monkeypatch.setattr(tasks, 'evaluate', evaluate)
   monkeypatch.setattr(Evaluation, 'figure', lambda self, path: None)
   sweep.define_flags()
 
@@ -323,10 +325,42 @@ def test_a_directory_of_other_settings_or_data_is_refused(main, tmp_path, monkey
     dataset = load(*args, **kwargs)
     return dataclasses.replace(dataset, images=np.roll(dataset.images, 1, axis=0))
 
-  monkeypatch.setattr(sweep.data, 'load_dataset', other)
+  monkeypatch.setattr(datasets, 'load_dataset', other)
   with pytest.raises(InputError, match='data_fingerprint is '):
     main('--epsilons=1', '--noevaluate')
   assert main.state.began == []
+
+
+def test_no_fingerprint_of_the_data_is_in_what_may_be_published(main, tmp_path):
+  main('--epsilons=1', '--noevaluate')
+  fingerprint = datasets.load_dataset('digits').fingerprint()
+  folder = tmp_path / 'sweep'
+  rows = verdicts.of_files(holds=True, seed_fixed=False)
+  private = {row['file'] for row in rows if row['publish'] == verdicts.NO}
+  assert fingerprint in (folder / 'fingerprint.json').read_text()
+  for path in folder.rglob('*'):
+    if path.is_file() and fingerprint[:12].encode() in path.read_bytes():
+      assert path.name in private, path
+  for name in ('config.json', 'sweep.json', 'sweep.md'):
+    assert fingerprint[:12] not in (folder / name).read_text()
+
+
+def test_a_sweep_killed_at_its_start_is_begun_again_and_a_lost_fingerprint_is_not(main, tmp_path):
+  fingerprint = tmp_path / 'sweep' / 'fingerprint.json'
+  main('--epsilons=1', '--noevaluate')
+  kept = fingerprint.read_bytes()
+  fingerprint.unlink()
+  with pytest.raises(InputError, match=r'fingerprint\.json is missing or damaged'):
+    main('--epsilons=1', '--noevaluate')
+  fingerprint.write_text('{')
+  with pytest.raises(InputError, match=r'fingerprint\.json is missing or damaged'):
+    main('--epsilons=1', '--noevaluate')
+  assert main.state.began == []
+  shutil.rmtree(tmp_path / 'sweep' / 'eps1')
+  fingerprint.unlink()  # as after a kill between the two files: no run has begun
+  main('--epsilons=1', '--noevaluate')
+  assert main.state.began == ['train eps1/secret_key']
+  assert fingerprint.read_bytes() == kept
 
 
 def test_a_run_of_other_settings_in_the_place_of_one_is_refused(main, tmp_path):

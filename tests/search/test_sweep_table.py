@@ -12,19 +12,27 @@ import pytest
 from dp_accounting import pld
 
 from dpgan_jax._validate import InputError
-from dpgan_jax.budget.budget import Budget
+from dpgan_jax.budget.budget import STAGE, Budget
 from dpgan_jax.budget.ledger import Ledger
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.gan import GAN
 from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.run import loop
 from dpgan_jax.run.directory import RunDir
-from dpgan_jax.run.trainer import STAGE
-from dpgan_jax.search import sweep_table
+from dpgan_jax.run.plan import Plan
+from dpgan_jax.search import sweep_figures, sweep_table
 from dpgan_jax.search.sweep_table import Run, Table
 
 SETTINGS = {
   'dataset': 'digits', 'generator': 'compact', 'discriminator': 'compact', 'batch_size': 32,
   'l2_clip_norm': 1.0, 'delta': 1e-4, 'd_steps_per_g_step': 1,
 }  # fmt: skip
+
+
+SPEC = Spec(
+  num_records=1440, shape=(8, 8, 1), class_names=tuple(map(str, range(10))), name='digits'
+)
 
 
 def mechanism(sigma: float, steps: int = 40) -> DPMechanism:
@@ -47,7 +55,7 @@ def run(name: str, sigma: float, target: float, charged: int = 40, **scores: dic
 
 
 def table(*runs: Run) -> Table:
-  return Table(SETTINGS, {'num_examples': 1440}, runs)
+  return Table(SETTINGS, SPEC.to_record(), runs)
 
 
 # --- what is spent -------------------------------------------------------------------------------
@@ -147,7 +155,7 @@ def test_a_sweep_without_scores():
 
 def test_scores_are_drawn(tmp_path):
   whole = table(run('a', 1.5, 2.0, tstr_lr=score(0.8, 0.9), secondary_accuracy=score(0.9)))
-  assert sweep_table.draw_scores(whole, tmp_path) == ['tstr.png', 'secondary_accuracy.png']
+  assert sweep_figures.draw_scores(whole, tmp_path) == ['tstr.png', 'secondary_accuracy.png']
   assert sorted(p.name for p in tmp_path.iterdir()) == ['secondary_accuracy.png', 'tstr.png']
 
 
@@ -158,20 +166,23 @@ def test_scores_are_drawn(tmp_path):
 def sweep_dir(tmp_path) -> pathlib.Path:
   """A sweep with one run that was cut short after 25 of 40 steps were charged."""
   RunDir(tmp_path).save_config(
-    {'format': sweep_table.FORMAT, 'settings': SETTINGS, 'data': {'num_examples': 1440}}
+    {'format': sweep_table.FORMAT, 'settings': SETTINGS, 'data': SPEC.to_record()}
   )
   directory = RunDir.open(tmp_path / 'eps2' / 'seed_0', create=True)
   m = mechanism(1.5)
   config = TrainConfig(target_epsilon=2.0, steps=40, batch_size=32, delta=1e-4, seed=0)
   directory.save_config(
     {
-      'config': config.to_dict(),
-      'mechanism': m.to_dict(),
-      'data': {'image_shape': [8, 8, 1], 'num_classes': 10},
+      'format': loop.FORMAT,
+      **Plan(GAN(config, m, SPEC)).to_record(),
+      'data': SPEC.to_record(),
       'environment': {},
     }
   )
-  Ledger.open(directory.ledger, stages={STAGE: m}, data_fingerprint='of data').charge(25, STAGE)
+  ledger = Ledger.open(
+    directory.ledger, stages={STAGE: m}, data_fingerprint='of data', identity=directory.identity()
+  )
+  ledger.charge(25, STAGE)
   return tmp_path
 
 
@@ -190,6 +201,29 @@ def test_what_an_unreadable_ledger_says_counts_as_spent(sweep_dir):
   (found,) = sweep_table.read(sweep_dir, {}).runs
   assert found.charged == 40
   assert 'all its steps are counted' in (found.reason or '')
+
+
+@pytest.mark.parametrize('left', ['ledger.jsonl', 'checkpoints', 'generator.safetensors'])
+def test_a_run_without_its_config_is_refused_and_not_left_out(sweep_dir, left):
+  """What it spent would vanish from the total."""
+  run = sweep_dir / 'eps2' / 'seed_0'
+  ledger = run / 'ledger.jsonl'
+  if left == 'checkpoints':
+    (run / left).mkdir()
+  elif left != ledger.name:
+    (run / left).write_bytes(b'')
+  if left != ledger.name:
+    ledger.unlink()
+  (run / 'config.json').unlink()
+  with pytest.raises(InputError, match=f'seed_0 holds {left} but no config.json') as caught:
+    sweep_table.read(sweep_dir, {})
+  assert '\n' not in str(caught.value)
+
+
+def test_a_place_where_no_run_has_begun_counts_nothing(sweep_dir):
+  (sweep_dir / 'eps4' / 'seed_0').mkdir(parents=True)
+  (sweep_dir / 'eps4' / 'seed_0' / '.lock').write_text('7')
+  assert [run.name for run in sweep_table.read(sweep_dir, {}).runs] == ['eps2/seed_0']
 
 
 def test_a_directory_of_one_run_is_no_sweep(sweep_dir):
