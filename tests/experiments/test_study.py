@@ -174,12 +174,12 @@ def test_unfinished_and_unevaluated_runs_are_told_of(tmp_path):
 
 @pytest.fixture
 def run_dir(tmp_path) -> RunDir:
-  """A run without privacy, of 4 steps, with a snapshot, metrics and an evaluation."""
+  """A run without privacy, of 200 steps, with a snapshot, metrics and an evaluation."""
   m = DPMechanism.create(
-    num_examples=1440, batch_size=32, l2_clip_norm=1.0, noise_multiplier=0.0, steps=4, delta=1e-4
+    num_examples=1440, batch_size=32, l2_clip_norm=1.0, noise_multiplier=0.0, steps=200, delta=1e-4
   )
   config = TrainConfig(
-    dataset='digits', target_epsilon=float('inf'), steps=4, batch_size=32, delta=1e-4, seed=7,
+    dataset='digits', target_epsilon=float('inf'), steps=200, batch_size=32, delta=1e-4, seed=7,
     generator='compact',
   )  # fmt: skip
   directory = RunDir.open(tmp_path / 'hinge', create=True)
@@ -191,7 +191,7 @@ def run_dir(tmp_path) -> RunDir:
   )
   Ledger.open(
     directory.ledger, stages={STAGE: m}, data_fingerprint='of data', identity=directory.identity()
-  ).charge(4, STAGE)
+  ).charge(200, STAGE)
   with MetricsWriter(directory.path, resume_step=None) as writer:
     for step in range(1, 201):
       writer.write(step, {'d_real_accuracy': 0.5, 'g_loss': 1.0})
@@ -210,7 +210,7 @@ def test_a_run_becomes_a_record_without_its_seed(run_dir, tmp_path):
   assert file.name == 'hinge.json'
   assert record['settings']['seed'] is None
   assert record['seed_fixed'] is True
-  assert (record['epsilon'], record['finished'], record['steps_planned']) == ('inf', False, 4)
+  assert (record['epsilon'], record['finished'], record['steps_planned']) == ('inf', False, 200)
   assert record['evaluation']['scores'] == {'fid': {'value': 3.5, 'reference': 0.25}}
   assert record['noise_in_d'] == 0.0  # without privacy there is none
   assert len(record['metrics']) <= 60
