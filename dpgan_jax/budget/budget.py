@@ -20,7 +20,7 @@ from collections.abc import Mapping
 
 import dp_accounting
 
-from dpgan_jax.budget.ledger import check_stages
+from dpgan_jax import _validate
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
 
@@ -130,3 +130,13 @@ class Budget:
         neighboring_relation=mechanism.neighboring_relation,
       )
     )
+
+
+def check_stages(stages: Mapping[str, DPMechanism]) -> None:
+  """Refuses mechanisms that one ε cannot be stated of: δ, relation and N must be the same."""
+  if not stages:
+    raise _validate.InputError('expected at least one stage, got none')
+  for field in ('delta', 'neighboring_relation', 'num_examples'):
+    values = {name: getattr(m, field) for name, m in stages.items()}
+    if len(set(values.values())) > 1:
+      raise _validate.InputError(f'expected one {field} for all stages, got {values}')

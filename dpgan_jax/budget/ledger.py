@@ -24,6 +24,7 @@ from typing import Any
 import dp_accounting
 
 from dpgan_jax import _files, _validate
+from dpgan_jax.budget.budget import check_stages
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import BudgetError, DPMechanism
 
@@ -252,16 +253,6 @@ class Ledger:
         f'{self._path} charges {self._charged[stage]} steps but a checkpoint has taken {step}: '
         'the ledger has lost entries; restore it from a backup'
       )
-
-
-def check_stages(stages: Mapping[str, DPMechanism]) -> None:
-  """Refuses mechanisms that one ε cannot be stated of: δ, relation and N must be the same."""
-  if not stages:
-    raise _validate.InputError('expected at least one stage, got none')
-  for field in ('delta', 'neighboring_relation', 'num_examples'):
-    values = {name: getattr(m, field) for name, m in stages.items()}
-    if len(set(values.values())) > 1:
-      raise _validate.InputError(f'expected one {field} for all stages, got {values}')
 
 
 def _check_header(path: pathlib.Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

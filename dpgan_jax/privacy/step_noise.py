@@ -46,8 +46,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import random as generators
 
-from dpgan_jax import _validate
-from dpgan_jax.privacy import clipping
+from dpgan_jax import _dtypes, _validate
 
 PyTree = Any
 
@@ -122,7 +121,7 @@ def add_gaussian(
 
 def _add(total: jax.Array, whole: jax.Array, dither: jax.Array, unit: float) -> jax.Array:
   """unit·round(total/unit + whole + dither/256), exact but for the last rounding to the dtype."""
-  total = total.astype(clipping.accumulation_dtype(total.dtype)) * (1 / unit)
+  total = total.astype(_dtypes.accumulation_dtype(total.dtype)) * (1 / unit)
   floor = jnp.floor(total)  # what is cut off is a float, exactly
   fraction = jnp.floor((total - floor) * _FRACTION).astype(jnp.int32)
   carry = (fraction + dither + _FRACTION // 2) >> (_FRACTION.bit_length() - 1)
