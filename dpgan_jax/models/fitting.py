@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dpgan_jax import _validate
+from dpgan_jax import _keys, _validate
 from dpgan_jax.data import datasets
 
 Params = Any
@@ -87,7 +87,7 @@ def fit(
   steps = len(images) // batch_size
   chunks = -(-steps // _STEPS_AT_ONCE)
   chunk = steps // chunks  # all chunks alike: one compilation
-  init_key, dropout_key = jax.random.split(jax.random.key(seed))
+  init_key, dropout_key = jax.random.split(_keys.from_seed(seed))
   blank = jnp.zeros((1, *images.shape[1:]), jnp.float32)
   params = jax.jit(module.init)(init_key, blank)
   moments = _ADAM.init(params)

@@ -261,9 +261,13 @@ def test_a_gradient_penalty_inside_the_loss():
 def test_mixed_precision_keeps_norms_and_sums_in_float32():
   module = nn.Sequential([nn.Dense(16, dtype=jnp.bfloat16), nn.tanh, nn.Dense(1)])
   loss, params, batch = of_module(module, (9, 8), n=64)
-  for strategy in ('auto', 'ghost'):
-    got = clipping.clipped_grad(loss, l2_clip_norm=0.7, strategy=strategy)(params, *batch)
-    want = clipping.clipped_grad(loss, l2_clip_norm=0.7, strategy='vmap')(params, *batch)
+  found = {
+    strategy: jax.jit(clipping.clipped_grad(loss, l2_clip_norm=0.7, strategy=strategy))
+    for strategy in clipping.STRATEGIES
+  }
+  want = found['vmap'](params, *batch)
+  for strategy in INFERRING:
+    got = found[strategy](params, *batch)
     np.testing.assert_allclose(got.norms, want.norms, rtol=2e-2)  # vmap(grad) sums in bfloat16
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=0.1), got.sum, want.sum)
     assert {leaf.dtype for leaf in jax.tree.leaves(got.sum)} == {jnp.dtype(jnp.float32)}
