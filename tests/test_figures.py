@@ -258,3 +258,9 @@ def test_pyplot_is_never_imported():
   code = 'import sys, dpgan_jax._figures; sys.exit("matplotlib.pyplot" in sys.modules)'
   root = pathlib.Path(__file__).parents[1]
   assert subprocess.run([sys.executable, '-c', code], cwd=root, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(('side', 'scale'), [(8, 7), (28, 2), (64, 1), (500, 1)])
+def test_small_images_are_shown_as_large_as_those_of_mnist(side, scale):
+  assert _figures.scale_of((side, side, 1)) == scale
+  assert np.abs(side * scale - 56) <= 8 or scale == 1

@@ -11,7 +11,7 @@ Here is mathematics only. Directories, checkpoints and the ledger's file belong 
 (`classify` is one; a GAN that wants a private teacher is another), who hands in `charge`:
 
 >>> import dpgan_jax
->>> from dpgan_jax.classifier_inputs import prepare
+>>> from dpgan_jax.models.classifier_inputs import prepare
 >>> digits = dpgan_jax.load_dataset('digits')
 >>> config = ClassifierConfig(noise_multiplier=4.0, steps=8, batch_size=256, delta=1e-4)
 >>> model = Classifier.create(config, digits.spec)

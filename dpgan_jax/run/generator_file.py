@@ -39,8 +39,16 @@ _PAST, _LABELLERS = 'past', 'labellers'
 _STAGES = (STAGE, labelling.CNN_STAGE)  # of a file's labellers, in their order
 
 
-def save(model: Synthesizer, path: str | os.PathLike[str]) -> None:
-  """Writes a generator to `path` (safetensors), whole or not at all. It may be published."""
+def save(
+  model: Synthesizer, path: str | os.PathLike[str], *, run: str | None = None
+) -> None:
+  """Writes a generator to `path` (safetensors), whole or not at all. It may be published.
+
+  Args:
+    model: the generator.
+    path: the file; replaced where it exists.
+    run: identity of the run whose snapshot it is (`run_of`).
+  """
   record: dict[str, Any] = {
     'format': _FORMAT,
     'config': model.gan.config.replace(seed=None).to_dict(),  # who knows it can draw the noise
@@ -49,6 +57,7 @@ def save(model: Synthesizer, path: str | os.PathLike[str]) -> None:
     'steps': model.steps,
     'past': sorted(model.past),
     'labellers': [labelling.to_record(labeller.classifier) for labeller in model.labellers],
+    **({} if run is None else {'run': run}),
   }
   tree = {
     _PAST: {str(step): generator for step, generator in model.past.items()},
@@ -67,15 +76,7 @@ def load(path: str | os.PathLike[str]) -> Synthesizer:
     InputError: no such file, not a generator of this package, or a damaged one.
   """
   path = os.fspath(path)
-  if not os.path.isfile(path):
-    raise _validate.InputError(f'expected a generator at {path}, found none')
-  try:
-    header = _header(path)
-    record = _json.loads(header.pop('__metadata__', {}).get('dpgan_jax', '{}'))
-  except (AttributeError, TypeError, ValueError) as error:
-    raise _validate.InputError(f'expected {path} to be a safetensors file, got: {error}') from None
-  if not isinstance(record, dict) or record.get('format') not in (_FORMAT, *_OLD_FORMATS):
-    raise _validate.InputError(f'{path} is not a dpgan_jax generator of this version')
+  header, record = _described(path)
   renamed = str if record['format'] == _FORMAT else _renamed
   try:
     if record['format'] != _FORMAT:
@@ -116,6 +117,25 @@ def load(path: str | os.PathLike[str]) -> Synthesizer:
     labellers=labellers,
     past={s: states[str(s)] for s in past},
   )
+
+
+def run_of(path: str | os.PathLike[str]) -> str | None:
+  """The identity of the run whose snapshot a generator's file is; None where it does not say."""
+  return _described(os.fspath(path))[1].get('run')
+
+
+def _described(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+  """What the header of a generator's file says of its arrays, and its metadata."""
+  if not os.path.isfile(path):
+    raise _validate.InputError(f'expected a generator at {path}, found none')
+  try:
+    header = _header(path)
+    record = _json.loads(header.pop('__metadata__', {}).get('dpgan_jax', '{}'))
+  except (AttributeError, TypeError, ValueError) as error:
+    raise _validate.InputError(f'expected {path} to be a safetensors file, got: {error}') from None
+  if not isinstance(record, dict) or record.get('format') not in (_FORMAT, *_OLD_FORMATS):
+    raise _validate.InputError(f'{path} is not a dpgan_jax generator of this version')
+  return header, record
 
 
 def _converted(record: dict[str, Any]) -> dict[str, Any]:

@@ -170,11 +170,11 @@ class GANStage(Stage):
     if kept is not None:
       self._draw_grid(kept, step, epsilon)
     if state is not None:
-      path = self._directory.snapshot(step)
-      generator_file.save(self._model_of(state.g_average, step), path)
+      path, run = self._directory.snapshot(step), self._directory.identity()
+      generator_file.save(self._model_of(state.g_average, step), path, run=run)
       if self._config.g_ema_decay and self._is_due(step, self._config.reports_per_snapshot):
         as_trained = path.parent / 'as_trained' / path.name
-        generator_file.save(self._model_of(state.g, step), as_trained)
+        generator_file.save(self._model_of(state.g, step), as_trained, run=run)
 
   def shown(self, means: Mapping[str, float]) -> Mapping[str, float]:
     return {'d': means['d_loss_real'] + means['d_loss_fake'], 'g': means['g_loss']}

@@ -109,7 +109,10 @@ def _past(planned: Plan, run: RunDir, step: int) -> dict[int, GeneratorState]:
   for earlier in (s for s in steps if s < step):
     path = run.snapshot(earlier)
     model = generator_file.load(path)
-    if model.gan.mechanism != mechanism or model.steps != earlier or model.spec != planned.gan.spec:
+    settings = (model.gan.mechanism, model.spec, model.steps)
+    # Equal settings are not enough: generators of two runs cost twice as much.
+    own = settings == (mechanism, planned.gan.spec, earlier)
+    if not own or generator_file.run_of(path) != run.identity():
       raise _validate.InputError(
         f'{path} is not a generator of this run at step {earlier}: restore it from a backup'
       )

@@ -18,6 +18,7 @@ import pytest
 
 from dpgan_jax import _validate
 from dpgan_jax.data.datasets import to_model_range
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig, learning_rate
 from dpgan_jax.models.gan import GAN, LOSSES
 from dpgan_jax.networks import discriminators
@@ -26,6 +27,7 @@ from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run.stages import make_chunk
 
 N, SHAPE, CLASSES = 60, (8, 8, 1), 3
+SPEC = Spec(num_records=N, shape=SHAPE, class_names=('a', 'b', 'c'), name='noise')
 
 
 def make_gan(*, sigma=1.0, clip=1.0, batch=12, cap=None, **settings) -> GAN:
@@ -46,7 +48,7 @@ def make_gan(*, sigma=1.0, clip=1.0, batch=12, cap=None, **settings) -> GAN:
     steps=40,
     delta=1e-3,
   )
-  return GAN(config, mechanism, SHAPE, CLASSES)
+  return GAN(config, mechanism, SPEC)
 
 
 @pytest.fixture(scope='module')

@@ -1,4 +1,4 @@
-"""A private classifier that names what an unconditional generator draws, in one run with it."""
+"""A private classifier that labels what an unconditional generator draws, in one run with it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dpgan_jax import release
 from dpgan_jax._validate import InputError
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets, distort
-from dpgan_jax.models import labelling
+from dpgan_jax.data.spec import Spec
+from dpgan_jax.models import labelling, synthesizer
 from dpgan_jax.models.classifier import train_classifier
 from dpgan_jax.models.classifier_inputs import prepare
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.publishing import bundle, run_statement
-from dpgan_jax.run import generator_file, plan, trainer
+from dpgan_jax.run import generator_file, plan, secrets, trainer
 from dpgan_jax.run.directory import RunDir
 
 CONFIG = TrainConfig(
@@ -32,7 +32,7 @@ CONFIG = TrainConfig(
   generator='report', discriminator='report', latent_dim=8, steps_per_report=4, num_samples=40,
   reports_per_snapshot=1, seed=0,
 )  # fmt: skip
-SHAPE, CLASSES, N = (8, 8, 1), 10, 1440
+SPEC = Spec(num_records=1440, shape=(8, 8, 1), class_names=tuple('0123456789'), name='digits')
 
 
 @pytest.fixture(scope='module')
@@ -74,28 +74,28 @@ def test_settings_that_do_not_go_together_are_refused(change, message):
 
 def test_one_class_needs_no_names():
   with pytest.raises(InputError, match='at least two classes'):
-    labelling.make_classifier(CONFIG, SHAPE, 1, N)
-  assert labelling.make_classifier(CONFIG.replace(label_share=None), SHAPE, 1, N) is None
+    labelling.before_gan(CONFIG, dataclasses.replace(SPEC, class_names=('0',)))
+  assert labelling.before_gan(CONFIG.replace(label_share=None), SPEC) == ()
 
 
 def test_the_classifier_spends_its_share_and_all_together_the_target():
-  planned = plan.make(CONFIG, N, SHAPE, CLASSES)
-  assert planned.classifier is not None
-  assert 0.95 * 1.2 < planned.classifier.epsilon() <= 1.2
+  planned = plan.make(CONFIG, SPEC)
+  (classifier,) = planned.before
+  assert planned.after == ()
+  assert 0.95 * 1.2 < classifier.budget.epsilon() <= 1.2
   assert 0.97 * 3.0 < planned.budget.epsilon() <= 3.0
   assert planned.gan.mechanism.epsilon() < 3.0
 
 
 def test_without_privacy_no_stage_has_noise():
-  planned = plan.make(CONFIG.replace(target_epsilon=math.inf), N, SHAPE, CLASSES)
+  planned = plan.make(CONFIG.replace(target_epsilon=math.inf), SPEC)
   assert all(m.noise_multiplier == 0 for m in planned.budget.stages.values())
-  assert planned.classifier is not None
-  assert planned.classifier.mechanism.l2_clip_norm == 0.1  # its steps are as long as with noise
+  assert planned.before[0].mechanism.l2_clip_norm == 0.1  # its steps are as long as with noise
 
 
 def test_a_plan_is_read_back_from_its_record():
-  planned = plan.make(CONFIG, N, SHAPE, CLASSES)
-  about = {'data': {'image_shape': list(SHAPE), 'num_classes': CLASSES}}
+  planned = plan.make(CONFIG, SPEC)
+  about = {'data': SPEC.to_record()}
   record = json.loads(json.dumps({**planned.to_record(), **about}))
   assert plan.read(record, 'config.json').to_record() == planned.to_record()
   del record['labelling']
@@ -109,7 +109,7 @@ def test_a_plan_is_read_back_from_its_record():
 def test_every_stage_is_charged_and_stated(finished):
   run = RunDir.open(finished, create=False)
   planned = plan.read(run.load_config(), run.config)
-  ledger = Ledger.read(run.ledger, stages=planned.budget.stages)
+  ledger = Ledger.read(run.ledger, stages=planned.budget.stages, identity=run.identity())
   charged = {name: ledger.charged_steps(name) for name in ledger.stages}
   assert charged == {'classifier': 150, 'classifier_centre': 1, 'dp_sgd': 8}
   statement = run_statement.build(run)
@@ -124,10 +124,9 @@ def test_every_stage_is_charged_and_stated(finished):
 def test_samples_have_the_class_that_the_labeller_says(finished):
   model = trainer.restore_model(finished).model
   assert model.is_conditional
-  assert model.labeller is not None
   images, labels = model.sample(40, key=jax.random.key(1))
   assert labels is not None
-  np.testing.assert_array_equal(model.labeller.label(images), labels)
+  np.testing.assert_array_equal(labelling.label(model.labellers, images), labels)
   again, _ = model.sample(40, key=jax.random.key(1))
   np.testing.assert_array_equal(images, again)
   assert len({image.tobytes() for image in images}) == 40
@@ -135,7 +134,7 @@ def test_samples_have_the_class_that_the_labeller_says(finished):
   wanted = np.resize(drawn, 12)
   images, labels = model.sample(12, labels=wanted, key=jax.random.key(1))
   np.testing.assert_array_equal(labels, wanted)
-  np.testing.assert_array_equal(model.labeller.label(images), wanted)
+  np.testing.assert_array_equal(labelling.label(model.labellers, images), wanted)
 
 
 @given(
@@ -155,15 +154,14 @@ def test_the_clearest_are_so_many_of_each_class_and_none_clearer_is_left_out(sai
 
 def test_the_clearest_samples_are_those_of_what_would_be_drawn_anyway(finished, monkeypatch):
   model = trainer.restore_model(finished).model
-  assert model.labeller is not None
   drawn, _ = model.sample(3000, key=jax.random.key(1))
-  said = model.labeller.log_probabilities(drawn)
+  said = labelling.log_probabilities(model.labellers, drawn)
   # Three draws of 1,000, as many as 1,500 samples of a share of half need, looked at together.
   kept = labelling.clearest(said, 0.5)
   images, labels = model.sample(1500, clearest=0.5, key=jax.random.key(1))
   np.testing.assert_array_equal(images, drawn[kept][:1500])
   np.testing.assert_array_equal(labels, said[kept][:1500].argmax(axis=-1))
-  monkeypatch.setattr(generator_file, '_DRAWS_NAMED_AT_ONCE', 1)
+  monkeypatch.setattr(synthesizer, '_DRAWS_LABELLED_AT_ONCE', 1)
   apart = [labelling.clearest(part, 0.5) for part in np.split(said, 3)]
   images, _ = model.sample(1500, clearest=0.5, key=jax.random.key(1))
   np.testing.assert_array_equal(images, drawn[np.concatenate(apart)][:1500])
@@ -173,15 +171,14 @@ def test_the_clearest_samples_are_those_of_what_would_be_drawn_anyway(finished, 
 
 def test_the_clearest_samples_of_classes_that_were_asked_for(finished):
   model = trainer.restore_model(finished).model
-  assert model.labeller is not None
 
   def margin(share):
     _, names = model.sample(1000, key=jax.random.key(1))
     wanted = np.resize(np.unique(names), 200)
     images, labels = model.sample(200, labels=wanted, clearest=share, key=jax.random.key(1))
     np.testing.assert_array_equal(labels, wanted)
-    np.testing.assert_array_equal(model.labeller.label(images), wanted)
-    two = np.sort(model.labeller.log_probabilities(images), axis=-1)[:, -2:]
+    np.testing.assert_array_equal(labelling.label(model.labellers, images), wanted)
+    two = np.sort(labelling.log_probabilities(model.labellers, images), axis=-1)[:, -2:]
     return (two[:, 1] - two[:, 0]).mean()
 
   assert margin(0.1) > 1.1 * margin(1.0)
@@ -203,15 +200,14 @@ def test_pictures_have_at_most_so_many_of_each_class(finished):
   assert labels is not None
   assert np.all(np.diff(labels) >= 0)
   assert 0 < np.bincount(labels).max() <= 3
-  assert model.labeller is not None
-  np.testing.assert_array_equal(model.labeller.label(images), labels)
+  np.testing.assert_array_equal(labelling.label(model.labellers, images), labels)
 
 
 def test_a_class_that_is_never_drawn_is_an_error(finished, monkeypatch):
   model = trainer.restore_model(finished).model
-  monkeypatch.setattr(generator_file, '_MOST_DRAWS', 1)
+  monkeypatch.setattr(synthesizer, '_MOST_DRAWS', 1)
   monkeypatch.setattr(
-    labelling.Labeller, 'label', lambda self, images: np.zeros(len(images), np.int64)
+    labelling.Labeller, 'log_probabilities', lambda self, images: np.eye(10)[0 * images[:, 0, 0, 0]]
   )
   with pytest.raises(InputError, match='too few are of class 3'):
     model.sample(5, labels=np.full(5, 3), key=jax.random.key(1))
@@ -219,31 +215,31 @@ def test_a_class_that_is_never_drawn_is_an_error(finished, monkeypatch):
 
 def test_the_file_holds_the_labeller_and_the_whole_cost(finished, tmp_path):
   model = trainer.restore_model(finished).model
-  model.save(tmp_path / 'g.safetensors')
+  generator_file.save(model, tmp_path / 'g.safetensors')
   loaded = generator_file.load(tmp_path / 'g.safetensors')
   assert loaded.epsilon() == model.epsilon() == run_statement.build(RunDir(finished)).epsilon
   for one, two in zip(
     model.sample(20, key=jax.random.key(2)), loaded.sample(20, key=jax.random.key(2)), strict=True
   ):
     np.testing.assert_array_equal(one, two)
-  assert loaded.labeller is not None
-  assert loaded.labeller.classifier.config.seed is None
+  (labeller,) = loaded.labellers
+  assert labeller.classifier.config.seed is None
   snapshot = sorted((finished / 'snapshots').glob('*.safetensors'))[0]
-  assert generator_file.load(snapshot).labeller is not None
+  assert len(generator_file.load(snapshot).labellers) == 1
 
 
 def test_a_file_whose_labeller_was_taken_out_is_refused(finished, tmp_path):
   """Its ε would be that of the GAN alone."""
   path = tmp_path / 'g.safetensors'
-  trainer.restore_model(finished).model.save(path)
+  generator_file.save(trainer.restore_model(finished).model, path)
   tensors = safetensors.numpy.load_file(path)
   with safetensors.safe_open(path, 'np') as file:
     record = json.loads(file.metadata()['dpgan_jax'])
-  del record['labeller']
-  record['format'] = 'dpgan_jax generator 1'
-  safetensors.numpy.save_file(tensors, path, {'dpgan_jax': json.dumps(record)})
-  with pytest.raises(InputError, match='labeller'):
-    generator_file.load(path)
+  record['labellers'] = []
+  for changed in (record, {**record, 'config': {**record['config'], 'label_share': None}}):
+    safetensors.numpy.save_file(tensors, path, {'dpgan_jax': json.dumps(changed)})
+    with pytest.raises(InputError, match='labellers'):
+      generator_file.load(path)
 
 
 def test_the_bundle_is_verified_with_all_stages_and_says_what_was_done_to_samples(
@@ -256,7 +252,7 @@ def test_the_bundle_is_verified_with_all_stages_and_says_what_was_done_to_sample
   assert 'Samples are not filtered or chosen.' in card
   assert 'rounded; nothing else is done. Labels are what a private classifier says' in card
 
-  monkeypatch.setattr(release.resume, 'root_key', lambda seed: jax.random.key(seed or 7))
+  monkeypatch.setattr(secrets, 'root_key', lambda seed: jax.random.key(seed or 7))
   bundle.release(
     run, tmp_path / 'other', num=20, clearest=0.25, distorted=True, seed_is_secret=True
   )
@@ -313,12 +309,11 @@ def test_a_lost_labeller_is_not_trained_a_second_time(finished, digits, tmp_path
 def test_samples_of_a_known_generator_are_named_right(digits):
   """Trained without noise, the labeller knows real digits that it has not seen."""
   config = dataclasses.replace(CONFIG, target_epsilon=math.inf)
-  classifier = labelling.make_classifier(config, SHAPE, CLASSES, N)
-  assert classifier is not None
+  (classifier,) = labelling.before_gan(config, SPEC)
   state = train_classifier(
     classifier, prepare(classifier.config, digits.images), digits.labels, jax.random.key(3),
     charge=lambda *_: None,
   )  # fmt: skip
-  labeller = labelling.of_state(classifier, state)
+  labeller = labelling.Labeller.of_state(classifier, state)
   unseen = datasets.load_dataset('digits', split='test')
-  assert (labeller.label(unseen.images) == unseen.labels).mean() > 0.9
+  assert (labelling.label([labeller], unseen.images) == unseen.labels).mean() > 0.9

@@ -428,7 +428,7 @@ def test_a_disk_that_fills_up_during_the_save_is_an_os_error(tmp_path: pathlib.P
   code = """
     import resource, sys
     import numpy as np
-    from dpgan_jax.checkpoint import Checkpoints
+    from dpgan_jax.run.checkpoint import Checkpoints
     small, large = ({'x': np.random.default_rng(0).normal(size=n)} for n in (10, 100_000))
     with Checkpoints(sys.argv[1]) as checkpoints:
       checkpoints.save(1, small, {})
@@ -454,7 +454,7 @@ def test_orbax_is_silent_and_the_application_is_not(tmp_path: pathlib.Path) -> N
     import sys
     from absl import app, logging
     import numpy as np
-    from dpgan_jax.checkpoint import Checkpoints
+    from dpgan_jax.run.checkpoint import Checkpoints
     def main(argv):
       logging.set_verbosity(logging.INFO)
       with Checkpoints(argv[1]) as checkpoints:
@@ -474,7 +474,7 @@ def test_orbax_is_silent_and_the_application_is_not(tmp_path: pathlib.Path) -> N
 _SAVER = """
   import sys
   import numpy as np
-  from dpgan_jax.checkpoint import Checkpoints
+  from dpgan_jax.run.checkpoint import Checkpoints
   def state(step):
     return {'x': np.random.default_rng(step).normal(size=400_000), 'step': np.int64(step)}
   with Checkpoints(sys.argv[1], keep=2) as checkpoints:

@@ -102,7 +102,7 @@ def test_where_nothing_can_be_written_is_refused() -> None:
       (parent / 'private').chmod(0)
     code = """
       import os, pathlib, sys
-      from dpgan_jax.run_dir import RunDir
+      from dpgan_jax.run.directory import RunDir
       from dpgan_jax._validate import InputError
       if os.getuid() == 0:
         os.setuid(65534)
@@ -140,7 +140,7 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 _HOLDER = """
   import sys, time
-  from dpgan_jax.run_dir import RunDir
+  from dpgan_jax.run.directory import RunDir
   with RunDir.open(sys.argv[1], create=True).lock():
     print('held', flush=True)
     sys.stdin.read()

@@ -14,16 +14,20 @@ import pytest
 import safetensors.numpy
 
 from dpgan_jax import _json, _validate
+from dpgan_jax.data.spec import Spec
+from dpgan_jax.models import synthesizer
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
+from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file
 
 SHAPE, CLASSES = (6, 5, 1), 3
+SPEC = Spec(num_records=64, shape=SHAPE, class_names=('cat', 'dog', 'eel'), name='pets')
 SEED = 1_234_567_891  # recognisable in a file
 
 
-def make_model(name: str, seed: int = SEED, **settings) -> generator_file.Model:
+def make_model(name: str, seed: int = SEED, **settings) -> Synthesizer:
   config = TrainConfig(
     noise_multiplier=10.0,
     steps=4,
@@ -38,24 +42,24 @@ def make_model(name: str, seed: int = SEED, **settings) -> generator_file.Model:
   mechanism = DPMechanism.create(
     num_examples=64, batch_size=8, l2_clip_norm=1.0, noise_multiplier=10.0, steps=4, delta=1e-3
   )
-  gan = GAN(config, mechanism, SHAPE, CLASSES)
+  gan = GAN(config, mechanism, SPEC)
   state = jax.jit(gan.init)(jax.random.key(seed))
-  return generator_file.Model(gan, state.g_average, 3, ('cat', 'dog', 'eel'), 'pets')
+  return Synthesizer(gan, state.g_average, 3)
 
 
 @pytest.fixture(scope='module')
-def model() -> generator_file.Model:
+def model() -> Synthesizer:
   return make_model('compact')
 
 
 @pytest.fixture(scope='module')
-def report_model() -> generator_file.Model:
+def report_model() -> Synthesizer:
   """Without classes, and with batch-norm averages among its arrays."""
   return make_model('report')
 
 
 @pytest.fixture(scope='module')
-def mixed() -> generator_file.Model:
+def mixed() -> Synthesizer:
   """Drawn from three generators, of which the middle one draws nothing but grey."""
   one, two = make_model('compact', g_mixture=3), make_model('compact', seed=SEED + 1)
   grey = jax.tree.map(jax.numpy.zeros_like, one.generator)
@@ -65,7 +69,7 @@ def mixed() -> generator_file.Model:
 @pytest.fixture(scope='module')
 def saved(model, tmp_path_factory) -> bytes:
   path = tmp_path_factory.mktemp('saved') / 'model.safetensors'
-  model.save(path)
+  generator_file.save(model, path)
   return path.read_bytes()
 
 
@@ -89,7 +93,7 @@ def test_same_key_same_samples_and_another_key_others(model):
 
 
 def test_no_two_samples_share_noise_across_internal_batches(model, monkeypatch):
-  monkeypatch.setattr(generator_file, '_SAMPLES_AT_ONCE', 8)
+  monkeypatch.setattr(synthesizer, '_SAMPLES_AT_ONCE', 8)
   images, labels = model.sample(20, labels=np.zeros(20, int), key=jax.random.key(0))
   assert len({image.tobytes() for image in images}) == len(labels) == 20
 
@@ -181,7 +185,7 @@ def test_epsilon_is_that_of_the_steps_taken(model):
 def test_loaded_model_draws_the_same(which, request, tmp_path):
   model = request.getfixturevalue(which)
   path = tmp_path / 'new' / 'model.safetensors'
-  model.save(path)
+  generator_file.save(model, path)
   loaded = generator_file.load(path)
   for ours, theirs in zip(
     model.sample(7, key=jax.random.key(2)), loaded.sample(7, key=jax.random.key(2)), strict=True
@@ -189,14 +193,14 @@ def test_loaded_model_draws_the_same(which, request, tmp_path):
     np.testing.assert_array_equal(ours, theirs)
   assert loaded.gan.mechanism == model.gan.mechanism
   assert loaded.gan.config == model.gan.config.replace(seed=None)
-  assert (loaded.steps, loaded.class_names, loaded.dataset) == (3, ('cat', 'dog', 'eel'), 'pets')
+  assert (loaded.steps, loaded.spec) == (3, SPEC)
   assert loaded.epsilon() == model.epsilon()
   jax.tree.map(np.testing.assert_array_equal, loaded.generator, model.generator)
   jax.tree.map(np.testing.assert_array_equal, loaded.past, model.past)
 
 
 def test_no_generator_of_a_later_step_is_taken_for_what_the_earlier_ones_cost(mixed, tmp_path):
-  mixed.save(tmp_path / 'whole')
+  generator_file.save(mixed, tmp_path / 'whole')
   for step in (3, 4):
     with pytest.raises(_validate.InputError, match=rf'of steps before 3, got \[1, {step}\]'):
       dataclasses.replace(mixed, past={1: mixed.generator, step: mixed.generator})
@@ -207,7 +211,7 @@ def test_no_generator_of_a_later_step_is_taken_for_what_the_earlier_ones_cost(mi
 
 
 def test_more_or_fewer_generators_than_the_file_says_are_refused(mixed, tmp_path):
-  mixed.save(tmp_path / 'whole')
+  generator_file.save(mixed, tmp_path / 'whole')
   saved = (tmp_path / 'whole').read_bytes()
   for changes, reason in (
     ({'past': [0, 1, 2]}, 'expected past to be at most 2 steps, got [0, 1, 2]'),
@@ -224,9 +228,9 @@ def test_more_or_fewer_generators_than_the_file_says_are_refused(mixed, tmp_path
 
 def test_same_model_same_bytes(model, saved, tmp_path):
   for _ in range(2):  # the second time over the first
-    model.save(tmp_path / 'again')
+    generator_file.save(model, tmp_path / 'again')
     assert (tmp_path / 'again').read_bytes() == saved
-  generator_file.load(tmp_path / 'again').save(tmp_path / 'copy')
+  generator_file.save(generator_file.load(tmp_path / 'again'), tmp_path / 'copy')
   assert (tmp_path / 'copy').read_bytes() == saved
   assert sorted(p.name for p in tmp_path.iterdir()) == ['again', 'copy']
 
@@ -243,9 +247,9 @@ def test_file_holds_the_generator_and_nothing_else(model, report_model, saved, t
   record = metadata(saved)
   assert record['config']['seed'] is None
   assert set(record) == {
-    'format', 'config', 'mechanism', 'image_shape', 'num_classes', 'class_names', 'dataset', 'steps'
+    'format', 'config', 'mechanism', 'data', 'steps', 'past', 'labellers'
   }  # fmt: skip
-  report_model.save(tmp_path / 'report')
+  generator_file.save(report_model, tmp_path / 'report')
   names = safetensors.numpy.load_file(tmp_path / 'report')
   assert {name.split('/')[0] for name in names} == {'params', 'batch_stats'}
 
@@ -262,8 +266,8 @@ def test_infinite_epsilon_survives_the_file(model, tmp_path):
   mechanism = DPMechanism.for_epsilon(
     math.inf, num_examples=64, batch_size=8, l2_clip_norm=1.0, steps=4, delta=1e-3
   )
-  gan = GAN(config, mechanism, SHAPE, CLASSES)
-  generator_file.Model(gan, model.generator, 4, ('a', 'b', 'c'), 'x').save(tmp_path / 'x')
+  gan = GAN(config, mechanism, SPEC)
+  generator_file.save(Synthesizer(gan, model.generator, 4), tmp_path / 'x')
   assert generator_file.load(tmp_path / 'x').epsilon() == math.inf
 
 
@@ -326,6 +330,10 @@ def rewrite(saved: bytes, path, *, arrays=None, **changes) -> None:
   safetensors.numpy.save_file(tensors, path, {'dpgan_jax': json.dumps(record)})
 
 
+def about(**changes) -> dict:
+  return {'data': SPEC.to_record() | changes}
+
+
 def test_rewriting_alone_changes_nothing(saved, tmp_path):
   rewrite(saved, tmp_path / 'model')
   assert generator_file.load(tmp_path / 'model').steps == 3
@@ -337,18 +345,22 @@ def test_rewriting_alone_changes_nothing(saved, tmp_path):
     ({'steps': ...}, "it lacks 'steps'"),
     ({'steps': 'x'}, "expected steps to be a whole number in [0, 4], got 'x'"),
     ({'steps': 5}, 'expected steps in [0, 4], got 5'),
-    ({'image_shape': [6, 5]}, 'expected image_shape to be (H, W, C)'),
-    ({'image_shape': [6, 0, 1]}, 'expected image_shape in [1, 1024], got 0'),
+    (about(shape=[6, 5]), 'expected shape to be (H, W, C)'),
+    (about(shape=[6, 0, 1]), 'expected image_shape in [1, 1024], got 0'),
     # Building a generator of such images would take minutes and gigabytes.
-    ({'image_shape': [6, 2**30, 1]}, 'expected image_shape in [1, 1024], got 1073741824'),
-    ({'image_shape': [6, 5, 2**30]}, 'expected image_shape in [1, 4]'),
-    ({'num_classes': 2**40}, 'expected num_classes in [1, 65536], got 1099511627776'),
-    ({'image_shape': 3}, 'has no len'),
-    ({'image_shape': [6, 9, 1]}, 'expected params/Dense_1/bias to be float32'),
-    ({'num_classes': -1}, 'expected num_classes in [1, 65536], got -1'),
-    ({'num_classes': 4}, 'expected 4 class_names, got 3'),
-    ({'num_classes': 4, 'class_names': list('abcd')}, 'expected params/Dense_0/kernel to be'),
-    ({'class_names': None}, 'iterable'),
+    (about(shape=[6, 2**30, 1]), 'expected image_shape in [1, 1024], got 1073741824'),
+    (about(shape=[6, 5, 2**30]), 'expected image_shape in [1, 4]'),
+    (about(num_records=0), 'expected num_records >= 1, got 0'),
+    (about(class_names=['a'] * 65_537), 'expected num_classes in [1, 65536], got 65537'),
+    (about(shape=3), 'iterable'),
+    (about(shape=[6, 9, 1]), 'expected params/Dense_1/bias to be float32'),
+    (about(class_names=[]), 'expected num_classes in [1, 65536], got 0'),
+    (about(class_names=list('abcd')), 'expected params/Dense_0/kernel to be'),
+    (about(class_names=None), 'iterable'),
+    (about(kind='song'), 'expected kind to be one of image'),
+    ({'data': 3}, 'not subscriptable'),
+    ({'data': ...}, "it lacks 'data'"),
+    ({'labellers': 3}, 'has no len'),
     ({'config': []}, 'no attribute'),
     ({'config': {}}, 'expected target_epsilon or noise_multiplier'),
     ({'config': {'nonsense': 1}}, 'unknown settings: nonsense'),
@@ -412,8 +424,8 @@ def test_json_that_no_run_writes_is_refused(text, reason):
 @pytest.mark.parametrize(
   'changes',
   [{'config': {'latent_dim': 2**62}}, {'mechanism': {'num_examples': 2**62}},
-   {'config': {'batch_size': 2**40}}, {'class_names': ['a' * 2000, 'b', 'c']},
-   {'class_names': [['a'], 'b', 'c']}, {'dataset': ['x'] * 9}, {'image_shape': [4096, 4096, 1]},
+   {'config': {'batch_size': 2**40}}, about(class_names=['a' * 2000, 'b', 'c']),
+   about(class_names=[['a'], 'b', 'c']), about(name=['x'] * 9), about(shape=[4096, 4096, 1]),
    {'past': list(range(10**5))}],
   ids=str,
 )  # fmt: skip

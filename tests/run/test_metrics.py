@@ -235,7 +235,7 @@ def test_progress_in_a_log_is_plain_lines_ten_seconds_apart(
 ) -> None:
   stream, clock = io.StringIO(), [1000.0]
   monkeypatch.setattr(sys, 'stderr', stream)
-  monkeypatch.setattr(metrics.time, 'monotonic', lambda: clock[0])
+  monkeypatch.setattr(_progress.time, 'monotonic', lambda: clock[0])
   progress = _progress.TrainingProgress(total=300, initial=100, epsilon_budget=2.0, device='cpu')
   for step in range(101, 151):
     clock[0] += 0.5
@@ -257,7 +257,7 @@ def test_a_note_before_the_first_step_does_not_count_as_training(
 ) -> None:
   stream, clock = io.StringIO(), [1000.0]
   monkeypatch.setattr(sys, 'stderr', stream)
-  monkeypatch.setattr(metrics.time, 'monotonic', lambda: clock[0])
+  monkeypatch.setattr(_progress.time, 'monotonic', lambda: clock[0])
   progress = _progress.TrainingProgress(total=100, initial=0, epsilon_budget=2.0, device='cpu')
   clock[0] += 50  # compiling
   progress.note('compiled 50 steps in 50.0 s')

@@ -5,7 +5,6 @@ another's.
 from __future__ import annotations
 
 import json
-import math
 import os
 import pathlib
 import shutil
@@ -24,21 +23,20 @@ from dpgan_jax import _validate
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.models.gan import GAN, GANState
-from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.models.gan import GANState
+from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import (
   generator_file,
+  loop,
   metrics,
   plan,
-  recorder,
-  secrets,
-  stages,
   state_leaves,
   trainer,
 )
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
-from dpgan_jax.run.stages import make_chunk
+from dpgan_jax.run.secrets import Secret
+from dpgan_jax.run.stages import GANStage, make_chunk
 
 CONFIG = TrainConfig(
   dataset='digits',
@@ -76,13 +74,8 @@ def copy(finished, tmp_path) -> pathlib.Path:
 
 def final(path: pathlib.Path) -> GANState:
   """The last checkpoint."""
-  config = json.loads((path / 'config.json').read_text())
-  gan = GAN(
-    TrainConfig.from_dict(config['config']),
-    DPMechanism.from_dict(config['mechanism']),
-    tuple(config['data']['image_shape']),
-    config['data']['num_classes'],
-  )
+  run = RunDir.open(path, create=False)
+  gan = plan.read(run.load_config(), run.config).gan
   with Checkpoints(path / 'checkpoints') as checkpoints:
     return checkpoints.restore_latest(jax.eval_shape(gan.init, jax.random.key(0)))[1]
 
@@ -108,11 +101,11 @@ def assert_same_end(one: pathlib.Path, two: pathlib.Path) -> None:
 
 
 def ledger_of(path: pathlib.Path, digits: datasets.ImageDataset) -> Ledger:
-  mechanism = plan.make(CONFIG, len(digits)).mechanism
   return Ledger.open(
     path / 'ledger.jsonl',
-    stages={trainer.STAGE: mechanism},
+    stages=plan.make(CONFIG, digits.spec).budget.stages,
     data_fingerprint=digits.fingerprint(),
+    identity=RunDir.open(path, create=False).identity(),
   )
 
 
@@ -127,9 +120,10 @@ def test_run_leaves_what_it_promises(finished):
     f'step_{step:08d}.png' for step in (3, 6, 9, 12)
   ]
   lines = [json.loads(line) for line in (finished / 'metrics.jsonl').read_text().splitlines()]
-  whole = plan.make(CONFIG, 1440)
+  whole = plan.make_budget(CONFIG, 1440)
   assert [line['step'] for line in lines] == [3, 6, 9, 12]
-  assert [line['epsilon'] for line in lines] == [whole.epsilon_so_far(s) for s in (3, 6, 9, 12)]
+  spent = [whole.epsilon_so_far({'dp_sgd': step}) for step in (3, 6, 9, 12)]
+  assert [line['epsilon'] for line in lines] == spent
   assert lines[-1]['epsilon'] == whole.mechanism.epsilon()
 
 
@@ -240,16 +234,12 @@ class Watched:
     self.copies.append((alive - self._leaves) // 3)
 
   def watch(self, patch: pytest.MonkeyPatch) -> None:
-    make_chunk, wait, charge = trainer.make_chunk, trainer._wait_interruptibly, Ledger.charge
-    write, save, save_model = (
-      metrics.MetricsWriter.write,
-      Checkpoints.save,
-      generator_file.Model.save,
-    )
-    draw = recorder._GridMaker.draw
+    make_chunk, wait, charge = loop.make_chunk, loop._wait_interruptibly, Ledger.charge
+    write, save, save_model = metrics.MetricsWriter.write, Checkpoints.save, generator_file.save
+    draw = GANStage._draw_grid
 
-    def make(gan, length):
-      chunk, calls = make_chunk(gan, length), []
+    def make(stage, length):
+      chunk, calls = make_chunk(stage, length), []
 
       def call(state, *rest):
         end = int(state.step) + length
@@ -279,19 +269,17 @@ class Watched:
 
       return call
 
-    patch.setattr(trainer, 'make_chunk', make)
-    patch.setattr(trainer, '_wait_interruptibly', waiting)
+    patch.setattr(loop, 'make_chunk', make)
+    patch.setattr(loop, '_wait_interruptibly', waiting)
     patch.setattr(metrics.MetricsWriter, 'write', writing)
     patch.setattr(Checkpoints, 'save', spying('save', save, lambda _, step, *rest: step))
     patch.setattr(Ledger, 'charge', spying('charge', charge, lambda _, step, *rest: step))
     patch.setattr(
-      generator_file.Model, 'save', spying('snapshot', save_model, lambda model, _: model.steps)
+      generator_file, 'save', spying('snapshot', save_model, lambda model, *rest: model.steps)
     )
+    patch.setattr(GANStage, '_draw_grid', spying('grid', draw, lambda *args: args[2]))
     patch.setattr(
-      recorder._GridMaker, 'draw', spying('grid', draw, lambda *args: args[2])
-    )
-    patch.setattr(
-      trainer, 'time', types.SimpleNamespace(monotonic=lambda: self._clock, sleep=time.sleep)
+      loop, 'time', types.SimpleNamespace(monotonic=lambda: self._clock, sleep=time.sleep)
     )
 
 
@@ -333,10 +321,10 @@ def test_speed_is_from_end_to_end_without_compiling(watched):
 
 def test_records_hold_the_state_of_their_step(watched, digits):
   """Checkpoints and snapshots, compared with the steps taken one chunk at a time."""
-  planned = plan.make(CONFIG, 1440, digits.image_shape, 10)
+  gan = plan.make(CONFIG, digits.spec).gan
   images, labels = jax.numpy.asarray(digits.images), jax.numpy.asarray(digits.labels)
-  chunk = make_chunk(planned.gan, 3)
-  state = jax.jit(planned.gan.init)(secrets.root_key(CONFIG.seed))
+  chunk = make_chunk(gan, 3)
+  state = jax.jit(gan.init)(Secret.load(watched.path / 'secret.json').key('dp_sgd'))
   checkpoints = Checkpoints(watched.path / 'checkpoints')
   assert checkpoints.steps() == [6, 9, 12]
   for step in (3, 6, 9, 12):
@@ -359,7 +347,7 @@ def test_stopped_while_it_does_two_things_it_charges_nothing_more_and_resumes(
 ):
   """Ctrl-C during the second chunk, with the third charged; an error in the record of step 6."""
   path = tmp_path / 'run'
-  wait, save, waits = trainer._wait_interruptibly, Checkpoints.save, []
+  wait, save, waits = loop._wait_interruptibly, Checkpoints.save, []
 
   def waiting(*args):
     waits.append(1)
@@ -373,7 +361,7 @@ def test_stopped_while_it_does_two_things_it_charges_nothing_more_and_resumes(
     save(self, step, *rest)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(trainer, '_wait_interruptibly', waiting)
+    patch.setattr(loop, '_wait_interruptibly', waiting)
     patch.setattr(Checkpoints, 'save', saving)
     with pytest.raises(_Stop):
       trainer.train(CONFIG, digits, path, progress=False)
@@ -383,26 +371,6 @@ def test_stopped_while_it_does_two_things_it_charges_nothing_more_and_resumes(
   assert ledger_of(path, digits).charged_steps() == 9
   trainer.train(CONFIG, digits, path, progress=False)
   assert_same_end(finished, path)
-
-
-@pytest.mark.parametrize('seconds', [0.01, 0.1, 2.0, 100.0])
-def test_the_end_of_a_chunk_is_noticed_soon_and_by_few_looks(monkeypatch, seconds):
-  clock, looks = [0.0], []
-
-  def sleep(pause):
-    clock[0] += pause
-
-  class Leaf:
-    def is_ready(self):
-      looks.append(clock[0])
-      return clock[0] >= seconds
-
-  monkeypatch.setattr(
-    trainer, 'time', types.SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
-  )
-  trainer._wait_interruptibly([Leaf()], 0.0)
-  assert seconds <= clock[0] <= seconds + max(1e-4, min(0.02, seconds / 256)) * 1.01
-  assert len(looks) < 1500 + seconds / 0.02
 
 
 def test_training_again_changes_nothing(finished, copy, digits):
@@ -438,7 +406,7 @@ def test_other_data_is_refused(copy, digits):
     name='digits',
     class_names=digits.class_names,
   )
-  with pytest.raises(_validate.InputError, match='num_examples is 1440 there and 1439 now'):
+  with pytest.raises(_validate.InputError, match='num_records is 1440 there and 1439 now'):
     trainer.train(CONFIG, fewer, copy, progress=False)
   changed = digits.images.copy()
   changed[0, 0, 0, 0] ^= 1
@@ -467,6 +435,54 @@ def test_lost_checkpoints_are_refused(copy, digits):
     trainer.train(CONFIG, digits, copy, progress=False)
 
 
+def test_a_checkpoint_of_another_run_is_refused(copy, watched, digits):
+  """What it has spent is in another ledger."""
+  shutil.rmtree(copy / 'checkpoints' / '12')
+  shutil.copytree(watched.path / 'checkpoints' / '12', copy / 'checkpoints' / '12')
+  for go_on in (lambda: trainer.train(CONFIG, digits, copy, progress=False),
+                lambda: trainer.restore_model(copy)):  # fmt: skip
+    with pytest.raises(_validate.InputError, match='is of another run'):
+      go_on()
+
+
+def test_a_ledger_of_another_run_is_refused(copy, watched, digits):
+  """Of the same settings and the same data, with steps enough for both."""
+  shutil.copy(watched.path / 'ledger.jsonl', copy / 'ledger.jsonl')
+  with pytest.raises(_validate.InputError, match='ledger of another run'):
+    trainer.train(CONFIG, digits, copy, progress=False)
+  with pytest.raises(_validate.InputError, match='ledger of another run'):
+    run_statement.build(RunDir.open(copy, create=False))
+
+
+def test_a_snapshot_of_another_run_is_no_part_of_the_mixture(copy, watched):
+  """Its mechanism is the same; the records would pay for two runs."""
+  name = 'snapshots/step_00000009.safetensors'
+  shutil.copy(watched.path / name, copy / name)
+  with pytest.raises(_validate.InputError, match='is not a generator of this run at step 9'):
+    trainer.restore_model(copy)
+
+
+def test_a_config_without_its_digest_is_refused(copy, digits):
+  saved = json.loads((copy / 'config.json').read_text())
+  del saved['sha256']
+  (copy / 'config.json').write_text(json.dumps(saved))
+  for go_on in (lambda: trainer.train(CONFIG, digits, copy, progress=False),
+                lambda: trainer.restore_model(copy)):  # fmt: skip
+    with pytest.raises(_validate.InputError, match='has changed since it was written'):
+      go_on()
+
+
+def test_steps_that_only_the_metrics_know_of_have_to_be_charged(copy, digits):
+  """Ledger cut and checkpoints removed: what was spent would be nothing."""
+  ledger = copy / 'ledger.jsonl'
+  ledger.write_bytes(ledger.read_bytes().splitlines(keepends=True)[0])
+  shutil.rmtree(copy / 'checkpoints')
+  with pytest.raises(_validate.InputError, match=r'charges 0 steps but .* taken 12'):
+    run_statement.build(RunDir.open(copy, create=False))
+  with pytest.raises(_validate.InputError, match=r'charges 0 steps but .* taken 12'):
+    trainer.train(CONFIG, digits, copy, progress=False)
+
+
 def test_damaged_newest_checkpoint_falls_back_and_ends_the_same(finished, copy, digits):
   newest = copy / 'checkpoints' / '12'
   largest = max((p for p in newest.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
@@ -480,64 +496,10 @@ def test_damaged_newest_checkpoint_falls_back_and_ends_the_same(finished, copy, 
 
 def test_directory_in_use_is_refused(copy, digits):
   with (
-    trainer.RunDir.open(copy, create=True).lock(),
+    RunDir.open(copy, create=True).lock(),
     pytest.raises(_validate.InputError, match=f'in use by the process with id {os.getpid()}'),
   ):
     trainer.train(CONFIG, digits, copy, progress=False)
-
-
-def test_os_keys_differ_and_use_all_bits():
-  """Checklist 20: 64 bits from the operating system; the high word is not zero as with a small
-  seed.
-  """
-  words = np.stack([np.asarray(jax.random.key_data(secrets.root_key(None))) for _ in range(32)])
-  assert len(np.unique(words, axis=0)) == 32
-  assert (words[:, 0] != 0).any()
-  assert (np.bitwise_or.reduce(words) == np.uint32(0xFFFFFFFF)).all()
-  fixed = [np.asarray(jax.random.key_data(secrets.root_key(3))) for _ in range(2)]
-  np.testing.assert_array_equal(*fixed)
-
-
-def test_delta_not_below_one_over_n_warns():
-  with pytest.warns(UserWarning, match='not below 1/N'):
-    plan.make(CONFIG.replace(delta=1e-2), 100)
-
-
-@pytest.mark.parametrize(
-  ('changes', 'warned'),
-  [
-    ({}, True),
-    ({'target_epsilon': 5.0}, False),  # clipped
-    ({'d_learning_rate': 0.05}, False),
-    ({'d_optimizer': 'adam'}, False),
-    ({'discriminator': 'report'}, False),
-  ],
-)
-def test_steps_too_long_for_a_discriminator_are_warned_of(changes, warned):
-  config = TrainConfig(
-    target_epsilon=math.inf, steps=4, batch_size=400, delta=1e-4, generator='report',
-    discriminator='scattering', d_optimizer='sgd', d_learning_rate=0.15,
-  ).replace(**changes)  # fmt: skip
-  with warnings.catch_warnings(record=True) as seen:
-    warnings.simplefilter('always')
-    plan.make(config, 1000, (8, 8, 1), 10)
-  assert any('has been seen to die' in str(w.message) for w in seen) == warned
-
-
-def test_two_of_three_give_the_third():
-  by_epsilon = TrainConfig(target_epsilon=3.0, steps=30, batch_size=20, delta=1e-3)
-  mechanism = plan.make(by_epsilon, 400).mechanism
-  assert 3.0 * 0.995 < mechanism.epsilon() <= 3.0
-  by_both = TrainConfig(
-    target_epsilon=3.0, noise_multiplier=mechanism.noise_multiplier, batch_size=20, delta=1e-3
-  )
-  assert plan.make(by_both, 400).mechanism.steps >= 30
-  by_epochs = TrainConfig(noise_multiplier=1.0, epochs=2.5, batch_size=20, delta=1e-3)
-  assert plan.make(by_epochs, 400).mechanism.steps == 50
-  free = plan.make(
-    TrainConfig(target_epsilon=float('inf'), steps=5, batch_size=2), 400
-  ).mechanism
-  assert (free.noise_multiplier, free.l2_clip_norm, free.epsilon()) == (0, np.inf, np.inf)
 
 
 def test_restored_model_is_the_trained_one(finished, digits):
@@ -546,7 +508,7 @@ def test_restored_model_is_the_trained_one(finished, digits):
   one, two = (m.sample(5, key=jax.random.key(1))[0] for m in (model, again))
   np.testing.assert_array_equal(one, two)
   assert model.steps == 12
-  assert model.epsilon() == plan.make(CONFIG, len(digits)).mechanism.epsilon()
+  assert model.epsilon() == plan.make_budget(CONFIG, len(digits)).epsilon()
 
 
 def test_unconditional_run_leaves_samples_without_labels(digits, tmp_path):
@@ -568,20 +530,13 @@ def test_unconditional_run_leaves_samples_without_labels(digits, tmp_path):
   assert trained.model.sample(3, key=jax.random.key(0))[1] is None
 
 
-def test_steps_per_report_prefers_a_divisor():
-  mechanism = plan.make(CONFIG.replace(steps=3000, steps_per_report=None), 1440).mechanism
-  stride = stages.steps_per_report(CONFIG.replace(steps=3000, steps_per_report=None), mechanism)
-  assert 3000 % stride == 0
-  assert 60 <= stride <= 100
-
-
 HOSTILE = {
   'no data': lambda saved: saved.pop('data'),
   'data is a number': lambda saved: saved.update(data=3),
-  'no height': lambda saved: saved['data'].update(image_shape=[0, 8, 1]),
-  'a giant image': lambda saved: saved['data'].update(image_shape=[10**9, 10**9, 3]),
-  'two axes': lambda saved: saved['data'].update(image_shape=[8, 8]),
-  'no classes': lambda saved: saved['data'].update(num_classes=0),
+  'no height': lambda saved: saved['data'].update(shape=[0, 8, 1]),
+  'a giant image': lambda saved: saved['data'].update(shape=[10**9, 10**9, 3]),
+  'two axes': lambda saved: saved['data'].update(shape=[8, 8]),
+  'no classes': lambda saved: saved['data'].update(class_names=[]),
   'names are a number': lambda saved: saved['data'].update(class_names=7),
 }
 

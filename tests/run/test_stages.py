@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import functools
 import math
+import pathlib
 from typing import Any
 
 import hypothesis
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from dpgan_jax._figures import picture_scale
+from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GANState, StepMetrics
-from dpgan_jax.run import generator_file, plan, state_leaves
+from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.run import loop, plan, stages, state_leaves
 from dpgan_jax.run.directory import RunDir
-from dpgan_jax.run.stages import Recorder, mixture_steps
+from dpgan_jax.run.loop import Run
+from dpgan_jax.run.secrets import Secret
+from dpgan_jax.run.stages import GANStage, mixture_steps
 
 CONFIG = TrainConfig(
   dataset='digits', generator='compact', noise_multiplier=1.0, steps=12, batch_size=24,
-  delta=1e-4, d_steps_per_g_step=2, reports_per_checkpoint=2, reports_per_grid=3, seed=7,
+  delta=1e-4, d_steps_per_g_step=2, steps_per_report=3, reports_per_checkpoint=2,
+  reports_per_grid=3, seed=7,
 )  # fmt: skip
 HISTORY = StepMetrics(*[jnp.array([1.0, math.nan, 3.0])] * len(StepMetrics._fields))
 
@@ -44,8 +48,13 @@ class Notes:
 
 
 @pytest.fixture(scope='module')
-def state() -> GANState:
-  return jax.jit(plan.make(CONFIG, 1440, (8, 8, 1), 10).gan.init)(jax.random.key(3))
+def digits() -> datasets.ImageDataset:
+  return datasets.load_dataset('digits')
+
+
+@pytest.fixture(scope='module')
+def state(digits) -> GANState:
+  return jax.jit(plan.make(CONFIG, digits.spec).gan.init)(jax.random.key(3))
 
 
 @pytest.fixture
@@ -53,27 +62,34 @@ def notes() -> Notes:
   return Notes()
 
 
-def recorder(notes: Notes, tmp_path, **changes: Any) -> Recorder:
-  planned = plan.make(CONFIG.replace(**changes), 1440, (8, 8, 1), 10)
-  run = RunDir.open(tmp_path / 'run', create=True)
-  model_of = lambda g, step: generator_file.Model(planned.gan, g, step, (), 'digits')  # noqa: E731
+def stage_of(digits, path: pathlib.Path, **changes: Any) -> GANStage:
+  gan = plan.make(CONFIG.replace(**changes), digits.spec).gan
+  run = RunDir.open(path / 'run', create=True)
+  run.save_config({'format': 2})
+  return GANStage(gan, digits, run, lambda g, step: Synthesizer(gan, g, step))
+
+
+def write(made: GANStage, notes: Notes, state: GANState, step: int, history=HISTORY) -> None:
+  """As the loop does, once a chunk has ended."""
   fakes: Any = (notes, notes, notes)
-  return Recorder(planned, model_of, run, *fakes, stride=3)
+  budget = plan.make_budget(made._config, 1440)
+  run = Run(made._directory, None, budget, Secret(bytes(32)), None, progress=False)
+  run._write(made, *fakes, step, made.keep(step, state), state, history, 7.0)
 
 
-def test_only_what_is_due_is_kept(state, notes, tmp_path):
+def test_only_what_is_due_is_kept(state, digits, tmp_path):
   """Every third report draws, every second saves, the last does both."""
-  keep = recorder(notes, tmp_path).keep
-  kept = {step: keep(step, state) for step in (3, 6, 9, 12)}
-  assert [k.step for k in kept.values()] == [3, 6, 9, 12]
-  assert [step for step, k in kept.items() if k.pictures is not None] == [9, 12]
-  assert [step for step, k in kept.items() if k.state is not None] == [6, 12]
-  assert kept[12].state is state  # no step follows that would take its memory
+  made = stage_of(digits, tmp_path)
+  reports = (3, 6, 9, 12)
+  assert [step for step in reports if made.keep(step, state) is not None] == [9, 12]
+  assert [step for step in reports if made.wants_checkpoint(step)] == [6, 12]
+  assert not any(map(made.wants_state, reports))
 
 
-def test_snapshots_are_kept_when_they_are_due(state, notes, tmp_path):
-  keep = recorder(notes, tmp_path, reports_per_checkpoint=9, reports_per_snapshot=1).keep
-  assert keep(3, state).state is not None
+def test_snapshots_are_kept_when_they_are_due(digits, tmp_path):
+  made = stage_of(digits, tmp_path, reports_per_checkpoint=9, reports_per_snapshot=1)
+  assert made.wants_state(3)
+  assert not made.wants_checkpoint(3)
 
 
 @pytest.mark.parametrize(
@@ -102,19 +118,19 @@ def test_the_mixture_is_of_reports_and_ends_with_the_last_step(count, total, str
   assert all(step >= min(stride, total / 2 - stride / 2) for step in early)
 
 
-def test_what_samples_are_drawn_from_is_kept_but_not_as_trained(state, notes, tmp_path):
-  made = recorder(notes, tmp_path, g_mixture=2)
+def test_what_samples_are_drawn_from_is_kept_but_not_as_trained(state, notes, digits, tmp_path):
+  made = stage_of(digits, tmp_path, g_mixture=2)
   for step in (6, 9):
-    made.write(made.keep(step, state), HISTORY, 1.0)
+    write(made, notes, state, step)
   found = sorted(p.name for p in (tmp_path / 'run' / 'snapshots').rglob('*') if p.is_file())
   assert found == ['step_00000009.safetensors']
 
 
-def test_what_is_kept_outlives_the_state(state, notes, tmp_path):
+def test_what_is_kept_outlives_the_state(state):
   """The state is donated, overwritten and gone; the copy holds what it held, keys included."""
   own = jax.jit(functools.partial(jax.tree.map, jnp.copy))(state)
   before = state_leaves.state_digest(state)
-  kept = recorder(notes, tmp_path).keep(6, own)
+  kept = loop._copy(own)
 
   @functools.partial(jax.jit, donate_argnums=0)
   def overwrite(s):
@@ -124,14 +140,14 @@ def test_what_is_kept_outlives_the_state(state, notes, tmp_path):
   after = overwrite(own)
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(own))
   assert state_leaves.state_digest(after) != before
-  assert state_leaves.state_digest(kept.state) == before
+  assert state_leaves.state_digest(kept) == before
 
 
-def test_metrics_are_written_first_and_the_checkpoint_last(state, notes, tmp_path):
-  made = recorder(notes, tmp_path, reports_per_grid=1, reports_per_snapshot=1)
-  made.write(made.keep(6, state), HISTORY, 7.0)
+def test_metrics_are_written_first_and_the_checkpoint_last(state, notes, digits, tmp_path):
+  made = stage_of(digits, tmp_path, reports_per_grid=1, reports_per_snapshot=1)
+  write(made, notes, state, 6)
   (line, bar, save), run = notes.told, tmp_path / 'run'
-  epsilon = plan.make(CONFIG, 1440, (8, 8, 1), 10).budget.epsilon_so_far(6)
+  epsilon = plan.make_budget(CONFIG, 1440).epsilon_so_far({'dp_sgd': 6})
   assert line == ('line', 6, {'epsilon': epsilon, **dict.fromkeys(StepMetrics._fields, 2.0)},
                   {'steps_per_second': 7.0})  # fmt: skip
   assert bar == ('bar', 6, epsilon, {'d': 4.0, 'g': 2.0})
@@ -142,22 +158,22 @@ def test_metrics_are_written_first_and_the_checkpoint_last(state, notes, tmp_pat
   assert all((run / name).stat().st_size > 0 for name in names)
 
 
-def test_metrics_alone_need_nothing_of_the_device(state, notes, tmp_path):
-  made = recorder(notes, tmp_path)
-  made.write(made.keep(3, state), HISTORY, 7.0)
+def test_metrics_alone_need_nothing_of_the_device(state, notes, digits, tmp_path):
+  write(stage_of(digits, tmp_path), notes, state, 3)
   assert [note[0] for note in notes.told] == ['line', 'bar']
   assert not list((tmp_path / 'run').glob('*/*.*'))
 
 
-def test_infinite_epsilon_is_written_as_json_can(state, notes, tmp_path):
-  made = recorder(notes, tmp_path, noise_multiplier=None, target_epsilon=math.inf)
+def test_infinite_epsilon_is_written_as_json_can(state, notes, digits, tmp_path):
+  made = stage_of(digits, tmp_path, noise_multiplier=None, target_epsilon=math.inf)
   history = HISTORY._replace(g_loss=jnp.full((3,), math.nan))  # no G step among them
-  made.write(made.keep(6, state), history, 7.0)
+  write(made, notes, state, 6, history)
   assert notes.told[-1][3] == {'epsilon': 'inf'}
   assert math.isnan(notes.told[0][2]['g_loss'])
 
 
-@pytest.mark.parametrize(('side', 'scale'), [(8, 7), (28, 2), (64, 1), (500, 1)])
-def test_small_images_are_shown_as_large_as_those_of_mnist(side, scale):
-  assert picture_scale((side, side, 1)) == scale
-  assert np.abs(side * scale - 56) <= 8 or scale == 1
+def test_steps_per_report_prefers_a_divisor():
+  config = CONFIG.replace(steps=3000, steps_per_report=None)
+  stride = stages.steps_per_report(config, plan.make_budget(config, 1440).mechanism)
+  assert 3000 % stride == 0
+  assert 60 <= stride <= 100
