@@ -1,6 +1,6 @@
 """Splits MNIST's training set for choosing settings: a sixth of it, about 10,000, is held out.
 
-    ./run.sh python experiments/quality/split.py --out=runs/mnist_split [--data_dir=…]
+    ./run.sh python -m experiments.quality.split --out=runs/mnist_split [--data_dir=…]
 
 The folder then is a data set of its own (--dataset=idx --data_dir=runs/mnist_split), whose test
 set is the held-out part. The real test set is not read. What an idea does is measured there:

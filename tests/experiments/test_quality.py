@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import pathlib
 import re
@@ -20,12 +19,10 @@ from dpgan_jax.data import datasets, readers
 from dpgan_jax.evaluation import tasks
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.run import generator_file, trainer
+from experiments.quality import afterwards, label_limit
+from experiments.quality import make_quality as quality
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FOLDER = ROOT / 'experiments' / 'quality'
-if str(FOLDER) not in sys.path:
-  sys.path.append(str(FOLDER))
-quality = importlib.import_module('make_quality')
 
 
 @pytest.fixture
@@ -82,8 +79,8 @@ def sweep() -> dict:
 
 def test_without_records_the_page_says_so(tmp_path):
   text = quality.page(tmp_path)
-  assert 'Not measured yet.' in text
-  assert 'Nothing yet.' in text
+  for part in ('On other data', 'Labels or images', 'Free after training', 'What was tried'):
+    assert f'## {part}\n\nNot measured yet.' in text
 
 
 def test_the_final_table_is_the_sweep(tmp_path):
@@ -171,8 +168,8 @@ def test_a_run_elsewhere_has_the_settings_of_the_sweeps(flags, tmp_path):
   )
 
 
-def test_names_and_images_are_told_apart(tmp_path):
-  assert '## Names or images\n\nNot measured yet.' in quality.page(tmp_path)
+def test_labels_and_images_are_told_apart(tmp_path):
+  assert '## Labels or images\n\nNot measured yet.' in quality.page(tmp_path)
   folder = tmp_path / 'quality' / 'limits'
   folder.mkdir(parents=True)
   for name, epsilon, tstr in (
@@ -224,10 +221,9 @@ def test_what_is_missing_to_a_goal_is_told_from_records(tmp_path):
 
 def test_better_names_make_the_same_samples_more_useful():
   """Real digits stand in for samples: the CNN that learns from real ones knows their names."""
-  limit = importlib.import_module('label_limit')
   real, test = (datasets.load_dataset('digits', split=split) for split in ('train', 'test'))
   wrong = (real.labels + (np.arange(len(real)) % 2)) % 10  # every second name
-  found = limit.measure(real.images, {'half wrong': wrong}, real, test, epochs=8)
+  found = label_limit.measure(real.images, {'half wrong': wrong}, real, test, epochs=8)
   assert found['agreement']['real'] == 1
   assert 0.4 < found['agreement']['half wrong'] < 0.6
   assert min(found['on_real'].values()) > 0.9
@@ -251,7 +247,6 @@ def test_what_is_free_after_training_is_told_from_records(tmp_path):
 
 
 def test_samples_of_several_generators_are_scored_beside_those_of_the_last(tmp_path, monkeypatch):
-  afterwards = importlib.import_module('afterwards')
   digits = datasets.load_dataset('digits'), datasets.load_dataset('digits', split='test')
   config = TrainConfig(
     generator='compact', noise_multiplier=1.0, steps=8, batch_size=24, delta=1e-4, latent_dim=4,
@@ -326,8 +321,8 @@ def test_the_split_is_a_data_set_of_its_own(tmp_path):
     images = rng.integers(0, 256, (count, 28, 28), np.uint8)
     (source / f'{stem}-images-idx3-ubyte').write_bytes(readers.idx_bytes(images))
     (source / f'{stem}-labels-idx1-ubyte').write_bytes(readers.idx_bytes(labels))
-  command = [sys.executable, FOLDER / 'split.py', f'--data_dir={source}', f'--out={out}',
-             '--hold_out=200']  # fmt: skip
+  command = [sys.executable, '-m', 'experiments.quality.split', f'--data_dir={source}',
+             f'--out={out}', '--hold_out=200']  # fmt: skip
   done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
   assert done.returncode == 0, done.stderr
   kept = datasets.load_dataset('idx', data_dir=str(out))
