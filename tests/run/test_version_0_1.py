@@ -13,7 +13,6 @@ import pytest
 from dpgan_jax._validate import InputError
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.privacy import accounting
 from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import generator_file, trainer
 from dpgan_jax.run.directory import RunDir
@@ -48,7 +47,7 @@ def test_its_epsilon_is_what_it_said(old):
   said = json.loads((old / 'report.json').read_text())
   statement = run_statement.build(RunDir.open(old, create=False))
   assert statement.finished
-  assert accounting.rounded_up(statement.epsilon) == said['epsilon']
+  assert statement.epsilon == said['guarantee']['epsilon']
   model = generator_file.load(FIXTURES / 'generator_3.safetensors')
   assert model.epsilon() == statement.epsilon == trainer.restore_model(old).model.epsilon()
 
