@@ -36,7 +36,6 @@ from dpgan_jax.models.classifier_config import ClassifierConfig
 from dpgan_jax.models.classifier_inputs import prepare
 from dpgan_jax.networks import layers
 from dpgan_jax.privacy import accounting
-from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run.loop import Run
 from dpgan_jax.run.stages import ClassifierStage
 
@@ -88,19 +87,16 @@ def load(config: ClassifierConfig, data_dir: str | None) -> Split:
   )
 
 
-def classifier_of(
-  saved: Mapping[str, Any], where: object, config: ClassifierConfig, spec: Spec
-) -> Classifier:
+def classifier_of(saved: Mapping[str, Any], where: object, spec: Spec) -> Classifier:
   """The classifier of a run's config.json.
 
   Raises:
     InputError: it is not the record of a classifier.
   """
   try:
-    stages = {name: DPMechanism.from_dict(m) for name, m in saved['stages'].items()}
+    return labelling.from_record(saved, spec, saved['config']['seed'])
   except (KeyError, TypeError, AttributeError) as error:
     raise _validate.InputError(f'{where} is not the record of a classifier: {error!r}') from None
-  return Classifier(config, stages, spec)
 
 
 def run(
@@ -127,7 +123,7 @@ def run(
     config.to_dict(),
     split.train,
     make=lambda: Classifier.create(config, split.train.spec),
-    read=lambda saved, where: classifier_of(saved, where, config, split.train.spec),
+    read=lambda saved, where: classifier_of(saved, where, split.train.spec),
     progress=progress,
   )
   with opened as (classifier, run):

@@ -6,9 +6,14 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import numpy as np
 import pytest
+
+from dpgan_jax.data import datasets
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.run import plan
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOOD = [
@@ -37,24 +42,27 @@ def test_dry_run_shows_the_plan_and_trains_nothing(tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
-def test_noise_that_drowns_what_d_learns_is_told_of_beforehand(tmp_path):
-  rest = ('--steps=4', '--batch_size=20', '--d_steps_per_g_step=1', '--dataset=digits', '--dry_run')
-  quiet = train('--noise_multiplier=0.5', *rest)
-  assert 'between two generator steps' not in quiet.stderr
-  loud = train('--noise_multiplier=5', *rest)
+def test_noise_that_drowns_what_d_learns_is_told_of_beforehand():
+  settings = {'steps': 4, 'batch_size': 20, 'd_steps_per_g_step': 1, 'dataset': 'digits'}
+  with warnings.catch_warnings(record=True) as quiet:
+    warnings.simplefilter('always')
+    plan.make(TrainConfig(noise_multiplier=0.5, **settings), datasets.load_dataset('digits').spec)
+  assert not [w for w in quiet if 'between two generator steps' in str(w.message)]
+  flags = [f'--{name}={value}' for name, value in settings.items()]
+  loud = train('--noise_multiplier=5', *flags, '--dry_run')
   assert loud.returncode == 0, loud.stderr
   assert 'between two generator steps' in loud.stderr
   assert 'Fewer steps, more d_steps_per_g_step' in loud.stderr
 
 
-def test_dry_run_shows_what_names_samples():
+def test_dry_run_shows_what_labels_samples():
   rest = (
     '--dataset=digits', '--target_epsilon=5', '--steps=4', '--batch_size=20', '--delta=1e-4',
     '--generator=report', '--discriminator=report', '--label_share=0.3', '--label_cnn_share=0.3',
   )  # fmt: skip
   result = train(*rest, '--dry_run')
   assert result.returncode == 0, result.stderr
-  assert 'names samples: classifier: B = ' in result.stdout
+  assert 'labels samples: classifier: B = ' in result.stdout
   assert '; label_cnn: B = ' in result.stdout
 
 
