@@ -18,8 +18,8 @@ import optax
 from dpgan_jax.data.datasets import to_model_range
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import pace
-from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.models.gan import GAN, GANState, StepMetrics, learning_rate
+from dpgan_jax.models.config import TrainConfig, optimizer
+from dpgan_jax.models.gan import GAN, GANState, StepMetrics
 from dpgan_jax.models.losses import LOSSES
 from dpgan_jax.run import plan
 
@@ -38,13 +38,9 @@ class OrdinaryGAN(GAN):
 
   def take(self, state: GANState, grads: Any) -> GANState:
     """The state after D's optimizer, without noise, has seen `grads`."""
-    config = self.config
-    rate = learning_rate(config, 'd', self.mechanism.steps)
-    if config.d_optimizer == 'sgd':
-      optimizer = optax.sgd(rate)
-    else:
-      optimizer = optax.adam(rate, b1=config.adam_b1, b2=config.adam_b2)
-    updates, opt = optimizer.update(grads, state.d_opt_state[1], state.d_params)
+    updates, opt = optimizer(self.config, 'd', self.mechanism.steps).update(
+      grads, state.d_opt_state[1], state.d_params
+    )
     return state._replace(
       step=state.step + 1,
       d_params=optax.apply_updates(state.d_params, updates),

@@ -40,14 +40,14 @@ _SMALL = mechanism.DPMechanism.create(
 _OPEN = {'stages': {'dp_sgd': _SMALL}, 'data_fingerprint': 'f00d'}
 
 
-# In settings and ledger: the number that every run draws for itself, and what it is hashed into.
-_OWN = re.compile(rb'"(hash|run|run_id|sha256)": "[0-9a-f]*"')
+# The number that every run draws for itself, and what it is hashed into.
+_OWN = re.compile(rb'"(hash|run|run_id|sha256)\\?": \\?"[0-9a-f]*')
 
 
 def digest_of(path: pathlib.Path) -> str:
   """Of a file's content, less what tells one run from another with the same settings."""
   content = path.read_bytes()
-  if path.name in ('config.json', 'ledger.jsonl'):
+  if path.name in ('config.json', 'ledger.jsonl') or path.suffix == '.safetensors':
     content = _OWN.sub(b'', content)
   return hashlib.sha256(content).hexdigest()
 

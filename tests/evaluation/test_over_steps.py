@@ -48,8 +48,8 @@ def series(monkeypatch):
       skipped={'tstr': 'no labels'},
     )
 
-  monkeypatch.setattr(over_steps.model_file, 'load', load)
-  monkeypatch.setattr(over_steps.evaluation, 'evaluate', evaluated)
+  monkeypatch.setattr(over_steps.generator_file, 'load', load)
+  monkeypatch.setattr(over_steps.tasks, 'evaluate', evaluated)
   found = over_steps.score(
     FILES, DIGITS, DIGITS, Settings.light(seed=7), num=300,
     progress=lambda name, share: told.append((name, share)),

@@ -10,25 +10,27 @@ import pytest
 from PIL import Image
 
 from dpgan_jax._validate import InputError
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.evaluation import snapshots
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
+from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.run import generator_file
 from dpgan_jax.run.directory import RunDir
 
 
 @pytest.fixture(scope='module')
-def model() -> generator_file.Model:
+def model() -> Synthesizer:
   mechanism = DPMechanism.create(
     num_examples=100, batch_size=10, l2_clip_norm=1.0, noise_multiplier=0.0, steps=30, delta=1e-3
   )
   config = TrainConfig(
     generator='compact', noise_multiplier=0.0, steps=30, batch_size=10, delta=1e-3
   )
-  gan = GAN(config, mechanism, (8, 8, 1), 3)
+  spec = Spec(num_records=100, shape=(8, 8, 1), class_names=('0', '1', '2'), name='digits')
+  gan = GAN(config, mechanism, spec)
   generator = jax.jit(lambda key: gan.init(key).g_average)(jax.random.key(0))
-  return generator_file.Model(gan, generator, 30, ('0', '1', '2'), 'digits')
+  return Synthesizer(gan, generator, 30)
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def test_generators_as_trained_are_found_beside_their_averages(run):
 def test_a_row_for_each_step(run, model, tmp_path):
   for step in (10, 20, 30):
     saved = dataclasses.replace(model, steps=step)
-    saved.save(run.snapshots / f'step_{step:08d}.safetensors')
+    generator_file.save(saved, run.snapshot(step))
   sizes = []
   for rows in (3, 1):
     path = tmp_path / f'{rows}.png'
