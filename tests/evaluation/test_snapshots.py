@@ -16,6 +16,7 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.run import generator_file
 from dpgan_jax.run.directory import RunDir
 
 
