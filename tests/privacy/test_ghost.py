@@ -125,7 +125,7 @@ def _names(params: dict) -> set[str]:
   features=st.integers(1, 4), padding=st.sampled_from(['SAME', 'VALID', 2]),
   n=st.integers(1, 4), bias=st.booleans(),
 )  # fmt: skip
-@hypothesis.settings(max_examples=8)
+@hypothesis.settings(max_examples=6)
 def test_convolutions_of_any_shape(
   size, kernel, stride, dilation, groups, per_group, features, padding, n, bias
 ):
@@ -147,7 +147,7 @@ def test_convolutions_of_any_shape(
   ),
   swap=st.booleans(), sizes=st.tuples(*[st.integers(1, 4)] * 6), n=st.integers(1, 4),
 )  # fmt: skip
-@hypothesis.settings(max_examples=12)
+@hypothesis.settings(max_examples=8)
 def test_products_of_any_shape(spec, swap, sizes, n):
   """Contractions, batch dimensions and axis orders of einsum, the weight on either side."""
   dims = dict(zip('bijklm', sizes, strict=True))

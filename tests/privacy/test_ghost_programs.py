@@ -180,7 +180,7 @@ ARGUMENTS = {
 
 
 @hypothesis.given(**ARGUMENTS)
-@hypothesis.settings(max_examples=8)
+@hypothesis.settings(max_examples=6)
 def test_a_sample_of_programs(program, strategy, microbatch, seed):
   check(program, strategy, microbatch, seed)
 

@@ -144,7 +144,7 @@ def test_formed_examples_stand_beside_inferred_ones():
   ),
   seed=st.integers(0, 99), spread=st.integers(0, 8),
 )  # fmt: skip
-@hypothesis.settings(max_examples=30)
+@hypothesis.settings(max_examples=15)
 def test_squares_are_never_less_and_hardly_more(shape, seed, spread):
   rng = np.random.default_rng(seed)
   x = rng.standard_normal((2, *shape)) * 10.0 ** rng.integers(-spread, spread + 1, (2, *shape))
