@@ -1,7 +1,7 @@
 r"""Runs the small programs with which others showed a fault, and says right or wrong for each.
 
-    ./run.sh python experiments/trust/strangers.py
-    ./run.sh python experiments/trust/strangers.py --out=experiments/results/trust/strangers.json
+    ./run.sh python -m experiments.trust.strangers
+    ./run.sh python -m experiments.trust.strangers --out=experiments/results/trust/strangers.json
 
 Each case is a program that prints what it finds; it runs in a process of its own. What it should
 print is known for the cases in `CASES`: a value, or a refusal by the package in one line that names
