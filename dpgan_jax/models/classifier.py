@@ -363,11 +363,12 @@ def train_classifier(
     key: must be secret for a release.
     charge: pays for steps before they are taken; what it raises ends the training.
   """
-  state = classifier.init(key)
+  state_key, release_key = jax.random.split(_keys.require('key', key))
+  state = classifier.init(state_key)
   x, y = jnp.asarray(inputs), jnp.asarray(labels)
   if CENTRE in classifier.stages:
     charge(1, CENTRE)
-    secret = np.asarray(jax.random.key_data(jax.random.split(key, 5))).tobytes()
+    secret = np.asarray(jax.random.key_data(jax.random.split(release_key, 4))).tobytes()
     state = classifier.release_centre(state, inputs, secret)
   steps = classifier.mechanism.steps
   charge(steps, classifier.stage)
