@@ -314,8 +314,8 @@ def test_a_whole_step_gives_back_a_state_like_the_one_it_took(mode):
   gans, worker, ordinary = load('contenders'), load('worker_gan'), load('ordinary_gan')
   gan, _ = worker.build(worker.settings(gans.GANS['gan_report'], 24), mode)
   state = jax.eval_shape(gan.init, jax.random.key(0))
-  images = jax.ShapeDtypeStruct((ordinary.EXAMPLES, *ordinary.SHAPE), np.uint8)
-  labels = jax.ShapeDtypeStruct((ordinary.EXAMPLES,), np.int32)
+  images = jax.ShapeDtypeStruct((ordinary.MNIST.num_records, *ordinary.MNIST.shape), np.uint8)
+  labels = jax.ShapeDtypeStruct((ordinary.MNIST.num_records,), np.int32)
   after, _ = jax.eval_shape(gan.step, state, images, labels)
   assert after == state
 
