@@ -130,7 +130,7 @@ def _take_pictures(run: tables.Run, path: pathlib.Path, results: pathlib.Path) -
   steps = results / _steps_picture(run.name)
   directory = RunDir.open(path, create=False)
   if directory.snapshots.is_dir() and not steps.exists():
-    title = f'samples over training, {tables.run_of(run.target_epsilon)}'
+    title = f'samples over training, {sweep_figures.run_of(run.target_epsilon)}'
     snapshots.picture_over_steps(directory, steps, title=title)
 
 
