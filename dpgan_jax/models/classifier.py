@@ -82,7 +82,8 @@ class TutorialCNN(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    return nn.Dense(self.num_classes)(nn.relu(nn.Dense(32)(tutorial_features(x))))
+    x = nn.relu(nn.Dense(32)(tutorial_features(x)))  # first: files name it Dense_0
+    return nn.Dense(self.num_classes)(x)
 
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = {'linear': Linear, 'tutorial_cnn': TutorialCNN}
