@@ -7,7 +7,7 @@ import pathlib
 
 from experiments.examples import plain_dpsgd
 
-EXAMPLE = pathlib.Path(__file__).resolve().parents[2] / 'experiments' / 'plain_dpsgd.py'
+EXAMPLE = pathlib.Path(plain_dpsgd.__file__)
 
 
 def test_it_learns_digits_within_epsilon_2(capsys):
