@@ -103,10 +103,12 @@ def test_adaptive_n_d_refuses_a_schedule_over_a_number_of_steps_that_nobody_know
 )
 def test_generator_and_discriminator_are_both_told_the_class_or_neither(generator, discriminator):
   names = {'generator': generator, 'discriminator': discriminator}
-  if (generator in discriminators.UNCONDITIONAL) == (discriminator in discriminators.UNCONDITIONAL):
-    assert make(**names).generator == generator
+  sigma = 0.0 if discriminator in discriminators.UNACCOUNTED else 1.0
+  budget = {'noise_multiplier': sigma, 'steps': 5}
+  if (generator in generators.UNCONDITIONAL) == (discriminator in discriminators.UNCONDITIONAL):
+    assert TrainConfig(**budget, **names).generator == generator
   else:
-    message = refused(noise_multiplier=1.0, steps=5, **names)
+    message = refused(**budget, **names)
     assert f'generator={generator} with discriminator={discriminator}' in message
 
 

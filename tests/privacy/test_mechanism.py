@@ -124,7 +124,7 @@ class TestOneSetOfNumbers:
     )  # fmt: skip
     event = mechanism.event()
     assert (event.count, event.event.sampling_probability) == (20, q)
-    assert clipped_norm(mechanism) == pytest.approx(1.5)
+    assert clipped_norm(mechanism) == pytest.approx(1.5, rel=5e-6)  # norms are raised by rounding
     assert noise_scale(mechanism) == pytest.approx(4.0 * 1.5 / 25, rel=0.05)
 
   def test_num_examples(self):
@@ -148,7 +148,7 @@ class TestOneSetOfNumbers:
 
   def test_l2_clip_norm(self):
     mechanism = dataclasses.replace(make(), l2_clip_norm=6.0)
-    assert clipped_norm(mechanism) == pytest.approx(6.0)
+    assert clipped_norm(mechanism) == pytest.approx(6.0, rel=5e-6)
     assert noise_scale(mechanism) == pytest.approx(noise_scale(make()) * 4, rel=0.08)
     transform = mechanism.clip_and_noise(jax.random.key(0))
     gradient = jnp.zeros((1, 4000)).at[0, 0].set(1e6)
