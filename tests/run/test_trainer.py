@@ -275,7 +275,7 @@ class Watched:
     patch.setattr(Checkpoints, 'save', spying('save', save, lambda _, step, *rest: step))
     patch.setattr(Ledger, 'charge', spying('charge', charge, lambda _, step, *rest: step))
     patch.setattr(
-      generator_file, 'save', spying('snapshot', save_model, lambda model, *rest: model.steps)
+      generator_file, 'save', spying('snapshot', save_model, lambda model, *_, **__: model.steps)
     )
     patch.setattr(GANStage, '_draw_grid', spying('grid', draw, lambda *args: args[2]))
     patch.setattr(
