@@ -49,7 +49,6 @@ _PASSES_OVER_PARAMETERS = 8
 many times larger. Measured with 0.03 M and 1.7 M parameters (experiments/results/microbatch.md)."""
 
 
-accumulation_dtype = _dtypes.accumulation_dtype
 
 
 class ClippedSum(NamedTuple):
@@ -171,7 +170,7 @@ def _in_dtypes_of(tree: PyTree, sums: list[jax.Array]) -> PyTree:
   """
   leaves, structure = jax.tree.flatten(tree)
   pairs = zip(sums, leaves, strict=True)
-  return structure.unflatten(s.astype(accumulation_dtype(x.dtype)) for s, x in pairs)
+  return structure.unflatten(s.astype(_dtypes.accumulation_dtype(x.dtype)) for s, x in pairs)
 
 
 def _sum(
@@ -263,7 +262,7 @@ def clipped_grad(
       result = one_pass(plan, params, *part)
       return jax.tree.map(jnp.add, total, result.sum), (result.norms, result.losses)
 
-    zero = jax.tree.map(lambda p: jnp.zeros(p.shape, accumulation_dtype(p.dtype)), params)
+    zero = jax.tree.map(lambda p: jnp.zeros(p.shape, _dtypes.accumulation_dtype(p.dtype)), params)
     total, (norms, losses) = jax.lax.scan(
       accumulate, zero, (jax.tree.map(split, batch), mask_parts)
     )

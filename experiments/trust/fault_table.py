@@ -17,6 +17,7 @@ import dp_accounting
 import jax
 import jax.numpy as jnp
 
+from dpgan_jax import _dtypes
 from dpgan_jax.auditing import gradient
 from dpgan_jax.budget import budget
 from dpgan_jax.budget.ledger import Ledger
@@ -215,7 +216,7 @@ _MECHANISM = (
         swap(clipping, 'clipped_sum', faults.bfloat16_sum),
         _M.sums_and_noise_are_float32, 'exactness'),
   Fault('bfloat16_noise', 9, 'noise in the dtype of the gradients',
-        swap(clipping, 'accumulation_dtype', to(lambda dtype: dtype)),
+        swap(_dtypes, 'accumulation_dtype', to(lambda dtype: dtype)),
         _M.sums_and_noise_are_float32, 'exactness'),
   Fault('float_noise', 9, 'float32 normals on a float32 sum, whose bits tell the sum',
         swap(step_noise, 'add_gaussian', to(faults.float_noise)),
