@@ -55,6 +55,7 @@ class Ledger:
     stages: Mapping[str, DPMechanism],
     data_fingerprint: str,
     identity: str | None = None,
+    secret_commitment: str | None = None,
   ) -> Ledger:
     """Starts a ledger, or continues one after checking that it is this run's.
 
@@ -63,6 +64,8 @@ class Ledger:
       stages: name ↦ mechanism, all with the same δ and neighbouring relation.
       data_fingerprint: a hash of the private data set.
       identity: of the run, which the first line then holds.
+      secret_commitment: of the run's secret, likewise: under another secret, what is drawn again
+        would be a second release. None where nothing is going to be drawn.
 
     Raises:
       InputError: the ledger on disk belongs to another mechanism or other data (naming what
@@ -75,6 +78,7 @@ class Ledger:
       'stages': {name: m.to_dict() for name, m in stages.items()},
       'data_fingerprint': data_fingerprint,
       **({} if identity is None else {'run': identity}),
+      **({} if secret_commitment is None else {'secret': secret_commitment}),
     }
     ledger = cls(path, stages)
     if not path.exists():
@@ -273,6 +277,8 @@ def _check_header(path: pathlib.Path, saved: Mapping[str, Any], now: Mapping[str
     differences.append('the data set has the same size but other contents')
   if not differences and saved.get('run') != now.get('run'):
     differences.append('it is the ledger of another run (config.json and ledger do not match)')
+  if not differences and 'secret' in now and saved.get('secret') != now['secret']:
+    differences.append('its draws came of another secret (secret.json and ledger do not match)')
   if differences:
     raise _validate.InputError(
       f'{path} records another mechanism: {"; ".join(differences)}. Use the same settings, or '

@@ -162,20 +162,21 @@ class Run:
           shutil.rmtree(directory.path, ignore_errors=True)
         raise
       fingerprint, stages = records.fingerprint(), planned.budget.stages
-      if not directory.secret.exists():
-        if directory.ledger.exists():
-          Secret.load(directory.secret)  # raises: what was charged was drawn from it
+      if not directory.secret.exists() and not directory.ledger.exists():
         secret = Secret.from_os()
         if planned.seed is not None:
           mechanisms = {name: m.to_dict() for name, m in stages.items()}
           settled = json.dumps([settings, mechanisms], sort_keys=True)
           secret = Secret.of_seed(planned.seed, fingerprint, settled)
         secret.save(directory.secret)
-      identity = directory.identity()
+      secret, identity = Secret.load(directory.secret), directory.identity()
       ledger = Ledger.open(
-        directory.ledger, stages=stages, data_fingerprint=fingerprint, identity=identity
+        directory.ledger,
+        stages=stages,
+        data_fingerprint=fingerprint,
+        identity=identity,
+        secret_commitment=secret.commitment(),
       )
-      secret = Secret.load(directory.secret)
       yield planned, cls(directory, ledger, planned.budget, secret, identity, progress=progress)
 
   def carry_out(self, stage: Stage) -> State:

@@ -54,6 +54,10 @@ class Secret:
     """32 bytes for one purpose, independent of those for any other."""
     return hashlib.blake2b(purpose.encode(), key=self._value, digest_size=_BYTES).digest()
 
+  def commitment(self) -> str:
+    """What tells this secret from any other, and nothing about it."""
+    return self.derive('commitment').hex()
+
   def key(self, purpose: str) -> jax.Array:
     """A typed threefry key (64 bits) for one purpose, such as the name of a stage."""
     words = np.frombuffer(self.derive(purpose)[:8], np.uint32).copy()

@@ -454,6 +454,17 @@ def test_a_ledger_of_another_run_is_refused(copy, watched, digits):
     run_statement.build(RunDir.open(copy, create=False))
 
 
+def test_another_secret_is_refused_and_so_is_none(copy, watched, digits):
+  """What is drawn again, or still to be drawn, would be a second release under one charge."""
+  Secret.from_os().save(copy / 'secret.json')
+  with pytest.raises(_validate.InputError, match='came of another secret'):
+    trainer.train(CONFIG, digits, copy, progress=False)
+  (copy / 'secret.json').unlink()
+  with pytest.raises(_validate.InputError, match=r'secret\.json is missing'):
+    trainer.train(CONFIG, digits, copy, progress=False)
+  assert not (copy / 'secret.json').exists()
+
+
 def test_a_snapshot_of_another_run_is_no_part_of_the_mixture(copy, watched):
   """Its mechanism is the same; the records would pay for two runs."""
   name = 'snapshots/step_00000009.safetensors'
