@@ -119,7 +119,7 @@ class Statement:
       f'data again, is (ε, δ)-differentially private with ε = {show_epsilon(self.epsilon)} and δ '
       f'= {m.delta!r} for the {self.steps_charged} steps charged in the ledger{also}, for any '
       f'{text.NEIGHBOURS[m.neighboring_relation]} ({m.neighboring_relation}; '
-      f'{text.UNIT}){condition}.'
+      f'one record: {self.spec.unit}){condition}.'
     )
 
   def progress(self) -> str:
@@ -235,7 +235,7 @@ class Statement:
           'delta': m.delta,
           'neighboring_relation': m.neighboring_relation,
           'neighbours': text.NEIGHBOURS[m.neighboring_relation],
-          'unit_of_privacy': text.UNIT,
+          'unit_of_privacy': f'one record: {self.spec.unit}',
           'group_privacy': text.GROUP,
           'condition': self.randomness() if self.holds and self.seed_fixed else None,
           'curve': [{'delta': delta, 'epsilon': epsilon} for delta, epsilon in self.curve],
@@ -361,7 +361,7 @@ class Statement:
     if self.holds:
       first = (
         f'Privacy: ε = {show_epsilon(self.epsilon)} at δ = {m.delta!r} '
-        f'({m.neighboring_relation}, one record = one labelled image)'
+        f'({m.neighboring_relation}, one record = {self.spec.unit})'
       )
     else:
       first = self.guarantee()

@@ -23,7 +23,6 @@ SECRET = (
   'them have 64 bits, and the checkpoints hold these.'
 )
 ATTAINED = 'of two data sets in which all records but one contribute zeros'
-UNIT = 'one record: one labelled image'
 GROUP = (
   'A person with k records is protected by the group-privacy bound only: (k·ε, k·e^((k-1)·ε)·δ).'
 )

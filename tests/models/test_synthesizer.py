@@ -11,7 +11,7 @@ import pytest
 from dpgan_jax import _validate
 from dpgan_jax.models import synthesizer
 from dpgan_jax.models.synthesizer import Synthesizer
-from tests.support.synthesizers import CLASSES, SEED, SHAPE, make_model
+from tests.support.synthesizers import CLASSES, SHAPE, make_mixed, make_model
 
 
 @pytest.fixture(scope='module')
@@ -27,10 +27,7 @@ def report_model() -> Synthesizer:
 
 @pytest.fixture(scope='module')
 def mixed() -> Synthesizer:
-  """Drawn from three generators, of which the middle one draws nothing but grey."""
-  one, two = make_model('compact', g_mixture=3), make_model('compact', seed=SEED + 1)
-  grey = jax.tree.map(jax.numpy.zeros_like, one.generator)
-  return dataclasses.replace(one, past={1: two.generator, 2: grey})
+  return make_mixed()
 
 
 def test_samples_are_images_with_balanced_labels_in_random_order(model):

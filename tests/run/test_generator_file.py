@@ -19,7 +19,7 @@ from dpgan_jax.models.gan import GAN
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file
-from tests.support.synthesizers import SEED, SPEC, make_model
+from tests.support.synthesizers import SEED, SPEC, make_mixed, make_model
 
 
 @pytest.fixture(scope='module')
@@ -35,10 +35,7 @@ def report_model() -> Synthesizer:
 
 @pytest.fixture(scope='module')
 def mixed() -> Synthesizer:
-  """Drawn from three generators, of which the middle one draws nothing but grey."""
-  one, two = make_model('compact', g_mixture=3), make_model('compact', seed=SEED + 1)
-  grey = jax.tree.map(jax.numpy.zeros_like, one.generator)
-  return dataclasses.replace(one, past={1: two.generator, 2: grey})
+  return make_mixed()
 
 
 @pytest.fixture(scope='module')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 
 from dpgan_jax.data.spec import Spec
@@ -13,6 +15,13 @@ from dpgan_jax.privacy.mechanism import DPMechanism
 SHAPE, CLASSES = (6, 5, 1), 3
 SPEC = Spec(num_records=64, shape=SHAPE, class_names=('cat', 'dog', 'eel'), name='pets')
 SEED = 1_234_567_891  # recognisable in a file
+
+
+def make_mixed() -> Synthesizer:
+  """Drawn from three generators, of which the middle one draws nothing but grey."""
+  one, two = make_model('compact', g_mixture=3), make_model('compact', seed=SEED + 1)
+  grey = jax.tree.map(jax.numpy.zeros_like, one.generator)
+  return dataclasses.replace(one, past={1: two.generator, 2: grey})
 
 
 def make_model(name: str, seed: int = SEED, **settings) -> Synthesizer:
