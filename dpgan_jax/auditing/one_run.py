@@ -37,8 +37,8 @@ from dpgan_jax.data import datasets
 from dpgan_jax.data.datasets import ImageDataset, to_model_range
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState, StepMetrics
-from dpgan_jax.models.losses import LOSSES
 from dpgan_jax.networks import discriminators
+from dpgan_jax.networks.losses import LOSSES
 from dpgan_jax.privacy import clipping
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import plan

@@ -15,8 +15,8 @@ import optax
 
 from dpgan_jax import _records, _validate
 from dpgan_jax.models import pace
-from dpgan_jax.models.losses import LOSSES
 from dpgan_jax.networks import discriminators, generators
+from dpgan_jax.networks.losses import LOSSES
 from dpgan_jax.privacy import accounting, clipping
 
 OPTIMIZERS = ('adam', 'sgd')

@@ -34,11 +34,11 @@ import optax
 from dpgan_jax import _keys, _validate
 from dpgan_jax.data.datasets import to_model_range
 from dpgan_jax.data.spec import Spec
-from dpgan_jax.models import losses, pace
+from dpgan_jax.models import pace
 from dpgan_jax.models.config import TrainConfig, optimizer
-from dpgan_jax.models.losses import LOSSES
 from dpgan_jax.models.pace import Pace
-from dpgan_jax.networks import discriminators, generators, layers, per_example
+from dpgan_jax.networks import discriminators, generators, layers, losses, per_example
+from dpgan_jax.networks.losses import LOSSES
 from dpgan_jax.privacy import clipping, memory
 from dpgan_jax.privacy.mechanism import DPMechanism
 

@@ -129,7 +129,7 @@ def release_sum(
     variance = (Fraction(noise_multiplier) * largest) ** 2
     made_of = (purpose, contributions.shape[1:], noise_multiplier, l2_sensitivity, grid)
     bits = RandomBits(secret, repr(made_of))
-    total = total + discrete_gaussian(math.ceil(variance) + _SMOOTHING, total.size, bits)
+    total = total + draw_at_least(variance, total.size, bits)
   return (total.astype(np.float64) * grid).reshape(contributions.shape[1:])
 
 
@@ -215,6 +215,11 @@ class RandomBits:
 
 
 # --- exact sampling -------------------------------------------------------------------------------
+
+
+def draw_at_least(variance: Fraction, size: int, bits: RandomBits) -> np.ndarray:
+  """Noise that hides at least what a continuous Gaussian of `variance` does, int64 [size]."""
+  return discrete_gaussian(math.ceil(variance) + _SMOOTHING, size, bits)
 
 
 def discrete_gaussian(variance: int, size: int, bits: RandomBits) -> np.ndarray:

@@ -20,7 +20,7 @@ from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import pace
 from dpgan_jax.models.config import TrainConfig, optimizer
 from dpgan_jax.models.gan import GAN, GANState, StepMetrics
-from dpgan_jax.models.losses import LOSSES
+from dpgan_jax.networks.losses import LOSSES
 from dpgan_jax.run import plan
 
 

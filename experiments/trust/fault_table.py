@@ -21,8 +21,8 @@ from dpgan_jax import _dtypes
 from dpgan_jax.auditing import gradient
 from dpgan_jax.budget import budget
 from dpgan_jax.budget.ledger import Ledger
-from dpgan_jax.models import classifier, gan, losses
-from dpgan_jax.networks import discriminators
+from dpgan_jax.models import classifier, gan
+from dpgan_jax.networks import discriminators, losses
 from dpgan_jax.privacy import accounting, clipping, exact_noise, sampling, step_noise, transforms
 from dpgan_jax.privacy.ghost import ghost
 from dpgan_jax.privacy.mechanism import DPMechanism

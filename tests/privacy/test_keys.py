@@ -20,7 +20,7 @@ from dpgan_jax import _jax_settings, _keys
 from dpgan_jax._validate import InputError
 from dpgan_jax.auditing.gradient import gradient_bound
 from dpgan_jax.data import distort
-from dpgan_jax.models import losses
+from dpgan_jax.networks import losses
 from dpgan_jax.privacy import clipping, transforms
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import secrets

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpgan_jax.models import losses
+from dpgan_jax.networks import losses
 
 LOGITS = jnp.array([-2.0, -0.5, 0.0, 0.5, 2.0])
 

@@ -1,0 +1,1 @@
+"""Class-conditional moments: released once with noise, denoised at no cost, sampled in seconds."""

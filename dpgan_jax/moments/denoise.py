@@ -1,0 +1,101 @@
+"""From noisy moments to a Gaussian for each class: post-processing, free of privacy cost.
+
+The covariance of a class is its noisy second moment where that stands out of the noise, and what is
+known anyway elsewhere. Noise on a symmetric matrix has eigenvalues up to an edge that is known
+beforehand (Wigner's semicircle). What lies above is signal, and is longer than it should be by an
+amount that is known too (Benaych-Georges & Nadakuditi 2011, theorem 2.1 and section 3.1). Below the
+edge the covariance pooled over all classes takes its place, which has K times the records; and
+below its edge the encoding's public spectrum. What is filled in is scaled so that the trace, which
+noise hardly touches, stays as released.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from dpgan_jax.moments import release
+from dpgan_jax.moments.encoding import Encoding
+from dpgan_jax.privacy.mechanism import DPMechanism
+
+_LEAST_FILL = 0.02  # of the trace, that directions below the edge keep
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussians:
+  """A Gaussian for each class, of codes.
+
+  Attributes:
+    shares: float64 [K], of the records, by the noisy counts; ≥ 0, sum 1.
+    means: float64 [K, d].
+    factors: float64 [K, d, d]; z ↦ mean + factor·z has the class's covariance.
+    kept: int [K], directions of the covariance that stood out of the noise.
+  """
+
+  shares: np.ndarray
+  means: np.ndarray
+  factors: np.ndarray
+  kept: np.ndarray
+
+
+def gaussians(
+  means: release.Means,
+  seconds: np.ndarray,
+  encoding: Encoding,
+  stages: Mapping[str, DPMechanism],
+) -> Gaussians:
+  """The Gaussians that a release is of, as well as noise lets one know them.
+
+  Args:
+    means: the first release.
+    seconds: float64 [K, d, d], the second one.
+    encoding: of the codes.
+    stages: the mechanisms, which say how much noise there is.
+  """
+  counts = np.maximum(means.counts, 0)
+  total = max(counts.sum(), 1.0)
+  noise = stages[release.SECONDS].noise_multiplier * encoding.spread**2
+  classes = len(counts)
+  pooled, _ = _fill(
+    seconds.sum(axis=0) / total, noise * math.sqrt(classes) / total, np.diag(encoding.spectrum)
+  )
+  factors, kept = [], []
+  for count, second in zip(np.maximum(counts, 1.0), seconds, strict=True):
+    covariance, above = _fill(second / count, noise / count, pooled)
+    values, vectors = np.linalg.eigh(covariance)
+    factors.append(vectors * np.sqrt(np.maximum(values, 0)))
+    kept.append(above)
+  return Gaussians(
+    counts / total if counts.any() else np.full(classes, 1 / classes),
+    means.centres(encoding), np.stack(factors), np.array(kept),
+  )  # fmt: skip
+
+
+def _fill(noisy: np.ndarray, deviation: float, known: np.ndarray) -> tuple[np.ndarray, int]:
+  """A covariance that is `noisy` where it stands out of its noise and `known` elsewhere.
+
+  Args:
+    noisy: float64 [d, d], symmetric, with noise of standard deviation `deviation` on the diagonal
+      and of `deviation`/√2 off it.
+    deviation: of the noise.
+    known: float64 [d, d], a covariance, up to a factor.
+
+  Returns:
+    (covariance float64 [d, d], how many directions are of `noisy`).
+  """
+  dim = len(noisy)
+  half_edge = deviation * math.sqrt(dim / 2)
+  trace = max(float(np.trace(noisy)), deviation * math.sqrt(dim))
+  values, vectors = np.linalg.eigh(noisy)
+  above = values > 2 * half_edge
+  true = (values[above] + np.sqrt(values[above] ** 2 - (2 * half_edge) ** 2)) / 2
+  covariance = (vectors[:, above] * true) @ vectors[:, above].T
+  below = vectors[:, ~above]
+  filled = below @ (below.T @ known @ below) @ below.T
+  size = np.trace(filled)
+  if size > 0:
+    covariance += filled * (max(trace - true.sum(), _LEAST_FILL * trace) / size)
+  return covariance, int(above.sum())
