@@ -111,7 +111,7 @@ class DPGAN:
       InputError: not such a file.
     """
     model = generator_file.load(path)
-    result = cls(model.gan.config)
+    result = cls(model.config)
     result._model = model
     return result
 
@@ -123,7 +123,7 @@ class DPGAN:
   @property
   def mechanism(self) -> DPMechanism:
     """The mechanism it was trained with."""
-    return self._fitted.gan.mechanism
+    return self._fitted.budget.mechanism
 
   @property
   def _fitted(self) -> Synthesizer:

@@ -72,7 +72,7 @@ def main() -> None:
   spent = (
     'no privacy'
     if np.isinf(epsilon)
-    else f'epsilon {epsilon:.4g}, delta {model.gan.mechanism.delta:g}'
+    else f'epsilon {epsilon:.4g}, delta {model.budget.mechanism.delta:g}'
   )
   kind = 'distorted synthetic' if FLAGS.distort else 'synthetic'
   print(f'{FLAGS.num} {kind} examples ({spent}, step {model.steps}): {written}')

@@ -20,6 +20,7 @@ from dpgan_jax import _cli, _environment, _keys, _progress, _validate
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
+from dpgan_jax.moments.settings import Moments
 from dpgan_jax.networks import layers
 from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import plan, trainer
@@ -52,9 +53,7 @@ def main() -> None:
   if FLAGS.dry_run:
     show_plan(config, dataset)
     return
-  print(
-    dataset.spec.describe()
-  )
+  print(dataset.spec.describe())
   trained = trainer.train(config, dataset, run_dir)
   statement = run_statement.write(trained.run)
   print(statement.summary())
@@ -64,25 +63,58 @@ def main() -> None:
 def show_plan(config: TrainConfig, dataset: datasets.ImageDataset) -> None:
   """Prints what a run would do, and how long it would take; no step is taken on the data."""
   planned = plan.make(config, dataset.spec)
-  gan, mechanism = planned.gan, planned.gan.mechanism
+  rows = {'data': dataset.spec.describe(), **_describe(planned)}
+  for name, value in rows.items():
+    print(f'{name:>17}: {value}')
+  if planned.budget.is_private and math.isinf(planned.budget.epsilon()):
+    warnings.warn(
+      'epsilon is infinite: this much noise gives no guarantee at this delta', stacklevel=1
+    )
+
+
+def _describe(planned: plan.Plan) -> dict[str, str]:
+  budget = planned.budget
+  if budget.is_private:
+    said = f'{budget.epsilon():.4g} at delta {budget.mechanism.delta:g} '
+    said += f'({budget.mechanism.neighboring_relation})'
+  else:
+    said = 'inf'
+  if isinstance(planned, Moments):
+    return _describe_moments(planned, said)
+  return _describe_gan(planned, said)
+
+
+def _describe_moments(moments: Moments, epsilon: str) -> dict[str, str]:
+  return {
+    'method': 'moments: class means and covariances, released once, then sampled',
+    'epsilon': epsilon,
+    'noise multipliers': ', '.join(
+      f'{name} {m.noise_multiplier:.4g}' for name, m in moments.stages.items()
+    ),
+    'coefficients': f'{moments.dim} of the {math.prod(moments.spec.shape)} numbers of a record',
+    'expected time': 'seconds',
+  }
+
+
+def _describe_gan(planned: plan.GANPlan, epsilon: str) -> dict[str, str]:
+  gan, mechanism, config = planned.gan, planned.gan.mechanism, planned.config
   state = jax.eval_shape(gan.init, _keys.from_seed(0))
   seconds = measure_step(gan)
-  epsilon = planned.budget.epsilon()
   g_steps = str(mechanism.steps // config.d_steps_per_g_step)
   if config.n_d_threshold is not None:
     g_steps = f'at most {g_steps} (adaptive n_D)'
   rows = {
-    'data': dataset.spec.describe(),
+    'method': 'gan: DP-SGD on the discriminator',
     'mechanism': 'Gaussian noise on per-example clipped gradients of truncated Poisson batches'
     if mechanism.is_private
     else 'none (no privacy)',
-    'epsilon': f'{epsilon:.4g} at delta {mechanism.delta:g} ({mechanism.neighboring_relation})',
+    'epsilon': epsilon,
     'noise multiplier': f'{mechanism.noise_multiplier:g}',
     'clip norm': f'{mechanism.l2_clip_norm:g}',
     'batch': f'{mechanism.batch_size} expected, q = {mechanism.sampling_probability:.6g}, '
     f'cap {mechanism.truncated_batch_size}',
     'steps': f'{mechanism.steps} of D, {g_steps} of G '
-    f'({mechanism.steps * mechanism.batch_size / len(dataset):.1f} epochs)',
+    f'({mechanism.steps * mechanism.batch_size / planned.spec.num_records:.1f} epochs)',
     'generator': f'{config.generator}, {layers.count_parameters(state.g.params):,} parameters',
     'discriminator': f'{config.discriminator}, '
     f'{layers.count_parameters(state.d_params):,} parameters',
@@ -96,12 +128,7 @@ def show_plan(config: TrainConfig, dataset: datasets.ImageDataset) -> None:
       f'{name}: B = {m.batch_size}, sigma = {m.noise_multiplier:.4g}, {m.steps} steps'
       for name, m in planned.budget.beside.items()
     )
-  for name, value in rows.items():
-    print(f'{name:>17}: {value}')
-  if mechanism.is_private and math.isinf(epsilon):
-    warnings.warn(
-      'epsilon is infinite: this much noise gives no guarantee at this delta', stacklevel=1
-    )
+  return rows
 
 
 def measure_step(gan: GAN) -> float:

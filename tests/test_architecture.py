@@ -20,6 +20,7 @@ FLOORS = (
   ('privacy', 'data'),
   ('networks', 'budget'),
   ('models',),
+  ('moments',),
   ('run',),
   ('evaluation', 'publishing'),
   ('auditing', 'search'),
@@ -27,7 +28,7 @@ FLOORS = (
 )
 GROUND = (
   '_compile_cache', '_dtypes', '_environment', '_figures', '_files', '_jax_settings', '_json',
-  '_keys', '_markdown', '_progress', '_records', '_validate',
+  '_keys', '_markdown', '_progress', '_records', '_tensor_file', '_validate',
 )  # fmt: skip
 MOST_FILES, MOST_LINES = 10, 400
 CORE = {'jax', 'numpy', 'optax', 'dp_accounting', 'dpgan_jax'}  # and the standard library
@@ -35,7 +36,7 @@ CORE = {'jax', 'numpy', 'optax', 'dp_accounting', 'dpgan_jax'}  # and the standa
 ONCE = {
   'Ledger.open': {'run/loop.py', 'search/sweeping.py'},  # sweeping only compares a finished run
   '_start_or_resume': {'run/loop.py'},
-  'make_chunk': {'run/loop.py', 'train.py'},  # train --dry_run measures a step on blank images
+  'make_chunk': {'run/stages.py', 'train.py'},  # train --dry_run measures a step on blank images
 }
 
 Sources = Mapping[str, str]

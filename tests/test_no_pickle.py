@@ -17,7 +17,7 @@ from dpgan_jax.data.spec import Spec
 from dpgan_jax.evaluation import scoring
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
-from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file
 from dpgan_jax.run.checkpoint import Checkpoints
@@ -79,7 +79,7 @@ def test_generators(tmp_path, no_pickle):
     lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
     jax.eval_shape(gan.init, jax.random.key(0)).g_average,
   )
-  generator_file.save(Synthesizer(gan, zeros, 3), tmp_path / 'g')
+  generator_file.save(GANSynthesizer(gan, zeros, 3), tmp_path / 'g')
   assert generator_file.load(tmp_path / 'g').steps == 3
 
 

@@ -156,9 +156,9 @@ def samples_attack(
     trained = trainer.restore_model(run_dir)
     model = trained.model
     dataset = model.spec.name if dataset is None else dataset
-    accounted, delta, steps = model.epsilon(), model.gan.mechanism.delta, model.steps
+    accounted, delta, steps = model.epsilon(), model.budget.mechanism.delta, model.steps
     source = f'run at step {model.steps:,}'
-    images, _ = model.sample(model.gan.config.num_samples, key=_keys.from_seed(seed))
+    images, _ = model.sample(model.config.num_samples, key=_keys.from_seed(seed))
   train, test = (
     datasets.load_dataset(dataset, data_dir=data_dir, split=split) for split in datasets.SPLITS
   )

@@ -43,7 +43,7 @@ from dpgan_jax.privacy import clipping
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import plan
 from dpgan_jax.run.loop import Run
-from dpgan_jax.run.stages import Stage, steps_per_report
+from dpgan_jax.run.stages import CompiledStage, steps_per_report
 
 PyTree = Any
 _KNOWN = 256  # private records per step from which the contribution of all of them is estimated
@@ -162,7 +162,7 @@ class _Planned:
       raise _validate.InputError(f'{where} is not the record of an audit: {error!r}') from None
 
 
-class AuditStage(Stage):
+class AuditStage(CompiledStage):
   """Steps of the GAN with an adversary beside them, who sees every noisy gradient."""
 
   name = STAGE

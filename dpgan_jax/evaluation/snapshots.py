@@ -53,8 +53,8 @@ def paths(
 def samples(model: Synthesizer) -> np.ndarray:
   """The row that a generator gets in a picture: uint8 [20, h, w, c], of a public key."""
   by_class = np.arange(_SHOWN) % model.spec.num_classes
-  labels = by_class if model.gan.is_conditional else None
-  images, _ = model.sample(_SHOWN, labels=labels, key=_keys.from_seed(_KEY))
+  asked = model.is_conditional and not model.is_labelled_afterwards
+  images, _ = model.sample(_SHOWN, labels=by_class if asked else None, key=_keys.from_seed(_KEY))
   return images
 
 

@@ -19,6 +19,12 @@ from dpgan_jax.networks import discriminators, generators
 from dpgan_jax.networks.losses import LOSSES
 from dpgan_jax.privacy import accounting, clipping
 
+METHODS = ('moments', 'gan')
+# Settings that moments have a use for; all others are a GAN's.
+_OF_MOMENTS = {
+  'dataset', 'method', 'target_epsilon', 'delta', 'neighboring_relation', 'moments_coefficients',
+  'moments_means_share', 'num_samples', 'seed',
+}  # fmt: skip
 OPTIMIZERS = ('adam', 'sgd')
 SCHEDULES = ('constant', 'linear', 'exponential', 'cosine')
 FAKE_GRADIENTS = ('clipped', 'plain')
@@ -40,7 +46,14 @@ class TrainConfig:
     'Data set (digits, mnist, fashion_mnist, kmnist, emnist) or kind of file (idx, npz, png).',
   )
 
-  # Privacy: two of target_epsilon, noise_multiplier and steps (or epochs) determine the third.
+  method: str | None = _field(
+    None,
+    'moments (released once, sampled in seconds) or gan. Default: gan where noise_multiplier, '
+    'steps or epochs are given, else moments.',
+  )
+
+  # Privacy. Moments need target_epsilon alone; of a GAN, two of target_epsilon, noise_multiplier
+  # and steps (or epochs) determine the third.
   target_epsilon: float | None = _field(None, 'Privacy budget ε; inf trains without privacy.')
   noise_multiplier: float | None = _field(
     None, 'σ, noise relative to the clip norm; 0 trains without privacy.'
@@ -66,6 +79,14 @@ class TrainConfig:
     None,
     'Share of target_epsilon for a small CNN that, taught by named samples and then by records, '
     'names samples together with that classifier. Default: it names them alone.',
+  )
+
+  # Moments.
+  moments_coefficients: int | None = _field(
+    None, "Length of a record's code: of an image, the number of its lowest frequencies kept."
+  )
+  moments_means_share: float | None = _field(
+    None, 'Share of the release that goes to class means and counts; the rest to covariances.'
   )
 
   # Models.
@@ -197,6 +218,8 @@ class TrainConfig:
     ):
       self._check(name, _validate.positive)
     self._check('n_d_threshold', _validate.fraction)
+    self._check('moments_coefficients', _validate.integer, minimum=1)
+    self._check('moments_means_share', _validate.fraction)
     self._check('label_share', _validate.fraction)
     self._check('label_cnn_share', _validate.fraction)
     self._check('target_epsilon', _validate.positive, allow_inf=True)
@@ -216,6 +239,10 @@ class TrainConfig:
     _validate.one_of('fake_gradient', self.fake_gradient, FAKE_GRADIENTS)
     _validate.one_of('generator', self.generator, generators.GENERATORS)
     _validate.one_of('discriminator', self.discriminator, discriminators.DISCRIMINATORS)
+    self._settle_method()
+    if self.method == 'moments':
+      self._check_moments()
+      return
     self._check_budget()
     self._check_accounted()
     self._check_schedule()
@@ -236,7 +263,28 @@ class TrainConfig:
       # What the check returns, a Python number: NumPy's own cannot be written as JSON.
       object.__setattr__(self, name, check(name, value, **bounds))
 
+  def _settle_method(self) -> None:
+    if self.method is None:
+      of_gan = any(v is not None for v in (self.noise_multiplier, self.steps, self.epochs))
+      object.__setattr__(self, 'method', 'gan' if of_gan else 'moments')
+    _validate.one_of('method', self.method, METHODS)
+
+  def _check_moments(self) -> None:
+    if self.target_epsilon is None:
+      raise _validate.InputError(
+        'expected target_epsilon (target_epsilon=inf trains without privacy)'
+      )
+    for field in dataclasses.fields(self):
+      if field.name not in _OF_MOMENTS and getattr(self, field.name) != field.default:
+        raise _validate.InputError(
+          f'expected no {field.name} with method=moments, which has no use for it, got '
+          f'{getattr(self, field.name)}: leave it out, or say method=gan'
+        )
+
   def _check_budget(self) -> None:
+    for name in ('moments_coefficients', 'moments_means_share'):
+      if getattr(self, name) is not None:
+        raise _validate.InputError(f'expected no {name} with method=gan')
     if self.steps is not None and self.epochs is not None:
       raise _validate.InputError(
         f'expected steps or epochs, not both: got steps={self.steps} and epochs={self.epochs}'

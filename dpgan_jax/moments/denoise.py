@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
 from dpgan_jax.moments import release
-from dpgan_jax.moments.encoding import Encoding
-from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.moments.settings import SECONDS, Moments
 
 _LEAST_FILL = 0.02  # of the trace, that directions below the edge keep
 
@@ -41,23 +39,18 @@ class Gaussians:
   kept: np.ndarray
 
 
-def gaussians(
-  means: release.Means,
-  seconds: np.ndarray,
-  encoding: Encoding,
-  stages: Mapping[str, DPMechanism],
-) -> Gaussians:
+def gaussians(means: release.Means, seconds: np.ndarray, moments: Moments) -> Gaussians:
   """The Gaussians that a release is of, as well as noise lets one know them.
 
   Args:
     means: the first release.
     seconds: float64 [K, d, d], the second one.
-    encoding: of the codes.
-    stages: the mechanisms, which say how much noise there is.
+    moments: encoding, and the mechanisms, which say how much noise there is.
   """
+  encoding = moments.encoding
   counts = np.maximum(means.counts, 0)
   total = max(counts.sum(), 1.0)
-  noise = stages[release.SECONDS].noise_multiplier * encoding.spread**2
+  noise = moments.stages[SECONDS].noise_multiplier * encoding.spread**2
   classes = len(counts)
   pooled, _ = _fill(
     seconds.sum(axis=0) / total, noise * math.sqrt(classes) / total, np.diag(encoding.spectrum)

@@ -101,7 +101,7 @@ class ImageEncoding:
   def encode(self, records: np.ndarray) -> np.ndarray:
     pixels = np.asarray(records, np.float64) / 255 - 0.5
     codes = scipy.fft.dctn(self._turned(pixels), axes=(1, 2), norm='ortho')
-    return codes.reshape(len(codes), -1)[:, self._kept[0]]
+    return codes.reshape(len(codes), math.prod(self.shape))[:, self._kept[0]]
 
   def decode(self, codes: np.ndarray) -> np.ndarray:
     full = np.zeros((len(codes), math.prod(self.shape)))

@@ -1,8 +1,10 @@
 """ε of a DpEvent, and the noise or the number of steps that a target ε allows.
 
 All arithmetic is dp-accounting's, by privacy loss distributions (PLD): tight, and the only
-accountant that knows truncated Poisson sampling. What this module adds is the search around it, and
-one rule: a calibrated answer never exceeds its target.
+accountant that knows truncated Poisson sampling. Releases that every record takes part in are
+Gaussian mechanisms, which compose to one; its ε has a formula (Balle & Wang 2018, arXiv
+1805.06530), which dp-accounting solves. What this module adds is the search around it, and one
+rule: a calibrated answer never exceeds its target.
 
 >>> event = dp_accounting.GaussianDpEvent(noise_multiplier=3.0)
 >>> round(epsilon(event, delta=1e-5), 2)
@@ -36,6 +38,7 @@ _COARSE_GRID = 1e-3  # ten times faster, and still an upper bound
 _FINE_UP_TO = 20.0  # beyond this ε the coarse grid's few per cent do not matter, and its speed does
 _MOST_POINTS = 2**22  # of a grid, for one step or for all: half a minute of dp-accounting
 _MOST_NOISE = 1e8  # more is counted as this much: its square is still a number
+_ROOT = 1e-9  # how far above the solution of a formula an ε may be
 _TAIL = 1e-15  # of a composition, cut off by dp-accounting
 
 
@@ -96,8 +99,36 @@ def _composed_pld(
   return None
 
 
+def gaussian_noise(
+  event: dp_accounting.DpEvent, relation: str = 'add_or_remove_one'
+) -> float | None:
+  """σ of the one Gaussian mechanism that an event is as private as; None where it is no such event.
+
+  That is what Gaussian noise on sums of all records composes to: 1/σ² is the sum of theirs. Under
+  'replace_one' a sum moves by twice as much.
+  """
+  match event:
+    case dp_accounting.GaussianDpEvent(noise_multiplier=sigma):
+      return sigma / 2 if relation == 'replace_one' else sigma
+    case dp_accounting.TruncatedSubsampledGaussianDpEvent() as step:
+      if step.sampling_probability == 1 and step.dataset_size <= step.truncated_batch_size:
+        return gaussian_noise(dp_accounting.GaussianDpEvent(step.noise_multiplier), relation)
+    case dp_accounting.SelfComposedDpEvent(event=inner, count=count):
+      sigma = gaussian_noise(inner, relation)
+      return None if sigma is None else sigma / math.sqrt(count)
+    case dp_accounting.ComposedDpEvent(events=[_, *_] as events):
+      sigmas = [gaussian_noise(part, relation) for part in events]
+      known = [sigma for sigma in sigmas if sigma]
+      if len(known) == len(sigmas):
+        return 1 / math.sqrt(math.fsum(sigma**-2.0 for sigma in known))
+  return None
+
+
 @functools.lru_cache(maxsize=1024)
 def _epsilon(event: dp_accounting.DpEvent, delta: float, relation: str, grid: float) -> float:
+  if sigma := gaussian_noise(event, relation):
+    found = float(dp_accounting.get_epsilon_gaussian(sigma, delta, _ROOT / 2))
+    return found + _ROOT if found > 0 else 0.0
   try:
     if (total := _composed_pld(event, relation, grid)) is not None:
       return float(total.get_epsilon_for_delta(delta))
@@ -130,7 +161,8 @@ def epsilon(
     delta: δ in (0, 1).
     neighboring_relation: a key of `RELATIONS`.
 
-  The privacy loss is discretised at 1e-4, or at 1e-3 where ε > 20; both round against the user.
+  Gaussian mechanisms on all records have a formula. Otherwise the privacy loss is discretised at
+  1e-4, or at 1e-3 where ε > 20; both round against the user.
   Where even the coarse grid would be too long (σ < 0.036, or losses in the thousands), nothing is
   computed: ε is `inf` then, which is an upper bound too, and what such a mechanism is worth.
   """

@@ -88,14 +88,13 @@ def release(
     images, tiles = (
       distort.distort(of, k) for of, k in zip((images, tiles), distort_keys, strict=True)
     )
-  generators = (*model.earlier, model.generator)
   about = cards.About(
     statement=said,
     num=num,
     clearest=clearest,
     distorted=distorted,
     class_counts=None if labels is None else _counts(labels, model.spec.num_classes),
-    parameters=sum(leaf.size for leaf in jax.tree.leaves([g.params for g in generators])),
+    parameters=model.num_parameters,
     licence=licence,
   )
   if out.is_dir():
@@ -215,7 +214,7 @@ def verify(folder: str | os.PathLike[str]) -> str:
     raise _validate.InputError(
       f'{folder / REPORT_JSON} charges {steps} steps; the generator took {model.steps}'
     )
-  mechanism, epsilon = model.gan.mechanism, model.budget.epsilon(steps)
+  mechanism, epsilon = model.budget.mechanism, model.budget.epsilon(steps)
   if not stated >= epsilon * (1 - _EPSILON_MARGIN):  # written so that NaN is refused too
     raise _validate.InputError(
       f'{folder / REPORT_JSON} states ε = {stated:.6g}, but {steps} steps of its mechanism cost '

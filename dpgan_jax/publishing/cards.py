@@ -56,7 +56,6 @@ def model_card(about: About) -> str:
   """The model card: MODEL_CARD.md, or the README.md of a model repository."""
   s, config = about.statement, about.statement.config
   height, width, channels = s.spec.shape
-  conditional = about.class_counts is not None
   facts = s.to_json()
   header = {
     'license': about.licence or 'unknown',
@@ -65,13 +64,9 @@ def model_card(about: About) -> str:
     'tags': _tags(s),
   }
   details = {
-    'kind': f'generator of a GAN, {_kind(about)}',
-    'architecture': f'`{config.generator}`, {about.parameters:,} parameters',
-    'input': f'z, standard normal, {config.latent_dim} numbers'
-    + (' and a class' if conditional else ''),
+    **_made_of(about),
     'output': f'images, {height}×{width}, {_channels(channels)}',
     'trained with': f'dpgan_jax {s.environment_at_start.get("dpgan_jax", "(not recorded)")}',
-    'discriminator steps': s.steps_taken,
     'licence': about.licence or 'none was named',
   }
   sections = (
@@ -80,7 +75,7 @@ def model_card(about: About) -> str:
     '## Model details',
     _table(details),
     'Load it with `dpgan_jax.DPGAN.load("generator.safetensors")`, then `.sample(1000)`. The file '
-    'is safetensors: loading it runs no code. It holds the generator and public settings; no '
+    'is safetensors: loading it runs no code. It holds the model and public settings; no '
     'discriminator, optimizer state or key.',
     '## Intended use',
     'Drawing synthetic images, in any number, in place of the private ones: for teaching, for '
@@ -89,7 +84,7 @@ def model_card(about: About) -> str:
     'of what was concluded from synthetic; estimating how common a class is, as '
     + (
       'the frequencies of classes are not those of the data.'
-      if conditional
+      if about.class_counts is not None
       else 'the noise of training distorts frequencies.'
     ),
     '## Factors',
@@ -156,7 +151,7 @@ def data_card(about: About) -> str:
     'Drawn by the generator with a key from the operating system, which was not kept. '
     + _training_data(about),
     '## Preprocessing, cleaning, labelling',
-    f'Pixels are mapped from [-1, 1] to 0–255 and rounded; {_changed(about)}. {_labels(about)}'
+    f'Pixels are mapped to 0–255 and rounded; {_changed(about)}. {_labels(about)}'
     f'What was done to the private data before training: {_OWNER}',
     '## Uses',
     'As for the model: see `MODEL_CARD.md`. '
@@ -199,6 +194,24 @@ def usage(about: About) -> str:
 
 
 # --- what the cards have in common ---------------------------------------------------------------
+
+
+def _made_of(about: About) -> dict[str, Any]:
+  """What kind of model it is, for a table."""
+  s, config = about.statement, about.statement.config
+  if s.is_of_moments:
+    return {
+      'kind': 'a Gaussian for each class, of the lowest frequencies of an image',
+      'architecture': f'none; {about.parameters:,} released numbers',
+      'input': 'a class',
+    }
+  with_class = ' and a class' if about.class_counts is not None else ''
+  return {
+    'kind': f'generator of a GAN, {_kind(about)}',
+    'architecture': f'`{config.generator}`, {about.parameters:,} parameters',
+    'input': f'z, standard normal, {config.latent_dim} numbers{with_class}',
+    'discriminator steps': s.steps_taken,
+  }
 
 
 def _kind(about: About) -> str:
@@ -245,11 +258,11 @@ def _classes(about: About) -> str:
     f'{i}: {_text(name)}': count
     for i, (name, count) in enumerate(zip(names, about.class_counts, strict=True))
   }
-  how = (
-    'Private classifiers have labelled the samples; the counts are not the real ones:'
-    if about.statement.beside
-    else 'Classes are drawn equally often, whatever the real counts:'
-  )
+  how = 'Classes are drawn equally often, whatever the real counts:'
+  if about.statement.is_of_moments:
+    how = 'Classes are drawn in the proportions of the noisy counts:'
+  elif about.statement.beside:
+    how = 'Private classifiers have labelled the samples; the counts are not the real ones:'
   return f'{how}\n\n{_table(rows, ("class", "samples"))}'
 
 
@@ -276,7 +289,7 @@ def _changed(about: About) -> str:
 def _labels(about: About) -> str:
   if about.class_counts is None:
     return ''
-  if about.statement.beside:
+  if about.statement.beside and not about.statement.is_of_moments:
     return 'Labels are what a private classifier says, not what somebody saw. '
   return 'Labels are what the generator was asked for, not what somebody saw. '
 
@@ -287,7 +300,7 @@ def _channels(channels: int) -> str:
 
 def _tags(s: Statement) -> list[str]:
   private = 'differential-privacy' if s.holds else 'no-privacy-guarantee'
-  return ['synthetic', 'gan', 'image-generation', private]
+  return ['synthetic', s.config.method or 'gan', 'image-generation', private]
 
 
 def _yaml(fields: Mapping[str, Any]) -> str:

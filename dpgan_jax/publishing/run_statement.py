@@ -14,7 +14,7 @@ from typing import Any
 
 from dpgan_jax import _environment, _figures, _files, _json, _validate
 from dpgan_jax.budget import cross_check
-from dpgan_jax.budget.budget import STAGE, Budget
+from dpgan_jax.budget.budget import Budget
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.accounting import rounded_up
@@ -44,7 +44,7 @@ def build(run: RunDir, *, tuning_note: str | None = None) -> Statement:
     at_start = dict(saved['environment'])
   except (KeyError, TypeError, ValueError) as error:
     raise _validate.InputError(f'{run.config} is not the record of a run: {error!r}') from None
-  budget, mechanism, config = planned.budget, planned.gan.mechanism, planned.gan.config
+  budget, mechanism, config = planned.budget, planned.budget.mechanism, planned.config
   # Checkpoints first: a run that is training meanwhile charges its ledger before it takes steps.
   taken = max(Checkpoints(run.checkpoints).steps(), default=0)
   charged, beside_finished = _charged_steps(run, budget, taken)
@@ -57,7 +57,7 @@ def build(run: RunDir, *, tuning_note: str | None = None) -> Statement:
     config=config.replace(seed=None),
     mechanism=mechanism,
     beside=budget.beside,
-    spec=planned.gan.spec,
+    spec=planned.spec,
     seed_fixed=config.seed is not None,
     steps_taken=taken,
     steps_charged=charged,
@@ -116,12 +116,12 @@ def _charged_steps(run: RunDir, budget: Budget, taken: int) -> tuple[int, bool]:
       )
     return 0, not budget.beside
   ledger = Ledger.read(run.ledger, stages=budget.stages, identity=run.identity())
-  ledger.require_covers(taken, STAGE)
+  ledger.require_covers(taken, budget.stage)
   if run.metrics.is_file():  # a line is written after its steps were taken
     for record in metrics.read_metrics(run.metrics)[-1:]:
-      ledger.require_covers(record['step'], STAGE)
+      ledger.require_covers(record['step'], budget.stage)
   whole = all(ledger.charged_steps(name) == m.steps for name, m in budget.beside.items())
-  return ledger.charged_steps(STAGE), whole
+  return ledger.charged_steps(budget.stage), whole
 
 
 def _second_opinion(

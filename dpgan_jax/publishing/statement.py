@@ -17,13 +17,13 @@ from dpgan_jax._records import json_ready
 from dpgan_jax.budget import cross_check
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.networks import generators
+from dpgan_jax.moments.settings import MEANS
 from dpgan_jax.networks.discriminators import UNACCOUNTED
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.accounting import rounded_down, show_epsilon
 from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.publishing import caveats, verdicts
 from dpgan_jax.publishing import statement_text as text
-from dpgan_jax.publishing import verdicts
 from dpgan_jax.publishing.verdicts import PICTURE
 
 _FORMAT = 1
@@ -85,6 +85,11 @@ class Statement:
     return math.isfinite(self.epsilon)
 
   @property
+  def is_of_moments(self) -> bool:
+    """Whether moments were released; otherwise a GAN was trained."""
+    return self.config.method == 'moments'
+
+  @property
   def finished(self) -> bool:
     """Whether all T steps have been taken, and those of the other stages."""
     return self.steps_taken == self.mechanism.steps and self.beside_finished
@@ -113,11 +118,14 @@ class Statement:
       if self.seed_fixed
       else ''
     )
+    subject, charged = 'The generator of this run', f'the {self.steps_charged} steps'
     also = ' and the other stages (see Mechanism)' if self.beside else ''
+    if self.is_of_moments:
+      subject, charged, also = 'The release of this run', 'its two parts', ''
     return (
-      'The generator of this run, and everything computed from it without using the private '
+      f'{subject}, and everything computed from it without using the private '
       f'data again, is (ε, δ)-differentially private with ε = {show_epsilon(self.epsilon)} and δ '
-      f'= {m.delta!r} for the {self.steps_charged} steps charged in the ledger{also}, for any '
+      f'= {m.delta!r} for {charged} charged in the ledger{also}, for any '
       f'{text.NEIGHBOURS[m.neighboring_relation]} ({m.neighboring_relation}; '
       f'one record: {self.spec.unit}){condition}.'
     )
@@ -125,6 +133,9 @@ class Statement:
   def progress(self) -> str:
     """How far the run is, and what it has spent and may spend."""
     total = self.mechanism.steps
+    if self.is_of_moments:
+      done = 'finished: both releases are made' if self.finished else 'not finished'
+      return f'The run is {done}.'
     if self.finished:
       return f'The run is finished: {self.steps_taken} of T = {total} steps taken, as many charged.'
     if self.steps_taken == total:
@@ -158,7 +169,7 @@ class Statement:
         f'A seed fixed by the user: {text.SEED}. Seeds have at most 32 bits, few enough to try '
         'them all. For a release, train without a seed.'
       )
-    return text.SECRET
+    return text.SECRET_OF_RELEASES if self.is_of_moments else text.SECRET
 
   def files(self) -> list[dict[str, str]]:
     """For every file that a run leaves: whether it may be published, and why."""
@@ -166,58 +177,7 @@ class Statement:
 
   def caveats(self) -> list[str]:
     """What a reader has to take on trust, or take into account."""
-    m = self.mechanism
-    if m.neighboring_relation == 'add_or_remove_one':
-      public = (
-        'N is treated as public, and q = B/N with it, although neighbouring data sets differ in '
-        'size. The accounting uses the larger neighbour, N + 1.'
-      )
-    else:
-      public = 'N is public: neighbouring data sets have the same size, and so the same q = B/N.'
-    if self.beside:
-      labels = (
-        'The generator is not class-conditional: what names its samples was trained with '
-        'differential privacy; its mistakes are in the labels, and how often the generator draws a '
-        'class need not be how often it is real.'
-      )
-    elif self.config.generator in generators.UNCONDITIONAL:
-      labels = 'The generator is not class-conditional: samples have no labels.'
-    else:
-      labels = 'Labels of generated data are uniform over the classes, not the real class counts.'
-    lines = [
-      f'{public} Under another relation the same run has another ε; compare like with like.',
-      f'Public constants besides: the set of classes, their number ({self.spec.num_classes}) and '
-      f'the image size ({"×".join(map(str, self.spec.shape))}). Pixels are scaled by constants, '
-      f"not by the data's own statistics. {labels}",
-      'Noise is hardened against attacks on floating-point bits (Mironov 2012): that of a step has '
-      'tails to 9.4 standard deviations and is rounded, with the sum, to a public grid; that of '
-      'statistics released once is exact discrete Gaussian noise on an exact sum (Canonne, Kamath '
-      'and Steinke 2020). What remains of floating point is in the sums of a step: '
-      f'{text.rounding_of_sums(m)}. ε does not include it.',
-      'Noise and batches come from the counter-based generator threefry2x32 of JAX, taken to be '
-      'indistinguishable from random; ε is no claim about it as a cryptographic mechanism, and '
-      '64 bits of key bound what it can promise.',
-      'Steps taken again after an interruption repeat the same batches and the same noise, and '
-      'cost nothing, on the same software and hardware. Under other software or hardware they '
-      'may come out otherwise and would then be a second release that the ledger does not '
-      'charge. Only the environment of the start is recorded.',
-    ]
-    if self.config.n_d_threshold is not None:
-      lines.append(
-        'How many steps D takes for each of G was adapted to how many fakes D recognises: a number '
-        'that follows from the noisy gradients and costs nothing.'
-      )
-    if self.config.gradient_penalty is not None:
-      lines.append(
-        "The gradient penalty is a part of each real example's loss, clipped and noised with it; "
-        'the fake that an example is paired with does not depend on the other examples.'
-      )
-    if m.delta >= 1 / m.num_examples:
-      lines.append(
-        f'δ = {m.delta!r} is not below 1/N: publishing one record at random would satisfy it. '
-        'Such a guarantee says little.'
-      )
-    return lines
+    return caveats.of(self.config, self.mechanism, self.spec, labelled=bool(self.beside))
 
   # --- as a whole --------------------------------------------------------------------------------
 
@@ -250,8 +210,8 @@ class Statement:
         'mechanism': {
           **m.to_dict(),
           'divisor': m.batch_size,
-          'sampling': text.SAMPLING,
-          'noise': text.NOISE if m.is_private else 'none',
+          'sampling': text.RELEASES if self.is_of_moments else text.SAMPLING,
+          'noise': self._noise() if m.is_private else 'none',
           'num_examples_is_public': True,
         },
         'mechanisms_beside': {name: b.to_dict() for name, b in self.beside.items()},
@@ -267,7 +227,7 @@ class Statement:
           'num_classes': self.spec.num_classes,
         },
         'settings': {k: v for k, v in settings.items() if k != 'seed' and k not in m.to_dict()},
-        'covered': list(text.COVERED) if self.holds else [],
+        'covered': list(self._covered()) if self.holds else [],
         'not_covered': list(text.NOT_COVERED) if self.holds else [text.NOTHING_COVERED],
         'files': self.files(),
         'tuning': {
@@ -285,6 +245,16 @@ class Statement:
     """Everything, for people, on a page or two."""
     m = self.mechanism
     facts, how = self.to_json(), self._accounting()
+    first = self.beside.get(MEANS)
+    of_moments = {
+      'N, number of records (public here)': m.num_examples,
+      'σ of class means and counts': first and first.noise_multiplier,
+      'σ of covariances': m.noise_multiplier,
+      'δ': repr(m.delta),
+      'ε of the releases charged': show_epsilon(self.epsilon),
+      'ε of both releases': show_epsilon(self.epsilon_budgeted),
+      'neighbouring relation': m.neighboring_relation,
+    }
     numbers = {
       'N, number of records (public here)': m.num_examples,
       'B, expected batch, and divisor of the noisy sum': m.batch_size,
@@ -309,9 +279,10 @@ class Statement:
       self.guarantee(),
       f'{text.GROUP} {self.progress()}' if self.holds else self.progress(),
       '## Mechanism as run',
-      _markdown.table(('', ''), numbers.items()),
+      _markdown.table(('', ''), (of_moments if self.is_of_moments else numbers).items()),
       *self._beside(),
-      f'{text.SAMPLING} {text.NOISE if m.is_private else "No noise is added."}',
+      f'{facts["mechanism"]["sampling"]} '
+      + (self._noise() if m.is_private else 'No noise is added.'),
       f'Accounting: {how["library"]} {how["version"]}, {how["accountant"]}, '
       f'{how["discretisation"]}. {self.second_opinion_sentence()}',
       f'Keys: {self.randomness()}',
@@ -343,7 +314,7 @@ class Statement:
 
   def _beside(self) -> list[str]:
     """The stages beside the GAN, as a sentence and a table."""
-    if not self.beside:
+    if not self.beside or self.is_of_moments:
       return []
     rows = (
       (name, b.batch_size, b.l2_clip_norm, b.noise_multiplier, b.steps)
@@ -365,10 +336,8 @@ class Statement:
       )
     else:
       first = self.guarantee()
-    lines = [
-      first,
-      f'Steps: {self.steps_taken} of T = {m.steps} taken, {self.steps_charged} charged',
-    ]
+    steps = f'Steps: {self.steps_taken} of T = {m.steps} taken, {self.steps_charged} charged'
+    lines = [first, self.progress() if self.is_of_moments else steps]
     if self.seed_fixed and self.holds:
       lines.append(f'Seed fixed: {text.SEED}')
     publish: dict[str, list[str]] = {}
@@ -379,14 +348,30 @@ class Statement:
       lines.append('How settings were chosen is not stated: add it with --tuning_note')
     return '\n'.join(lines)
 
+  def _noise(self) -> str:
+    return text.EXACT_NOISE if self.is_of_moments else text.NOISE
+
+  def _covered(self) -> tuple[str, ...]:
+    return text.MOMENTS_COVERED if self.is_of_moments else text.COVERED
+
   def _accounting(self) -> dict[str, Any]:
+    if self.is_of_moments:
+      how = {
+        'accountant': 'the two releases compose to one Gaussian mechanism',
+        'discretisation': 'its ε by the formula of Balle and Wang (2018), rounded up',
+      }
+    else:
+      how = {
+        'accountant': 'privacy loss distributions (PLD)',
+        'discretisation': (
+          f'privacy loss discretised at {accounting._FINE_GRID:g}, or '
+          f'{accounting._COARSE_GRID:g} where ε > {accounting._FINE_UP_TO:g}, rounded against the '
+          'user'
+        ),
+      }
     return {
       'library': 'dp-accounting',
       'version': self.environment_now['dp_accounting'],
-      'accountant': 'privacy loss distributions (PLD)',
-      'discretisation': (
-        f'privacy loss discretised at {accounting._FINE_GRID:g}, or {accounting._COARSE_GRID:g} '
-        f'where ε > {accounting._FINE_UP_TO:g}, rounded against the user'
-      ),
+      **how,
       'second_opinion': text.second_opinion(self.second_opinion) if self.holds else None,
     }

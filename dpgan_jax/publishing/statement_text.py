@@ -22,6 +22,9 @@ SECRET = (
   '256 bits from the operating system, which only secret.json holds; the keys that follow from '
   'them have 64 bits, and the checkpoints hold these.'
 )
+SECRET_OF_RELEASES = (
+  '256 bits from the operating system, which only secret.json holds; the noise follows from them.'
+)
 ATTAINED = 'of two data sets in which all records but one contribute zeros'
 GROUP = (
   'A person with k records is protected by the group-privacy bound only: (k·ε, k·e^((k-1)·ε)·δ).'
@@ -37,6 +40,17 @@ NOISE = (
   'divided by B, never by the number of examples that came. Gradients of fakes are added after '
   'the noise.'
 )
+RELEASES = (
+  "Two releases, in which every record takes part once. Of each class: the sum of its records' "
+  'codes and their number; then the sum of (x - μ)(x - μ)ᵀ of codes x clipped around the mean μ '
+  'that the first release gave. A code is the lowest frequencies of an image, a public function '
+  'of it.'
+)
+EXACT_NOISE = (
+  'Every record moves a release by at most 1 in the units of σ: a record is in one class. Discrete '
+  'Gaussian noise of standard deviation σ is added to an exact sum of whole numbers (Canonne, '
+  'Kamath and Steinke 2020).'
+)
 TUNING = (
   'ε covers one training run with settings chosen without looking at the private data. If '
   'settings, the best of several runs, a checkpoint or the moment to stop were chosen by '
@@ -47,6 +61,12 @@ DEFAULTS = 'The defaults of dpgan_jax were chosen on MNIST, which is public.'
 NOT_STATED = 'Not stated: the data owner has not said how the settings were chosen.'
 
 NOTHING_COVERED = 'Everything that was computed from the private data.'
+MOMENTS_COVERED = (
+  'The moments as released, and every covariance that follows from them.',
+  'Everything drawn from them, in any number: samples.npz, samples.png, and what dpgan_jax.sample '
+  'writes.',
+  'ε itself, and how much of the moments stood out of the noise.',
+)
 COVERED = (
   'The generator, as trained and as averaged, at the end and at every checkpoint.',
   'Everything drawn from it, in any number: samples.npz, samples.png, grids/, and what '

@@ -1,54 +1,60 @@
-"""A generator's file: safetensors that anyone may have, and that nothing private is in.
+"""A model's file: safetensors that anyone may have, and that nothing private is in.
 
-It holds the generator's arrays (and those of the classifiers that label its samples, where it knows
-no classes itself), and in its metadata the settings, the mechanisms and the number of steps taken,
-from which anyone can compute ε again. It holds no discriminator, optimizer state or key, nothing
-that ε does not cover, and loading it runs no code.
+Of moments it holds what was released. Of a GAN it holds the generator's arrays (and those of the
+classifiers that label its samples, where it knows no classes itself). Its metadata are the
+settings, the mechanisms and the number of steps taken, from which anyone can compute ε again. It
+holds no discriminator, optimizer state or key, nothing that ε does not cover, and loading it runs
+no code.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import safetensors
-import safetensors.flax
+import numpy as np
 
-from dpgan_jax import _files, _json, _keys, _validate
-from dpgan_jax.data import readers
+from dpgan_jax import _keys, _tensor_file, _validate
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import labelling
 from dpgan_jax.models.classifier import STAGE
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GeneratorState
+from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.models.labelling import Labeller
 from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.moments import settings
+from dpgan_jax.moments.release import Means
+from dpgan_jax.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 
 _FORMAT = 'dpgan_jax generator 4'
+_MOMENTS_FORMAT = 'dpgan_jax moments 1'
 _MOST_HEADER = 2**20  # bytes; those of this package have some thousands
 # Of version 0.1, by how many classifiers label the samples.
 _OLD_FORMATS = {f'dpgan_jax generator {n + 1}': n for n in range(3)}
+# Whatever a wrong type or number in a record leads to.
+_DAMAGE = (ArithmeticError, AttributeError, KeyError, TypeError, ValueError)
 _PAST, _LABELLERS = 'past', 'labellers'
 _STAGES = (STAGE, labelling.CNN_STAGE)  # of a file's labellers, in their order
 
 
-def save(
-  model: Synthesizer, path: str | os.PathLike[str], *, run: str | None = None
-) -> None:
-  """Writes a generator to `path` (safetensors), whole or not at all. It may be published.
+def save(model: Synthesizer, path: str | os.PathLike[str], *, run: str | None = None) -> None:
+  """Writes a model to `path` (safetensors), whole or not at all. It may be published.
 
   Args:
-    model: the generator.
+    model: of a GAN or of moments.
     path: the file; replaced where it exists.
     run: identity of the run whose snapshot it is (`run_of`).
   """
+  if isinstance(model, MomentsSynthesizer):
+    _save_moments(model, path)
+    return
+  assert isinstance(model, GANSynthesizer)
   record: dict[str, Any] = {
     'format': _FORMAT,
     'config': model.gan.config.replace(seed=None).to_dict(),  # who knows it can draw the noise
@@ -65,8 +71,7 @@ def save(
   }
   leaves = [*_leaves(model.generator), *_leaves(tree)]
   tensors = {_name(path): leaf for path, leaf in leaves}
-  with _files.atomic_write(path, 'wb') as file:
-    file.write(safetensors.flax.save(tensors, {'dpgan_jax': json.dumps(record, sort_keys=True)}))
+  _tensor_file.write(path, tensors, record)
 
 
 def load(path: str | os.PathLike[str]) -> Synthesizer:
@@ -77,6 +82,23 @@ def load(path: str | os.PathLike[str]) -> Synthesizer:
   """
   path = os.fspath(path)
   header, record = _described(path)
+  read = _load_moments if record['format'] == _MOMENTS_FORMAT else _load_gan
+  return read(path, header, record)
+
+
+def load_gan(path: str | os.PathLike[str]) -> GANSynthesizer:
+  """`load` of a GAN's file.
+
+  Raises:
+    InputError: as `load`, or a file of moments.
+  """
+  model = load(path)
+  if not isinstance(model, GANSynthesizer):
+    raise _validate.InputError(f'expected {os.fspath(path)} to be of a GAN, got moments')
+  return model
+
+
+def _load_gan(path: str, header: dict[str, Any], record: dict[str, Any]) -> GANSynthesizer:
   renamed = str if record['format'] == _FORMAT else _renamed
   try:
     if record['format'] != _FORMAT:
@@ -90,17 +112,14 @@ def load(path: str | os.PathLike[str]) -> Synthesizer:
     if len(past) > most or len(set(past)) < len(past):
       raise _validate.InputError(f'expected past to be at most {most} steps, got {past}')
     abstract = jax.eval_shape(model.gan.init, _keys.from_seed(0)).g_average
-  except KeyError as error:
-    raise _validate.InputError(f'{path} is damaged: it lacks {error}') from None
-  # Whatever a wrong type or number leads to.
-  except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
-    raise _validate.InputError(f'{path} is damaged: {" ".join(str(error).split())}') from None
+  except _DAMAGE as error:
+    raise _damaged(path, error) from None
   beside = {
     _PAST: {str(step): abstract for step in past},
     _LABELLERS: {str(i): _abstract(each) for i, each in enumerate(model.labellers)},
   }
   expected = {renamed(_name(p)): leaf for p, leaf in [*_leaves(abstract), *_leaves(beside)]}
-  tensors = _tensors(path, header, expected)
+  tensors = _tensor_file.read(path, header, expected)
 
   def filled(tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda p, _: tensors[renamed(_name(p))], tree)
@@ -119,21 +138,19 @@ def load(path: str | os.PathLike[str]) -> Synthesizer:
   )
 
 
+def _damaged(path: str, error: Exception) -> _validate.InputError:
+  found = f'it lacks {error}' if isinstance(error, KeyError) else ' '.join(str(error).split())
+  return _validate.InputError(f'{path} is damaged: {found}')
+
+
 def run_of(path: str | os.PathLike[str]) -> str | None:
   """The identity of the run whose snapshot a generator's file is; None where it does not say."""
   return _described(os.fspath(path))[1].get('run')
 
 
 def _described(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
-  """What the header of a generator's file says of its arrays, and its metadata."""
-  if not os.path.isfile(path):
-    raise _validate.InputError(f'expected a generator at {path}, found none')
-  try:
-    header = _header(path)
-    record = _json.loads(header.pop('__metadata__', {}).get('dpgan_jax', '{}'))
-  except (AttributeError, TypeError, ValueError) as error:
-    raise _validate.InputError(f'expected {path} to be a safetensors file, got: {error}') from None
-  if not isinstance(record, dict) or record.get('format') not in (_FORMAT, *_OLD_FORMATS):
+  header, record = _tensor_file.describe(path)
+  if record.get('format') not in (_FORMAT, _MOMENTS_FORMAT, *_OLD_FORMATS):
     raise _validate.InputError(f'{path} is not a dpgan_jax generator of this version')
   return header, record
 
@@ -158,58 +175,7 @@ def _renamed(name: str) -> str:
   return re.sub(f'^{_LABELLERS}/1/', 'labeller/cnn/', name)
 
 
-def _header(path: str) -> dict[str, Any]:
-  """What a safetensors file says about itself; no tensor is read, whatever it promises.
-
-  Raises:
-    ValueError: it is longer than any of this package, or no header.
-  """
-  size = os.path.getsize(path)
-  with open(path, 'rb') as file:
-    length = int.from_bytes(file.read(8), 'little')
-    if size < 8 or length > size - 8:
-      raise ValueError(f'a header of {length} bytes in a file of {size}')
-    if length > _MOST_HEADER or size > readers.MAX_BYTES:
-      raise ValueError(
-        f'a header of {length} bytes in a file of {size}, expected at most {_MOST_HEADER} and '
-        f'{readers.MAX_BYTES}'
-      )
-    header = _json.loads(file.read(length), _MOST_HEADER)
-  if not isinstance(header, dict):
-    raise ValueError('a header that is no JSON object')
-  return header
-
-
-def _tensors(path: str, header: dict[str, Any], shapes: Mapping[str, Any]) -> dict[str, jax.Array]:
-  """The tensors that the settings ask for, all of them and no others.
-
-  They are compared with what the header promises first, so that none is read in vain.
-  """
-  for name in [*shapes, *header]:
-    if name not in shapes:
-      raise _validate.InputError(f'{path} is damaged: it holds {name}, which no such generator has')
-    _check_promise(path, name, header.get(name), shapes[name])
-  try:
-    with safetensors.safe_open(path, 'flax') as file:
-      return {
-        name: _checked(path, file.get_tensor(name), leaf, name) for name, leaf in shapes.items()
-      }
-  except safetensors.SafetensorError as error:
-    raise _validate.InputError(f'expected {path} to be a safetensors file, got: {error}') from None
-
-
-def _check_promise(path: str, name: str, said: Any, expected: jax.ShapeDtypeStruct) -> None:
-  if said is None:
-    raise _validate.InputError(f'{path} is damaged: it lacks {name}')
-  shape = said.get('shape') if isinstance(said, dict) else None
-  if shape != list(expected.shape):
-    raise _validate.InputError(
-      f'{path} is damaged: expected {name} to be {expected.dtype}{list(expected.shape)}, got '
-      f'{str(shape)[:200]}'
-    )
-
-
-def _without_arrays(record: dict[str, Any]) -> Synthesizer:
+def _without_arrays(record: dict[str, Any]) -> GANSynthesizer:
   """The generator that a file's metadata describe."""
   for about in ('config', 'mechanism'):  # bounds, before anything is made of it
     for name, value in record[about].items():
@@ -233,7 +199,7 @@ def _without_arrays(record: dict[str, Any]) -> Synthesizer:
     for each, stage in zip(record['labellers'], _STAGES, strict=False)
   )
   labellers = tuple(Labeller(classifier, {}, jnp.zeros(())) for classifier in classifiers)
-  return Synthesizer(gan, GeneratorState({}, {}), steps, labellers)
+  return GANSynthesizer(gan, GeneratorState({}, {}), steps, labellers)
 
 
 def _abstract(labeller: Labeller) -> dict[str, Any]:
@@ -243,20 +209,51 @@ def _abstract(labeller: Labeller) -> dict[str, Any]:
   return Labeller.of_state(classifier, state).arrays
 
 
+# --- moments --------------------------------------------------------------------------------------
+
+
+def _save_moments(model: MomentsSynthesizer, path: str | os.PathLike[str]) -> None:
+  moments = dataclasses.replace(model.moments, config=model.config.replace(seed=None))
+  record = {
+    'format': _MOMENTS_FORMAT, **moments.to_record(), 'data': model.spec.to_record(),
+    'steps': model.steps,
+  }  # fmt: skip
+  upper = np.triu_indices(model.moments.dim)  # the rest is the same again
+  arrays = {
+    'counts': model.means.counts, 'sums': model.means.sums,
+    'seconds': model.seconds[:, *upper],
+  }  # fmt: skip
+  tensors = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
+  _tensor_file.write(path, tensors, record)
+
+
+def _load_moments(
+  path: str, header: dict[str, Any], record: dict[str, Any]
+) -> MomentsSynthesizer:
+  try:
+    moments = settings.read(record, Spec.from_record(record['data']))
+    _validate.integer('steps', record['steps'], minimum=1, maximum=1)
+  except _DAMAGE as error:
+    raise _damaged(path, error) from None
+  classes, dim = moments.spec.num_classes, moments.dim
+  shapes = {'counts': (), 'sums': (dim,), 'seconds': (dim * (dim + 1) // 2,)}
+  expected = {n: jax.ShapeDtypeStruct((classes, *s), jnp.float32) for n, s in shapes.items()}
+  tensors = _tensor_file.read(path, header, expected)
+  arrays = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
+  if not all(np.isfinite(array).all() for array in arrays.values()):
+    raise _validate.InputError(f'{path} is damaged: expected finite numbers only')
+  seconds = np.zeros((classes, dim, dim))
+  seconds[:, *np.triu_indices(dim)] = arrays['seconds']
+  seconds += np.triu(seconds, 1).swapaxes(1, 2)
+  return MomentsSynthesizer(moments, Means(arrays['counts'], arrays['sums']), seconds)
+
+
+# --- names of arrays ------------------------------------------------------------------------------
+
+
 def _leaves(tree: Any) -> list[tuple[Any, jax.Array]]:
   return jax.tree_util.tree_leaves_with_path(tree)
 
 
 def _name(path: Any) -> str:
   return jax.tree_util.keystr(path, simple=True, separator='/')
-
-
-def _checked(
-  path: str, array: jax.Array, expected: jax.ShapeDtypeStruct, name: str
-) -> jax.Array:
-  if array.shape != expected.shape or array.dtype != expected.dtype:
-    raise _validate.InputError(
-      f'{path} is damaged: expected {name} to be {expected.dtype}{list(expected.shape)}, got '
-      f'{array.dtype}{list(array.shape)}'
-    )
-  return array

@@ -43,7 +43,7 @@ from dpgan_jax.run import metrics
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.secrets import Secret
-from dpgan_jax.run.stages import Stage, State, make_chunk
+from dpgan_jax.run.stages import CompiledStage, Stage, State
 
 FORMAT = 2  # of config.json; those of version 0.1 have none
 
@@ -245,11 +245,12 @@ class Run:
       length = end - step
       is_new = length not in chunks
       if is_new:
-        chunks[length] = make_chunk(stage, length)
+        chunks[length] = stage.chunk(length)
       called = time.monotonic()
       state, history = chunks[length](state, *data)
       started = time.monotonic()
-      if is_new and bar:  # a first call compiles, then returns while the device works
+      if is_new and bar and isinstance(stage, CompiledStage):
+        # A first call compiles, then returns while the device works.
         bar.note(f'compiled {length} steps in {started - called:.1f} s')
       step = end
       # The device is at work; what follows until `_wait_interruptibly` does not hold it up.

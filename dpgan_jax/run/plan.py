@@ -15,6 +15,8 @@ from dpgan_jax.models import labelling
 from dpgan_jax.models.classifier import STAGE, Classifier
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
+from dpgan_jax.moments import settings
+from dpgan_jax.moments.settings import Moments
 from dpgan_jax.privacy.mechanism import DPMechanism
 
 NOISY = 3.0  # of `GAN.noise_in_d`
@@ -24,8 +26,8 @@ _BEFORE, _AFTER = 'labelling', 'label_cnn'  # in a record
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-  """The parts of a run, in the order in which they are trained.
+class GANPlan:
+  """The parts of a run of a GAN, in the order in which they are trained.
 
   Attributes:
     before: what labels samples, trained before the GAN.
@@ -36,6 +38,16 @@ class Plan:
   gan: GAN
   before: tuple[Classifier, ...] = ()
   after: tuple[Classifier, ...] = ()
+
+  @property
+  def config(self) -> TrainConfig:
+    """The settings."""
+    return self.gan.config
+
+  @property
+  def spec(self) -> Spec:
+    """What is public of the data."""
+    return self.gan.spec
 
   @property
   def budget(self) -> Budget:
@@ -61,12 +73,25 @@ class Plan:
     return record
 
 
+Plan = GANPlan | Moments
+
+
 def make(config: TrainConfig, spec: Spec) -> Plan:
-  """The plan that the settings ask for; warns of one in which D is likely to learn nothing.
+  """The plan that the settings ask for; warns of one that is likely to learn nothing.
 
   Raises:
     InputError: settings that no mechanism satisfies, or that do not fit the data.
   """
+  if config.delta >= 1 / spec.num_records:
+    warnings.warn(
+      f'delta={config.delta:g} is not below 1/N = {1 / spec.num_records:.3g}: a mechanism that '
+      'publishes one record at random would satisfy it; choose a smaller delta',
+      stacklevel=2,
+    )
+  return settings.make(config, spec) if config.method == 'moments' else _make_gan(config, spec)
+
+
+def _make_gan(config: TrainConfig, spec: Spec) -> GANPlan:
   before, after = labelling.before_gan(config, spec), labelling.after_gan(config, spec)
   stages = make_budget(config, spec.num_records, labelling.stages(*before, *after))
   gan = GAN(config, stages.mechanism, spec)
@@ -75,7 +100,7 @@ def make(config: TrainConfig, spec: Spec) -> Plan:
       f'between two generator steps D gets noise {gan.noise_in_d:.2g} times as long as its longest '
       f'gradient: above {NOISY:g} images are likely to get worse with training. Fewer steps, more '
       'd_steps_per_g_step, a larger batch or epsilon, or a smaller discriminator give less',
-      stacklevel=2,
+      stacklevel=3,
     )
   unclipped = math.isinf(stages.mechanism.l2_clip_norm)
   sgd = config.d_optimizer == 'sgd' and config.d_learning_rate >= LONG
@@ -84,9 +109,9 @@ def make(config: TrainConfig, spec: Spec) -> Plan:
       f'nothing is clipped, and at d_learning_rate={config.d_learning_rate:g} sgd then takes steps '
       'so long that this discriminator has been seen to die: use discriminator=report, as '
       'experiments/no_privacy.flags do, adam, or a smaller rate',
-      stacklevel=2,
+      stacklevel=3,
     )
-  return Plan(gan, before, after)
+  return GANPlan(gan, before, after)
 
 
 def read(saved: Mapping[str, Any], where: object) -> Plan:
@@ -101,6 +126,8 @@ def read(saved: Mapping[str, Any], where: object) -> Plan:
   """
   try:
     config = TrainConfig.from_dict(saved['config'])
+    if config.method == 'moments':
+      return settings.read(saved, Spec.from_record(saved['data']))
     mechanism = DPMechanism.from_dict(saved['mechanism'])
     spec = _read_spec(saved['data'], config)
     at_once = saved.get('microbatch_size')  # None in runs of version 0.1
@@ -120,7 +147,7 @@ def read(saved: Mapping[str, Any], where: object) -> Plan:
     raise
   except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
     raise _validate.InputError(f'{where} is not the record of a run: {error!r}') from None
-  return Plan(gan, classifiers[_BEFORE], classifiers[_AFTER])
+  return GANPlan(gan, classifiers[_BEFORE], classifiers[_AFTER])
 
 
 def _read_spec(record: Mapping[str, Any], config: TrainConfig) -> Spec:
@@ -148,20 +175,14 @@ def make_budget(
     beside: other stages, if any; the GAN gets what they leave of `target_epsilon`.
 
   Raises:
-    InputError: a combination that no mechanism satisfies. Warns if δ ≥ 1/N.
+    InputError: a combination that no mechanism satisfies.
   """
   beside = beside or {}
   if config.label_share is not None and not beside:
     raise _validate.InputError(
       'expected no label_share here: a GAN is looked at without what names its samples'
     )
-  if config.delta >= 1 / num_examples:
-    warnings.warn(
-      f'delta={config.delta:g} is not below 1/N = {1 / num_examples:.3g}: a mechanism that '
-      'publishes one record at random would satisfy it; choose a smaller delta',
-      stacklevel=2,
-    )
-  settings: dict[str, Any] = {
+  common: dict[str, Any] = {
     'num_examples': num_examples,
     'batch_size': config.batch_size,
     'truncated_batch_size': config.truncated_batch_size,
@@ -175,19 +196,19 @@ def make_budget(
     steps = max(1, round(min(config.epochs * num_examples / config.batch_size, 2**31)))
   # TrainConfig has checked that two of the three are given, and with other stages which.
   if beside and steps is not None and config.target_epsilon not in (None, math.inf):
-    base = DPMechanism.create(noise_multiplier=1.0, steps=steps, **settings)
+    base = DPMechanism.create(noise_multiplier=1.0, steps=steps, **common)
     return Budget.of_least_noise(config.target_epsilon, base, beside)
   if steps is None:
     assert config.target_epsilon is not None
     assert config.noise_multiplier is not None
     mechanism = DPMechanism.for_epsilon_and_noise(
-      config.target_epsilon, noise_multiplier=config.noise_multiplier, **settings
+      config.target_epsilon, noise_multiplier=config.noise_multiplier, **common
     )
   elif config.noise_multiplier is not None:
     mechanism = DPMechanism.create(
-      noise_multiplier=config.noise_multiplier, steps=steps, **settings
+      noise_multiplier=config.noise_multiplier, steps=steps, **common
     )
   else:
     assert config.target_epsilon is not None
-    mechanism = DPMechanism.for_epsilon(config.target_epsilon, steps=steps, **settings)
+    mechanism = DPMechanism.for_epsilon(config.target_epsilon, steps=steps, **common)
   return Budget(mechanism, beside)

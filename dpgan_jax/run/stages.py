@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +23,15 @@ from dpgan_jax.models.classifier import CENTRE, Classifier, ClassifierState
 from dpgan_jax.models.classifier_inputs import prepare
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState, GeneratorState
-from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.models.gan_synthesizer import GANSynthesizer
+from dpgan_jax.moments import release
+from dpgan_jax.moments.settings import SECONDS, Moments
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file
 from dpgan_jax.run.directory import RunDir
 
 State = Any  # a NamedTuple of arrays, `step` among them
-ModelOf = Callable[[GeneratorState, int], Synthesizer]
+ModelOf = Callable[[GeneratorState, int], GANSynthesizer]
 """(generator, step) → the publishable model."""
 _GRID_KEY = 0  # sample grids use one public key, so that successive grids show the same z
 
@@ -59,18 +61,18 @@ class Stage(abc.ABC):
     """The state before anything is read; `key` is this stage's own. A pure function."""
 
   @abc.abstractmethod
-  def data(self) -> tuple[jax.Array, ...]:
-    """The private records as arrays on the device; called only where there are steps to take."""
+  def data(self) -> tuple[Any, ...]:
+    """The private records as arrays; called only where there are steps to take."""
 
   @abc.abstractmethod
-  def step(self, state: State, *data: jax.Array) -> tuple[State, Any]:
-    """One step of the mechanism: the state after, and metrics (a NamedTuple of scalars). Pure."""
+  def chunk(self, length: int) -> Callable[..., tuple[State, Any]]:
+    """What takes `length` steps: `chunk(state, *data) -> (state, metrics)`."""
 
   def prepare(self, state: State) -> State:
     """What a new state becomes before it is kept; no private record has a part in it."""
     return state
 
-  def release(self, state: State, data: tuple[jax.Array, ...], secret: bytes) -> State:
+  def release(self, state: State, data: tuple[Any, ...], secret: bytes) -> State:
     """Makes the releases before the first step, charged already; the same again when resumed.
 
     Args:
@@ -105,6 +107,17 @@ class Stage(abc.ABC):
     return {}
 
 
+class CompiledStage(Stage):
+  """A stage whose steps are one compiled loop on the device."""
+
+  @abc.abstractmethod
+  def step(self, state: State, *data: jax.Array) -> tuple[State, Any]:
+    """One step of the mechanism: the state after, and metrics (a NamedTuple of scalars). Pure."""
+
+  def chunk(self, length: int) -> Callable[..., tuple[State, Any]]:
+    return make_chunk(self, length)
+
+
 def make_chunk(stage: Any, length: int) -> Callable[..., tuple[State, Any]]:
   """Compiles `length` steps into one call: `chunk(state, *data) -> (state, metrics)`.
 
@@ -126,7 +139,7 @@ def make_chunk(stage: Any, length: int) -> Callable[..., tuple[State, Any]]:
 # --- the GAN --------------------------------------------------------------------------------------
 
 
-class GANStage(Stage):
+class GANStage(CompiledStage):
   """Steps of the discriminator by DP-SGD, with those of the generator between them."""
 
   name = STAGE
@@ -239,10 +252,75 @@ def grid_program(gan: GAN) -> Callable[[GeneratorState], jax.Array]:
   return jax.jit(lambda g: gan.generate(g, _keys.from_seed(_GRID_KEY), jnp.asarray(labels)))
 
 
+# --- moments --------------------------------------------------------------------------------------
+
+
+class MomentsState(NamedTuple):
+  """What a release of moments has given so far; covered by the guarantee but for the key.
+
+  Attributes:
+    step: int32; 1 when everything is released.
+    counts: float32 [K].
+    sums: float32 [K, d].
+    seconds: float32 [K, d, d].
+    sample_key: what the run's own samples are drawn with.
+  """
+
+  step: jax.Array
+  counts: jax.Array
+  sums: jax.Array
+  seconds: jax.Array
+  sample_key: jax.Array
+
+
+class NoMetrics(NamedTuple):
+  """Of a step in which nothing is measured."""
+
+
+class MomentsStage(Stage):
+  """Two releases on the host: class means before the one step, covariances in it."""
+
+  name, stride = SECONDS, 1
+
+  def __init__(self, moments: Moments, dataset: ImageDataset | None) -> None:
+    """Reads and writes nothing yet; without a data set only `init` can be called."""
+    self._moments, self._dataset, self.mechanisms = moments, dataset, moments.stages
+    self._secret: bytes | None = None
+
+  def init(self, key: jax.Array) -> MomentsState:
+    classes, dim = self._moments.spec.num_classes, self._moments.dim
+    zeros = [jnp.zeros((classes, *(dim,) * n)) for n in range(3)]
+    return MomentsState(jnp.zeros((), jnp.int32), *zeros, key)
+
+  def data(self) -> tuple[np.ndarray, ...]:
+    assert self._dataset is not None
+    return self._moments.encoding.encode(self._dataset.images), self._dataset.labels
+
+  def release(self, state: MomentsState, data: tuple[Any, ...], secret: bytes) -> MomentsState:
+    self._secret = secret
+    means = release.release_means(*data, self._moments, secret)
+    return state._replace(counts=jnp.asarray(means.counts), sums=jnp.asarray(means.sums))
+
+  def chunk(self, length: int) -> Callable[..., tuple[State, Any]]:
+    del length  # there is one step
+
+    def take(state: MomentsState, *data: Any) -> tuple[MomentsState, NoMetrics]:
+      assert self._secret is not None  # `release` came first
+      seconds = release.release_seconds(*data, means_of(state), self._moments, self._secret)
+      return state._replace(step=state.step + 1, seconds=jnp.asarray(seconds)), NoMetrics()
+
+    return take
+
+
+def means_of(state: MomentsState) -> release.Means:
+  """The first release."""
+  return release.Means(np.asarray(state.counts, np.float64), np.asarray(state.sums, np.float64))
+
+
 # --- a private classifier -------------------------------------------------------------------------
 
 
-class ClassifierStage(Stage):
+class ClassifierStage(CompiledStage):
   """A classifier's steps of DP-SGD, after the release of its features' mean, if it wants that."""
 
   def __init__(

@@ -1,8 +1,8 @@
-"""A whole training run in its directory: what labels samples, the GAN, samples and figures.
+"""A whole run in its directory: moments, or a GAN and what labels its samples; samples, figures.
 
 Every stage is planned and budgeted before the first one starts, and carried out by the one loop
-(`loop`) under one ledger: a linear classifier before the GAN, a CNN after it, where they are asked
-for.
+(`loop`) under one ledger: a release of moments; or a linear classifier before the GAN, the GAN, and
+a CNN after it, where they are asked for.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from dpgan_jax import _figures, _keys, _validate
 from dpgan_jax.budget.ledger import Ledger
@@ -23,14 +24,25 @@ from dpgan_jax.models import labelling
 from dpgan_jax.models.classifier import Classifier
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState, GeneratorState
+from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.models.labelling import Labeller
 from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.moments.settings import Moments
+from dpgan_jax.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.run import generator_file, metrics, plan
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.loop import Run
-from dpgan_jax.run.plan import Plan
-from dpgan_jax.run.stages import ClassifierStage, GANStage, mixture_steps, steps_per_report
+from dpgan_jax.run.plan import GANPlan
+from dpgan_jax.run.stages import (
+  ClassifierStage,
+  GANStage,
+  MomentsStage,
+  MomentsState,
+  means_of,
+  mixture_steps,
+  steps_per_report,
+)
 
 BEFORE, AFTER = 'labeller', 'label_cnn'  # folders of the classifiers before and after the GAN
 
@@ -79,36 +91,60 @@ def train(
     progress=progress,
   )
   with opened as (planned, run):
-    labellers: tuple[Labeller, ...] = ()
-    for classifier in planned.before:
-      state = run.carry_out(ClassifierStage(classifier, dataset, folder=BEFORE))
-      labellers += (Labeller.of_state(classifier, state),)
-
-    def model_of(generator: GeneratorState, step: int) -> Synthesizer:
-      return Synthesizer(planned.gan, generator, step, labellers)
-
-    state = run.carry_out(GANStage(planned.gan, dataset, run.directory, model_of))
-    model = model_of(state.g_average, int(state.step))
-    model = dataclasses.replace(model, past=_past(planned, run.directory, model.steps))
-    for classifier in planned.after:
-      taught = functools.partial(
-        labelling.taught, classifier, draw=model.draw, key=_samples_key(state, 3)
-      )
-      end = run.carry_out(ClassifierStage(classifier, dataset, folder=AFTER, taught=taught))
-      added = Labeller.of_state(classifier, end)
-      model = dataclasses.replace(model, labellers=(*model.labellers, added))
-    _leave_samples(model, run.directory, state)
+    if isinstance(planned, Moments):
+      model, key = _release_moments(planned, dataset, run)
+    else:
+      model, key = _train_gan(planned, dataset, run)
+    _leave_samples(model, run.directory, key)
   return Trained(model, run.directory)
 
 
-def _past(planned: Plan, run: RunDir, step: int) -> dict[int, GeneratorState]:
+def _release_moments(
+  moments: Moments, dataset: ImageDataset, run: Run
+) -> tuple[MomentsSynthesizer, jax.Array]:
+  """The model, and the key of the samples that a run leaves."""
+  state = run.carry_out(MomentsStage(moments, dataset))
+  return _of_moments(moments, state), state.sample_key
+
+
+def _of_moments(moments: Moments, state: MomentsState) -> MomentsSynthesizer:
+  return MomentsSynthesizer(moments, means_of(state), np.asarray(state.seconds, np.float64))
+
+
+def _train_gan(
+  planned: GANPlan, dataset: ImageDataset, run: Run
+) -> tuple[GANSynthesizer, jax.Array]:
+  """The model, and the key of the samples that a run leaves."""
+  labellers: tuple[Labeller, ...] = ()
+  for classifier in planned.before:
+    state = run.carry_out(ClassifierStage(classifier, dataset, folder=BEFORE))
+    labellers += (Labeller.of_state(classifier, state),)
+
+  def model_of(generator: GeneratorState, step: int) -> GANSynthesizer:
+    return GANSynthesizer(planned.gan, generator, step, labellers)
+
+  state = run.carry_out(GANStage(planned.gan, dataset, run.directory, model_of))
+  model = model_of(state.g_average, int(state.step))
+  model = dataclasses.replace(model, past=_past(planned, run.directory, model.steps))
+  for classifier in planned.after:
+    taught = functools.partial(
+      labelling.taught, classifier, draw=model.draw, key=_samples_key(state, 3)
+    )
+    end = run.carry_out(ClassifierStage(classifier, dataset, folder=AFTER, taught=taught))
+    added = Labeller.of_state(classifier, end)
+    model = dataclasses.replace(model, labellers=(*model.labellers, added))
+  _figures.loss_curves(metrics.read_metrics(run.directory.metrics), run.directory.losses_png)
+  return model, _samples_key(state, 2)
+
+
+def _past(planned: GANPlan, run: RunDir, step: int) -> dict[int, GeneratorState]:
   """The generators of earlier steps that samples are drawn from beside that of `step`."""
   config, mechanism = planned.gan.config, planned.gan.mechanism
   steps = mixture_steps(config, mechanism.steps, steps_per_report(config, mechanism))
   past = {}
   for earlier in (s for s in steps if s < step):
     path = run.snapshot(earlier)
-    model = generator_file.load(path)
+    model = generator_file.load_gan(path)
     settings = (model.gan.mechanism, model.spec, model.steps)
     # Equal settings are not enough: generators of two runs cost twice as much.
     own = settings == (mechanism, planned.gan.spec, earlier)
@@ -120,10 +156,9 @@ def _past(planned: Plan, run: RunDir, step: int) -> dict[int, GeneratorState]:
   return past
 
 
-def _leave_samples(model: Synthesizer, run: RunDir, state: GANState) -> None:
-  """Samples, their picture and the loss curves; drawn from the state, so the same every time."""
-  key = _samples_key(state, 2)
-  images, labels = model.sample(model.gan.config.num_samples, key=key)
+def _leave_samples(model: Synthesizer, run: RunDir, key: jax.Array) -> None:
+  """Samples and their picture; by a key of the run, so the same every time."""
+  images, labels = model.sample(model.config.num_samples, key=key)
   names = None if labels is None else model.spec.class_names
   writers.export(
     run.samples_npz, images, labels, format='npz', class_names=names, overwrite=True
@@ -132,7 +167,6 @@ def _leave_samples(model: Synthesizer, run: RunDir, state: GANState) -> None:
   images, labels = model.sample_for_picture(num, jax.random.fold_in(key, 1))
   scale = _figures.scale_of(model.spec.shape)
   _figures.sample_grid(images, run.samples_png, labels=labels, scale=scale)
-  _figures.loss_curves(metrics.read_metrics(run.metrics), run.losses_png)
 
 
 def _samples_key(state: GANState, purpose: int) -> jax.Array:
@@ -151,6 +185,11 @@ def restore_model(run_dir: str | os.PathLike[str]) -> Trained:
   """
   run = RunDir.open(pathlib.Path(run_dir), create=False)
   planned = plan.read(run.load_config(), run.config)
+  if isinstance(planned, Moments):
+    restored = _latest(MomentsStage(planned, None), run.path, run.identity())
+    if restored is None or restored[0] == 0:
+      raise _validate.InputError(f'{run.path} has released nothing yet: let dpgan_jax.train run')
+    return Trained(_of_moments(planned, restored[1]), run)
   restored = _latest(planned.gan, run.path, run.identity())
   if restored is None:
     raise _validate.InputError(f'{run.path} has no checkpoint yet: let dpgan_jax.train run first')
@@ -164,7 +203,7 @@ def restore_model(run_dir: str | os.PathLike[str]) -> Trained:
       if ledger.charged_steps(classifier.stage) == classifier.mechanism.steps:
         labellers += (_finished(classifier, run, AFTER),)
   past = _past(planned, run, step)
-  return Trained(Synthesizer(planned.gan, state.g_average, step, labellers, past), run)
+  return Trained(GANSynthesizer(planned.gan, state.g_average, step, labellers, past), run)
 
 
 def _finished(classifier: Classifier, run: RunDir, folder: str) -> Labeller:
@@ -189,7 +228,7 @@ class _StateOf01(NamedTuple):
 
 
 def _latest(
-  model: Classifier | GAN, folder: pathlib.Path, identity: str | None
+  model: Classifier | GAN | MomentsStage, folder: pathlib.Path, identity: str | None
 ) -> tuple[int, Any] | None:
   """Step and state of the latest good checkpoint in a folder of a run."""
   with Checkpoints(RunDir(folder).checkpoints, identity=identity) as checkpoints:

@@ -169,7 +169,7 @@ def _read_run(path: pathlib.Path, failures: Mapping[str, str]) -> Run:
   run = RunDir.open(path, create=False)
   planned = plan.read(run.load_config(), run.config)
   finished = (path / GENERATOR).is_file()
-  charged = planned.gan.mechanism.steps
+  charged = planned.budget.mechanism.steps
   reason = failures.get(name)
   if not finished:
     try:
@@ -192,7 +192,7 @@ def make_run(
   reason: str | None,
 ) -> Run:
   """A run from its plan and from what evaluation.json holds; other arguments as in `Run`."""
-  config = planned.gan.config
+  config = planned.config
   return Run(
     name=name,
     target_epsilon=math.inf if config.target_epsilon is None else config.target_epsilon,

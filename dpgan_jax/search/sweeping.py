@@ -195,7 +195,7 @@ def trained(
   directory = RunDir.open(run, create=False)
   directory.check_same_config(directory.load_config().get('config', {}), planned.config.to_dict())
   model = generator_file.load(kept)
-  mechanism = model.gan.mechanism
+  mechanism = model.budget.mechanism
   with directory.lock():
     ledger = Ledger.open(
       directory.ledger,

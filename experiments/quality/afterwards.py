@@ -24,7 +24,7 @@ from absl import flags
 from dpgan_jax import _cli, _progress, _shared_flags, _validate
 from dpgan_jax.data import datasets, distort
 from dpgan_jax.evaluation import scores, scoring, snapshots, tasks
-from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.run import generator_file, secrets, stages, trainer
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.search import sweep_table
@@ -65,7 +65,7 @@ VARIANTS = {
 }
 
 
-def mixture(model: Synthesizer, run: RunDir) -> Synthesizer:
+def mixture(model: GANSynthesizer, run: RunDir) -> GANSynthesizer:
   """Draws from the generators of several steps: those that it has, or of `COUNT` snapshots.
 
   Raises:
@@ -85,7 +85,7 @@ def mixture(model: Synthesizer, run: RunDir) -> Synthesizer:
 
 
 def measure(
-  mixed: Synthesizer,
+  mixed: GANSynthesizer,
   variants: Sequence[Variant],
   num: int,
   real: tuple[datasets.ImageDataset, datasets.ImageDataset],

@@ -75,7 +75,7 @@ class Targets:
     from dpgan_jax.models.classifier_config import ClassifierConfig
     from dpgan_jax.models.config import TrainConfig
     from dpgan_jax.models.gan import GAN
-    from dpgan_jax.models.synthesizer import Synthesizer
+    from dpgan_jax.models.gan_synthesizer import GANSynthesizer
     from dpgan_jax.privacy.mechanism import DPMechanism
     from dpgan_jax.run import generator_file
 
@@ -95,7 +95,7 @@ class Targets:
     gan = GAN(config, mechanism, spec)
     state = jax.jit(gan.init)(jax.random.key(0))
     saved = folder / 'valid.safetensors'
-    generator_file.save(Synthesizer(gan, state.g_average, 3), saved)
+    generator_file.save(GANSynthesizer(gan, state.g_average, 3), saved)
     self.generator_bytes = saved.read_bytes()
     self.mechanism = mechanism
     Ledger.open(folder / 'ledger', stages={'dp_sgd': mechanism}, data_fingerprint='x').charge(2)

@@ -19,7 +19,7 @@ from dpgan_jax.data.datasets import ImageDataset
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
-from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file
 from dpgan_jax.run.secrets import root_key
@@ -64,7 +64,7 @@ def unconditional(tmp_path_factory):
   )
   gan = GAN(config, mechanism, Spec(num_records=64, shape=(8, 8, 1), class_names=('0',), name='x'))
   path = tmp_path_factory.mktemp('models') / 'report.safetensors'
-  model = Synthesizer(gan, jax.jit(gan.init)(root_key(0)).g_average, 4)
+  model = GANSynthesizer(gan, jax.jit(gan.init)(root_key(0)).g_average, 4)
   generator_file.save(model, path)
   return path, mechanism.epsilon()
 

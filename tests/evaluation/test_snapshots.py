@@ -14,14 +14,14 @@ from dpgan_jax.data.spec import Spec
 from dpgan_jax.evaluation import snapshots
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
-from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file
 from dpgan_jax.run.directory import RunDir
 
 
 @pytest.fixture(scope='module')
-def model() -> Synthesizer:
+def model() -> GANSynthesizer:
   mechanism = DPMechanism.create(
     num_examples=100, batch_size=10, l2_clip_norm=1.0, noise_multiplier=0.0, steps=30, delta=1e-3
   )
@@ -31,7 +31,7 @@ def model() -> Synthesizer:
   spec = Spec(num_records=100, shape=(8, 8, 1), class_names=('0', '1', '2'), name='digits')
   gan = GAN(config, mechanism, spec)
   generator = jax.jit(lambda key: gan.init(key).g_average)(jax.random.key(0))
-  return Synthesizer(gan, generator, 30)
+  return GANSynthesizer(gan, generator, 30)
 
 
 @pytest.fixture

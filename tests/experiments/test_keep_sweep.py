@@ -18,7 +18,7 @@ from dpgan_jax.data.spec import Spec
 from dpgan_jax.evaluation import snapshots
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
-from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file, loop
 from dpgan_jax.run.directory import RunDir
@@ -69,7 +69,7 @@ def sweep(
     if not _generators:
       _generators['init'] = jax.jit(lambda key, gan=gan: gan.init(key).g_average)
     generator = _generators['init'](jax.random.key(seed or 0))
-    model = Synthesizer(gan, generator, 4)
+    model = GANSynthesizer(gan, generator, 4)
     for file in (run.path / sweep_table.GENERATOR, run.snapshot(4)):
       generator_file.save(model, file)
     run.samples_npz.touch()

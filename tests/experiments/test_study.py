@@ -14,7 +14,7 @@ from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
-from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file, loop
 from dpgan_jax.run.directory import RunDir
@@ -196,7 +196,7 @@ def run_dir(tmp_path) -> RunDir:
     for step in range(1, 201):
       writer.write(step, {'d_real_accuracy': 0.5, 'g_loss': 1.0})
   generator = jax.jit(lambda key: gan.init(key).g_average)(jax.random.key(0))
-  generator_file.save(Synthesizer(gan, generator, 4), directory.snapshot(4))
+  generator_file.save(GANSynthesizer(gan, generator, 4), directory.snapshot(4))
   scores = [{'name': 'fid', 'value': 3.5, 'reference': 0.25, 'n': 9}]
   (directory.path / 'evaluation.json').write_text(
     json.dumps({'about': {'amount': 'full'}, 'scores': scores})

@@ -19,7 +19,7 @@ from dpgan_jax._validate import InputError
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets, distort
 from dpgan_jax.data.spec import Spec
-from dpgan_jax.models import labelling, synthesizer
+from dpgan_jax.models import gan_synthesizer, labelling
 from dpgan_jax.models.classifier import train_classifier
 from dpgan_jax.models.classifier_inputs import prepare
 from dpgan_jax.models.config import TrainConfig
@@ -161,7 +161,7 @@ def test_the_clearest_samples_are_those_of_what_would_be_drawn_anyway(finished, 
   images, labels = model.sample(1500, clearest=0.5, key=jax.random.key(1))
   np.testing.assert_array_equal(images, drawn[kept][:1500])
   np.testing.assert_array_equal(labels, said[kept][:1500].argmax(axis=-1))
-  monkeypatch.setattr(synthesizer, '_DRAWS_LABELLED_AT_ONCE', 1)
+  monkeypatch.setattr(gan_synthesizer, '_DRAWS_LABELLED_AT_ONCE', 1)
   apart = [labelling.clearest(part, 0.5) for part in np.split(said, 3)]
   images, _ = model.sample(1500, clearest=0.5, key=jax.random.key(1))
   np.testing.assert_array_equal(images, drawn[np.concatenate(apart)][:1500])
@@ -205,7 +205,7 @@ def test_pictures_have_at_most_so_many_of_each_class(finished):
 
 def test_a_class_that_is_never_drawn_is_an_error(finished, monkeypatch):
   model = trainer.restore_model(finished).model
-  monkeypatch.setattr(synthesizer, '_MOST_DRAWS', 1)
+  monkeypatch.setattr(gan_synthesizer, '_MOST_DRAWS', 1)
   monkeypatch.setattr(
     labelling.Labeller, 'log_probabilities', lambda self, images: np.eye(10)[0 * images[:, 0, 0, 0]]
   )

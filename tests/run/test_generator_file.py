@@ -16,25 +16,25 @@ import safetensors.numpy
 from dpgan_jax import _json, _validate
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
-from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file
 from tests.support.synthesizers import SEED, SPEC, make_mixed, make_model
 
 
 @pytest.fixture(scope='module')
-def model() -> Synthesizer:
+def model() -> GANSynthesizer:
   return make_model('compact')
 
 
 @pytest.fixture(scope='module')
-def report_model() -> Synthesizer:
+def report_model() -> GANSynthesizer:
   """Without classes, and with batch-norm averages among its arrays."""
   return make_model('report')
 
 
 @pytest.fixture(scope='module')
-def mixed() -> Synthesizer:
+def mixed() -> GANSynthesizer:
   return make_mixed()
 
 
@@ -134,7 +134,7 @@ def test_infinite_epsilon_survives_the_file(model, tmp_path):
     math.inf, num_examples=64, batch_size=8, l2_clip_norm=1.0, steps=4, delta=1e-3
   )
   gan = GAN(config, mechanism, SPEC)
-  generator_file.save(Synthesizer(gan, model.generator, 4), tmp_path / 'x')
+  generator_file.save(GANSynthesizer(gan, model.generator, 4), tmp_path / 'x')
   assert generator_file.load(tmp_path / 'x').epsilon() == math.inf
 
 

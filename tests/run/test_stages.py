@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GANState, StepMetrics
-from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.run import loop, plan, stages, state_leaves
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.loop import Run
@@ -66,7 +66,7 @@ def stage_of(digits, path: pathlib.Path, **changes: Any) -> GANStage:
   gan = plan.make(CONFIG.replace(**changes), digits.spec).gan
   run = RunDir.open(path / 'run', create=True)
   run.save_config({'format': 2})
-  return GANStage(gan, digits, run, lambda g, step: Synthesizer(gan, g, step))
+  return GANStage(gan, digits, run, lambda g, step: GANSynthesizer(gan, g, step))
 
 
 def write(made: GANStage, notes: Notes, state: GANState, step: int, history=HISTORY) -> None:

@@ -25,7 +25,7 @@ from dpgan_jax.data import datasets
 from dpgan_jax.evaluation import tasks
 from dpgan_jax.evaluation.scores import Evaluation, Score
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing import run_statement, verdicts
@@ -182,7 +182,7 @@ def main(monkeypatch, tmp_path, own_flags):
       raise KeyboardInterrupt
     if config.target_epsilon == state.fail:
       raise InputError('the budget of these steps is out of reach')
-    model = Synthesizer(gan, _init(gan, config.seed), gan.mechanism.steps)
+    model = GANSynthesizer(gan, _init(gan, config.seed), gan.mechanism.steps)
     return trainer.Trained(model, run.directory)
 
   def write(run: RunDir):
@@ -214,7 +214,7 @@ def main(monkeypatch, tmp_path, own_flags):
     images = np.random.default_rng(seed).integers(0, 256, (num, 8, 8, 1))
     return images.astype(np.uint8), np.arange(num) % 10
 
-  monkeypatch.setattr(Synthesizer, 'sample', sample)
+  monkeypatch.setattr(GANSynthesizer, 'sample', sample)
   monkeypatch.setattr(plan, 'make_budget', make_budget)
   monkeypatch.setattr(accounting, 'epsilon', epsilon)
   monkeypatch.setattr(trainer, 'train', train)

@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 
 from dpgan_jax import _validate
-from dpgan_jax.models import synthesizer
-from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.models import gan_synthesizer
+from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from tests.support.synthesizers import CLASSES, SHAPE, make_mixed, make_model
 
 
 @pytest.fixture(scope='module')
-def model() -> Synthesizer:
+def model() -> GANSynthesizer:
   return make_model('compact')
 
 
 @pytest.fixture(scope='module')
-def report_model() -> Synthesizer:
+def report_model() -> GANSynthesizer:
   """Without classes, and with batch-norm averages among its arrays."""
   return make_model('report')
 
 
 @pytest.fixture(scope='module')
-def mixed() -> Synthesizer:
+def mixed() -> GANSynthesizer:
   return make_mixed()
 
 
@@ -47,7 +47,7 @@ def test_same_key_same_samples_and_another_key_others(model):
 
 
 def test_no_two_samples_share_noise_across_internal_batches(model, monkeypatch):
-  monkeypatch.setattr(synthesizer, '_SAMPLES_AT_ONCE', 8)
+  monkeypatch.setattr(gan_synthesizer, '_SAMPLES_AT_ONCE', 8)
   images, labels = model.sample(20, labels=np.zeros(20, int), key=jax.random.key(0))
   assert len({image.tobytes() for image in images}) == len(labels) == 20
 

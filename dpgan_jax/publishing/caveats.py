@@ -1,0 +1,82 @@
+"""What a reader of a privacy statement has to take on trust, or take into account."""
+
+from __future__ import annotations
+
+from dpgan_jax.data.spec import Spec
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.networks import generators
+from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.publishing import statement_text as text
+
+
+def of(config: TrainConfig, m: DPMechanism, spec: Spec, *, labelled: bool) -> list[str]:
+  """The caveats of a run, a sentence or two each.
+
+  Args:
+    config: its settings.
+    m: its main mechanism.
+    spec: what is public of its data.
+    labelled: whether private classifiers label the samples of a GAN.
+  """
+  of_moments = config.method == 'moments'
+  if m.neighboring_relation == 'add_or_remove_one':
+    public = (
+      'N is treated as public, and q = B/N with it, although neighbouring data sets differ in '
+      'size. The accounting uses the larger neighbour, N + 1.'
+    )
+  else:
+    public = 'N is public: neighbouring data sets have the same size, and so the same q = B/N.'
+  if of_moments:
+    labels = 'Classes are drawn in the proportions of the noisy counts, unless asked for.'
+  elif labelled:
+    labels = (
+      'The generator is not class-conditional: what names its samples was trained with '
+      'differential privacy; its mistakes are in the labels, and how often the generator draws a '
+      'class need not be how often it is real.'
+    )
+  elif config.generator in generators.UNCONDITIONAL:
+    labels = 'The generator is not class-conditional: samples have no labels.'
+  else:
+    labels = 'Labels of generated data are uniform over the classes, not the real class counts.'
+  lines = [
+    f'{public} Under another relation the same run has another ε; compare like with like.',
+    f'Public constants besides: the set of classes, their number ({spec.num_classes}) and '
+    f'the image size ({"×".join(map(str, spec.shape))}). Pixels are scaled by constants, '
+    f"not by the data's own statistics. {labels}",
+    'Noise is hardened against attacks on floating-point bits (Mironov 2012): that of a step has '
+    'tails to 9.4 standard deviations and is rounded, with the sum, to a public grid; that of '
+    'statistics released once is exact discrete Gaussian noise on an exact sum (Canonne, Kamath '
+    'and Steinke 2020). What remains of floating point is in the sums of a step: '
+    f'{text.rounding_of_sums(m)}. ε does not include it.',
+    'Noise and batches come from the counter-based generator threefry2x32 of JAX, taken to be '
+    'indistinguishable from random; ε is no claim about it as a cryptographic mechanism, and '
+    '64 bits of key bound what it can promise.',
+    'Steps taken again after an interruption repeat the same batches and the same noise, and '
+    'cost nothing, on the same software and hardware. Under other software or hardware they '
+    'may come out otherwise and would then be a second release that the ledger does not '
+    'charge. Only the environment of the start is recorded.',
+  ]
+  if of_moments:
+    lines[2:] = [
+      'Noise comes from SHAKE-256 with a secret of 256 bits, taken to be indistinguishable from '
+      'random. A release made again after an interruption is the same one, and costs nothing, on '
+      'the same software and hardware.',
+      'Each class is one Gaussian: what its records have in common beyond mean and covariance is '
+      'not in the samples.',
+    ]
+  if config.n_d_threshold is not None:
+    lines.append(
+      'How many steps D takes for each of G was adapted to how many fakes D recognises: a number '
+      'that follows from the noisy gradients and costs nothing.'
+    )
+  if config.gradient_penalty is not None:
+    lines.append(
+      "The gradient penalty is a part of each real example's loss, clipped and noised with it; "
+      'the fake that an example is paired with does not depend on the other examples.'
+    )
+  if m.delta >= 1 / m.num_examples:
+    lines.append(
+      f'δ = {m.delta!r} is not below 1/N: publishing one record at random would satisfy it. '
+      'Such a guarantee says little.'
+    )
+  return lines

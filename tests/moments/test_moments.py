@@ -1,0 +1,246 @@
+"""What is released of each class, what becomes of it, and what is drawn from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from dpgan_jax import _validate, load_dataset
+from dpgan_jax.data.spec import Spec
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.moments import denoise, release, settings
+from dpgan_jax.moments.synthesizer import MomentsSynthesizer
+from dpgan_jax.privacy.exact_noise import new_secret
+
+SECRET = bytes(range(32))
+SHAPE, CLASSES = (5, 6, 1), 3
+
+
+def _moments(n: int, epsilon: float = math.inf, **changes) -> settings.Moments:
+  spec = Spec(num_records=n, shape=SHAPE, class_names=('a', 'b', 'c'), name='made')
+  return settings.make(TrainConfig(target_epsilon=epsilon, delta=1e-5, **changes), spec)
+
+
+def _records(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(0, CLASSES, n).astype(np.int32)
+  images = rng.integers(0, 120, (n, *SHAPE)) + 60 * labels[:, np.newaxis, np.newaxis, np.newaxis]
+  return images.astype(np.uint8), labels
+
+
+def _released(moments, images, labels, secret=SECRET, centres=None):
+  codes = moments.encoding.encode(images)
+  means = release.release_means(codes, labels, moments, secret)
+  return means, release.release_seconds(codes, labels, centres or means, moments, secret)
+
+
+def test_without_noise_they_are_the_moments():
+  images, labels = _records(400)
+  moments = _moments(400)
+  means, seconds = _released(moments, images, labels)
+  codes = moments.encoding.encode(images)
+  for k in range(CLASSES):
+    own = codes[labels == k]
+    assert means.counts[k] == pytest.approx(len(own), rel=1e-6)
+    np.testing.assert_allclose(means.sums[k] / len(own), own.mean(axis=0), atol=1e-6)
+    around = own - means.centres(moments.encoding)[k]
+    assert np.linalg.norm(around, axis=1).max() < moments.encoding.spread  # none is clipped here
+    np.testing.assert_allclose(seconds[k], around.T @ around, atol=0.01 * len(own))
+
+
+@hypothesis.given(st.integers(0, 10_000), st.sampled_from(['black', 'white', 'noise', 'spikes']))
+@hypothesis.settings(max_examples=40, deadline=None)
+def test_one_record_moves_each_release_by_no_more_than_one(seed, kind):
+  """In units of the noise, whatever the record and its class. The centres are public by then."""
+  images, labels = _records(30, seed)
+  rng = np.random.default_rng(seed)
+  record = {
+    'black': np.zeros(SHAPE), 'white': np.full(SHAPE, 255),
+    'noise': rng.integers(0, 256, SHAPE), 'spikes': rng.integers(0, 2, SHAPE) * 255,
+  }[kind].astype(np.uint8)  # fmt: skip
+  more = (np.concatenate([images, [record]]), np.append(labels, seed % CLASSES).astype(np.int32))
+  moments = _moments(30)
+  with_it, without = (_released(moments, *records) for records in (more, (images, labels)))
+  in_sum, in_count = release._weights(moments.dim)
+  moved = np.concatenate(
+    [
+      (with_it[0].sums - without[0].sums).ravel() * in_sum / moments.encoding.radius,
+      (with_it[0].counts - without[0].counts) * in_count,
+    ]
+  )
+  assert np.linalg.norm(moved) <= 1 + 1e-6
+  _, around_the_same = _released(moments, *more, centres=without[0])
+  moved = np.linalg.norm(around_the_same - without[1])
+  assert moved <= moments.encoding.spread**2 * (1 + 1e-6)
+
+
+def test_noise_is_that_of_the_mechanisms():
+  """Deviations of 3·(31 + 31·30) numbers: within five standard errors."""
+  moments = _moments(1000, 1.0)
+  empty = (np.zeros((0, *SHAPE), np.uint8), np.zeros(0, np.int32))
+  drawn = [_released(moments, *empty, secret=new_secret()) for _ in range(20)]
+  in_sum, in_count = release._weights(moments.dim)
+  first = moments.stages[settings.MEANS].noise_multiplier
+  sums = np.array([means.sums for means, _ in drawn]) * in_sum / moments.encoding.radius / first
+  counts = np.array([means.counts for means, _ in drawn]) * in_count / first
+  upper = np.triu_indices(moments.dim, 1)
+  second = moments.stages[settings.SECONDS].noise_multiplier * moments.encoding.spread**2
+  offs = np.array([seconds[:, *upper] for _, seconds in drawn]) * math.sqrt(2) / second
+  for values in (sums, counts, offs):
+    assert abs(values.std() - 1) < 5 / math.sqrt(2 * values.size)
+
+
+def test_both_releases_cost_what_was_asked_for():
+  for epsilon in (0.2, 1.0, 8.0):
+    moments = _moments(500, epsilon)
+    assert 0.99 * epsilon < moments.budget.epsilon() <= epsilon
+    first, second = (moments.stages[n].noise_multiplier for n in (settings.MEANS, settings.SECONDS))
+    assert first > second  # most of it goes to the covariances
+
+
+def test_a_record_reads_back():
+  moments = _moments(500, 2.0, moments_coefficients=11, moments_means_share=0.3)
+  again = settings.read(moments.to_record(), moments.spec)
+  assert again == moments
+  with pytest.raises(_validate.InputError, match='stages'):
+    settings.read({**moments.to_record(), 'stages': {}}, moments.spec)
+  other = dataclasses.replace(moments.spec, num_records=499)
+  with pytest.raises(_validate.InputError, match='over all 499 records'):
+    settings.read(moments.to_record(), other)
+
+
+# --- denoising ------------------------------------------------------------------------------------
+
+
+def _model(epsilon: float, n: int = 3000, seed: int = 0, secret: bytes = SECRET):
+  moments = _moments(n, epsilon)
+  return MomentsSynthesizer(moments, *_released(moments, *_records(n, seed), secret))
+
+
+def test_with_little_noise_the_covariance_is_the_real_one():
+  model = _model(math.inf)
+  codes = model.moments.encoding.encode(_records(3000)[0])
+  labels = _records(3000)[1]
+  for k in range(CLASSES):
+    own = codes[labels == k]
+    factor = model.gaussians.factors[k]
+    np.testing.assert_allclose(factor @ factor.T, np.cov(own.T), atol=0.02)
+  assert (model.gaussians.kept == model.moments.dim).all()
+
+
+def test_of_noise_alone_nothing_stands_out():
+  """The edge is where eigenvalues of pure noise end; of 300 matrices few reach beyond it."""
+  rng = np.random.default_rng(0)
+  kept = []
+  for _ in range(300):
+    noise = np.triu(rng.normal(size=(30, 30)), 1) / math.sqrt(2)
+    noise = noise + noise.T + np.diag(rng.normal(size=30))
+    _, above = denoise._fill(noise, 1.0, np.eye(30))
+    kept.append(above)
+  assert np.mean(kept) < 0.3
+
+
+def test_a_direction_above_the_edge_is_kept_at_its_true_size():
+  rng = np.random.default_rng(1)
+  direction = rng.normal(size=100)
+  direction /= np.linalg.norm(direction)
+  found = []
+  for _ in range(20):
+    noise = np.triu(rng.normal(size=(100, 100)), 1) / math.sqrt(2)
+    noise = noise + noise.T + np.diag(rng.normal(size=100))
+    covariance, above = denoise._fill(
+      30 * np.outer(direction, direction) + noise, 1.0, np.eye(100) / 1e6
+    )
+    assert above in (1, 2)  # an eigenvalue of noise may be a little beyond the edge
+    found.append(np.linalg.eigvalsh(covariance)[-1])
+  assert np.mean(found) == pytest.approx(30, rel=0.05)  # unshrunk it would be 31.7
+
+
+def test_however_much_noise_there_is_samples_can_be_drawn():
+  model = _model(0.01, n=30)
+  assert (model.gaussians.shares >= 0).all()
+  assert model.gaussians.shares.sum() == pytest.approx(1)
+  for factor in model.gaussians.factors:
+    assert np.isfinite(factor).all()
+  images, _ = model.sample(50, key=jax.random.key(0))
+  assert images.shape == (50, *SHAPE)
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+
+def test_samples_are_in_the_proportions_of_the_counts_and_in_random_order():
+  model = _model(math.inf)
+  images, labels = model.sample(999, key=jax.random.key(1))
+  counts = np.bincount(labels, minlength=CLASSES)
+  np.testing.assert_allclose(counts / 999, model.gaussians.shares, atol=1.01 / 999)
+  assert (np.diff(labels) != 0).mean() > 0.5
+  assert images.dtype == np.uint8
+  means = [images[labels == k].mean() for k in range(CLASSES)]
+  real, of = _records(3000)
+  np.testing.assert_allclose(means, [real[of == k].mean() for k in range(CLASSES)], atol=3)
+
+
+def test_classes_can_be_asked_for_and_keys_repeat():
+  model = _model(4.0)
+  wanted = np.array([2, 2, 0, 1])
+  images, labels = model.sample(4, labels=wanted, key=jax.random.key(3))
+  again, _ = model.sample(4, labels=wanted, key=jax.random.key(3))
+  other, _ = model.sample(4, labels=wanted, key=jax.random.key(4))
+  assert (labels == wanted).all()
+  assert (images == again).all()
+  assert (images != other).any()
+  with pytest.raises(_validate.InputError, match='clearest'):
+    model.sample(4, clearest=0.5, key=jax.random.key(0))
+  with pytest.raises(_validate.InputError, match='labels'):
+    model.sample(1, labels=np.array([3]), key=jax.random.key(0))
+
+
+def test_data_of_one_class_have_no_labels():
+  spec = Spec(num_records=50, shape=SHAPE, class_names=('all',), name='made')
+  moments = settings.make(TrainConfig(target_epsilon=8.0), spec)
+  images, _ = _records(50)
+  model = MomentsSynthesizer(moments, *_released(moments, images, np.zeros(50, np.int32)))
+  assert model.sample(3, key=jax.random.key(0))[1] is None
+
+
+def test_samples_of_digits_teach_a_classifier():
+  """The floor that every other method has to beat: far above chance at ε = 3."""
+  from sklearn.linear_model import LogisticRegression
+
+  train, test = load_dataset('digits'), load_dataset('digits', split='test')
+  moments = settings.make(TrainConfig(target_epsilon=3.0), train.spec)
+  model = MomentsSynthesizer(moments, *_released(moments, train.images, train.labels))
+  images, labels = model.sample(4000, key=jax.random.key(0))
+  judge = LogisticRegression(max_iter=200).fit(images.reshape(4000, -1) / 255, labels)
+  assert judge.score(test.images.reshape(len(test), -1) / 255, test.labels) > 0.85
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+def test_epsilon_alone_means_moments_and_steps_mean_a_gan():
+  assert TrainConfig(target_epsilon=1.0).method == 'moments'
+  assert TrainConfig(target_epsilon=1.0, steps=10).method == 'gan'
+  assert TrainConfig(noise_multiplier=1.0, steps=10).method == 'gan'
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    ({'method': 'moments', 'steps': 10, 'target_epsilon': 1.0}, 'expected no steps with method=m'),
+    ({'target_epsilon': 1.0, 'latent_dim': 5}, 'expected no latent_dim with method=moments'),
+    ({'method': 'moments', 'noise_multiplier': 1.0}, 'expected target_epsilon'),
+    ({'method': 'gan', 'target_epsilon': 1.0, 'steps': 9, 'moments_coefficients': 3}, 'method=gan'),
+    ({'method': 'magic', 'target_epsilon': 1.0}, 'method'),
+  ],
+)
+def test_settings_that_the_method_has_no_use_for_are_refused(given, message):
+  with pytest.raises(_validate.InputError, match=message):
+    TrainConfig(**given)
