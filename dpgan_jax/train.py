@@ -20,7 +20,7 @@ from dpgan_jax import _cli, _environment, _keys, _progress, _validate
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
-from dpgan_jax.moments.settings import Moments
+from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.networks import layers
 from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import plan, trainer

@@ -20,7 +20,6 @@ FLOORS = (
   ('privacy', 'data'),
   ('networks', 'budget'),
   ('models',),
-  ('moments',),
   ('run',),
   ('evaluation', 'publishing'),
   ('auditing', 'search'),

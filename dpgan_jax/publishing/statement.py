@@ -17,7 +17,7 @@ from dpgan_jax._records import json_ready
 from dpgan_jax.budget import cross_check
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.moments.settings import MEANS
+from dpgan_jax.models.moments.settings import MEANS
 from dpgan_jax.networks.discriminators import UNACCOUNTED
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.accounting import rounded_down, show_epsilon

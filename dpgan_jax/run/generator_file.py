@@ -26,10 +26,10 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GeneratorState
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.models.labelling import Labeller
+from dpgan_jax.models.moments import settings
+from dpgan_jax.models.moments.release import Means
+from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.models.synthesizer import Synthesizer
-from dpgan_jax.moments import settings
-from dpgan_jax.moments.release import Means
-from dpgan_jax.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 
 _FORMAT = 'dpgan_jax generator 4'

@@ -15,8 +15,8 @@ from dpgan_jax.models import labelling
 from dpgan_jax.models.classifier import STAGE, Classifier
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
-from dpgan_jax.moments import settings
-from dpgan_jax.moments.settings import Moments
+from dpgan_jax.models.moments import settings
+from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.privacy.mechanism import DPMechanism
 
 NOISY = 3.0  # of `GAN.noise_in_d`

@@ -24,8 +24,8 @@ from dpgan_jax.models.classifier_inputs import prepare
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState, GeneratorState
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
-from dpgan_jax.moments import release
-from dpgan_jax.moments.settings import SECONDS, Moments
+from dpgan_jax.models.moments import release
+from dpgan_jax.models.moments.settings import SECONDS, Moments
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file
 from dpgan_jax.run.directory import RunDir

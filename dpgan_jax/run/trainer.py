@@ -26,9 +26,9 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState, GeneratorState
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.models.labelling import Labeller
+from dpgan_jax.models.moments.settings import Moments
+from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.models.synthesizer import Synthesizer
-from dpgan_jax.moments.settings import Moments
-from dpgan_jax.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.run import generator_file, metrics, plan
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir

@@ -12,7 +12,7 @@ from dpgan_jax import _validate
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data.datasets import ImageDataset
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.moments import release
+from dpgan_jax.models.moments import release
 from dpgan_jax.run import generator_file, plan, stages, trainer
 from dpgan_jax.run.directory import RunDir
 
@@ -172,7 +172,7 @@ def test_numbers_that_are_none_are_refused(model, tmp_path):
 def test_the_state_of_a_new_stage_is_empty():
   """So that a checkpoint before the releases holds nothing of the data."""
   from dpgan_jax.data.spec import Spec
-  from dpgan_jax.moments import settings
+  from dpgan_jax.models.moments import settings
 
   spec = Spec(num_records=60, shape=(6, 6, 1), class_names=('a', 'b'), name='npz')
   state = stages.MomentsStage(settings.make(CONFIG, spec), None).init(jax.random.key(0))

@@ -14,7 +14,7 @@ from dpgan_jax import _validate
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.moments.encoding import Encoding, ImageEncoding
+from dpgan_jax.models.moments.encoding import Encoding, ImageEncoding
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from dpgan_jax import _validate, load_dataset
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.moments import denoise, release, settings
-from dpgan_jax.moments.synthesizer import MomentsSynthesizer
+from dpgan_jax.models.moments import denoise, release, settings
+from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.privacy.exact_noise import new_secret
 
 SECRET = bytes(range(32))

@@ -2,7 +2,7 @@
 
 >>> import jax
 >>> from dpgan_jax import load_dataset
->>> from dpgan_jax.moments import settings
+>>> from dpgan_jax.models.moments import settings
 >>> from dpgan_jax.privacy.exact_noise import new_secret
 >>> digits = load_dataset('digits')
 >>> moments = settings.make(TrainConfig(target_epsilon=8.0), digits.spec)
@@ -27,10 +27,10 @@ import numpy as np
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.moments import denoise, release
+from dpgan_jax.models.moments.denoise import Gaussians
+from dpgan_jax.models.moments.settings import SECONDS, Moments
 from dpgan_jax.models.synthesizer import Synthesizer
-from dpgan_jax.moments import denoise, release
-from dpgan_jax.moments.denoise import Gaussians
-from dpgan_jax.moments.settings import Moments
 
 _CODES_AT_ONCE = 1000
 
@@ -74,7 +74,11 @@ class MomentsSynthesizer(Synthesizer):
   @functools.cached_property
   def gaussians(self) -> Gaussians:
     """What samples are drawn from."""
-    return denoise.gaussians(self.means, self.seconds, self.moments)
+    encoding = self.moments.encoding
+    return denoise.gaussians(
+      self.means.counts, self.means.centres(encoding), self.seconds,
+      self.moments.stages[SECONDS].noise_multiplier * encoding.spread**2, encoding.spectrum,
+    )  # fmt: skip
 
   def _sample(
     self, num: int, labels: np.ndarray | None, clearest: float, key: jax.Array

@@ -16,9 +16,6 @@ import math
 
 import numpy as np
 
-from dpgan_jax.moments import release
-from dpgan_jax.moments.settings import SECONDS, Moments
-
 _LEAST_FILL = 0.02  # of the trace, that directions below the edge keep
 
 
@@ -39,32 +36,31 @@ class Gaussians:
   kept: np.ndarray
 
 
-def gaussians(means: release.Means, seconds: np.ndarray, moments: Moments) -> Gaussians:
+def gaussians(
+  counts: np.ndarray, means: np.ndarray, seconds: np.ndarray, deviation: float, spectrum: np.ndarray
+) -> Gaussians:
   """The Gaussians that a release is of, as well as noise lets one know them.
 
   Args:
-    means: the first release.
-    seconds: float64 [K, d, d], the second one.
-    moments: encoding, and the mechanisms, which say how much noise there is.
+    counts: float64 [K], noisy numbers of records.
+    means: float64 [K, d], noisy means.
+    seconds: float64 [K, d, d], noisy sums of (x - μ)(x - μ)ᵀ.
+    deviation: standard deviation of the noise on the diagonal of each; off it, it is 1/√2 of that.
+    spectrum: float64 [d], a public guess of the codes' variances, up to a factor.
   """
-  encoding = moments.encoding
-  counts = np.maximum(means.counts, 0)
-  total = max(counts.sum(), 1.0)
-  noise = moments.stages[SECONDS].noise_multiplier * encoding.spread**2
-  classes = len(counts)
+  counts = np.maximum(counts, 0)
+  total, classes = max(counts.sum(), 1.0), len(counts)
   pooled, _ = _fill(
-    seconds.sum(axis=0) / total, noise * math.sqrt(classes) / total, np.diag(encoding.spectrum)
+    seconds.sum(axis=0) / total, deviation * math.sqrt(classes) / total, np.diag(spectrum)
   )
   factors, kept = [], []
   for count, second in zip(np.maximum(counts, 1.0), seconds, strict=True):
-    covariance, above = _fill(second / count, noise / count, pooled)
+    covariance, above = _fill(second / count, deviation / count, pooled)
     values, vectors = np.linalg.eigh(covariance)
     factors.append(vectors * np.sqrt(np.maximum(values, 0)))
     kept.append(above)
-  return Gaussians(
-    counts / total if counts.any() else np.full(classes, 1 / classes),
-    means.centres(encoding), np.stack(factors), np.array(kept),
-  )  # fmt: skip
+  shares = counts / total if counts.any() else np.full(classes, 1 / classes)
+  return Gaussians(shares, means, np.stack(factors), np.array(kept))
 
 
 def _fill(noisy: np.ndarray, deviation: float, known: np.ndarray) -> tuple[np.ndarray, int]:

@@ -17,8 +17,8 @@ import math
 
 import numpy as np
 
-from dpgan_jax.moments.encoding import Encoding
-from dpgan_jax.moments.settings import MEANS, SECONDS, Moments
+from dpgan_jax.models.moments.encoding import Encoding
+from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
 from dpgan_jax.privacy import exact_noise, second_moments
 
 _LEAST_COUNT = 1.0  # of records that a class is taken to have, whatever noise says
