@@ -49,7 +49,7 @@ def run(main: Callable[[], None], *, interrupted: str = '') -> None:
       fail(str(error))
 
   def stop(how: str, status: int) -> None:
-    _interrupts.calm()
+    _interrupts.calm(status)
     work = _interrupts.work()
     fail(f'{how}{f" at {work}" if work else ""}. {interrupted}'.strip(), status)
 

@@ -6,6 +6,7 @@ that can take a minute; a thread hears it at once, and says what is being waited
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -47,10 +48,24 @@ def handle() -> None:
   threading.Thread(target=_say_what_holds_up, args=(ours,), daemon=True).start()
 
 
-def calm() -> None:
-  """The exception got through: nothing is raised, and nothing said, any more."""
+def calm(status: int) -> None:
+  """The exception got through: nothing is raised or said any more, and the process ends at once.
+
+  At the end of the interpreter JAX would wait, silently, for the steps that the device is at. All
+  that has to be completed or removed stands in `finally` blocks, which have run.
+
+  Args:
+    status: that the process ends with.
+  """
   _heard.set()
   signal.setitimer(signal.ITIMER_REAL, 0)
+  atexit.register(_leave, status)  # the last one that is registered runs first
+
+
+def _leave(status: int) -> NoReturn:
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)
 
 
 def _raise_on(number: int, exception: type[BaseException]) -> None:

@@ -455,3 +455,27 @@ def test_what_was_interrupted_is_named(script):
   body = "_interrupts.working_on('steps 1 to 3')\nraise KeyboardInterrupt"
   expected = 'error: interrupted at steps 1 to 3. Run it again.\n'
   assert outcome(script(body)) == (130, '', expected)
+
+
+ENDLESS = """
+import jax
+import jax.numpy as jnp
+from dpgan_jax.run import loop
+long = jax.jit(lambda x: jax.lax.fori_loop(0, 10**9, lambda _, x: jnp.tanh(x @ x), x))
+ended = long(jnp.ones((300, 300)))
+print('ready', flush=True)
+loop._wait_interruptibly(ended, time.monotonic())
+"""
+
+
+def test_steps_that_a_device_is_at_do_not_hold_up_the_end(script):
+  """JAX waits for them when the interpreter ends: here, for days."""
+  pipe = subprocess.PIPE
+  process = subprocess.Popen(script(ENDLESS), stdout=pipe, stderr=pipe, text=True)
+  try:
+    assert process.stdout.readline() == 'ready\n'
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+  finally:
+    process.kill()
+  assert (process.returncode, err) == (130, 'error: interrupted. Run it again.\n')
