@@ -70,7 +70,7 @@ class Setting:
     if self.kind is int:
       wanted = self.range
       return _validate.integer(self.name, value, minimum=wanted.minimum, maximum=wanted.maximum)
-    if self.kind is tuple:
+    if self.kind is tuple and value is not None:
       return tuple(_validate.one_of(self.name, each, self.choices) for each in value)
     if self.choices:
       return _validate.one_of(self.name, value, self.choices)

@@ -91,6 +91,7 @@ def main() -> None:
     if samples.labels is not None and (names := readers.npz_class_names(options.samples)):
       datasets.require_same_classes(train, names, 'the samples')
   else:
+    assert options.run_dir is not None
     trained = trainer.restore_model(options.run_dir)
     out = pathlib.Path(options.out or trained.run.path)
     spec = trained.model.spec

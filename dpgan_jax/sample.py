@@ -98,6 +98,7 @@ def _generator(options: Options) -> tuple[Synthesizer, str]:
   name = f'synthetic_{options.format}'
   if options.model is not None:
     return generator_file.load(options.model), str(pathlib.Path(options.model).parent / name)
+  assert options.run_dir is not None
   trained = trainer.restore_model(options.run_dir)
   return trained.model, str(trained.run.path / name)
 

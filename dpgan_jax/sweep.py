@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import sys
 import warnings
+from typing import Any
 
 from absl import flags
 
@@ -55,7 +56,8 @@ def define_flags() -> None:
 
 def main() -> None:
   options = _cli.config_from_flags(Options)
-  settings = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(TrainConfig)}
+  names = [field.name for field in dataclasses.fields(TrainConfig)]
+  settings: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
   epsilons = sweeping.parse_epsilons(options.epsilons)
   steps_at = sweeping.parse_steps_at(options.steps_at, epsilons)
   runs = sweeping.plan(settings, epsilons, options.seeds, steps_at, options.first_seed)
