@@ -12,27 +12,17 @@ import dataclasses
 import io
 import logging
 import os
-import pathlib
-import signal
 import sys
-import types
-import typing
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Collection
+from typing import Any, NoReturn, TypeVar
 
 from absl import app, flags
 
-from dpgan_jax import _compile_cache, _validate
+from dpgan_jax import _compile_cache, _flag_files, _interrupts, _settings, _validate
 
-flags.disclaim_key_flags()  # `define_flags` acts for its caller, whose --help lists the flags
+flags.disclaim_key_flags()  # `define_flags` acts for its caller
 
-
-_MAX_FLAG_FILES, _MAX_FLAG_FILE_BYTES = 50, 2**20
-_SECONDS_TO_END = 2.0  # a checkpoint that is being written has this long before it is cut off
-
-
-class Terminated(BaseException):
-  """SIGTERM arrived."""
+T = TypeVar('T')
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
@@ -50,6 +40,7 @@ def run(main: Callable[[], None], *, interrupted: str = '') -> None:
   """
 
   _show_everything()
+  _define_help()
 
   def parsed(argv: list[str]) -> list[str]:
     try:
@@ -57,10 +48,14 @@ def run(main: Callable[[], None], *, interrupted: str = '') -> None:
     except _validate.InputError as error:
       fail(str(error))
 
+  def stop(how: str, status: int) -> None:
+    _interrupts.calm(status)
+    work = _interrupts.work()
+    fail(f'{how}{f" at {work}" if work else ""}. {interrupted}'.strip(), status)
+
   def guarded(argv: list[str]) -> None:
     del argv
-    _raise_on(signal.SIGTERM, Terminated)
-    _raise_on(signal.SIGINT, KeyboardInterrupt)
+    _interrupts.handle()
     # JAX tells at length which accelerators it did not find; the commands name the one they use.
     logging.getLogger('jax').setLevel(logging.WARNING)
     _compile_cache.enable()
@@ -74,11 +69,9 @@ def run(main: Callable[[], None], *, interrupted: str = '') -> None:
     except MemoryError as error:
       fail(f'not enough memory: {error}'.removesuffix(': '), status=1)
     except KeyboardInterrupt:
-      _calm()
-      fail(f'interrupted. {interrupted}'.strip(), status=130)
-    except Terminated:
-      _calm()
-      fail(f'terminated. {interrupted}'.strip(), status=143)
+      stop('interrupted', 130)
+    except _interrupts.Terminated:
+      stop('terminated', 143)
 
   app.run(guarded, flags_parser=parsed)
 
@@ -125,9 +118,9 @@ def parse(argv: list[str]) -> list[str]:
   """Parses a command line, flag files included, into `flags.FLAGS`.
 
   Raises:
-    InputError: unknown flags, values of another type, a flag file that cannot be read.
+    InputError: unknown flags, values that a flag may not have, a flag file that cannot be read.
   """
-  argv = [*argv[:1], *_without_flag_files(argv[1:])]
+  argv = [*argv[:1], *_flag_files.expand(argv[1:])]
   try:
     rest = flags.FLAGS(argv)
   except flags.Error as error:
@@ -141,114 +134,109 @@ def parse(argv: list[str]) -> list[str]:
     if isinstance(flag.value, str) and flag.value.startswith('~'):
       # No shell does it behind an equals sign: --out=~/eps2. ~nobody stays as it is.
       flag.value = os.path.expanduser(flag.value)
+    if (setting := _setting(flag)) is not None:
+      setting.check(flag.value)
   return rest
 
 
-def _without_flag_files(argv: Sequence[str]) -> list[str]:
-  """A command line with what its flag files hold in their place, read as UTF-8 in any locale.
-
-  absl would read without end what is refused here: devices, giants, files that name each other more
-  often than anybody means to.
-  """
-  found, waiting, read = [], [(argument, False) for argument in reversed(argv)], 0
-  while waiting:
-    argument, nested = waiting.pop()
-    if argument == '--' and not nested:
-      return [*found, argument, *(rest for rest, _ in reversed(waiting))]
-    name, equals, value = argument.partition('=')
-    if name not in ('--flagfile', '-flagfile'):
-      found.append(argument)
-      continue
-    if not equals and not nested and waiting:  # only on a command line is it the next argument
-      value = waiting.pop()[0]
-    read += 1
-    if read > _MAX_FLAG_FILES:
-      raise _validate.InputError(
-        f'expected at most {_MAX_FLAG_FILES} flag files, each other\'s included (do they name '
-        'themselves?)'
-      )
-    waiting += [(line, True) for line in reversed(_flag_file_lines(value.strip()))]
-  return found
-
-
-def _flag_file_lines(name: str) -> list[str]:
-  """The flags in a flag file, one a line, without comments."""
-  if not name:
-    raise _validate.InputError('expected --flagfile=FILE, got no name')
-  path = pathlib.Path(os.path.expanduser(name))
-  try:
-    if not path.is_file():
-      state = 'is no regular file' if path.exists() else 'does not exist'
-      raise _validate.InputError(f'flag file {path} {state}')
-    if path.stat().st_size > _MAX_FLAG_FILE_BYTES:
-      raise _validate.InputError(
-        f'flag file {path} has {path.stat().st_size} bytes; expected at most '
-        f'{_MAX_FLAG_FILE_BYTES}'
-      )
-    lines = path.read_text(encoding='utf-8').splitlines()
-  except OSError as error:
-    raise _validate.InputError(f'cannot read flag file {path}: {error.strerror}') from None
-  except UnicodeError:
-    raise _validate.InputError(f'expected flag file {path} to be UTF-8 text') from None
-  return [line.strip() for line in lines if line.strip() and not line.startswith(('#', '//'))]
-
-
-def _raise_on(number: int, exception: type[BaseException]) -> None:
-  """Makes a signal raise `exception` in the main thread, again and again until one gets through.
-
-  An exception that is raised while Python happens to run a callback (JAX has one in the garbage
-  collector) is reported and dropped, and the signal with it.
-  """
-
-  def handler(received: int, frame: types.FrameType | None) -> NoReturn:
-    del received, frame
-    signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, _SECONDS_TO_END)
-    raise exception
-
-  signal.signal(number, handler)
-
-
-def _calm() -> None:
-  """The exception got through: nothing is raised any more."""
-  signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def define_flags(config_class: Any) -> None:
-  """Defines one flag per field of a configuration dataclass, typed and documented by it.
+def define_flags(*classes: type, rare: Collection[str] = ()) -> None:
+  """Defines a flag for each field of some dataclasses (`_settings`), of its type.
 
   `--name=none` takes back what a flag file gave to a field that may be None.
+
+  Args:
+    classes: whose fields; in this order they stand in the help page.
+    rare: fields that the short help page leaves out although others show them there.
   """
-  hints = typing.get_type_hints(config_class)
-  for field in dataclasses.fields(config_class):
-    kinds = set(typing.get_args(hints[field.name]) or (hints[field.name],))
-    (kind,) = kinds - {type(None)}
-    define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}[kind]
-    define(field.name, field.default, field.metadata['help'])
-    if type(None) in kinds:
-      flag = flags.FLAGS[field.name]
-      flag.parser = _OrNone(flag.parser)
+  makers = {
+    int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string,
+    bool: flags.DEFINE_bool, tuple: flags.DEFINE_list,
+  }  # fmt: skip
+  for setting in (setting for cls in classes for setting in _settings.of(cls)):
+    if setting.name in rare:
+      setting = dataclasses.replace(setting, common=False)
+    makers[setting.kind](setting.name, setting.default, setting.help)
+    flag = flags.FLAGS[setting.name]
+    flag.parser = _Parser(flag.parser, setting)
 
 
-class _OrNone(flags.ArgumentParser):
-  """Another parser, and the word none."""
+class _Parser(flags.ArgumentParser):
+  """Another parser, and the word none where a setting may be None."""
 
-  def __init__(self, parser: Any) -> None:
-    self._parser = parser
+  def __init__(self, parser: Any, setting: _settings.Setting) -> None:
+    self._parser, self.setting = parser, setting
     self.syntactic_help = parser.syntactic_help
 
   def parse(self, argument: Any) -> Any:
-    return None if argument == 'none' else self._parser.parse(argument)
+    none = self.setting.optional and argument == 'none'
+    return None if none else self._parser.parse(argument)
 
   def flag_type(self) -> str:
     return self._parser.flag_type()
 
 
-def config_from_flags(config_class: Any) -> Any:
-  """The configuration that the parsed flags describe.
+def config_from_flags(cls: type[T]) -> T:
+  """The dataclass of settings that the parsed flags describe.
 
   Raises:
     InputError: values that do not validate.
   """
-  names = [field.name for field in dataclasses.fields(config_class)]
-  return config_class(**{name: getattr(flags.FLAGS, name) for name in names})
+  return cls(**{setting.name: flags.FLAGS[setting.name].value for setting in _settings.of(cls)})
+
+
+# --- help -----------------------------------------------------------------------------------------
+
+
+class _Help(flags.BooleanFlag):
+  """A flag that shows the help page and ends the process; absl's own ends it as a failure does."""
+
+  def __init__(self, name: str, text: str, *, full: bool, short_name: str | None = None) -> None:
+    super().__init__(name, False, text, short_name, allow_override=True)
+    self._full = full
+
+  def parse(self, argument: Any) -> None:
+    if self._parse(argument):
+      print(help_page(full=self._full))
+      sys.exit(0)
+
+
+def _define_help() -> None:
+  app.define_help_flags()  # which are overridden
+  flags.DEFINE_flag(_Help('help', 'Show the flags that matter most.', full=False, short_name='?'))
+  flags.DEFINE_flag(_Help('helpshort', 'The same.', full=False))
+  flags.DEFINE_flag(_Help('helpfull', 'Show all flags.', full=True))
+
+
+def help_page(*, full: bool) -> str:
+  """What the command does, and its flags by groups: all of them, or the few that matter most."""
+  known = [flags.FLAGS[name] for name in flags.FLAGS if flags.FLAGS[name].name == name]
+  own = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+  groups: dict[str, list[str]] = {}
+  left_out = 0
+  for flag in sorted(known, key=lambda flag: _setting(flag) is None):
+    setting = _setting(flag)
+    group, common, text = 'absl', False, flag.help
+    if setting is not None:
+      group, common, text = setting.group, setting.common, setting.describe()
+    elif flag in own:  # of a program that defines its flags itself
+      group, common = 'flags', True
+    if isinstance(flag, _Help):
+      continue
+    if not common and not full:
+      left_out += group != 'absl'
+      continue
+    name = f'[no]{flag.name}' if flag.boolean else flag.name
+    line = flags.text_wrap(f'--{name}: {text}', indent=' ' * 6, firstline_indent='  ')
+    groups.setdefault(group, []).append(line)
+  pages = [(sys.modules['__main__'].__doc__ or '').strip()]
+  pages += ['\n'.join([f'{group.capitalize()}:', *lines]) for group, lines in groups.items()]
+  pages.append(
+    '--flagfile=FILE reads flags from a file, one a line; those of the command line win.\n'
+    '--NAME=none takes back what a file gave.'
+    + (f'\n--helpfull shows {left_out} more flags.' if left_out else '')
+  )
+  return '\n\n'.join(pages)
+
+
+def _setting(flag: Any) -> _settings.Setting | None:
+  return getattr(flag.parser, 'setting', None)

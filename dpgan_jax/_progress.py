@@ -8,6 +8,8 @@ import time
 
 import tqdm
 
+from dpgan_jax import _interrupts
+
 
 class TrainingProgress:
   """A progress bar on stderr: steps, spent ε, time left, device.
@@ -101,6 +103,7 @@ class WorkProgress:
     self._printed_at, self._name = -float('inf'), ''
 
   def update(self, name: str, share: float) -> None:
+    _interrupts.working_on(name)
     now = time.monotonic()
     pause = 0.2 if self._stream.isatty() else self._SECONDS_BETWEEN_LINES
     if name == self._name and now - self._printed_at < pause:
@@ -113,6 +116,7 @@ class WorkProgress:
     self._printed_at, self._name = now, name
 
   def close(self) -> None:
+    _interrupts.working_on('')
     elapsed = duration(time.monotonic() - self._started)
     begin = '\r\x1b[K' if self._stream.isatty() else ''
     print(f'{begin}100% done in {elapsed}', file=self._stream, flush=True)

@@ -12,6 +12,7 @@ dpgan_jax._validate.InputError: expected l2_clip_norm > 0, got -1.0
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
 from collections.abc import Collection
@@ -45,51 +46,65 @@ def one_line(text: str) -> str:
   return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def _finite(name: str, value: Any, wanted: str) -> float:
+@dataclasses.dataclass(frozen=True)
+class Range:
+  """The numbers from `minimum` to `maximum`; an end that is open is not one of them.
+
+  >>> print(Range(0, 1, open_right=True), Range(1), Range(0, open_left=True), sep='; ')
+  in [0, 1); >= 1; > 0
+  """
+
+  minimum: float
+  maximum: float = math.inf
+  open_left: bool = False
+  open_right: bool = False
+
+  def __contains__(self, number: float) -> bool:
+    above = number > self.minimum if self.open_left else number >= self.minimum
+    return above and (number < self.maximum if self.open_right else number <= self.maximum)
+
+  def __str__(self) -> str:
+    if self.maximum == math.inf:
+      return f'{">" if self.open_left else ">="} {self.minimum}'
+    left, right = '(' if self.open_left else '[', ')' if self.open_right else ']'
+    return f'in {left}{self.minimum}, {self.maximum}{right}'
+
+
+def number(name: str, value: Any, wanted: Range) -> float:
+  """Returns `value` as a float if it is a number within the range `wanted`."""
   if isinstance(value, bool) or not isinstance(value, numbers.Real):
     raise InputError(f'expected {name} to be a number {wanted}, got {value!r}')
   if math.isnan(value):
     raise InputError(f'expected {name} {wanted}, got nan')
+  if value not in wanted:
+    finite = ' and finite' if value == wanted.maximum == math.inf else ''
+    raise InputError(f'expected {name} {wanted}{finite}, got {value!r}')
   return float(value)
 
 
 def positive(name: str, value: Any, *, allow_inf: bool = False) -> float:
   """Returns `value` as a float if it is > 0 (and finite unless `allow_inf`)."""
-  number = _finite(name, value, '> 0')
-  if number <= 0 or (math.isinf(number) and not allow_inf):
-    wanted = '> 0' if allow_inf else '> 0 and finite'
-    raise InputError(f'expected {name} {"> 0" if number <= 0 else wanted}, got {value!r}')
-  return number
+  return number(name, value, Range(0, open_left=True, open_right=not allow_inf))
 
 
 def non_negative(name: str, value: Any) -> float:
   """Returns `value` as a float if it is ≥ 0 and finite."""
-  number = _finite(name, value, '>= 0')
-  if number < 0 or math.isinf(number):
-    raise InputError(f'expected {name} >= 0 and finite, got {value!r}')
-  return number
+  return number(name, value, Range(0, open_right=True))
 
 
 def fraction(name: str, value: Any, *, open_right: bool = True, open_left: bool = True) -> float:
   """Returns `value` as a float if it lies between 0 and 1, the ends open or closed as named."""
-  left, right = '(' if open_left else '[', ')' if open_right else ']'
-  number = _finite(name, value, f'in {left}0, 1{right}')
-  below = number <= 0 if open_left else number < 0
-  above = number >= 1 if open_right else number > 1
-  if below or above:
-    raise InputError(f'expected {name} in {left}0, 1{right}, got {value!r}')
-  return number
+  return number(name, value, Range(0, 1, open_left, open_right))
 
 
-def integer(name: str, value: Any, *, minimum: int, maximum: int | None = None) -> int:
+def integer(name: str, value: Any, *, minimum: float, maximum: float = math.inf) -> int:
   """Returns `value` as an int if it is a whole number within [minimum, maximum]."""
-  wanted = f'>= {minimum}' if maximum is None else f'in [{minimum}, {maximum}]'
+  wanted = Range(minimum, maximum)
   if isinstance(value, bool) or not isinstance(value, numbers.Integral):
     raise InputError(f'expected {name} to be a whole number {wanted}, got {value!r}')
-  number = int(value)
-  if number < minimum or (maximum is not None and number > maximum):
+  if int(value) not in wanted:
     raise InputError(f'expected {name} {wanted}, got {value!r}')
-  return number
+  return int(value)
 
 
 def one_of(name: str, value: Any, choices: Collection[Any]) -> Any:

@@ -19,6 +19,8 @@ of its own: what a table of planted faults calls.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib.metadata
 import pathlib
 import shlex
@@ -29,8 +31,9 @@ from typing import Any
 
 from absl import flags
 
-from dpgan_jax import _cli, _files, _progress, _validate
-from dpgan_jax.auditing import modes
+from dpgan_jax import _cli, _files, _progress, _settings, _shared_flags, _validate
+from dpgan_jax.auditing import gradient, modes
+from dpgan_jax.auditing.canaries import KINDS
 from dpgan_jax.auditing.gradient import GradientAudit, Parts, gradient_bound
 from dpgan_jax.models.config import TrainConfig
 
@@ -41,95 +44,109 @@ MODES = ('gradient', 'one_run', 'samples')
 RESULT = 'audit.json'
 
 
+_audit, _gradient, _one_run, _samples = (
+  functools.partial(_settings.field, group=group)
+  for group in ('audit', '--mode=gradient', '--mode=one_run', '--mode=samples')
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(_shared_flags.DataOptions):
+  """Flags of this command beside the settings of what is attacked."""
+
+  mode: str | None = _audit(None, 'What is attacked.', choices=MODES, common=True)
+  name: str | None = _audit(None, 'What the audit is called in audit.json; default: the mode.')
+  out: str | None = _audit(
+    None, 'Directory of the audit, where audit.json goes; default: runs/audit/<name>.', common=True
+  )
+  results: str | None = _audit(None, 'Another file to write what audit.json holds to.')
+  confidence: float = _audit(0.95, 'Of each bound.', above=0, below=1, common=True)
+  audit_seed: int = _audit(
+    0, 'Seed of simulated runs, canaries and coins.', minimum=0, maximum=_settings.MOST_SEED
+  )
+  num_examples: int | None = _gradient(
+    None, 'N of the mechanism; tens are as good.', minimum=1, common=True
+  )
+  trials: int = _gradient(
+    200_000, 'Runs, half of them with the canary.', minimum=gradient.LEAST_TRIALS, common=True
+  )
+  dimension: int = _gradient(
+    32, 'Entries of the gradient, an even number.', minimum=gradient.LEAST_DIMENSION
+  )
+  canaries: int = _one_run(
+    1000, 'Records planted, each in the data set with probability 1/2.', minimum=1, common=True
+  )
+  canary_kind: str = _one_run(
+    'coordinates', 'coordinates are gradients, the others are images.', choices=KINDS
+  )
+  run_dir: str | None = _samples(None, 'Directory of the run that is attacked.', common=True)
+  samples: str | None = _samples(
+    None, 'Instead of run_dir, an .npz file of images x. Needs --dataset.', common=True
+  )
+  candidates: int = _samples(5000, 'Images of each kind that are asked about.', minimum=1)
+
+
 def define_flags() -> None:
-  _cli.define_flags(TrainConfig)
-  flags.DEFINE_string('mode', None, 'gradient, one_run or samples.')
-  flags.DEFINE_string('name', None, 'What the audit is called in audit.json; default: the mode.')
-  flags.DEFINE_string(
-    'out', None, 'Directory of the audit, where audit.json goes; default: runs/audit/<name>.'
-  )
-  flags.DEFINE_string('results', None, 'Another file to write what audit.json holds to.')
-  flags.DEFINE_float('confidence', 0.95, 'Of each bound.')
-  flags.DEFINE_integer('audit_seed', 0, 'Seed of simulated runs, canaries and coins.')
-  flags.DEFINE_string(
-    'data_dir', None, 'Folder (or .npz file) of the data; default: download by name.'
-  )
-  flags.DEFINE_integer('num_examples', None, 'gradient: N of the mechanism; tens are as good.')
-  flags.DEFINE_integer('trials', 200_000, 'gradient: runs, half of them with the canary.')
-  flags.DEFINE_integer('dimension', 32, 'gradient: entries of the gradient.')
-  flags.DEFINE_integer(
-    'canaries', 1000, 'one_run: records planted, each in the data set with probability 1/2.'
-  )
-  flags.DEFINE_string(
-    'canary_kind',
-    'coordinates',
-    'one_run: coordinates (gradients), random_pixels or mislabelled (test images).',
-  )
-  flags.DEFINE_string('run_dir', None, 'samples: directory of the run that is attacked.')
-  flags.DEFINE_string(
-    'samples', None, 'samples: instead of run_dir, an .npz file of images x. Needs --dataset.'
-  )
-  flags.DEFINE_integer('candidates', 5000, 'samples: images of each kind that are asked about.')
+  _cli.define_flags(Options, TrainConfig)
 
 
 def main() -> None:
-  if FLAGS.mode is None:
+  options = _cli.config_from_flags(Options)
+  if options.mode is None:
     raise _validate.InputError(f'expected --mode, one of {", ".join(MODES)}')
-  _validate.one_of('mode', FLAGS.mode, MODES)
-  _validate.fraction('confidence', FLAGS.confidence)
-  _validate.integer('audit_seed', FLAGS.audit_seed, minimum=0, maximum=2**32 - 1)
-  name = FLAGS.name or FLAGS.mode
+  name = options.name or options.mode
   if not name.replace('_', '').replace('-', '').replace('.', '').isalnum():
     raise _validate.InputError(f'expected name of letters, digits and _-., got {name!r}')
-  out = pathlib.Path(FLAGS.out or f'runs/audit/{name}')
+  out = pathlib.Path(options.out or f'runs/audit/{name}')
   if out.exists() and not out.is_dir():
     raise _validate.InputError(f'expected out to be a directory, got the file {out}')
   started = time.monotonic()
-  found = _audit(out)
+  found = _attack(options, out)
   record = {
     'name': name,
-    'mode': FLAGS.mode,
-    'confidence': FLAGS.confidence,
+    'mode': options.mode,
+    'confidence': options.confidence,
     **found,
-    'audit_seed': FLAGS.audit_seed,
+    'audit_seed': options.audit_seed,
     'command': shlex.join(['python', '-m', 'dpgan_jax.audit', *sys.argv[1:]]),
     'dpgan_jax': importlib.metadata.version('dpgan_jax'),
   }
-  written = [out / RESULT, *([pathlib.Path(FLAGS.results)] if FLAGS.results else [])]
+  written = [out / RESULT, *([pathlib.Path(options.results)] if options.results else [])]
   for path in written:
     _files.write_json(path, record)
   print(modes.summary(record))
-  print(f'{_progress.duration(time.monotonic() - started)}; {written[-1]}')
+  took = _progress.duration(time.monotonic() - started)
+  print(f'{" and ".join(map(str, written))}: the record of one audit, which took {took}')
 
 
-def _audit(out: pathlib.Path) -> dict[str, Any]:
-  about: dict[str, Any] = {'confidence': FLAGS.confidence, 'seed': FLAGS.audit_seed}
-  match FLAGS.mode:
+def _attack(options: Options, out: pathlib.Path) -> dict[str, Any]:
+  about: dict[str, Any] = {'confidence': options.confidence, 'seed': options.audit_seed}
+  match options.mode:
     case 'samples':
       return modes.samples_attack(
-        run_dir=FLAGS.run_dir,
-        samples=FLAGS.samples,
+        run_dir=options.run_dir,
+        samples=options.samples,
         dataset=FLAGS.dataset if FLAGS['dataset'].present else None,
-        data_dir=FLAGS.data_dir,
+        data_dir=options.data_dir,
         delta=FLAGS.delta,
-        candidates=FLAGS.candidates,
+        candidates=options.candidates,
         **about,
       )
     case 'gradient':
       return modes.gradient(
         _cli.config_from_flags(TrainConfig),
-        num_examples=FLAGS.num_examples,
-        trials=FLAGS.trials,
-        dimension=FLAGS.dimension,
+        num_examples=options.num_examples,
+        trials=options.trials,
+        dimension=options.dimension,
         **about,
       )
     case _:
       return modes.one_real_run(
         _cli.config_from_flags(TrainConfig),
         out,
-        num_canaries=FLAGS.canaries,
-        canary_kind=FLAGS.canary_kind,
-        data_dir=FLAGS.data_dir,
+        num_canaries=options.canaries,
+        canary_kind=options.canary_kind,
+        data_dir=options.data_dir,
         **about,
       )
 

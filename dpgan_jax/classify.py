@@ -24,9 +24,8 @@ from typing import Any
 import jax
 import numpy as np
 import safetensors.flax
-from absl import flags
 
-from dpgan_jax import _cli, _files, _validate
+from dpgan_jax import _cli, _files, _settings, _shared_flags, _validate
 from dpgan_jax.budget import cross_check
 from dpgan_jax.data import datasets
 from dpgan_jax.data.spec import Spec
@@ -39,7 +38,6 @@ from dpgan_jax.privacy import accounting
 from dpgan_jax.run.loop import Run
 from dpgan_jax.run.stages import ClassifierStage
 
-FLAGS = flags.FLAGS
 RESULT, WEIGHTS = 'classify.json', 'classifier.safetensors'
 _FORMAT = 'dpgan_jax classifier 1'
 
@@ -208,32 +206,40 @@ def record(path: pathlib.Path, results: list[dict[str, Any]]) -> None:
 # --- the command ----------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(_shared_flags.DataOptions):
+  """Flags of this command beside the settings of a classifier."""
+
+  run_dir: str | None = _settings.field(
+    None, 'Directory of the run; of one per seed with --seeds.', group='records', common=True
+  )
+  seeds: int | None = _settings.field(
+    None, 'Train this many times, with the fixed seeds 0, 1, ..., in RUN_DIR/seed_<n>.', minimum=1,
+    group='records', common=True,
+  )
+  results: str | None = _settings.field(
+    None, 'JSON list of measured settings to add these runs to.', group='records'
+  )
+
+
 def define_flags() -> None:
-  _cli.define_flags(ClassifierConfig)
-  flags.DEFINE_string(
-    'data_dir', None, 'Folder (or .npz file) of the data; default: download by name.'
-  )
-  flags.DEFINE_string('run_dir', None, 'Directory of the run; of one per seed with --seeds.')
-  flags.DEFINE_integer(
-    'seeds', None, 'Train this many times, with the fixed seeds 0, 1, ..., in RUN_DIR/seed_<n>.'
-  )
-  flags.DEFINE_string('results', None, 'JSON list of measured settings to add these runs to.')
+  _cli.define_flags(ClassifierConfig, Options)
 
 
 def main() -> None:
   config = _cli.config_from_flags(ClassifierConfig)
-  if not FLAGS.run_dir:
+  options = _cli.config_from_flags(Options)
+  if not options.run_dir:
     raise _validate.InputError('expected --run_dir=DIRECTORY, where weights and accuracy go')
-  runs = {pathlib.Path(FLAGS.run_dir): config}
-  if FLAGS.seeds is not None:
-    _validate.integer('seeds', FLAGS.seeds, minimum=1)
+  runs = {pathlib.Path(options.run_dir): config}
+  if options.seeds is not None:
     if config.seed is not None:
       raise _validate.InputError('expected --seed or --seeds, not both')
     runs = {
-      pathlib.Path(FLAGS.run_dir) / f'seed_{n}': dataclasses.replace(config, seed=n)
-      for n in range(FLAGS.seeds)
+      pathlib.Path(options.run_dir) / f'seed_{n}': dataclasses.replace(config, seed=n)
+      for n in range(options.seeds)
     }
-  split = load(config, FLAGS.data_dir)
+  split = load(config, options.data_dir)
   print(f'{config.dataset}: {len(split.train)} images, inputs {split.inputs.shape[1:]}')
   results = []
   for path, each in runs.items():
@@ -243,8 +249,8 @@ def main() -> None:
       f'{path}: accuracy {r["accuracy"]:.2f} % on {r["accuracy_computed_on"]}; '
       f'epsilon {r["epsilon"]} at delta {r["delta"]:g}; seed {r["seed"].split(":")[0]}'
     )
-  if FLAGS.results:
-    record(pathlib.Path(FLAGS.results), results)
+  if options.results:
+    record(pathlib.Path(options.results), results)
 
 
 if __name__ == '__main__':

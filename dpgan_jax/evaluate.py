@@ -11,76 +11,94 @@ dpgan_jax.train) instead of its last one, lightly: evaluation_steps.json and fig
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import pathlib
 
-from absl import flags
-
-from dpgan_jax import _cli, _progress, _shared_flags, _validate
+from dpgan_jax import _cli, _progress, _settings, _shared_flags, _validate
 from dpgan_jax.data import datasets, readers
 from dpgan_jax.evaluation import over_steps, scores, scoring, snapshots, tasks
 from dpgan_jax.run import generator_file, trainer
 from dpgan_jax.run.directory import RunDir
 
-FLAGS = flags.FLAGS
+_samples, _real, _over, _results = (
+  functools.partial(_settings.field, group=group)
+  for group in ('samples', 'real data', 'over the steps of a run', 'results')
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """Flags of this command."""
+
+  run_dir: str | None = _samples(
+    None, 'Directory of a run; its latest checkpoint is sampled.', common=True
+  )
+  samples: str | None = _samples(
+    None, 'Instead of run_dir: an .npz file with images x and, if there are any, classes y.',
+    common=True,
+  )
+  dataset: str | None = _real(None, "Name of the real data; default: the run's.", common=True)
+  data_dir: str | None = _real(
+    None, 'Folder (or .npz file) of the real data; default: download by name.', common=True
+  )
+  over_steps: bool = _over(
+    False, 'Score the snapshots of a run, lightly, instead of its last generator.', common=True
+  )
+  as_trained: bool = _over(
+    False, 'With over_steps: score the generators themselves, not their averages.'
+  )
+  snapshots: int = _over(
+    10, 'With over_steps: how many at most, evenly spaced, the last one among them.', minimum=1
+  )
+  out: str | None = _results(
+    None, 'Folder of the results; default: beside the run or the samples.', common=True
+  )
+  scores_dir: str | None = _results(
+    None, f'Where finished scores are kept; default: {scoring.KEPT}/ in out. Runs that share it '
+    'share ceilings.',
+  )
+
+  __post_init__ = _settings.check
+
+
 def define_flags() -> None:
-  flags.DEFINE_string('run_dir', None, 'Directory of a run; its latest checkpoint is sampled.')
-  flags.DEFINE_string(
-    'samples',
-    None,
-    'Instead of run_dir: an .npz file with images x and, if there are any, classes y.',
-  )
-  flags.DEFINE_string('dataset', None, "Name of the real data; default: the run's.")
-  flags.DEFINE_string(
-    'data_dir', None, 'Folder (or .npz file) of the real data; default: download by name.'
-  )
-  flags.DEFINE_string('out', None, 'Folder of the results; default: beside the run or the samples.')
-  flags.DEFINE_string(
-    'scores_dir', None,
-    f'Where finished scores are kept; default: {scoring.KEPT}/ in out. Runs that share it share '
-    'ceilings.',
-  )  # fmt: skip
-  flags.DEFINE_bool(
-    'over_steps', False, 'Score the snapshots of a run, lightly, instead of its last generator.'
-  )
-  flags.DEFINE_bool(
-    'as_trained', False, 'With over_steps: score the generators themselves, not their averages.'
-  )
-  flags.DEFINE_integer(
-    'snapshots', 10, 'With over_steps: how many at most, evenly spaced, the last one among them.'
-  )
-  _shared_flags.define_amount_flags()
+  _cli.define_flags(Options, _shared_flags.AmountOptions)
 
 
 def main() -> None:
-  if (FLAGS.run_dir is None) == (FLAGS.samples is None):
+  options = _cli.config_from_flags(Options)
+  wanted = _cli.config_from_flags(_shared_flags.AmountOptions)
+  if (options.run_dir is None) == (options.samples is None):
     raise _validate.InputError('expected --run_dir=DIRECTORY or --samples=FILE.npz, one of them')
-  if FLAGS.over_steps:
-    _over_steps()
+  if options.over_steps:
+    _score_over_steps(options, wanted)
     return
-  if FLAGS.as_trained:
+  if options.as_trained:
     raise _validate.InputError(
       'expected as_trained only with over_steps: other scores are of the generator that is sampled'
     )
-  if FLAGS.num is not None and FLAGS.run_dir is None:
+  if wanted.num is not None and options.run_dir is None:
     raise _validate.InputError('expected num only with run_dir: all samples of a file are used')
-  amount = _shared_flags.amount_from_flags()
-  if FLAGS.samples is not None:
-    if FLAGS.dataset is None:
+  amount = wanted.amount()
+  if options.samples is not None:
+    if options.dataset is None:
       raise _validate.InputError('expected --dataset=NAME of the real data beside --samples')
-    source = pathlib.Path(FLAGS.samples).name
-    samples = scoring.Samples(*scoring.read_samples(FLAGS.samples), source=source)
-    out = pathlib.Path(FLAGS.out or pathlib.Path(FLAGS.samples).parent)
-    train, test = scoring.load_real(FLAGS.dataset, FLAGS.data_dir)
-    if samples.labels is not None and (names := readers.npz_class_names(FLAGS.samples)):
+    source = pathlib.Path(options.samples).name
+    samples = scoring.Samples(*scoring.read_samples(options.samples), source=source)
+    out = pathlib.Path(options.out or pathlib.Path(options.samples).parent)
+    train, test = scoring.load_real(options.dataset, options.data_dir)
+    if samples.labels is not None and (names := readers.npz_class_names(options.samples)):
       datasets.require_same_classes(train, names, 'the samples')
   else:
-    trained = trainer.restore_model(FLAGS.run_dir)
-    out = pathlib.Path(FLAGS.out or trained.run.path)
+    assert options.run_dir is not None
+    trained = trainer.restore_model(options.run_dir)
+    out = pathlib.Path(options.out or trained.run.path)
     spec = trained.model.spec
-    train, test = scoring.load_real(FLAGS.dataset or spec.name, FLAGS.data_dir)
+    train, test = scoring.load_real(options.dataset or spec.name, options.data_dir)
     datasets.require_same_classes(train, spec.class_names, 'the run')
     samples = scoring.draw(trained.model, amount)
-  result = scoring.score(samples, train, test, amount, out, scores_dir=FLAGS.scores_dir)
+  result = scoring.score(samples, train, test, amount, out, scores_dir=options.scores_dir)
   for name in ('tstr_cnn', 'fid', 'secondary_accuracy'):
     if name in result:
       found = result[name]
@@ -88,40 +106,40 @@ def main() -> None:
       print(f'{name}: {found.value:.4g}{real}')
   for name, reason in result.skipped.items():
     print(f'{name} left out: {reason}')
-  print(f'Scores that read private data are marked: {out / "evaluation.md"}')
+  print(
+    f'{out / "evaluation.md"} (and .json, .png): {len(result.scores)} scores of '
+    f'{len(samples.images)} samples; those that read private data are marked'
+  )
 
 
-def _over_steps() -> None:
-  if FLAGS.run_dir is None:
+def _score_over_steps(options: Options, wanted: _shared_flags.AmountOptions) -> None:
+  if options.run_dir is None:
     raise _validate.InputError('expected over_steps with --run_dir, whose snapshots are scored')
   for name in ('quick', 'inception', 'cnn_epochs', 'tasks'):
-    if FLAGS[name].value:
+    if getattr(wanted, name):
       raise _validate.InputError(f'expected over_steps without {name}: it is light as it is')
-  _validate.integer('snapshots', FLAGS.snapshots, minimum=1)
-  seed = _validate.integer('eval_seed', FLAGS.eval_seed, minimum=0, maximum=2**32 - 1)
-  num = 12_000 if FLAGS.num is None else FLAGS.num
-  _validate.integer('num', num, minimum=tasks.MIN_SAMPLES)
-  run = RunDir.open(FLAGS.run_dir, create=False)
-  files = snapshots.paths(run, FLAGS.snapshots, as_trained=FLAGS.as_trained)
+  run = RunDir.open(options.run_dir, create=False)
+  files = snapshots.paths(run, options.snapshots, as_trained=options.as_trained)
   spec = generator_file.load(files[-1]).spec
-  train, test = scoring.load_real(FLAGS.dataset or spec.name, FLAGS.data_dir)
+  train, test = scoring.load_real(options.dataset or spec.name, options.data_dir)
   datasets.require_same_classes(train, spec.class_names, 'the run')
-  out = pathlib.Path(FLAGS.out or run.path)
+  out = pathlib.Path(options.out or run.path)
   show = _progress.WorkProgress()
   steps = over_steps.score(
-    files, train, test, tasks.Settings.light(seed=seed), num=num,
-    store=scores.Store(pathlib.Path(FLAGS.scores_dir or out / scoring.KEPT)), progress=show.update,
+    files, train, test, tasks.Settings.light(seed=wanted.eval_seed), num=wanted.num or 12_000,
+    store=scores.Store(pathlib.Path(options.scores_dir or out / scoring.KEPT)),
+    progress=show.update,
   )  # fmt: skip
   show.close()
   record, picture = over_steps.JSON, 'samples_steps.png'
-  if FLAGS.as_trained:
+  if options.as_trained:
     record, picture = over_steps.JSON_AS_TRAINED, 'samples_steps_as_trained.png'
   over_steps.write(steps, out, record)
   snapshots.picture_over_steps(
-    run, out / picture, title='samples over training', as_trained=FLAGS.as_trained
+    run, out / picture, title='samples over training', as_trained=options.as_trained
   )
   print(steps.to_table())
-  print(f'Every score reads private data: {out / record}')
+  print(f'{out / record} (and figures): {len(files)} snapshots; every score reads private data')
 
 
 if __name__ == '__main__':

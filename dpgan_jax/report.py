@@ -9,33 +9,41 @@ seed, so that the statement itself may be published. The same run gives the same
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
-from absl import flags
-
-from dpgan_jax import _cli, _validate
+from dpgan_jax import _cli, _settings, _validate
 from dpgan_jax.publishing import run_statement
 from dpgan_jax.run.directory import RunDir
 
-FLAGS = flags.FLAGS
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """Flags of this command."""
+
+  run_dir: str | None = _settings.field(
+    None, 'Directory of a run, finished or not.', group='report', common=True
+  )
+  tuning_note: str | None = _settings.field(
+    None, 'How the settings were chosen, for the report; kept when it is written again, "" takes '
+    'it back.', group='report', common=True,
+  )
+
+  __post_init__ = _settings.check
+
 
 def define_flags() -> None:
-  flags.DEFINE_string('run_dir', None, 'Directory of a run, finished or not.')
-  flags.DEFINE_string(
-    'tuning_note',
-    None,
-    'How the settings were chosen, for the report; kept when it is written again, "" takes it '
-    'back.',
-  )
+  _cli.define_flags(Options)
 
 
 def main() -> None:
-  if FLAGS.run_dir is None:
+  options = _cli.config_from_flags(Options)
+  if options.run_dir is None:
     raise _validate.InputError('expected --run_dir=DIRECTORY of a run')
   # Only the name of the device is wanted; its memory may belong to the run that is training.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-  run = RunDir.open(FLAGS.run_dir, create=False)
-  statement = run_statement.write(run, tuning_note=FLAGS.tuning_note)
+  run = RunDir.open(options.run_dir, create=False)
+  statement = run_statement.write(run, tuning_note=options.tuning_note)
   print(statement.summary())
   print(f'Report: {run.report_markdown}')
 

@@ -7,66 +7,79 @@ Sampling costs no privacy, however many examples are drawn.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import difflib
+import functools
 import os
 import pathlib
 import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from absl import flags
 
-from dpgan_jax import _cli, _shared_flags, _validate
+from dpgan_jax import _cli, _settings, _shared_flags, _validate
 from dpgan_jax.data import distort, writers
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.run import generator_file, secrets, trainer
 
-FLAGS = flags.FLAGS
-_SUFFIX = {'npz': '.npz', 'parquet': '.parquet', 'png': '', 'idx': ''}
+_source, _samples, _files = (
+  functools.partial(_settings.field, group=group, common=True)
+  for group in ('generator', 'samples', 'what is written')
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """Flags of this command."""
+
+  run_dir: str | None = _source(None, 'Directory of a run; its latest checkpoint is used.')
+  model: str | None = _source(
+    None, 'Instead of run_dir: a generator saved with DPGAN.save (.safetensors).'
+  )
+  num: int = _samples(10_000, 'How many examples.', minimum=1)
+  labels: str | None = _samples(
+    None, 'Classes to draw, by name or number: köln or 0,1,7; default: all equally.'
+  )
+  seed: int | None = _samples(
+    None, 'Seed of the samples; default: from the operating system.', minimum=0,
+    maximum=_settings.MOST_SEED,
+  )
+  format: str = _files(
+    'npz', 'Of files; png: train/<class>/<n>.png, idx: as MNIST.', choices=writers.FORMATS
+  )
+  out: str | None = _files(
+    None, 'File (npz, parquet) or folder (png, idx); default: inside run_dir. A file gets the '
+    'ending of its format where it has not.',
+  )
+  overwrite: bool = _files(False, 'Replace what is there.')
+
+  __post_init__ = _settings.check
 
 
 def define_flags() -> None:
-  flags.DEFINE_string('run_dir', None, 'Directory of a run; its latest checkpoint is used.')
-  flags.DEFINE_string(
-    'model', None, 'Instead of run_dir: a generator saved with DPGAN.save (.safetensors).'
-  )
-  flags.DEFINE_integer('num', 10_000, 'How many examples.')
-  flags.DEFINE_string(
-    'format', 'npz', 'npz, png (train/<class>/<n>.png), idx (as MNIST) or parquet.'
-  )
-  flags.DEFINE_string(
-    'labels', None, 'Classes to draw, by name or number: köln or 0,1,7; default: all equally.'
-  )
-  flags.DEFINE_string(
-    'out', None, 'File (npz, parquet) or folder (png, idx); default: inside run_dir.'
-  )
-  _shared_flags.define_choice_flags()
-  flags.DEFINE_integer('seed', None, 'Seed of the samples; default: from the operating system.')
-  flags.DEFINE_bool('overwrite', False, 'Replace what is there.')
+  _cli.define_flags(Options, _shared_flags.ChoiceOptions)
 
 
 def main() -> None:
-  _validate.integer('num', FLAGS.num, minimum=1)
-  _validate.one_of('format', FLAGS.format, writers.FORMATS)
-  model, default_out = _source()
-  if FLAGS.seed is not None:
-    _validate.integer('seed', FLAGS.seed, minimum=0, maximum=2**32 - 1)
-  key = secrets.root_key(FLAGS.seed)
+  options = _cli.config_from_flags(Options)
+  choice = _cli.config_from_flags(_shared_flags.ChoiceOptions)
+  model, default_out = _generator(options)
+  key = secrets.root_key(options.seed)
   images, labels = model.sample(
-    FLAGS.num,
-    labels=parse_labels(FLAGS.labels, FLAGS.num, model.spec.class_names),
-    clearest=FLAGS.clearest,
+    options.num,
+    labels=parse_labels(options.labels, options.num, model.spec.class_names),
+    clearest=choice.clearest,
     key=key,
   )
-  if FLAGS.distort:
+  if choice.distort:
     images = distort.distort(images, key)
   written = writers.export(
-    FLAGS.out or default_out,
+    with_ending(options.out or default_out, options.format),
     images,
     labels,
-    format=FLAGS.format,
+    format=options.format,
     class_names=None if labels is None else model.spec.class_names,
-    overwrite=FLAGS.overwrite,
+    overwrite=options.overwrite,
   )
   epsilon = model.epsilon()
   spent = (
@@ -74,19 +87,27 @@ def main() -> None:
     if np.isinf(epsilon)
     else f'epsilon {epsilon:.4g}, delta {model.budget.mechanism.delta:g}'
   )
-  kind = 'distorted synthetic' if FLAGS.distort else 'synthetic'
-  print(f'{FLAGS.num} {kind} examples ({spent}, step {model.steps}): {written}')
+  kind = 'distorted synthetic' if choice.distort else 'synthetic'
+  print(f'{options.num} {kind} examples ({spent}, step {model.steps}): {written}')
 
 
-def _source() -> tuple[Synthesizer, str]:
+def _generator(options: Options) -> tuple[Synthesizer, str]:
   """The generator to draw from, and where samples go unless told otherwise."""
-  if (FLAGS.run_dir is None) == (FLAGS.model is None):
+  if (options.run_dir is None) == (options.model is None):
     raise _validate.InputError('expected --run_dir=DIRECTORY or --model=FILE, one of them')
-  name = f'synthetic_{FLAGS.format}{_SUFFIX[FLAGS.format]}'
-  if FLAGS.model is not None:
-    return generator_file.load(FLAGS.model), str(pathlib.Path(FLAGS.model).parent / name)
-  trained = trainer.restore_model(FLAGS.run_dir)
+  name = f'synthetic_{options.format}'
+  if options.model is not None:
+    return generator_file.load(options.model), str(pathlib.Path(options.model).parent / name)
+  assert options.run_dir is not None
+  trained = trainer.restore_model(options.run_dir)
   return trained.model, str(trained.run.path / name)
+
+
+def with_ending(out: str, format: str) -> pathlib.Path:
+  """`'s'`, 'npz' → s.npz: a file ends as its format does, a folder (png, idx) as it likes."""
+  path, ending = pathlib.Path(out), f'.{format}' if format in ('npz', 'parquet') else ''
+  named = path.is_dir() or path.name.lower().endswith(ending)
+  return path if named else path.with_name(path.name + ending)
 
 
 def parse_labels(text: str | None, num: int, names: Sequence[str]) -> np.ndarray | None:

@@ -13,57 +13,64 @@ more: the table says how much.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import warnings
+from typing import Any
 
 from absl import flags
 
-from dpgan_jax import _cli, _shared_flags, _validate
+from dpgan_jax import _cli, _settings, _shared_flags, _validate
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.search import sweep_figures, sweep_table, sweeping
 
-FLAGS = flags.FLAGS
+_sweep = functools.partial(_settings.field, group='sweep', common=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(_shared_flags.DataOptions):
+  """Flags of this command beside the settings of its runs."""
+
+  epsilons: str | None = _sweep(None, 'Privacy budgets of the runs: 0.5,1,2,inf.')
+  steps_at: str | None = _sweep(
+    None, 'Steps of the runs of some epsilons, EPSILON:STEPS between commas: 10:16000.',
+    common=False,
+  )
+  seeds: int | None = _sweep(
+    None, 'Runs per epsilon, with the fixed seeds 0, 1, ... (reproducible, not private against '
+    'those who know them). Default: one run each, of a secret key.', minimum=1,
+  )
+  first_seed: int = _sweep(
+    0, 'The first of the seeds, in the place of 0: a sweep made in parts.', minimum=0, common=False
+  )
+  sweep_dir: str | None = _sweep(None, 'Directory of the sweep: its runs, table and figures.')
+  evaluate: bool = _sweep(True, 'Evaluate every run against real images.')
 
 
 def define_flags() -> None:
-  _cli.define_flags(TrainConfig)
-  flags.DEFINE_string('epsilons', None, 'Privacy budgets of the runs: 0.5,1,2,inf.')
-  flags.DEFINE_string(
-    'steps_at', None, 'Steps of the runs of some epsilons, EPSILON:STEPS between commas: 10:16000.'
-  )
-  flags.DEFINE_integer(
-    'seeds',
-    None,
-    'Runs per epsilon, with the fixed seeds 0, 1, ... (reproducible, not private against those who '
-    'know them). Default: one run each, of a secret key.',
-  )
-  flags.DEFINE_integer(
-    'first_seed', 0, 'The first of the seeds, in the place of 0: a sweep made in parts.'
-  )
-  flags.DEFINE_string('sweep_dir', None, 'Directory of the sweep: its runs, table and figures.')
-  flags.DEFINE_string(
-    'data_dir', None, 'Folder (or .npz file) of the data; default: download by name.'
-  )
-  flags.DEFINE_bool('evaluate', True, 'Evaluate every run against real images.')
-  _shared_flags.define_amount_flags()
+  # ε and seed of a run are the sweep's to set: these flags are refused.
+  rare = ('target_epsilon', 'seed')
+  _cli.define_flags(Options, TrainConfig, _shared_flags.AmountOptions, rare=rare)
 
 
 def main() -> None:
-  settings = {f.name: getattr(FLAGS, f.name) for f in dataclasses.fields(TrainConfig)}
-  epsilons = sweeping.parse_epsilons(FLAGS.epsilons)
-  steps_at = sweeping.parse_steps_at(FLAGS.steps_at, epsilons)
-  runs = sweeping.plan(settings, epsilons, FLAGS.seeds, steps_at, FLAGS.first_seed)
-  if not FLAGS.sweep_dir:
+  options = _cli.config_from_flags(Options)
+  names = [field.name for field in dataclasses.fields(TrainConfig)]
+  settings: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
+  epsilons = sweeping.parse_epsilons(options.epsilons)
+  steps_at = sweeping.parse_steps_at(options.steps_at, epsilons)
+  runs = sweeping.plan(settings, epsilons, options.seeds, steps_at, options.first_seed)
+  if not options.sweep_dir:
     raise _validate.InputError('expected --sweep_dir=DIRECTORY, where runs and table go')
-  amount = _shared_flags.amount_from_flags()
-  dataset = datasets.load_dataset(settings['dataset'], data_dir=FLAGS.data_dir)
+  amount = _cli.config_from_flags(_shared_flags.AmountOptions).amount()
+  dataset = datasets.load_dataset(settings['dataset'], data_dir=options.data_dir)
   test = None
-  if FLAGS.evaluate:
-    test = datasets.load_dataset(settings['dataset'], data_dir=FLAGS.data_dir, split='test')
+  if options.evaluate:
+    test = datasets.load_dataset(settings['dataset'], data_dir=options.data_dir, split='test')
   print(f'{dataset.spec.describe()}; {len(runs)} runs')
-  settings = sweeping.plan(settings, epsilons[:1], FLAGS.seeds)[0].config.to_dict()  # as validated
-  sweep = sweeping.open_sweep(FLAGS.sweep_dir, settings, dataset)
+  as_validated = sweeping.plan(settings, epsilons[:1], options.seeds)[0].config
+  sweep = sweeping.open_sweep(options.sweep_dir, as_validated.to_dict(), dataset)
   with sweep.lock():
     failures = sweeping.make_runs(runs, sweep.path, dataset, test, amount)
     print('table and figures', file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 import time
@@ -14,9 +15,16 @@ import warnings
 
 import jax
 import jax.numpy as jnp
-from absl import flags
 
-from dpgan_jax import _cli, _environment, _keys, _progress, _validate
+from dpgan_jax import (
+  _cli,
+  _environment,
+  _keys,
+  _progress,
+  _settings,
+  _shared_flags,
+  _validate,
+)
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
@@ -26,35 +34,38 @@ from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import plan, trainer
 from dpgan_jax.run.stages import make_chunk
 
-FLAGS = flags.FLAGS
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(_shared_flags.DataOptions):
+  """Flags of this command beside the settings of a run."""
+
+  run_dir: str | None = _settings.field(
+    None, 'Directory of the run: checkpoints, ledger, samples, report.', group='records',
+    common=True,
+  )
+  dry_run: bool = _settings.field(
+    False, 'Show mechanism, models, devices and expected time; train nothing.', group='records',
+    common=True,
+  )
 
 
 def define_flags() -> None:
-  _cli.define_flags(TrainConfig)
-  flags.DEFINE_string(
-    'data_dir', None, 'Folder (or .npz file) of the data; default: download by name.'
-  )
-  flags.DEFINE_string(
-    'run_dir', None, 'Directory of the run: checkpoints, ledger, samples, report.'
-  )
-  flags.DEFINE_bool(
-    'dry_run', False, 'Show mechanism, models, devices and expected time; train nothing.'
-  )
+  _cli.define_flags(TrainConfig, Options)
 
 
 def main() -> None:
   config = _cli.config_from_flags(TrainConfig)
-  run_dir: str = FLAGS.run_dir or ''
-  if not run_dir and not FLAGS.dry_run:
+  options = _cli.config_from_flags(Options)
+  if not options.run_dir and not options.dry_run:
     raise _validate.InputError(
       'expected --run_dir=DIRECTORY, where checkpoints, samples and report go'
     )
-  dataset = datasets.load_dataset(config.dataset, data_dir=FLAGS.data_dir)
-  if FLAGS.dry_run:
+  dataset = datasets.load_dataset(config.dataset, data_dir=options.data_dir)
+  if not options.run_dir or options.dry_run:
     show_plan(config, dataset)
     return
   print(dataset.spec.describe())
-  trained = trainer.train(config, dataset, run_dir)
+  trained = trainer.train(config, dataset, options.run_dir)
   statement = run_statement.write(trained.run)
   print(statement.summary())
   print(f'Samples, figures and report: {trained.run.path}/')

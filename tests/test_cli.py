@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pathlib
 import signal
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import pytest
-from absl import flags
 
-from dpgan_jax import _cli, _progress, _validate
+from dpgan_jax import _cli, _flag_files, _progress, _validate, train
 from dpgan_jax.models.config import TrainConfig
 
 COMMAND = """
@@ -23,16 +24,23 @@ import time
 
 from absl import flags
 
-from dpgan_jax import _cli, _validate
+from dpgan_jax import _cli, _interrupts, _settings, _validate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  count: int = dataclasses.field(default=3, metadata={{'help': 'How many.'}})
-  cap: int | None = dataclasses.field(default=None, metadata={{'help': 'At most.'}})
-  rate: float = dataclasses.field(default=0.5, metadata={{'help': 'How fast.'}})
-  end: float | None = dataclasses.field(default=None, metadata={{'help': 'How fast at last.'}})
-  name: str = dataclasses.field(default='x', metadata={{'help': 'What it is called.'}})
+  count: int = _settings.field(3, 'How many.', group='amount', common=True, minimum=1)
+  cap: int | None = _settings.field(None, 'At most.', group='amount', minimum=1)
+  rate: float = _settings.field(0.5, 'How fast.', group='speed', above=0)
+  end: float | None = _settings.field(
+    None, 'How fast at last.', group='speed', common=True, above=0, maximum=float('inf')
+  )
+  name: str = _settings.field('x', 'What it is called.')
+  kind: str = _settings.field('npz', 'Of file.', choices=('npz', 'png'))
+  loud: bool = _settings.field(False, 'Say more.')
+  parts: tuple[str, ...] | None = _settings.field(None, 'Only these.', choices=('a', 'b'))
+
+  __post_init__ = _settings.check
 
 
 def main():
@@ -66,16 +74,19 @@ def outcome(command: list[str], *arguments: str) -> tuple[int, str, str]:
   return done.returncode, done.stdout, done.stderr
 
 
-SHOW = 'print(_cli.config_from_flags(Settings))'
+SHOW = '''\
+given, usual = vars(_cli.config_from_flags(Settings)), vars(Settings())
+print({name: value for name, value in given.items() if value != usual[name]})
+'''
 
 
 def test_flags_become_settings(script, tmp_path):
-  """With their types; a flag file may have comments, and later flags win."""
+  """With their types; a flag file may have comments, and the command line wins."""
   flagfile = tmp_path / 'f.flags'
   flagfile.write_text('# what it is for\n--count=9\n\n--name=y\n--rate=2\n')
   status, out, err = outcome(script(SHOW), f'--flagfile={flagfile}', '--end=inf', '--name=5')
   assert (status, err) == (0, '')
-  assert out == "Settings(count=9, cap=None, rate=2.0, end=inf, name='5')\n"
+  assert out == "{'count': 9, 'rate': 2.0, 'end': inf, 'name': '5'}\n"
 
 
 @pytest.mark.parametrize(
@@ -87,11 +98,15 @@ def test_flags_become_settings(script, tmp_path):
     (['--flagfile=nowhere.flags'], 'error: flag file nowhere.flags does not exist'),
     (['-flagfile', '/dev/zero'], 'error: flag file /dev/zero is no regular file'),
     (['count=3'], "error: expected flags only (--name=value), got 'count=3'"),
+    # Whether or not the command looks at them.
+    (['--count=0'], 'error: expected count >= 1, got 0'),
+    (['--kind=jpg'], "error: expected kind to be one of npz, png; got 'jpg'"),
+    (['--parts=a,c'], "error: expected parts to be one of a, b; got 'c'"),
   ],
   ids=str,
 )
 def test_wrong_flags_are_one_line_and_status_2(script, arguments, message):
-  status, out, err = outcome(script(SHOW), *arguments)
+  status, out, err = outcome(script("print('main')"), *arguments)
   assert (status, out) == (2, '')
   assert err.startswith(message)
   assert err.count('\n') == 1
@@ -114,7 +129,7 @@ class TestFlagFiles:
   def test_what_is_no_text_or_too_long(self, tmp_path):
     (tmp_path / 'bytes').write_bytes(b'--x=\xff\xfe')
     self.refused(tmp_path / 'bytes', 'UTF-8')
-    (tmp_path / 'long').write_bytes(b'#' * (_cli._MAX_FLAG_FILE_BYTES + 1))
+    (tmp_path / 'long').write_bytes(b'#' * (_flag_files._MOST_BYTES + 1))
     self.refused(tmp_path / 'long', 'at most')
     self.refused(tmp_path, 'no regular file')
     self.refused('~nobody_of_this_name/x', 'does not exist')
@@ -131,7 +146,7 @@ class TestFlagFiles:
     (tmp_path / 'outer').write_text(f'--flagfile={tmp_path}/inner\n--name=y\n')
     status, out, err = outcome(script(SHOW), '--flagfile', str(tmp_path / 'outer'))
     assert (status, err) == (0, '')
-    assert out == "Settings(count=9, cap=None, rate=0.5, end=None, name='y')\n"
+    assert out == "{'count': 9, 'name': 'y'}\n"
 
 
 ASCII = {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
@@ -162,9 +177,9 @@ class TestEnvironment:
   def test_help_too(self, monkeypatch):
     for name, value in ASCII.items():
       monkeypatch.setenv(name, value)
-    _, out, err = outcome([sys.executable, '-m', 'dpgan_jax.train'], '--help')
+    status, out, err = outcome([sys.executable, '-m', 'dpgan_jax.train'], '--help')
     assert 'Privacy budget epsilon; inf trains' in ' '.join(out.split())
-    assert err == ''
+    assert (status, err) == (0, '')
 
   def test_flag_files_are_utf_8_everywhere(self, script, tmp_path, monkeypatch):
     for name, value in ASCII.items():
@@ -179,9 +194,9 @@ class TestEnvironment:
     (tmp_path / 'a.flags').write_text('--name=~/eps2\n')
     for arguments in (['--name=~/eps2'], ['--flagfile=~/a.flags'], ['--flagfile', '~/a.flags']):
       _, out, err = outcome(script(SHOW), *arguments)
-      assert f"name='{tmp_path}/eps2'" in out, err
+      assert out == f"{{'name': '{tmp_path}/eps2'}}\n", err
     _, out, _ = outcome(script(SHOW), '--name=~nobody_of_this_name/x')
-    assert "name='~nobody_of_this_name/x'" in out
+    assert out == "{'name': '~nobody_of_this_name/x'}\n"
 
   def test_arguments_after_two_dashes_are_no_flags(self, script):
     status, _, err = outcome(script(SHOW), '--', '--flagfile=nowhere')
@@ -189,11 +204,20 @@ class TestEnvironment:
     assert "expected flags only (--name=value), got '--flagfile=nowhere'" in err
 
 
-def test_help_lists_the_settings(script):
-  _, out, err = outcome(script(SHOW), '--help')
-  assert '--count: How many.' in out
-  assert '--end: How fast at last.' in out
-  assert err == ''
+def test_help_shows_the_few_flags_that_matter_and_helpfull_all(script):
+  """By groups, with range, choices and default; asking for help is no failure."""
+  status, few, err = outcome(script(SHOW), '--help')
+  assert (status, err) == (0, '')
+  assert 'Amount:\n  --count: How many. (a whole number >= 1; default: 3)\n' in few
+  assert 'Speed:\n  --end: How fast at last. (> 0)\n' in few
+  assert '--cap' not in few
+  assert few.endswith('--helpfull shows 6 more flags.\n')
+  status, full, err = outcome(script(SHOW), '--helpfull')
+  assert (status, err) == (0, '')
+  assert 'default: 3)\n  --cap: At most. (a whole number >= 1)\n\nSpeed:\n  --rate: ' in full
+  assert '--kind: Of file. (npz, png; default: npz)\n' in full
+  assert '--[no]loud: Say more. (default: false)\n' in full
+  assert 'Absl:\n' in full
 
 
 @pytest.mark.parametrize(
@@ -253,22 +277,7 @@ finally:
   assert (process.returncode, out, err) == (status, 'cleaned up\n', message)
 
 
-@pytest.fixture
-def fresh_flags(monkeypatch):
-  """Absl's flags are global; a test defines its own and leaves the others alone."""
-  values = flags.FlagValues()
-  for kind in ('integer', 'float', 'string'):
-    define = getattr(flags, f'DEFINE_{kind}')
-    monkeypatch.setattr(
-      flags,
-      f'DEFINE_{kind}',
-      lambda name, default, text, define=define: define(name, default, text, flag_values=values),
-    )
-  monkeypatch.setattr(flags, 'FLAGS', values)
-  return values
-
-
-def test_every_field_of_a_run_has_a_flag_of_its_type_and_help(fresh_flags):
+def test_every_field_of_a_run_has_a_flag_of_its_type_and_help(own_flags):
   _cli.define_flags(TrainConfig)
   given = {
     field.name: {int: '3', float: '0.5', str: 'x'}[
@@ -276,30 +285,102 @@ def test_every_field_of_a_run_has_a_flag_of_its_type_and_help(fresh_flags):
     ]
     for field in dataclasses.fields(TrainConfig)
   }
-  fresh_flags(['command', *(f'--{name}={value}' for name, value in given.items())])
+  own_flags(['command', *(f'--{name}={value}' for name, value in given.items())])
   for field in dataclasses.fields(TrainConfig):
-    flag = fresh_flags[field.name]
+    flag = own_flags[field.name]
     assert (flag.default, flag.help) == (field.default, field.metadata['help'])
     assert str(flag.value) == given[field.name]
     assert type(flag.value).__name__ == str(field.type).removesuffix(' | None')
 
 
-def test_flags_of_a_run_become_its_settings(fresh_flags):
-  _cli.define_flags(TrainConfig)
-  fresh_flags(['train', '--target_epsilon=inf', '--epochs=3', '--generator=report_conditional'])
+@pytest.fixture
+def parsed(own_flags):
+  """Parses a command line of `dpgan_jax.train`; returns the values of its flags by name."""
+  train.define_flags()
+
+  def parse(*arguments: str) -> dict[str, Any]:
+    own_flags.unparse_flags()
+    _cli.parse(['train', *arguments])
+    return {name: own_flags[name].value for name in own_flags}
+
+  return parse
+
+
+def test_flags_of_a_run_become_its_settings(parsed):
+  parsed('--target_epsilon=inf', '--epochs=3', '--generator=report_conditional')
   assert _cli.config_from_flags(TrainConfig) == TrainConfig(
     target_epsilon=math.inf, epochs=3.0, generator='report_conditional'
   )
 
 
-def test_what_a_flag_file_gave_can_be_taken_back_where_nothing_may_stand(fresh_flags, tmp_path):
-  _cli.define_flags(TrainConfig)
+def test_what_a_flag_file_gave_can_be_taken_back_where_nothing_may_stand(parsed, tmp_path):
   file = tmp_path / 'run.flags'
   file.write_text('--label_share=0.3\n--steps=7\n--batch_size=5\n')
-  fresh_flags(['train', f'--flagfile={file}', '--label_share=none', '--steps=none'])
-  assert (fresh_flags.label_share, fresh_flags.steps, fresh_flags.batch_size) == (None, None, 5)
-  with pytest.raises(flags.IllegalFlagValueError, match='batch_size=none'):
-    fresh_flags(['train', '--batch_size=none'])
+  found = parsed(f'--flagfile={file}', '--label_share=none', '--steps=none')
+  assert (found['label_share'], found['steps'], found['batch_size']) == (None, None, 5)
+  with pytest.raises(_validate.InputError, match='batch_size=none'):
+    parsed('--batch_size=none')
+
+
+class TestWhichFlagWins:
+  """The command line over files wherever it names them; among files, what stands later."""
+
+  @pytest.fixture
+  def files(self, tmp_path):
+    (tmp_path / 'inner').write_text('--steps=2\n--batch_size=2\n')
+    inner = f'--flagfile={tmp_path}/inner'
+    (tmp_path / 'before').write_text(f'--steps=1\n{inner}\n')
+    (tmp_path / 'after').write_text(f'{inner}\n--steps=1\n')
+    return tmp_path
+
+  @pytest.mark.parametrize(
+    'arguments',
+    [
+      ['--steps=9', '--flagfile={}/inner'],
+      ['--flagfile={}/inner', '--steps=9'],
+      ['--steps', '9', '--flagfile', '{}/inner'],
+      ['--flagfile={}/before', '--steps=9', '--flagfile={}/after'],
+    ],
+  )
+  def test_the_command_line(self, parsed, files, arguments):
+    found = parsed(*(argument.format(files) for argument in arguments))
+    assert (found['steps'], found['batch_size']) == (9, 2)
+
+  @pytest.mark.parametrize(
+    ('names', 'steps'),
+    [(['before'], 2), (['after'], 1), (['before', 'after'], 1), (['after', 'before'], 2)],
+  )
+  def test_what_stands_later_in_files(self, parsed, files, names, steps):
+    assert parsed(*(f'--flagfile={files}/{name}' for name in names))['steps'] == steps
+
+
+class TestWhereFlagFilesAre:
+  """Here, or else in the checkout that the package is imported from."""
+
+  NAME = 'experiments/eps2.flags'
+
+  def test_found_from_any_directory(self, parsed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = parsed(f'--flagfile={self.NAME}')
+    assert (found['target_epsilon'], found['dataset']) == (2.0, 'mnist')  # the latter: included
+
+  def test_those_here_come_first(self, parsed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'experiments').mkdir()
+    (tmp_path / self.NAME).write_text('--target_epsilon=3\n')
+    found = parsed(f'--flagfile={self.NAME}')
+    assert (found['target_epsilon'], found['dataset']) == (3.0, 'digits')
+
+  def test_one_that_is_nowhere_is_named_with_both_places(self, parsed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(_validate.InputError) as caught:
+      parsed('--flagfile=experiments/eps3.flags')
+    checkout = pathlib.Path(__file__).parents[1]
+    assert str(caught.value) == (
+      f'flag file experiments/eps3.flags does not exist, neither in {tmp_path} nor in {checkout}'
+    )
+    with pytest.raises(_validate.InputError, match=r'/eps3\.flags does not exist$'):
+      parsed(f'--flagfile={tmp_path}/eps3.flags')
 
 
 @pytest.mark.parametrize(
@@ -340,3 +421,61 @@ def test_a_signal_whose_exception_is_dropped_still_ends_the_command(script, numb
   _, err = process.communicate()
   assert process.returncode == status
   assert err.endswith('Run it again.\n')
+
+
+@pytest.mark.parametrize(
+  ('body', 'message'),
+  [
+    (
+      "_interrupts.working_on('steps 1 to 3')\nprint('ready', flush=True)\n",
+      'Ctrl-C: stops after steps 1 to 3, which cannot be cut short\n',
+    ),
+    (
+      "print('ready', flush=True)\n",
+      'Ctrl-C: stops after a computation, which cannot be cut short\n',
+    ),
+  ],
+)
+def test_what_holds_up_a_signal_is_said_at_once(script, body, message):
+  """A library computes for seconds, and Python hears nothing meanwhile."""
+  body += "import hashlib\nhashlib.pbkdf2_hmac('sha256', b'', b'', 2 * 10**7)"
+  pipe = subprocess.PIPE
+  process = subprocess.Popen(script(body), stdout=pipe, stderr=pipe, text=True)
+  assert process.stdout.readline() == 'ready\n'
+  process.send_signal(signal.SIGINT)
+  try:
+    assert process.stderr.readline() == message
+    assert process.poll() is None
+  finally:
+    process.kill()
+    process.communicate()
+
+
+def test_what_was_interrupted_is_named(script):
+  body = "_interrupts.working_on('steps 1 to 3')\nraise KeyboardInterrupt"
+  expected = 'error: interrupted at steps 1 to 3. Run it again.\n'
+  assert outcome(script(body)) == (130, '', expected)
+
+
+ENDLESS = """
+import jax
+import jax.numpy as jnp
+from dpgan_jax.run import loop
+long = jax.jit(lambda x: jax.lax.fori_loop(0, 10**9, lambda _, x: jnp.tanh(x @ x), x))
+ended = long(jnp.ones((300, 300)))
+print('ready', flush=True)
+loop._wait_interruptibly(ended, time.monotonic())
+"""
+
+
+def test_steps_that_a_device_is_at_do_not_hold_up_the_end(script):
+  """JAX waits for them when the interpreter ends: here, for days."""
+  pipe = subprocess.PIPE
+  process = subprocess.Popen(script(ENDLESS), stdout=pipe, stderr=pipe, text=True)
+  try:
+    assert process.stdout.readline() == 'ready\n'
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+  finally:
+    process.kill()
+  assert (process.returncode, err) == (130, 'error: interrupted. Run it again.\n')

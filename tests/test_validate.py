@@ -14,6 +14,7 @@ def test_returns_what_it_accepts():
   assert _validate.positive('x', np.float32(0.5)) == 0.5
   assert _validate.positive('x', math.inf, allow_inf=True) == math.inf
   assert _validate.non_negative('x', 0) == 0.0
+  assert _validate.number('x', np.int64(4), _validate.Range(1, 4)) == 4.0
   assert _validate.fraction('x', 1, open_right=False) == 1.0
   assert _validate.fraction('x', 0, open_left=False) == 0.0
   assert _validate.integer('x', np.int64(7), minimum=7, maximum=7) == 7
@@ -28,7 +29,10 @@ def test_returns_what_it_accepts():
     (lambda: _validate.positive('x', math.nan), 'expected x > 0, got nan'),
     (lambda: _validate.positive('x', True), 'expected x to be a number > 0, got True'),
     (lambda: _validate.positive('x', '1'), "expected x to be a number > 0, got '1'"),
-    (lambda: _validate.non_negative('x', -1), 'expected x >= 0 and finite, got -1'),
+    (lambda: _validate.non_negative('x', -1), 'expected x >= 0, got -1'),
+    (lambda: _validate.positive('x', -math.inf), 'expected x > 0, got -inf'),
+    (lambda: _validate.number('x', 4, _validate.Range(1, 4, open_right=True)), 'in [1, 4), got 4'),
+    (lambda: _validate.number('x', 1, _validate.Range(1, 4, open_left=True)), 'in (1, 4], got 1'),
     (lambda: _validate.non_negative('x', math.inf), 'expected x >= 0 and finite, got inf'),
     (lambda: _validate.fraction('x', 1.0), 'expected x in (0, 1), got 1.0'),
     (lambda: _validate.fraction('x', 0.0, open_right=False), 'expected x in (0, 1], got 0.0'),

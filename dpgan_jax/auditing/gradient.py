@@ -46,6 +46,7 @@ PyTree = Any
 _SHARES = (0.8, 0.6)
 _TIMES_CLIP_NORM = 10.0  # of the canary's raw gradient: a skipped clip lets it through
 _CHUNK_BYTES = 64 * 2**20
+LEAST_TRIALS, LEAST_DIMENSION = 400, 4
 
 STATISTICS = ('likelihood', 'scale', 'minus_scale', 'spread', 'contrast')
 """What the adversary may look at. `likelihood` is optimal against a correct mechanism; the others
@@ -153,13 +154,13 @@ def gradient_bound(
   'replace_special' its gradient is zero instead, with 'replace_one' the opposite one.
   """
   _keys.require('key', key)
-  _validate.integer('trials', trials, minimum=400)
+  _validate.integer('trials', trials, minimum=LEAST_TRIALS)
   _validate.fraction('confidence', confidence)
   if not mechanism.is_private:
     raise _validate.InputError(
       'expected a mechanism with noise_multiplier > 0 to audit, got 0: its epsilon is infinite'
     )
-  if _validate.integer('dimension', dimension, minimum=4) % 2:
+  if _validate.integer('dimension', dimension, minimum=LEAST_DIMENSION) % 2:
     raise _validate.InputError(f'expected dimension to be even, got {dimension}')
   count = mechanism.steps if steps is None else _validate.integer('steps', steps, minimum=1)
   run = _make_run(mechanism, parts or Parts.of(mechanism), count, dimension)

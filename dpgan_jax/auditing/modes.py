@@ -75,8 +75,6 @@ def one_real_run(
   data_dir: str | None,
 ) -> dict[str, Any]:
   """One real run with canaries; on private data it is a release of its own."""
-  _validate.integer('canaries', num_canaries, minimum=1)
-  _validate.one_of('canary_kind', canary_kind, canaries.KINDS)
   dataset = datasets.load_dataset(config.dataset, data_dir=data_dir)
   others = None
   if canary_kind == 'mislabelled':

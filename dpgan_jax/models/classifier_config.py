@@ -3,96 +3,98 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+import math
+from collections.abc import Mapping
 from typing import Any
 
-from dpgan_jax import _records, _validate
+from dpgan_jax import _records, _settings, _validate
 
 MODELS = ('linear', 'tutorial_cnn')
 FEATURES = ('pixels', 'scattering')
 ALIGNMENTS = ('none', 'deskew')
 
 
-def _field(default: Any, text: str) -> Any:
-  return dataclasses.field(default=default, metadata={'help': text})
+_data, _budget, _model, _training, _kept = (
+  functools.partial(_settings.field, group=group)
+  for group in ('data', 'budget', 'model', 'training', 'records')
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifierConfig:
   """Everything that determines a classifier, given the data and the key; all of it public."""
 
-  dataset: str = _field('digits', 'Data set or kind of file, as for dpgan_jax.train.')
-  holdout: float = _field(
-    0,
-    'Training examples kept aside and scored in place of the test set, to choose settings on: '
-    'about so many, or a share below 1.',
+  dataset: str = _data('digits', 'Data set or kind of file, as for dpgan_jax.train.', common=True)
+  holdout: float = _data(
+    0, 'Training examples kept aside and scored in place of the test set, to choose settings on: '
+    'about so many, or a share below 1.', minimum=0, common=True,
   )
-  model: str = _field('linear', 'linear, or tutorial_cnn (the CNN of the TF-Privacy tutorial).')
-  alignment: str = _field(
-    'none', 'Of each image, before anything else: none, or deskew (its own slant is sheared away).'
+  model: str = _model(
+    'linear', 'linear, or tutorial_cnn (the CNN of the TF-Privacy tutorial).', choices=MODELS,
+    common=True,
   )
-  features: str = _field('scattering', 'What the model sees: pixels or scattering.')
-  scales: int = _field(2, 'J, scales of the scattering transform.')
-  angles: int = _field(8, 'L, angles of the scattering transform.')
-  centre_noise_multiplier: float | None = _field(
-    None, "σ of one release of the features' mean, which is then subtracted; default: none is."
+  alignment: str = _model(
+    'none', 'Of each image, before anything else: none, or deskew (its own slant is sheared away).',
+    choices=ALIGNMENTS,
+  )
+  features: str = _model('scattering', 'What the model sees.', choices=FEATURES, common=True)
+  # Paths grow with the square of both.
+  scales: int = _model(2, 'J, scales of the scattering transform.', minimum=1, maximum=16)
+  angles: int = _model(8, 'L, angles of the scattering transform.', minimum=1, maximum=32)
+  centre_noise_multiplier: float | None = _budget(
+    None, "σ of one release of the features' mean, which is then subtracted; default: none is.",
+    above=0,
   )
 
-  # Privacy: two of target_epsilon, noise_multiplier and steps (or epochs), one of them the length.
-  target_epsilon: float | None = _field(
-    None, 'Privacy budget ε of training and centre together; inf trains without privacy.'
+  # Two of target_epsilon, noise_multiplier and steps (or epochs), one of them the length.
+  target_epsilon: float | None = _budget(
+    None, 'Privacy budget ε of training and centre together; inf trains without privacy.', above=0,
+    maximum=math.inf, common=True,
   )
-  noise_multiplier: float | None = _field(None, 'σ of training, relative to the clip norm.')
-  steps: int | None = _field(None, 'Training steps T.')
-  epochs: float | None = _field(None, 'Instead of steps: steps = epochs·N/batch_size.')
-  delta: float = _field(1e-5, 'δ at which ε is stated; well below 1/N.')
-  l2_clip_norm: float = _field(0.1, "C, bound on each example's gradient norm.")
-  batch_size: int = _field(128, 'Expected number of examples in a step (Poisson sampling).')
+  noise_multiplier: float | None = _budget(
+    None, 'σ of training, relative to the clip norm.', minimum=0, common=True
+  )
+  steps: int | None = _budget(None, 'Training steps T.', minimum=1, common=True)
+  epochs: float | None = _budget(
+    None, 'Instead of steps: steps = epochs·N/batch_size.', above=0, common=True
+  )
+  delta: float = _budget(
+    1e-5, 'δ at which ε is stated; well below 1/N.', above=0, below=1, common=True
+  )
+  l2_clip_norm: float = _budget(
+    0.1, "C, bound on each example's gradient norm.", above=0, maximum=math.inf, common=True
+  )
+  batch_size: int = _budget(
+    128, 'Expected number of examples in a step (Poisson sampling).', minimum=1, common=True
+  )
 
-  learning_rate: float = _field(1.0, 'Learning rate of SGD.')
-  momentum: float = _field(0.0, "SGD's momentum.")
-  average_from: float | None = _field(
-    None, 'Share of the steps after which parameters are averaged; default: the last ones are kept.'
+  learning_rate: float = _training(1.0, 'Learning rate of SGD.', above=0, common=True)
+  momentum: float = _training(0.0, "SGD's momentum.", minimum=0, below=1)
+  average_from: float | None = _training(
+    None,
+    'Share of the steps after which parameters are averaged; default: the last ones are kept.',
+    minimum=0, below=1,
   )
-  microbatch_size: int | None = _field(
-    None, 'Per-example gradients held at once; changes memory only.'
+  microbatch_size: int | None = _training(
+    None, 'Per-example gradients held at once; changes memory only.', minimum=1
   )
-  steps_per_report: int | None = _field(
-    None, 'Steps between metric lines and checkpoints; default: a twentieth of the run.'
+  steps_per_report: int | None = _kept(
+    None, 'Steps between metric lines and checkpoints; default: a twentieth of the run.', minimum=1
   )
-  seed: int | None = _field(
-    None, 'Fixed seed: reproducible, not private against those who know it. Default: 64 bits.'
+  seed: int | None = _kept(
+    None, 'Fixed seed: reproducible, not private against those who know it. Default: 64 bits.',
+    minimum=0, maximum=_settings.MOST_SEED, common=True,
   )
 
   def __post_init__(self) -> None:
-    def check(name: str, function: Callable[..., Any], **bounds: Any) -> None:
-      value = getattr(self, name)
-      if value is not None:
-        object.__setattr__(self, name, function(name, value, **bounds))
-
-    for name in ('steps', 'microbatch_size', 'steps_per_report', 'batch_size'):
-      check(name, _validate.integer, minimum=1)
-    for name, most in (('scales', 16), ('angles', 32)):  # paths grow with the square of both
-      check(name, _validate.integer, minimum=1, maximum=most)
-    check('holdout', _validate.non_negative)
+    _settings.check(self)
     if self.holdout >= 1 or self.holdout == 0:
       if self.holdout != int(self.holdout):
         raise _validate.InputError(
           f'expected holdout to be a whole number, or a share below 1, got {self.holdout!r}'
         )
       object.__setattr__(self, 'holdout', int(self.holdout))
-    check('seed', _validate.integer, minimum=0, maximum=2**32 - 1)
-    for name in ('learning_rate', 'epochs', 'centre_noise_multiplier'):
-      check(name, _validate.positive)
-    for name in ('target_epsilon', 'l2_clip_norm'):
-      check(name, _validate.positive, allow_inf=True)
-    check('noise_multiplier', _validate.non_negative)
-    check('delta', _validate.fraction)
-    check('momentum', _validate.fraction, open_left=False)
-    check('average_from', _validate.fraction, open_left=False)
-    _validate.one_of('model', self.model, MODELS)
-    _validate.one_of('features', self.features, FEATURES)
-    _validate.one_of('alignment', self.alignment, ALIGNMENTS)
     if (self.steps is None) == (self.epochs is None):
       raise _validate.InputError('expected steps or epochs, one of them')
     if (self.target_epsilon is None) == (self.noise_multiplier is None):

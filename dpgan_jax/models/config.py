@@ -7,13 +7,14 @@ arguments of the functions that need them, never settings.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import optax
 
-from dpgan_jax import _records, _validate
+from dpgan_jax import _records, _settings, _validate
 from dpgan_jax.models import pace
 from dpgan_jax.networks import discriminators, generators
 from dpgan_jax.networks.losses import LOSSES
@@ -30,218 +31,196 @@ SCHEDULES = ('constant', 'linear', 'exponential', 'cosine')
 FAKE_GRADIENTS = ('clipped', 'plain')
 COMPUTE_DTYPES = ('float32', 'bfloat16')
 
+LONGEST_CODE = 4096  # its covariance is decomposed in minutes
 _MOST_GENERATORS = 100  # in a file: far more than help, and few enough to be refused cheaply
 
 
-def _field(default: Any, text: str) -> Any:
-  return dataclasses.field(default=default, metadata={'help': text})
+_data, _budget, _moments, _labels, _networks, _training, _memory, _kept = (
+  functools.partial(_settings.field, group=group)
+  for group in (
+    'data', 'budget', 'moments', 'labels of samples', 'networks', 'training', 'speed and memory',
+    'records',
+  )
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
   """Everything that determines a run, given the data and the key."""
 
-  dataset: str = _field(
+  dataset: str = _data(
     'digits',
     'Data set (digits, mnist, fashion_mnist, kmnist, emnist) or kind of file (idx, npz, png).',
+    common=True,
   )
 
-  method: str | None = _field(
+  method: str | None = _data(
     None,
-    'moments (released once, sampled in seconds) or gan. Default: gan where noise_multiplier, '
-    'steps or epochs are given, else moments.',
+    'moments: released once, sampled in seconds; gan: DP-SGD on the discriminator. Default: gan '
+    'where noise_multiplier, steps or epochs are given, else moments.',
+    choices=METHODS, common=True,
   )
 
-  # Privacy. Moments need target_epsilon alone; of a GAN, two of target_epsilon, noise_multiplier
-  # and steps (or epochs) determine the third.
-  target_epsilon: float | None = _field(None, 'Privacy budget ε; inf trains without privacy.')
-  noise_multiplier: float | None = _field(
-    None, 'σ, noise relative to the clip norm; 0 trains without privacy.'
+  # Moments need target_epsilon alone; of a GAN, two of target_epsilon, noise_multiplier and steps
+  # (or epochs) determine the third.
+  target_epsilon: float | None = _budget(
+    None, 'Privacy budget ε; inf trains without privacy.', above=0, maximum=math.inf, common=True
   )
-  steps: int | None = _field(None, 'Discriminator steps T; each draws and charges a fresh batch.')
-  epochs: float | None = _field(None, 'Instead of steps: steps = epochs·N/batch_size.')
-  delta: float = _field(1e-5, 'δ at which ε is stated; well below 1/N.')
-  l2_clip_norm: float = _field(1.0, "C, bound on each real example's gradient norm.")
-  batch_size: int = _field(128, 'Expected number of real examples in a step (Poisson sampling).')
-  truncated_batch_size: int | None = _field(
-    None, 'Cap on a batch; default: far enough above batch_size to cost nothing.'
+  noise_multiplier: float | None = _budget(
+    None, 'σ, noise relative to the clip norm; 0 trains without privacy.', minimum=0, common=True
   )
-  neighboring_relation: str = _field(
-    'add_or_remove_one', 'add_or_remove_one, replace_one or replace_special.'
+  steps: int | None = _budget(
+    None, 'Discriminator steps T; each draws and charges a fresh batch.', minimum=1, common=True
+  )
+  epochs: float | None = _budget(
+    None, 'Instead of steps: steps = epochs·N/batch_size.', above=0, common=True
+  )
+  delta: float = _budget(
+    1e-5, 'δ at which ε is stated; well below 1/N.', above=0, below=1, common=True
+  )
+  l2_clip_norm: float = _budget(
+    1.0, "C, bound on each real example's gradient norm.", above=0, maximum=math.inf, common=True
+  )
+  batch_size: int = _budget(
+    128, 'Expected number of real examples in a step (Poisson sampling).', minimum=1, common=True
+  )
+  truncated_batch_size: int | None = _budget(
+    None, 'Cap on a batch; default: far enough above batch_size to cost nothing.', minimum=1
+  )
+  neighboring_relation: str = _budget(
+    'add_or_remove_one', 'Which two data sets ε compares.', choices=accounting.RELATIONS
   )
 
-  label_share: float | None = _field(
+  label_share: float | None = _labels(
     None,
     'Share of target_epsilon for a private classifier that gives the samples of a generator that '
     'knows no classes theirs; the GAN gets the rest. Default: samples have no classes then.',
+    above=0, below=1, common=True,
   )
-  label_cnn_share: float | None = _field(
+  label_cnn_share: float | None = _labels(
     None,
     'Share of target_epsilon for a small CNN that, taught by named samples and then by records, '
-    'names samples together with that classifier. Default: it names them alone.',
+    'names samples together with that classifier. Default: it names them alone.', above=0, below=1,
   )
 
-  # Moments.
-  moments_coefficients: int | None = _field(
-    None, "Length of a record's code: of an image, the number of its lowest frequencies kept."
+  moments_coefficients: int | None = _moments(
+    None, "Length of a record's code: of an image, how many of its lowest frequencies it has.",
+    minimum=1, maximum=LONGEST_CODE,
   )
-  moments_means_share: float | None = _field(
-    None, 'Share of the release that goes to class means and counts; the rest to covariances.'
+  moments_means_share: float | None = _moments(
+    None, 'Share of the release that goes to class means and counts; the rest to covariances.',
+    above=0, below=1,
   )
 
-  # Models.
-  generator: str = _field(
-    'report_conditional', 'Generator by name: ' + ', '.join(generators.GENERATORS) + '.'
+  generator: str = _networks(
+    'report_conditional', 'Generator by name.', choices=generators.GENERATORS, common=True
   )
-  discriminator: str = _field(
-    'compact', 'Discriminator by name: ' + ', '.join(discriminators.DISCRIMINATORS) + '.'
+  discriminator: str = _networks(
+    'compact', 'Discriminator by name.', choices=discriminators.DISCRIMINATORS, common=True
   )
-  latent_dim: int = _field(64, "Length of the generator's noise vector z.")
+  latent_dim: int = _networks(64, "Length of the generator's noise vector z.", minimum=1)
 
-  # Training.
-  loss: str = _field('bce', 'GAN loss: ' + ', '.join(LOSSES) + '.')
-  gradient_penalty: float | None = _field(
+  loss: str = _training('bce', 'GAN loss.', choices=LOSSES)
+  gradient_penalty: float | None = _training(
     None,
     "Weight of the gradient penalty inside each real example's clipped loss; for wasserstein (10).",
+    above=0,
   )
-  d_weight_clip: float | None = _field(
-    None, "Bound on each of D's weights after every step; for wasserstein (0.01)."
+  d_weight_clip: float | None = _training(
+    None, "Bound on each of D's weights after every step; for wasserstein (0.01).", above=0
   )
-  d_steps_per_g_step: int = _field(
-    10, 'n_D: discriminator steps per generator step; where it starts if n_d_threshold is given.'
+  d_steps_per_g_step: int = _training(
+    10, 'n_D: discriminator steps per generator step; where it starts if n_d_threshold is given.',
+    minimum=1, common=True,
   )
-  n_d_threshold: float | None = _field(
-    None,
-    'Adaptive n_D: raised ('
+  n_d_threshold: float | None = _training(
+    None, 'Adaptive n_D: raised ('
     + ', '.join(map(str, pace.LADDER))
-    + ') when D recognises no more than this share of fakes; looks at fakes only.',
+    + ') when D recognises no more than this share of fakes; looks at fakes only.', above=0,
+    below=1,
   )
-  n_d_patience: int = _field(200, 'Adaptive n_D: generator steps that an n_D lasts at least.')
-  fake_batch_size: int | None = _field(
-    None, 'Fakes per discriminator step; default: batch_size. Constant by design.'
+  n_d_patience: int = _training(
+    200, 'Adaptive n_D: generator steps that an n_D lasts at least.', minimum=1
   )
-  g_batch_size: int | None = _field(None, 'Fakes per generator step; default: batch_size.')
-  fake_gradient: str = _field(
+  fake_batch_size: int | None = _training(
+    None, 'Fakes per discriminator step; default: batch_size. Constant by design.', minimum=1
+  )
+  g_batch_size: int | None = _training(
+    None, 'Fakes per generator step; default: batch_size.', minimum=1
+  )
+  fake_gradient: str = _training(
     'clipped',
     "Fake half of D's gradient: clipped (each fake's to the norm of a real one's) or plain.",
+    choices=FAKE_GRADIENTS,
   )
-  d_optimizer: str = _field('adam', 'adam or sgd.')
-  g_optimizer: str = _field('adam', 'adam or sgd.')
-  d_learning_rate: float = _field(4e-4, "D's learning rate at the start.")
-  g_learning_rate: float = _field(5e-4, "G's learning rate at the start.")
-  d_learning_rate_end: float | None = _field(
-    None, "D's learning rate at the end, where the schedule is not constant."
+  d_optimizer: str = _training('adam', "D's optimizer.", choices=OPTIMIZERS)
+  g_optimizer: str = _training('adam', "G's optimizer.", choices=OPTIMIZERS)
+  d_learning_rate: float = _training(4e-4, "D's learning rate at the start.", above=0)
+  g_learning_rate: float = _training(5e-4, "G's learning rate at the start.", above=0)
+  d_learning_rate_end: float | None = _training(
+    None, "D's learning rate at the end, where the schedule is not constant.", above=0
   )
-  g_learning_rate_end: float | None = _field(
-    None, "G's learning rate at the end, where the schedule is not constant."
+  g_learning_rate_end: float | None = _training(
+    None, "G's learning rate at the end, where the schedule is not constant.", above=0
   )
-  learning_rate_schedule: str = _field(
-    'constant', 'constant, linear, exponential or cosine, from start to end.'
+  learning_rate_schedule: str = _training('constant', 'From start to end.', choices=SCHEDULES)
+  adam_b1: float = _training(0.5, "Adam's decay of the first moment.", minimum=0, below=1)
+  adam_b2: float = _training(0.999, "Adam's decay of the second moment.", minimum=0, below=1)
+  g_ema_decay: float = _training(
+    0.995, "Decay of the average of G's parameters that samples are drawn from; 0 for none.",
+    minimum=0, below=1,
   )
-  adam_b1: float = _field(0.5, "Adam's decay of the first moment.")
-  adam_b2: float = _field(0.999, "Adam's decay of the second moment.")
-  g_ema_decay: float = _field(
-    0.995, "Decay of the average of G's parameters that samples are drawn from; 0 for none."
-  )
-  g_mixture: int | None = _field(
+  g_mixture: int | None = _training(
     None,
     'Draw samples evenly from the averages of so many steps of the second half of the run, the '
     'last one among them (fewer where it has fewer reports). Default: of the last step alone.',
-  )
-  clipping_strategy: str = _field(
-    'auto',
-    'How per-example norms are found: auto (least time), ghost (least memory), vmap (every '
-    "example's gradient). The same results up to rounding.",
-  )
-  microbatch_size: int | None = _field(
-    None,
-    'Examples looked at at once, for memory and speed only; default: all, or as many as fit the '
-    'memory budget.',
-  )
-  memory_budget_gib: float | None = _field(
-    None,
-    "Memory in GiB that one half (real or fake) of D's step may work in; default: a quarter of the "
-    "device's, or of the machine's, rounded down to a power of two.",
-  )
-  compute_dtype: str = _field(
-    'float32',
-    'What D and G compute in: float32, or bfloat16 with parameters, clipping, sums and noise in '
-    'float32.',
+    minimum=1, maximum=_MOST_GENERATORS,
   )
 
-  # Records.
-  steps_per_report: int | None = _field(
-    None, 'Steps between metric lines; default: an epoch, or a thirtieth of the run if shorter.'
+  clipping_strategy: str = _memory(
+    'auto', 'How per-example norms are found: auto (least time), ghost (least memory), vmap (every '
+    "example's gradient). The same results up to rounding.", choices=clipping.STRATEGIES,
   )
-  reports_per_checkpoint: int = _field(1, 'Metric lines between checkpoints.')
-  reports_per_grid: int = _field(1, 'Metric lines between sample grids.')
-  reports_per_snapshot: int | None = _field(
-    None, 'Metric lines between generators kept in snapshots/ (publishable); default: none are.'
+  microbatch_size: int | None = _memory(
+    None,
+    'Examples looked at at once, for memory and speed only; default: all, or as many as fit the '
+    'memory budget.', minimum=1,
   )
-  num_samples: int = _field(10_000, 'Samples left in samples.npz at the end of a run.')
-  seed: int | None = _field(
+  memory_budget_gib: float | None = _memory(
+    None,
+    "Memory in GiB that one half (real or fake) of D's step may work in; default: a quarter of the "
+    "device's, or of the machine's, rounded down to a power of two.", above=0,
+  )
+  compute_dtype: str = _memory(
+    'float32',
+    'What D and G compute in: float32, or bfloat16 with parameters, clipping, sums and noise in '
+    'float32.', choices=COMPUTE_DTYPES,
+  )
+
+  steps_per_report: int | None = _kept(
+    None, 'Steps between metric lines; default: an epoch, or a thirtieth of the run if shorter.',
+    minimum=1,
+  )
+  reports_per_checkpoint: int = _kept(1, 'Metric lines between checkpoints.', minimum=1)
+  reports_per_grid: int = _kept(1, 'Metric lines between sample grids.', minimum=1)
+  reports_per_snapshot: int | None = _kept(
+    None, 'Metric lines between generators kept in snapshots/ (publishable); default: none are.',
+    minimum=1,
+  )
+  num_samples: int = _kept(10_000, 'Samples left in samples.npz at the end of a run.', minimum=1)
+  seed: int | None = _kept(
     None,
     'Fixed seed: reproducible, not private against those who know it. Default: 64 random bits.',
+    minimum=0, maximum=_settings.MOST_SEED, common=True,
   )
 
   def __post_init__(self) -> None:
-    for name in (
-      'steps',
-      'truncated_batch_size',
-      'fake_batch_size',
-      'g_batch_size',
-      'microbatch_size',
-      'steps_per_report',
-      'reports_per_snapshot',
-    ):
-      self._check(name, _validate.integer, minimum=1)
-    self._check('g_mixture', _validate.integer, minimum=1, maximum=_MOST_GENERATORS)
-    for name in (
-      'batch_size',
-      'latent_dim',
-      'd_steps_per_g_step',
-      'n_d_patience',
-      'reports_per_checkpoint',
-      'reports_per_grid',
-      'num_samples',
-    ):
-      self._check(name, _validate.integer, required=True, minimum=1)
-    for name in ('d_learning_rate', 'g_learning_rate'):
-      self._check(name, _validate.positive, required=True)
-    for name in (
-      'd_learning_rate_end',
-      'g_learning_rate_end',
-      'epochs',
-      'gradient_penalty',
-      'd_weight_clip',
-      'memory_budget_gib',
-    ):
-      self._check(name, _validate.positive)
-    self._check('n_d_threshold', _validate.fraction)
-    self._check('moments_coefficients', _validate.integer, minimum=1)
-    self._check('moments_means_share', _validate.fraction)
-    self._check('label_share', _validate.fraction)
-    self._check('label_cnn_share', _validate.fraction)
-    self._check('target_epsilon', _validate.positive, allow_inf=True)
-    self._check('noise_multiplier', _validate.non_negative)
-    self._check('l2_clip_norm', _validate.positive, required=True, allow_inf=True)
-    self._check('delta', _validate.fraction, required=True)
-    for name in ('adam_b1', 'adam_b2', 'g_ema_decay'):
-      self._check(name, _validate.fraction, required=True, open_left=False)
-    self._check('seed', _validate.integer, minimum=0, maximum=2**32 - 1)
-    _validate.one_of('neighboring_relation', self.neighboring_relation, accounting.RELATIONS)
-    _validate.one_of('clipping_strategy', self.clipping_strategy, clipping.STRATEGIES)
-    _validate.one_of('compute_dtype', self.compute_dtype, COMPUTE_DTYPES)
-    _validate.one_of('loss', self.loss, LOSSES)
-    _validate.one_of('d_optimizer', self.d_optimizer, OPTIMIZERS)
-    _validate.one_of('g_optimizer', self.g_optimizer, OPTIMIZERS)
-    _validate.one_of('learning_rate_schedule', self.learning_rate_schedule, SCHEDULES)
-    _validate.one_of('fake_gradient', self.fake_gradient, FAKE_GRADIENTS)
-    _validate.one_of('generator', self.generator, generators.GENERATORS)
-    _validate.one_of('discriminator', self.discriminator, discriminators.DISCRIMINATORS)
-    self._settle_method()
+    _settings.check(self)
+    if self.method is None:
+      of_gan = any(v is not None for v in (self.noise_multiplier, self.steps, self.epochs))
+      object.__setattr__(self, 'method', 'gan' if of_gan else 'moments')
+    self._check_method()
     if self.method == 'moments':
-      self._check_moments()
       return
     self._check_budget()
     self._check_accounted()
@@ -255,30 +234,21 @@ class TrainConfig:
         f'generator={self.generator} with discriminator={self.discriminator}'
       )
 
-  def _check(
-    self, name: str, check: Callable[..., Any], *, required: bool = False, **bounds: Any
-  ) -> None:
-    value = getattr(self, name)
-    if required or value is not None:
-      # What the check returns, a Python number: NumPy's own cannot be written as JSON.
-      object.__setattr__(self, name, check(name, value, **bounds))
-
-  def _settle_method(self) -> None:
-    if self.method is None:
-      of_gan = any(v is not None for v in (self.noise_multiplier, self.steps, self.epochs))
-      object.__setattr__(self, 'method', 'gan' if of_gan else 'moments')
-    _validate.one_of('method', self.method, METHODS)
-
-  def _check_moments(self) -> None:
-    if self.target_epsilon is None:
+  def _check_method(self) -> None:
+    of_moments = self.method == 'moments'
+    if of_moments and self.target_epsilon is None:
       raise _validate.InputError(
-        'expected target_epsilon (target_epsilon=inf trains without privacy)'
+        'expected target_epsilon, which is all that moments need, or what a GAN needs: two of '
+        'target_epsilon, noise_multiplier and steps (target_epsilon=inf trains without privacy)'
       )
     for field in dataclasses.fields(self):
-      if field.name not in _OF_MOMENTS and getattr(self, field.name) != field.default:
+      name, value = field.name, getattr(self, field.name)
+      foreign = name not in _OF_MOMENTS if of_moments else name.startswith('moments_')
+      if foreign and value != field.default:
+        other = 'gan' if of_moments else 'moments'
         raise _validate.InputError(
-          f'expected no {field.name} with method=moments, which has no use for it, got '
-          f'{getattr(self, field.name)}: leave it out, or say method=gan'
+          f'expected no {name} with method={self.method}, which has no use for it, got {value}: '
+          f'leave it out, or say method={other}'
         )
 
   def _check_budget(self) -> None:

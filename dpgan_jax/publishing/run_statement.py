@@ -158,7 +158,7 @@ def _note(run: RunDir, given: str | None) -> str | None:
     except (ValueError, KeyError, TypeError):
       raise _validate.InputError(
         f'expected {run.report_json} to be a report, since its tuning note is kept; remove the '
-        'file, or give --tuning_note'
+        'file, or give dpgan_jax.report a --tuning_note'
       ) from None
   note = ' '.join((given or '').split())
   try:

@@ -345,7 +345,10 @@ class Statement:
       publish.setdefault(row['publish'], []).append(row['file'])
     lines += [_PUBLISH_LINE[k] + ', '.join(v) for k, v in publish.items()]
     if not self.tuning_note:
-      lines.append('How settings were chosen is not stated: add it with --tuning_note')
+      lines.append(
+        'How settings were chosen is not stated: say it with `python -m dpgan_jax.report '
+        '--run_dir=... --tuning_note="..."`'
+      )
     return '\n'.join(lines)
 
   def _noise(self) -> str:

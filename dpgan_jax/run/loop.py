@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import _environment, _jax_settings, _progress, _validate
+from dpgan_jax import _environment, _interrupts, _jax_settings, _progress, _validate
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data.spec import Spec
@@ -240,10 +240,12 @@ class Run:
     waiting: Callable[[], None] | None = None  # writes the record of the chunk that ended last
     ended = 0.0
     end = _end_of_chunk(step, stage.stride, total)
+    _say_where(stage, step, end)
     self.ledger.charge(end, stage.name)
     while step < total:
       length = end - step
       is_new = length not in chunks
+      _say_where(stage, step, end)
       if is_new:
         chunks[length] = stage.chunk(length)
       called = time.monotonic()
@@ -275,6 +277,7 @@ class Run:
     assert waiting is not None
     waiting()
     checkpoints.wait()
+    _interrupts.working_on('')
     if bar:
       bar.close()
     return state
@@ -334,6 +337,11 @@ def _read_plan(
 # `jnp.copy` is an operation of the compiled program, so that its outputs have memory of their own
 # by more than JAX's present habit of not handing a program's arguments back as its results.
 _copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+
+
+def _say_where(stage: Stage, step: int, end: int) -> None:
+  total = stage.mechanism.steps
+  _interrupts.working_on(f'steps {step + 1} to {end} of {total} ({stage.name})')
 
 
 def _mean(values: jax.Array) -> float:

@@ -127,7 +127,7 @@ def main() -> None:
     raise _validate.InputError('expected --run_dir=DIRECTORY of a run and --name=NAME of a record')
   for name in FLAGS.variants:
     _validate.one_of('variants', name, VARIANTS)
-  amount = _shared_flags.amount_from_flags()
+  amount = _cli.config_from_flags(_shared_flags.AmountOptions).amount()
   settings = dataclasses.replace(amount.settings, tasks=TASKS)
   run = RunDir.open(FLAGS.run_dir, create=False)
   kept = run.path / sweep_table.GENERATOR  # of a run of a sweep, which may be all that is left
@@ -160,5 +160,5 @@ if __name__ == '__main__':
   flags.DEFINE_string('data_dir', None, 'Folder of the real data; default: download by name.')
   flags.DEFINE_string('scores_dir', None, 'Where finished scores are kept.')
   flags.DEFINE_list('variants', list(VARIANTS), 'Which: names of VARIANTS.')
-  _shared_flags.define_amount_flags()
+  _cli.define_flags(_shared_flags.AmountOptions)
   _cli.run(main)

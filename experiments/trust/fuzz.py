@@ -41,7 +41,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from dpgan_jax import _cli, _files, _progress, _validate
+from dpgan_jax import _cli, _files, _flag_files, _progress, _validate
 from experiments.trust import hostile_inputs
 
 FLAGS = flags.FLAGS
@@ -447,7 +447,7 @@ def _follow_links() -> None:
 
 
 def _read_any_flag_file() -> None:
-  _cli._flag_file_lines = lambda name: pathlib.Path(name).read_text().splitlines()
+  _flag_files._lines = lambda name: pathlib.Path(name).read_text().splitlines()
 
 
 def _quote_as_is() -> None:

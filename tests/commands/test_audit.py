@@ -56,6 +56,8 @@ def test_gradient_writes_and_prints_the_bound_beside_the_accounted_epsilon(main,
   assert not record['refuted']
   assert record['command'].startswith('python -m dpgan_jax.audit --mode=gradient --num_examples=4')
   lines = out.splitlines()
+  written = f'{tmp_path / "out" / "audit.json"} and {tmp_path / "copy.json"}'
+  assert lines[-1].startswith(f'{written}: the record of one audit, which took ')
   assert lines[0].startswith(f'tiny: epsilon >= {record["lower_bound"]:.4g} with 95 % confidence')
   assert lines[0].endswith(f'accounted: {record["accounted_epsilon"]:.4g}')
   assert f'{record["family_bound"]:.4g}' in lines[1]

@@ -56,7 +56,9 @@ def test_a_file_of_samples_from_end_to_end(command, main, tmp_path, capsys):
   assert status == 0, err
   assert 'secondary_accuracy: ' in out
   assert 'tstr left out: the samples have no labels' in out
-  assert f'marked: {tmp_path / "evaluation.md"}\n' in out
+  scores = len(json.loads((tmp_path / 'evaluation.json').read_text())['scores'])
+  written = f'{tmp_path / "evaluation.md"} (and .json, .png): {scores} scores of 210 samples; '
+  assert out.endswith(f'{written}those that read private data are marked\n')
   assert err.splitlines()[-1].startswith('100% done in ')
   record = json.loads((tmp_path / 'evaluation.json').read_text())
   scores = {s['name']: s for s in record['scores']}
@@ -147,7 +149,8 @@ def test_samples_that_cannot_be_scored_leave_nothing_behind(main, tmp_path):
     (['--samples=b'], 'expected --dataset=NAME'),
     (['--samples=nowhere.npz', '--dataset=digits'], 'nowhere.npz does not exist'),
     (['--run_dir=nowhere'], 'nowhere, which does not exist'),
-    (['--samples=b', '--num=9'], 'expected num only with run_dir'),
+    (['--samples=b', '--num=900'], 'expected num only with run_dir'),
+    (['--run_dir=b', '--num=9'], 'expected num >= 200, got 9'),
     (['--samples=b', '--eval_seed=-1'], 'expected eval_seed in'),
     (['--samples=b', '--cnn_epochs=0'], 'expected cnn_epochs >= 1, got 0'),
     (['--samples=b', '--tasks=distinct,fids'], 'expected tasks to be one of'),

@@ -14,7 +14,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import types
 import zipfile
 from typing import Any
 
@@ -505,12 +504,12 @@ def command(*arguments: str) -> tuple[int, str, str]:
   return done.returncode, done.stdout, done.stderr
 
 
-def test_wrong_commands_are_one_line(monkeypatch):
-  flags = types.SimpleNamespace(run_dir='x', out=None, verify=None)
-  monkeypatch.setattr(release, 'FLAGS', flags)
+def test_wrong_commands_are_one_line(own_flags):
+  release.define_flags()
+  own_flags(['release', '--run_dir=x'])
   with pytest.raises(InputError, match='expected --run_dir=DIRECTORY of a run and --out'):
     release.main()
-  flags.verify = 'y'
+  own_flags(['release', '--run_dir=x', '--verify=y'])
   with pytest.raises(InputError, match='expected --verify=DIRECTORY alone'):
     release.main()
 
@@ -520,6 +519,7 @@ def test_the_command(run, tmp_path):
   status, out, err = command(f'--run_dir={run.path}', f'--out={tmp_path}/new/bundle', '--num=50')
   assert status == 0, err
   assert 'differentially private' in out
+  assert f'{tmp_path}/new/bundle: 9 files with 50 samples, which may be published' in out
   assert 'Traceback' not in err
   status, out, err = command(f'--verify={tmp_path}/new/bundle')
   assert (status, err) == (0, '')

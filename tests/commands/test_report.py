@@ -604,6 +604,9 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command(tmp_path):
   run = paper_run(tmp_path)
+  # `train` prints this too, and has no such flag.
+  hint = 'say it with `python -m dpgan_jax.report --run_dir=... --tuning_note="..."`'
+  assert hint in run_statement.build(run).summary()
   done = command(f'--run_dir={run.path}', '--tuning_note=Chosen on MNIST.')
   assert done.returncode == 0, done.stderr
   assert done.stdout == f'{run_statement.build(run).summary()}\nReport: {run.report_markdown}\n'

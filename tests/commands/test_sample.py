@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import pathlib
 import subprocess
 import sys
 
@@ -107,7 +108,8 @@ def test_npz_into_the_run_directory_never_over_another_unasked(trained, command)
 def test_distorted_samples_are_the_same_ones_distorted_under_their_old_names(trained, command):
   path = trained.run.path / 'distorted.npz'
   status, out, err = command(
-    f'--run_dir={trained.run.path}', '--num=20', '--seed=5', '--distort', f'--out={path}'
+    f'--run_dir={trained.run.path}', '--num=20', '--seed=5', '--distort',
+    f'--out={path.with_suffix("")}',
   )
   assert (status, err) == (0, '')
   assert out == f'20 distorted synthetic examples (no privacy, step 2): {path}\n'
@@ -149,8 +151,9 @@ def test_unconditional_generator_to_parquet_without_labels(unconditional, comman
     f'--model={path}', '--format=parquet', '--num=3', f'--out={tmp_path}/p'
   )
   assert (status, err) == (0, '')
-  assert out == f'3 synthetic examples (epsilon {epsilon:.4g}, delta 0.001, step 4): {tmp_path}/p\n'
-  table = parquet.read_table(tmp_path / 'p').to_pylist()
+  spent = f'epsilon {epsilon:.4g}, delta 0.001, step 4'
+  assert out == f'3 synthetic examples ({spent}): {tmp_path}/p.parquet\n'
+  table = parquet.read_table(tmp_path / 'p.parquet').to_pylist()
   assert [set(row) for row in table] == [{'image'}] * 3
   assert Image.open(io.BytesIO(table[0]['image']['bytes'])).size == (8, 8)
 
@@ -185,6 +188,25 @@ def test_wrong_commands_are_one_line_and_status_2(command, arguments, message):
   assert err.startswith('error: expected ')
   assert err.endswith(f'{message}\n')
   assert err.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+  ('out', 'format', 'written'),
+  [
+    ('s', 'npz', 's.npz'),
+    ('s.npz', 'npz', 's.npz'),
+    ('v1.2', 'parquet', 'v1.2.parquet'),
+    ('s', 'png', 's'),
+    ('s', 'idx', 's'),
+    ('s/', 'npz', 's.npz'),
+    ('s.NPZ', 'npz', 's.NPZ'),
+    ('folder', 'npz', 'folder'),  # which is refused
+  ],
+)
+def test_a_file_ends_as_its_format_does(tmp_path, monkeypatch, out, format, written):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'folder').mkdir()
+  assert sample.with_ending(out, format) == pathlib.Path(written)
 
 
 TEN = tuple(map(str, range(10)))

@@ -57,7 +57,7 @@ def test_two_of_three_determine_the_third(settings):
       {'steps': 5, 'epochs': 2.0, 'noise_multiplier': 1.0},
       'expected steps or epochs, not both: got steps=5 and epochs=2.0',
     ),
-    ({}, 'expected target_epsilon or noise_multiplier'),
+    ({}, 'expected target_epsilon, which is all that moments need'),
     ({'steps': 5}, 'expected target_epsilon or noise_multiplier'),
     (
       {'target_epsilon': 1.0, 'noise_multiplier': 1.0, 'steps': 5},
@@ -67,11 +67,11 @@ def test_two_of_three_determine_the_third(settings):
       {'target_epsilon': 1.0, 'noise_multiplier': 1.0, 'epochs': 5},
       'target_epsilon, noise_multiplier and steps were all given',
     ),
-    ({'target_epsilon': 1.0}, 'expected steps (or epochs), or both'),
+    ({'method': 'gan', 'target_epsilon': 1.0}, 'expected steps (or epochs), or both'),
     ({'noise_multiplier': 1.0}, 'expected steps (or epochs), or both'),
     ({'target_epsilon': math.inf, 'noise_multiplier': 1.0}, 'expected steps (or epochs), or both'),
     ({'target_epsilon': 1.0, 'noise_multiplier': 0.0}, 'expected steps (or epochs), or both'),
-    ({'target_epsilon': math.inf}, 'expected steps (or epochs), or both'),
+    ({'method': 'gan', 'target_epsilon': math.inf}, 'expected steps (or epochs), or both'),
   ],
   ids=str,
 )
@@ -116,7 +116,7 @@ def test_generator_and_discriminator_are_both_told_the_class_or_neither(generato
 
 _WHOLE = [
   'steps', 'truncated_batch_size', 'fake_batch_size', 'g_batch_size', 'microbatch_size',
-  'steps_per_report', 'reports_per_snapshot', 'batch_size', 'latent_dim',
+  'steps_per_report', 'reports_per_snapshot', 'batch_size', 'moments_coefficients', 'latent_dim',
   'd_steps_per_g_step', 'n_d_patience', 'reports_per_checkpoint', 'reports_per_grid', 'num_samples',
 ]  # fmt: skip
 _POSITIVE = [
@@ -126,13 +126,14 @@ _POSITIVE = [
 _FRACTIONS = ['adam_b1', 'adam_b2', 'g_ema_decay']
 _CHOICES = [
   'loss', 'd_optimizer', 'g_optimizer', 'learning_rate_schedule', 'fake_gradient', 'generator',
-  'discriminator', 'neighboring_relation', 'clipping_strategy', 'compute_dtype',
+  'discriminator', 'neighboring_relation', 'clipping_strategy', 'compute_dtype', 'method',
 ]  # fmt: skip
 _OUT_OF_RANGE = {
   **dict.fromkeys(_WHOLE, (0, -1, 1.5, '1', True)),
   **dict.fromkeys(_POSITIVE, (0.0, -1.0, math.inf, math.nan, '1')),
   **dict.fromkeys(_FRACTIONS, (-0.1, 1.0, math.nan, 'x')),
   **dict.fromkeys(_CHOICES, ('x', 1)),
+  'moments_means_share': [0.0, 1.0, math.nan],
   'g_mixture': [0, -1, 1.5, '1', True, 101],
   'epochs': [0.0, -1.0, math.inf, math.nan],
   'target_epsilon': [0.0, -1.0, math.nan, 'inf'],

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from dpgan_jax import _json, _validate
+from dpgan_jax import _json, _tensor_file, _validate
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
@@ -229,7 +229,7 @@ def test_rewriting_alone_changes_nothing(saved, tmp_path):
     ({'data': ...}, "it lacks 'data'"),
     ({'labellers': 3}, 'has no len'),
     ({'config': []}, 'no attribute'),
-    ({'config': {}}, 'expected target_epsilon or noise_multiplier'),
+    ({'config': {}}, 'expected target_epsilon, which is all that moments need'),
     ({'config': {'nonsense': 1}}, 'unknown settings: nonsense'),
     ({'mechanism': {}}, 'missing'),
     ({'mechanism': None}, 'no attribute'),
@@ -268,7 +268,7 @@ def test_tensors_that_were_not_asked_for_are_refused_unread(saved, tmp_path, mon
   header['more'] = {'dtype': 'U8', 'shape': [10**6], 'data_offsets': [end, end + 10**6]}
   content = with_header(saved, json.dumps(header).encode()) + bytes(10**6)
   (tmp_path / 'model').write_bytes(content)
-  monkeypatch.setattr(generator_file.safetensors, 'safe_open', None)  # nothing of it is opened
+  monkeypatch.setattr(_tensor_file.safetensors, 'safe_open', None)  # nothing of it is opened
   assert 'it holds more, which no such generator has' in refused(tmp_path / 'model')
 
 

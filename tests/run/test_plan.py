@@ -49,7 +49,7 @@ def test_a_record_of_version_0_1_is_read():
 
 def test_delta_not_below_one_over_n_warns():
   with pytest.warns(UserWarning, match='not below 1/N'):
-    plan.make_budget(CONFIG.replace(delta=1e-2), 100)
+    plan.make(CONFIG.replace(delta=1e-2), SPEC)
 
 
 @pytest.mark.parametrize(

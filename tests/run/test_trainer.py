@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -200,8 +201,10 @@ def test_sigterm_says_how_to_continue(tmp_path):
   process.send_signal(signal.SIGTERM)
   _, errors = process.communicate()
   assert process.returncode == 143, errors
-  assert errors.strip().splitlines()[-1] == (
-    'error: terminated. Run the same command again to continue.'
+  assert re.fullmatch(
+    r'error: terminated at steps \d+ to \d+ of 12 \(dp_sgd\)\. '
+    'Run the same command again to continue.',
+    errors.strip().splitlines()[-1],
   )
 
 

@@ -13,7 +13,7 @@ import dp_accounting
 from dpgan_jax import _validate
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data.spec import Spec
-from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.config import LONGEST_CODE, TrainConfig
 from dpgan_jax.models.moments.encoding import Encoding, ImageEncoding
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
@@ -22,7 +22,6 @@ MEANS, SECONDS = 'moments_means', 'moments'
 # Chosen on training images of MNIST and the digits of scikit-learn: experiments/moments.
 _MOST_COEFFICIENTS = 196
 _MEANS_SHARE = 0.2
-LONGEST = 4096  # of a code: its covariance is decomposed in minutes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Moments:
           f'expected one step over all {self.spec.num_records} records, got {mechanism.steps} over '
           f'{mechanism.batch_size}'
         )
-    _validate.integer('dim', self.dim, minimum=1, maximum=LONGEST)
+    _validate.integer('dim', self.dim, minimum=1, maximum=LONGEST_CODE)
     self.encoding  # noqa: B018 - refuses a length that no code has
 
   @functools.cached_property

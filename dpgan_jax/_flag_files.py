@@ -1,0 +1,89 @@
+"""Files of flags, one a line: `--flagfile=experiments/eps2.flags`, read here and not by absl.
+
+absl would read without end what is refused here: devices, giants, files that name each other more
+often than anybody means to.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+from dpgan_jax import _validate
+
+CHECKOUT = pathlib.Path(__file__).resolve().parents[1]  # whose experiments/ holds flag files
+_MOST_FILES, _MOST_BYTES = 50, 2**20
+_NAMES = ('--flagfile', '-flagfile')
+
+
+def expand(argv: Sequence[str]) -> list[str]:
+  """A command line with what its flag files hold in front, so that its own flags win.
+
+  Of the files, what stands later wins; an included file stands where it is named.
+
+  Args:
+    argv: arguments, without the name of the program.
+
+  Raises:
+    InputError: a file that cannot be read, or more of them than anybody means to include.
+  """
+  own, waiting, arguments = [], [], iter(argv)
+  for argument in arguments:
+    if argument == '--':  # no flags follow
+      own += [argument, *arguments]
+      break
+    name, equals, value = argument.partition('=')
+    if name in _NAMES:
+      waiting.append(f'{name}={value if equals else next(arguments, "")}')
+    else:
+      own.append(argument)
+  waiting.reverse()
+  found, read = [], 0
+  while waiting:
+    line = waiting.pop()
+    name, _, value = line.partition('=')
+    if name not in _NAMES:
+      found.append(line)
+      continue
+    read += 1
+    if read > _MOST_FILES:
+      raise _validate.InputError(
+        f'expected at most {_MOST_FILES} flag files, each other\'s included (do they name '
+        'themselves?)'
+      )
+    waiting += reversed(_lines(value.strip()))
+  return found + own
+
+
+def _lines(name: str) -> list[str]:
+  """The flags in a flag file (UTF-8 in any locale), one a line, without comments."""
+  if not name:
+    raise _validate.InputError('expected --flagfile=FILE, got no name')
+  path = pathlib.Path(os.path.expanduser(name))
+  try:
+    path = _found(path)
+    if not path.is_file():
+      raise _validate.InputError(f'flag file {path} is no regular file')
+    if path.stat().st_size > _MOST_BYTES:
+      raise _validate.InputError(
+        f'flag file {path} has {path.stat().st_size} bytes; expected at most {_MOST_BYTES}'
+      )
+    lines = path.read_text(encoding='utf-8').splitlines()
+  except OSError as error:
+    raise _validate.InputError(f'cannot read flag file {path}: {error.strerror}') from None
+  except UnicodeError:
+    raise _validate.InputError(f'expected flag file {path} to be UTF-8 text') from None
+  return [line.strip() for line in lines if line.strip() and not line.startswith(('#', '//'))]
+
+
+def _found(path: pathlib.Path) -> pathlib.Path:
+  """The file as it is named, or else that of the checkout which this package is imported from."""
+  places = [pathlib.Path.cwd(), CHECKOUT]
+  for place in places:  # the place of an absolute path is its own
+    if (place / path).exists():
+      return path if place == places[0] else place / path
+  where = f', neither in {places[0]} nor in {CHECKOUT}'
+  raise _validate.InputError(
+    f'flag file {path} does not exist' + ('' if path.is_absolute() else where)
+  )

@@ -1,0 +1,42 @@
+"""The help pages of all commands: the few flags that matter, in groups; all of them on demand."""
+
+from __future__ import annotations
+
+import pytest
+
+from dpgan_jax import _cli, audit, classify, evaluate, release, report, sample, sweep, train
+
+COMMANDS = (audit, classify, evaluate, release, report, sample, sweep, train)
+
+
+def names(page: str) -> list[str]:
+  """The flags that a page lists, in order."""
+  lines = [line.strip() for line in page.splitlines() if line.startswith('  --')]
+  return [line.partition(': ')[0].removeprefix('--').removeprefix('[no]') for line in lines]
+
+
+@pytest.mark.parametrize('command', COMMANDS, ids=lambda command: command.__name__)
+def test_few_flags_matter_and_all_can_be_seen(command, own_flags):
+  command.define_flags()
+  defined = set(own_flags)
+  few, full = names(_cli.help_page(full=False)), names(_cli.help_page(full=True))
+  assert len(few) == len(set(few)) <= 27
+  assert set(few) <= set(full) == defined
+  assert any(name.endswith('_dir') for name in few)
+  hidden = len(full) - len(few)
+  assert (f'--helpfull shows {hidden} more flags.' in _cli.help_page(full=False)) == (hidden > 0)
+
+
+def test_what_is_done_to_samples_is_in_the_help_of_both_who_draw_them(own_flags):
+  for command in (release, sample):
+    for name in list(own_flags):
+      delattr(own_flags, name)
+    command.define_flags()
+    assert {'clearest', 'distort'} <= set(names(_cli.help_page(full=False)))
+
+
+def test_a_sweep_does_not_show_the_flags_that_it_refuses(own_flags):
+  sweep.define_flags()
+  few = names(_cli.help_page(full=False))
+  assert {'epsilons', 'seeds', 'delta'} <= set(few)
+  assert not {'target_epsilon', 'seed'} & set(few)
