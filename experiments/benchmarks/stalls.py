@@ -2,7 +2,7 @@
 
     ./run.sh python -m experiments.benchmarks.stalls --out=experiments/results/stalls.json
 
-Runs `trainer.train` on the quickstart's settings (`--flagfile` takes others) with everything
+Runs `trainer.train` on the settings of digits_gan.flags (`--flagfile` takes others) with everything
 recorded after every chunk (metrics, sample grid, snapshot, checkpoint), and again with metrics
 alone. Each run is a process of its own. What is watched are the calls of the compiled chunk: when
 each was dispatched, and when the device was done with it, which a thread of its own waits for. The
@@ -155,5 +155,5 @@ if __name__ == '__main__':
   flags.DEFINE_string('work_dir', None, 'Where the runs are, on the disk to be measured; /tmp.')
   flags.DEFINE_string('package', None, 'Folder with another version of dpgan_jax to measure.')
   if not any(a.lstrip('-').startswith('flagfile') for a in sys.argv[1:]):
-    sys.argv.insert(1, f'--flagfile={pages.FOLDER / "quickstart.flags"}')
+    sys.argv.insert(1, f'--flagfile={pages.FOLDER / "digits_gan.flags"}')
   cases.run(main)

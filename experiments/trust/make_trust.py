@@ -365,11 +365,11 @@ def programs() -> dict[str, list[str]]:
   """The long part of every check by name, in the order in which they run."""
   found: dict[str, list[str]] = {name: command.split() for name, command in PARTS.items()}
   # Its samples are attacked.
-  found['quickstart'] = ['-m', 'dpgan_jax.train', '--flagfile=experiments/quickstart.flags']
+  found['digits_gan'] = ['-m', 'dpgan_jax.train', '--flagfile=experiments/digits_gan.flags']
   for path in sorted((ROOT / 'experiments').glob('audits/audit_*.flags')):
     command = ['-m', 'dpgan_jax.audit', f'--flagfile={path.relative_to(ROOT)}']
     if path.stem.endswith('_samples'):
-      command.append('--run_dir=runs/quickstart')
+      command.append('--run_dir=runs/digits_gan')
     found[path.stem] = command
   return found
 
