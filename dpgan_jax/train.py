@@ -28,6 +28,8 @@ from dpgan_jax import (
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
+from dpgan_jax.models.moments import settings as moments_settings
+from dpgan_jax.models.moments import verdict
 from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.networks import layers
 from dpgan_jax.publishing import run_statement
@@ -42,6 +44,9 @@ class Options(_shared_flags.DataOptions):
   run_dir: str | None = _settings.field(
     None, 'Directory of the run: checkpoints, ledger, samples, report.', group='records',
     common=True,
+  )
+  anyway: bool = _settings.field(
+    False, 'Spend the budget although samples are bound to be useless.', group='budget'
   )
   dry_run: bool = _settings.field(
     False, 'Show mechanism, models, devices and expected time; train nothing.', group='records',
@@ -65,10 +70,22 @@ def main() -> None:
     show_plan(config, dataset)
     return
   print(dataset.spec.describe())
+  if not options.anyway:
+    _refuse_useless(config, dataset)
   trained = trainer.train(config, dataset, options.run_dir)
   statement = run_statement.write(trained.run)
   print(statement.summary())
   print(f'Samples, figures and report: {trained.run.path}/')
+
+
+def _refuse_useless(config: TrainConfig, dataset: datasets.ImageDataset) -> None:
+  if config.method != 'moments':
+    return
+  planned = moments_settings.make(config, dataset.spec)
+  if verdict.expected(planned) == 'useless':
+    raise _validate.InputError(
+      f'samples would be useless: {verdict.advice(planned)}. Nothing was spent; --anyway spends it'
+    )
 
 
 def show_plan(config: TrainConfig, dataset: datasets.ImageDataset) -> None:
@@ -103,6 +120,7 @@ def _describe_moments(moments: Moments, epsilon: str) -> dict[str, str]:
       f'{name} {m.noise_multiplier:.4g}' for name, m in moments.stages.items()
     ),
     'coefficients': f'{moments.dim} of the {math.prod(moments.spec.shape)} numbers of a record',
+    'samples': f'{verdict.expected(moments)}, as N, K and epsilon let expect',
     'expected time': 'seconds',
   }
 

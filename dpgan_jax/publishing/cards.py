@@ -87,6 +87,7 @@ def model_card(about: About) -> str:
       if about.class_counts is not None
       else 'the noise of training distorts frequencies.'
     ),
+    *(('## How useful', s.verdict.sentence) if s.verdict else ()),
     '## Factors',
     'Noise hides what few records have in common before it hides what many have: rare classes, '
     'rare styles and small groups come out worst, or not at all. Whoever depends on a group should '

@@ -18,6 +18,7 @@ from dpgan_jax.budget import cross_check
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments.settings import MEANS
+from dpgan_jax.models.moments.verdict import Verdict
 from dpgan_jax.networks.discriminators import UNACCOUNTED
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.accounting import rounded_down, show_epsilon
@@ -61,6 +62,7 @@ class Statement:
     environment_at_start: software and hardware that the run started on.
     environment_now: software and hardware that this statement was made with.
     tuning_note: what the data owner says about how settings were chosen; None: nothing.
+    verdict: what samples can be good for, from what was released; None: nothing can be said.
   """
 
   config: TrainConfig
@@ -78,6 +80,7 @@ class Statement:
   environment_at_start: Mapping[str, Any]
   environment_now: Mapping[str, Any]
   tuning_note: str | None
+  verdict: Verdict | None = None
 
   @property
   def holds(self) -> bool:
@@ -227,6 +230,7 @@ class Statement:
           'num_classes': self.spec.num_classes,
         },
         'settings': {k: v for k, v in settings.items() if k != 'seed' and k not in m.to_dict()},
+        'verdict': None if self.verdict is None else dataclasses.asdict(self.verdict),
         'covered': list(self._covered()) if self.holds else [],
         'not_covered': list(text.NOT_COVERED) if self.holds else [text.NOTHING_COVERED],
         'files': self.files(),
@@ -278,6 +282,7 @@ class Statement:
       f'# {title}',
       self.guarantee(),
       f'{text.GROUP} {self.progress()}' if self.holds else self.progress(),
+      *(['## What the samples can be good for', self.verdict.sentence] if self.verdict else []),
       '## Mechanism as run',
       _markdown.table(('', ''), (of_moments if self.is_of_moments else numbers).items()),
       *self._beside(),
@@ -340,6 +345,8 @@ class Statement:
     lines = [first, self.progress() if self.is_of_moments else steps]
     if self.seed_fixed and self.holds:
       lines.append(f'Seed fixed: {text.SEED}')
+    if self.verdict:
+      lines.append(f'Samples: {self.verdict.sentence}')
     publish: dict[str, list[str]] = {}
     for row in self.files():
       publish.setdefault(row['publish'], []).append(row['file'])

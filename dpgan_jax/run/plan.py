@@ -15,7 +15,7 @@ from dpgan_jax.models import labelling
 from dpgan_jax.models.classifier import STAGE, Classifier
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
-from dpgan_jax.models.moments import settings
+from dpgan_jax.models.moments import settings, verdict
 from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.privacy.mechanism import DPMechanism
 
@@ -88,7 +88,14 @@ def make(config: TrainConfig, spec: Spec) -> Plan:
       'publishes one record at random would satisfy it; choose a smaller delta',
       stacklevel=2,
     )
-  return settings.make(config, spec) if config.method == 'moments' else _make_gan(config, spec)
+  if config.method != 'moments':
+    return _make_gan(config, spec)
+  moments = settings.make(config, spec)
+  if (level := verdict.expected(moments)) in ('useless', 'poor'):
+    warnings.warn(
+      f'samples are likely to be {level}: {verdict.advice(moments)}', stacklevel=2
+    )
+  return moments
 
 
 def _make_gan(config: TrainConfig, spec: Spec) -> GANPlan:

@@ -94,6 +94,17 @@ def release_seconds(
   )  # fmt: skip
 
 
+def sum_noise(moments: Moments) -> float:
+  """Standard deviation of the noise in each number of a class's sum."""
+  deviation = moments.stages[MEANS].noise_multiplier * moments.encoding.radius
+  return deviation / _weights(moments.dim)[0]
+
+
+def count_noise(moments: Moments) -> float:
+  """Standard deviation of the noise in a class's number of records."""
+  return moments.stages[MEANS].noise_multiplier / _weights(moments.dim)[1]
+
+
 def _weights(dim: int) -> tuple[float, float]:
   """(a, b) of the module."""
   in_count = 1 / math.sqrt(1 + math.sqrt(dim))

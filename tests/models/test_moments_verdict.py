@@ -1,0 +1,82 @@
+"""The verdict on a release: useless ones are called so, good ones are not, and it costs nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from dpgan_jax import load_dataset
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.moments import release, settings, verdict
+from dpgan_jax.privacy.exact_noise import new_secret
+
+DIGITS = load_dataset('digits')
+
+
+def _judge(images, labels, epsilon, names=DIGITS.class_names):
+  spec = dataclasses.replace(DIGITS.spec, num_records=len(images), class_names=names)
+  moments = settings.make(TrainConfig(target_epsilon=epsilon), spec)
+  return verdict.judge(*_release(images, labels, moments), moments), verdict.expected(moments)
+
+
+def _release(images, labels, moments):
+  codes, secret = moments.encoding.encode(images), new_secret()
+  means = release.release_means(codes, labels, moments, secret)
+  return means, release.release_seconds(codes, labels, means, moments, secret)
+
+
+def test_labels_that_say_nothing_are_useless_however_large_epsilon():
+  for seed, epsilon in enumerate([1.0, 4.0, 20.0, math.inf] * 4):
+    shuffled = np.random.default_rng(seed).permutation(DIGITS.labels)
+    found, _ = _judge(DIGITS.images, shuffled, epsilon)
+    assert found.level == 'useless'
+    assert 'do not stand out' in found.sentence
+
+
+@pytest.mark.parametrize(
+  ('n', 'epsilon', 'level'),
+  [(200, 0.1, 'useless'), (1440, 0.1, 'useless'), (1440, 4.0, 'good'), (1440, 1e6, 'good')],
+)
+def test_records_and_epsilon_make_the_level(n, epsilon, level):
+  for _ in range(5):
+    found, expected = _judge(DIGITS.images[:n], DIGITS.labels[:n], epsilon)
+    assert found.level == level
+    assert found.colour == verdict.COLOURS[level]
+    # Beforehand it is known to within one level.
+    assert abs(verdict.LEVELS.index(expected) - verdict.LEVELS.index(level)) <= 1
+
+
+def test_between_the_two_it_is_neither_good_nor_useless():
+  levels = [_judge(DIGITS.images, DIGITS.labels, 1.2)[0].level for _ in range(10)]
+  assert set(levels) <= {'poor', 'usable'}
+  sentence = _judge(DIGITS.images, DIGITS.labels, 1.0)[0].sentence
+  assert 'times as many records' in sentence
+
+
+def test_static_is_useless():
+  static = np.random.default_rng(0).integers(0, 256, DIGITS.images.shape, np.uint8)
+  assert _judge(static, DIGITS.labels, 2.0)[0].level == 'useless'
+
+
+def test_a_class_of_few_records_is_named():
+  kept = (DIGITS.labels != 3) | (np.cumsum(DIGITS.labels == 3) <= 5)
+  found, _ = _judge(DIGITS.images[kept], DIGITS.labels[kept], 4.0)
+  assert found.small_classes == ('3',)
+  assert 'Too small to be learnt at this ε: 3.' in found.sentence
+
+
+def test_without_noise_or_classes():
+  assert _judge(DIGITS.images, DIGITS.labels, math.inf)[0].level == 'good'
+  alone, _ = _judge(DIGITS.images, np.zeros(1440, np.int32), 1.0, ('all',))
+  assert alone is None
+
+
+def test_it_follows_from_the_release_alone():
+  """The same release gives the same verdict: nothing else of the records is looked at."""
+  moments = settings.make(TrainConfig(target_epsilon=2.0), DIGITS.spec)
+  means, seconds = _release(DIGITS.images, DIGITS.labels, moments)
+  again = release.Means(means.counts.copy(), means.sums.copy())
+  assert verdict.judge(again, seconds.copy(), moments) == verdict.judge(means, seconds, moments)
