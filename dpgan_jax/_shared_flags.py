@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from absl import flags
 
 from dpgan_jax import _validate
+from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.sources import Source
 from dpgan_jax.evaluation import features, tasks
 from dpgan_jax.evaluation.scoring import Amount
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # these functions act for their callers, whose --help lists the flags
+
+
+def define_data_flags() -> None:
+  """Where the data are; what is done to them are settings of a run."""
+  flags.DEFINE_string(
+    'data_dir', None, 'Folder (or .npz file) of the data; default: download by name.'
+  )
+  flags.DEFINE_string(
+    'labels_csv', None,
+    "With png: a table of every image's class, with the columns file (within data_dir) and label.",
+  )  # fmt: skip
+
+
+def source(settings: Any, dataset: str | None = None) -> Source:
+  """The data that these settings and the flags name; `dataset` in the place of the settings'."""
+  return Source.of(
+    settings, data_dir=FLAGS.data_dir, labels_csv=FLAGS.labels_csv, dataset=dataset
+  )
+
+
+def show(dataset: ImageDataset) -> None:
+  """Prints what the data are, and what their reader skipped and changed."""
+  for line in (dataset.spec.describe(), *dataset.notes):
+    print(line)
 
 
 def define_amount_flags() -> None:

@@ -29,7 +29,7 @@ from typing import Any
 
 from absl import flags
 
-from dpgan_jax import _cli, _files, _progress, _validate
+from dpgan_jax import _cli, _files, _progress, _shared_flags, _validate
 from dpgan_jax.auditing import modes
 from dpgan_jax.auditing.gradient import GradientAudit, Parts, gradient_bound
 from dpgan_jax.models.config import TrainConfig
@@ -51,9 +51,7 @@ def define_flags() -> None:
   flags.DEFINE_string('results', None, 'Another file to write what audit.json holds to.')
   flags.DEFINE_float('confidence', 0.95, 'Of each bound.')
   flags.DEFINE_integer('audit_seed', 0, 'Seed of simulated runs, canaries and coins.')
-  flags.DEFINE_string(
-    'data_dir', None, 'Folder (or .npz file) of the data; default: download by name.'
-  )
+  _shared_flags.define_data_flags()
   flags.DEFINE_integer('num_examples', None, 'gradient: N of the mechanism; tens are as good.')
   flags.DEFINE_integer('trials', 200_000, 'gradient: runs, half of them with the canary.')
   flags.DEFINE_integer('dimension', 32, 'gradient: entries of the gradient.')
@@ -109,8 +107,8 @@ def _audit(out: pathlib.Path) -> dict[str, Any]:
       return modes.samples_attack(
         run_dir=FLAGS.run_dir,
         samples=FLAGS.samples,
-        dataset=FLAGS.dataset if FLAGS['dataset'].present else None,
-        data_dir=FLAGS.data_dir,
+        source=_shared_flags.source(FLAGS),
+        named=bool(FLAGS['dataset'].present),
         delta=FLAGS.delta,
         candidates=FLAGS.candidates,
         **about,
@@ -124,12 +122,13 @@ def _audit(out: pathlib.Path) -> dict[str, Any]:
         **about,
       )
     case _:
+      config = _cli.config_from_flags(TrainConfig)
       return modes.one_real_run(
-        _cli.config_from_flags(TrainConfig),
+        config,
         out,
         num_canaries=FLAGS.canaries,
         canary_kind=FLAGS.canary_kind,
-        data_dir=FLAGS.data_dir,
+        source=_shared_flags.source(config),
         **about,
       )
 

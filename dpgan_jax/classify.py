@@ -26,9 +26,9 @@ import numpy as np
 import safetensors.flax
 from absl import flags
 
-from dpgan_jax import _cli, _files, _validate
+from dpgan_jax import _cli, _files, _shared_flags, _validate
 from dpgan_jax.budget import cross_check
-from dpgan_jax.data import datasets
+from dpgan_jax.data import datasets, naming, sources
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import labelling
 from dpgan_jax.models.classifier import Classifier, ClassifierState
@@ -62,25 +62,30 @@ class Split:
   scored_on: str
 
 
-def load(config: ClassifierConfig, data_dir: str | None) -> Split:
+def load(
+  config: ClassifierConfig, data_dir: str | None, labels_csv: str | None = None
+) -> Split:
   """Reads and prepares the data; with `holdout`, the test set is not even read.
 
   Raises:
     InputError: data that are missing or damaged, or fewer examples than are to be held out.
   """
-  whole = datasets.load_dataset(config.dataset, data_dir=data_dir)
+  source = sources.Source.of(
+    dataclasses.replace(config, holdout=0), data_dir=data_dir, labels_csv=labels_csv
+  )
+  whole = source.load()
   if not config.holdout:
-    test = datasets.load_dataset(config.dataset, data_dir=data_dir, split='test')
+    test = source.load('test')
     if test.spec.shape != whole.spec.shape or test.num_classes != whole.num_classes:
       raise _validate.InputError(
         f'expected test images like those for training, {whole.spec.shape} of '
         f'{whole.num_classes} classes, got {test.spec.shape} of {test.num_classes}'
       )
-    datasets.require_same_classes(test, whole.class_names, 'training')
+    naming.require_same(test.name, test.class_names, whole.class_names, 'training')
     where = f'{len(test)} test examples, looked at only here'
     inputs = prepare(config, whole.images)
     return Split(whole, inputs, prepare(config, test.images), test.labels, where)
-  train, aside = datasets.hold_out(whole, config.holdout)
+  train, aside = sources.hold_out(whole, config.holdout)
   where = f'{len(aside)} held-out training examples'
   return Split(
     train, prepare(config, train.images), prepare(config, aside.images), aside.labels, where
@@ -210,9 +215,7 @@ def record(path: pathlib.Path, results: list[dict[str, Any]]) -> None:
 
 def define_flags() -> None:
   _cli.define_flags(ClassifierConfig)
-  flags.DEFINE_string(
-    'data_dir', None, 'Folder (or .npz file) of the data; default: download by name.'
-  )
+  _shared_flags.define_data_flags()
   flags.DEFINE_string('run_dir', None, 'Directory of the run; of one per seed with --seeds.')
   flags.DEFINE_integer(
     'seeds', None, 'Train this many times, with the fixed seeds 0, 1, ..., in RUN_DIR/seed_<n>.'
@@ -233,7 +236,7 @@ def main() -> None:
       pathlib.Path(FLAGS.run_dir) / f'seed_{n}': dataclasses.replace(config, seed=n)
       for n in range(FLAGS.seeds)
     }
-  split = load(config, FLAGS.data_dir)
+  split = load(config, FLAGS.data_dir, FLAGS.labels_csv)
   print(f'{config.dataset}: {len(split.train)} images, inputs {split.inputs.shape[1:]}')
   results = []
   for path, each in runs.items():

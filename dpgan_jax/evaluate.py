@@ -3,7 +3,8 @@
 
 Writes evaluation.json, evaluation.md and evaluation.png beside the run (or into `--out`). Running
 the same command again after an interruption finds the scores that were finished. Nearly every score
-reads real images without noise: the output says which.
+reads real images without noise: the output says which. The images compared with are those that the
+run held out, which it has recorded, or the test split of the data.
 
 `--over_steps` scores the generators that a run kept along the way (`--reports_per_snapshot` of
 dpgan_jax.train) instead of its last one, lightly: evaluation_steps.json and figures over steps.
@@ -16,12 +17,17 @@ import pathlib
 from absl import flags
 
 from dpgan_jax import _cli, _progress, _shared_flags, _validate
-from dpgan_jax.data import datasets, readers
+from dpgan_jax.data import naming, readers
+from dpgan_jax.data.datasets import ImageDataset
 from dpgan_jax.evaluation import over_steps, scores, scoring, snapshots, tasks
+from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.run import generator_file, trainer
 from dpgan_jax.run.directory import RunDir
 
 FLAGS = flags.FLAGS
+_RECORDED = ('image_size', 'channels', 'holdout')
+
+
 def define_flags() -> None:
   flags.DEFINE_string('run_dir', None, 'Directory of a run; its latest checkpoint is sampled.')
   flags.DEFINE_string(
@@ -30,9 +36,12 @@ def define_flags() -> None:
     'Instead of run_dir: an .npz file with images x and, if there are any, classes y.',
   )
   flags.DEFINE_string('dataset', None, "Name of the real data; default: the run's.")
-  flags.DEFINE_string(
-    'data_dir', None, 'Folder (or .npz file) of the real data; default: download by name.'
-  )
+  _shared_flags.define_data_flags()
+  for name in _RECORDED:
+    define = {'image_size': flags.DEFINE_string, 'channels': flags.DEFINE_integer}
+    define.get(name, flags.DEFINE_float)(
+      name, None, 'With samples: as for dpgan_jax.train. A run has recorded it.'
+    )
   flags.DEFINE_string('out', None, 'Folder of the results; default: beside the run or the samples.')
   flags.DEFINE_string(
     'scores_dir', None,
@@ -70,15 +79,13 @@ def main() -> None:
     source = pathlib.Path(FLAGS.samples).name
     samples = scoring.Samples(*scoring.read_samples(FLAGS.samples), source=source)
     out = pathlib.Path(FLAGS.out or pathlib.Path(FLAGS.samples).parent)
-    train, test = scoring.load_real(FLAGS.dataset, FLAGS.data_dir)
+    train, test = scoring.load_real(_shared_flags.source(FLAGS).settled())
     if samples.labels is not None and (names := readers.npz_class_names(FLAGS.samples)):
-      datasets.require_same_classes(train, names, 'the samples')
+      naming.require_same(train.name, train.class_names, names, 'the samples')
   else:
     trained = trainer.restore_model(FLAGS.run_dir)
     out = pathlib.Path(FLAGS.out or trained.run.path)
-    spec = trained.model.spec
-    train, test = scoring.load_real(FLAGS.dataset or spec.name, FLAGS.data_dir)
-    datasets.require_same_classes(train, spec.class_names, 'the run')
+    train, test = _real_data_of(trained.model)
     samples = scoring.draw(trained.model, amount)
   result = scoring.score(samples, train, test, amount, out, scores_dir=FLAGS.scores_dir)
   for name in ('tstr_cnn', 'fid', 'secondary_accuracy'):
@@ -89,6 +96,18 @@ def main() -> None:
   for name, reason in result.skipped.items():
     print(f'{name} left out: {reason}')
   print(f'Scores that read private data are marked: {out / "evaluation.md"}')
+
+
+def _real_data_of(model: Synthesizer) -> tuple[ImageDataset, ImageDataset]:
+  """The images a run was trained on and those it never saw, prepared as it has recorded."""
+  for name in _RECORDED:
+    if FLAGS[name].value is not None:
+      raise _validate.InputError(f'expected no {name} with run_dir: the run has recorded its own')
+  spec = model.spec
+  source = _shared_flags.source(model.gan.config, FLAGS.dataset or spec.name)
+  train, test = scoring.load_real(source)
+  naming.require_same(train.name, train.class_names, spec.class_names, 'the run')
+  return train, test
 
 
 def _over_steps() -> None:
@@ -103,9 +122,7 @@ def _over_steps() -> None:
   _validate.integer('num', num, minimum=tasks.MIN_SAMPLES)
   run = RunDir.open(FLAGS.run_dir, create=False)
   files = snapshots.paths(run, FLAGS.snapshots, as_trained=FLAGS.as_trained)
-  spec = generator_file.load(files[-1]).spec
-  train, test = scoring.load_real(FLAGS.dataset or spec.name, FLAGS.data_dir)
-  datasets.require_same_classes(train, spec.class_names, 'the run')
+  train, test = _real_data_of(generator_file.load(files[-1]))
   out = pathlib.Path(FLAGS.out or run.path)
   show = _progress.WorkProgress()
   steps = over_steps.score(

@@ -19,7 +19,6 @@ import warnings
 from absl import flags
 
 from dpgan_jax import _cli, _shared_flags, _validate
-from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.search import sweep_figures, sweep_table, sweeping
 
@@ -42,9 +41,7 @@ def define_flags() -> None:
     'first_seed', 0, 'The first of the seeds, in the place of 0: a sweep made in parts.'
   )
   flags.DEFINE_string('sweep_dir', None, 'Directory of the sweep: its runs, table and figures.')
-  flags.DEFINE_string(
-    'data_dir', None, 'Folder (or .npz file) of the data; default: download by name.'
-  )
+  _shared_flags.define_data_flags()
   flags.DEFINE_bool('evaluate', True, 'Evaluate every run against real images.')
   _shared_flags.define_amount_flags()
 
@@ -57,11 +54,13 @@ def main() -> None:
   if not FLAGS.sweep_dir:
     raise _validate.InputError('expected --sweep_dir=DIRECTORY, where runs and table go')
   amount = _shared_flags.amount_from_flags()
-  dataset = datasets.load_dataset(settings['dataset'], data_dir=FLAGS.data_dir)
-  test = None
-  if FLAGS.evaluate:
-    test = datasets.load_dataset(settings['dataset'], data_dir=FLAGS.data_dir, split='test')
-  print(f'{dataset.spec.describe()}; {len(runs)} runs')
+  source = _shared_flags.source(runs[0].config).settled()
+  settings['holdout'] = source.holdout
+  runs = sweeping.plan(settings, epsilons, FLAGS.seeds, steps_at, FLAGS.first_seed)
+  dataset = source.load()
+  test = source.load('test') if FLAGS.evaluate else None
+  _shared_flags.show(dataset)
+  print(f'{len(runs)} runs')
   settings = sweeping.plan(settings, epsilons[:1], FLAGS.seeds)[0].config.to_dict()  # as validated
   sweep = sweeping.open_sweep(FLAGS.sweep_dir, settings, dataset)
   with sweep.lock():

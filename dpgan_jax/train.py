@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from dpgan_jax import _cli, _environment, _keys, _progress, _validate
+from dpgan_jax import _cli, _environment, _keys, _progress, _shared_flags, _validate
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
@@ -30,9 +30,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
   _cli.define_flags(TrainConfig)
-  flags.DEFINE_string(
-    'data_dir', None, 'Folder (or .npz file) of the data; default: download by name.'
-  )
+  _shared_flags.define_data_flags()
   flags.DEFINE_string(
     'run_dir', None, 'Directory of the run: checkpoints, ledger, samples, report.'
   )
@@ -48,13 +46,12 @@ def main() -> None:
     raise _validate.InputError(
       'expected --run_dir=DIRECTORY, where checkpoints, samples and report go'
     )
-  dataset = datasets.load_dataset(config.dataset, data_dir=FLAGS.data_dir)
+  source = _shared_flags.source(config).settled()
+  config, dataset = config.replace(holdout=source.holdout), source.load()
   if FLAGS.dry_run:
     show_plan(config, dataset)
     return
-  print(
-    dataset.spec.describe()
-  )
+  _shared_flags.show(dataset)
   trained = trainer.train(config, dataset, run_dir)
   statement = run_statement.write(trained.run)
   print(statement.summary())
@@ -72,7 +69,7 @@ def show_plan(config: TrainConfig, dataset: datasets.ImageDataset) -> None:
   if config.n_d_threshold is not None:
     g_steps = f'at most {g_steps} (adaptive n_D)'
   rows = {
-    'data': dataset.spec.describe(),
+    'data': '; '.join((dataset.spec.describe(), *dataset.notes)),
     'mechanism': 'Gaussian noise on per-example clipped gradients of truncated Poisson batches'
     if mechanism.is_private
     else 'none (no privacy)',

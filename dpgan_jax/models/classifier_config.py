@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dpgan_jax import _records, _validate
+from dpgan_jax.data.spec import Preparation
 
 MODELS = ('linear', 'tutorial_cnn')
 FEATURES = ('pixels', 'scattering')
@@ -22,6 +23,8 @@ class ClassifierConfig:
   """Everything that determines a classifier, given the data and the key; all of it public."""
 
   dataset: str = _field('digits', 'Data set or kind of file, as for dpgan_jax.train.')
+  image_size: str | None = _field(None, 'As for dpgan_jax.train.')
+  channels: int | None = _field(None, 'As for dpgan_jax.train.')
   holdout: float = _field(
     0,
     'Training examples kept aside and scored in place of the test set, to choose settings on: '
@@ -81,6 +84,8 @@ class ClassifierConfig:
           f'expected holdout to be a whole number, or a share below 1, got {self.holdout!r}'
         )
       object.__setattr__(self, 'holdout', int(self.holdout))
+    prepared = Preparation.of(self.image_size, self.channels)
+    object.__setattr__(self, 'image_size', prepared.image_size)
     check('seed', _validate.integer, minimum=0, maximum=2**32 - 1)
     for name in ('learning_rate', 'epochs', 'centre_noise_multiplier'):
       check(name, _validate.positive)

@@ -14,6 +14,7 @@ from typing import Any
 import optax
 
 from dpgan_jax import _records, _validate
+from dpgan_jax.data.spec import Preparation
 from dpgan_jax.models import pace
 from dpgan_jax.models.losses import LOSSES
 from dpgan_jax.networks import discriminators, generators
@@ -38,6 +39,19 @@ class TrainConfig:
   dataset: str = _field(
     'digits',
     'Data set (digits, mnist, fashion_mnist, kmnist, emnist) or kind of file (idx, npz, png).',
+  )
+
+  # What is done to one's own images, and how many are kept aside; public, as all else here.
+  image_size: str | None = _field(
+    None, 'png, npz: resize each image, e.g. 28, or 28x32 (height by width). Default: not at all.'
+  )
+  channels: int | None = _field(
+    None, 'png, npz: turn each image into 8-bit grey (1) or RGB (3). Default: as they are.'
+  )
+  holdout: float | None = _field(
+    None,
+    'Share of the images never trained on, which dpgan_jax.evaluate compares with. Default: 0.1 of '
+    'idx, npz or png data without test images of their own; 0: none.',
   )
 
   # Privacy: two of target_epsilon, noise_multiplier and steps (or epochs) determine the third.
@@ -216,6 +230,9 @@ class TrainConfig:
     _validate.one_of('fake_gradient', self.fake_gradient, FAKE_GRADIENTS)
     _validate.one_of('generator', self.generator, generators.GENERATORS)
     _validate.one_of('discriminator', self.discriminator, discriminators.DISCRIMINATORS)
+    prepared = Preparation.of(self.image_size, self.channels)
+    object.__setattr__(self, 'image_size', prepared.image_size)  # 28 and 28x28 are one setting
+    self._check('holdout', _validate.fraction, open_left=False)
     self._check_budget()
     self._check_accounted()
     self._check_schedule()

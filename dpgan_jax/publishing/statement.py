@@ -189,6 +189,7 @@ class Statement:
       f'Public constants besides: the set of classes, their number ({self.spec.num_classes}) and '
       f'the image size ({"×".join(map(str, self.spec.shape))}). Pixels are scaled by constants, '
       f"not by the data's own statistics. {labels}",
+      *text.preparation(self.config, m.neighboring_relation),
       'Noise is hardened against attacks on floating-point bits (Mironov 2012): that of a step has '
       'tails to 9.4 standard deviations and is rounded, with the sum, to a public grid; that of '
       'statistics released once is exact discrete Gaussian noise on an exact sum (Canonne, Kamath '

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dpgan_jax.budget import cross_check
+from dpgan_jax.data.spec import Preparation
+from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.privacy.accounting import rounded_down, rounded_up
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing.verdicts import COVERED_METRICS, UNCOVERED_METRICS
@@ -67,6 +69,25 @@ NOT_COVERED = (
   'What was done to the data before training: selecting, cropping, labelling.',
   'What one can observe of the machine during training: memory, timing.',
 )
+
+
+def preparation(config: TrainConfig, relation: str) -> list[str]:
+  """What was done to the images before training, and which of them were kept aside."""
+  lines = []
+  if done := Preparation.of(config.image_size, config.channels).describe():
+    lines.append(f'Before training each image was {done}. That follows from the image alone.')
+  if config.holdout:
+    lines.append(
+      f'About {100 * config.holdout:g} % of the images were held out and never trained on: a hash '
+      "of an image's pixels with a public key says which. One record more or less changes one of "
+      'the two parts by one record and moves no other: the guarantee is one for all of them. '
+      'N is the number of records trained on, public as always. Publish no other count beside it: '
+      'with how many were held out, who knows all other records would learn on which side the last '
+      'one fell.'
+      + ('' if relation == 'add_or_remove_one' else ' Under this relation neighbours differ in a '
+         'record that is on the same side in both.')
+    )  # fmt: skip
+  return lines
 
 
 def second_opinion(found: cross_check.Interval | None) -> dict[str, Any] | None:
