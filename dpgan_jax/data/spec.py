@@ -118,16 +118,14 @@ class Preparation:
     size = None
     if image_size is not None:
       found = re.fullmatch('([0-9]{1,9})(?:[x×]([0-9]{1,9}))?', str(image_size))
-      if found is None:
+      size = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+      if not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
         raise _validate.InputError(
-          f'expected image_size as 28, or 28x32 (height by width), got {image_size!r}'
+          f'expected image_size as 28, or 28x32 (height by width), of 1 to {LARGEST_SIDE} pixels, '
+          f'got {image_size!r}'
         )
-      height, width = (
-        _validate.integer('image_size', int(n), minimum=1, maximum=LARGEST_SIDE)
-        for n in (found[1], found[2] or found[1])
-      )
-      size = height, width
     if channels is not None:
+      channels = _validate.integer('channels', channels, minimum=1, maximum=3)
       _validate.one_of('channels', channels, (1, 3))
     return cls(size=size, channels=channels)
 

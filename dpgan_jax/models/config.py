@@ -231,7 +231,8 @@ class TrainConfig:
     _validate.one_of('generator', self.generator, generators.GENERATORS)
     _validate.one_of('discriminator', self.discriminator, discriminators.DISCRIMINATORS)
     prepared = Preparation.of(self.image_size, self.channels)
-    object.__setattr__(self, 'image_size', prepared.image_size)  # 28 and 28x28 are one setting
+    for name in ('image_size', 'channels'):  # 28 and 28x28 are one setting
+      object.__setattr__(self, name, getattr(prepared, name))
     self._check('holdout', _validate.fraction, open_left=False)
     self._check_budget()
     self._check_accounted()

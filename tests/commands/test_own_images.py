@@ -106,8 +106,7 @@ def test_images_without_classes_can_be_trained_on_and_scored(command, folder, tm
   flat.mkdir()
   for path in folder.rglob('*.png'):
     path.rename(flat / path.name)
-  flags = [f for f in SETTINGS if not f.startswith(('--gen', '--disc'))]  # the defaults
-  flags += [f'--data_dir={flat}', '--image_size=8', '--channels=1', f'--run_dir={run}']
+  flags = [*SETTINGS, f'--data_dir={flat}', '--image_size=8', '--channels=1', f'--run_dir={run}']
   assert 'images 8×8×1, without classes' in command(train, *flags)
   command(evaluate, f'--run_dir={run}', f'--data_dir={flat}', '--tasks=distinct,tstr_lr',
           '--num=200')  # fmt: skip

@@ -346,6 +346,7 @@ class TestForgiving:
     for size in ('x', '28x', '0', '2000', '28x28x1', '-3'):
       refused(lambda size=size: load(tmp_path, image_size=size), 'image_size')
     refused(lambda: load(tmp_path, channels=2), 'channels', '1, 3')
+    refused(lambda: load(tmp_path, channels=True), 'channels')
     for name in ('digits', 'mnist', 'idx'):
       refused(lambda n=name: datasets.load_dataset(n, channels=1), 'only with npz or png')
     refused(lambda: datasets.load_dataset('npz', data_dir='x', labels_csv='y'), 'only with png')
@@ -516,7 +517,7 @@ class TestHostile:
       options['compression'] = 'tiff_lzw'
     valid = bytes_of(Image.fromarray(small(channels=3).images[0]), format, **options)
     count = 600 if format == 'PNG' else 300
-    # Without compression or checksums most other pixels are as good: a file of one is mostly header.
+    # Other pixels are as good where nothing is compressed: a file of one is mostly header.
     if format == 'BMP':
       valid = bytes_of(Image.new('L', (1, 1)), format)[:62]
     read = functools.partial(image_folder.read_image_folder, tmp_path)
