@@ -108,7 +108,7 @@ def _audit(out: pathlib.Path) -> dict[str, Any]:
         run_dir=FLAGS.run_dir,
         samples=FLAGS.samples,
         source=_shared_flags.source(FLAGS),
-        named=bool(FLAGS['dataset'].present),
+        other_data=bool(FLAGS['dataset'].present),
         delta=FLAGS.delta,
         candidates=FLAGS.candidates,
         **about,

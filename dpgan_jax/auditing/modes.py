@@ -123,7 +123,7 @@ def samples_attack(
   run_dir: str | None,
   samples: str | None,
   source: Source,
-  named: bool,
+  other_data: bool,
   delta: float,
   candidates: int,
   confidence: float,
@@ -135,7 +135,7 @@ def samples_attack(
     run_dir: the run whose samples are attacked; or
     samples: an .npz file of them.
     source: the real data; of a run, what it has recorded of them comes first.
-    named: whether the data set in it was asked for, and so takes the place of the run's.
+    other_data: whether the data set in it was asked for, and so takes the place of the run's.
     delta: at which bounds are stated for `samples`; a run has its own.
     candidates: images of each kind that are asked about, at most.
     confidence: of each bound.
@@ -145,7 +145,7 @@ def samples_attack(
     raise _validate.InputError('expected --run_dir=DIRECTORY or --samples=FILE.npz, one of them')
   accounted, steps = None, None
   if samples is not None:
-    if not named:
+    if not other_data:
       raise _validate.InputError('expected --dataset=NAME of the training images beside --samples')
     source, name = source.settled(), pathlib.Path(samples).name
     images, _ = scoring.read_samples(samples)
@@ -155,7 +155,7 @@ def samples_attack(
     model = trained.model
     source = Source.of(
       model.gan.config, data_dir=source.data_dir, labels_csv=source.labels_csv,
-      dataset=source.dataset if named else model.spec.name,
+      dataset=source.dataset if other_data else model.spec.name,
     )  # fmt: skip
     accounted, delta, steps = model.epsilon(), model.gan.mechanism.delta, model.steps
     name = scoring.source_of(model)

@@ -310,7 +310,7 @@ def _read_all(
     if pixels.shape == images.shape[1:]:
       images[i] = pixels
   folder.dark = bool(changes[image_file.DEEP]) and brightest < 32
-  usual = max(shapes, key=lambda shape: len(shapes[shape]), default=())
+  usual = max(shapes, key=lambda shape: len(shapes[shape]), default=(0, 0, 0))
   for shape, those in shapes.items():
     for file in those:
       if shape[:2] != usual[:2]:
