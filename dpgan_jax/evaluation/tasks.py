@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from dpgan_jax import _validate
+from dpgan_jax.data import sources
 from dpgan_jax.data.datasets import ImageDataset
 from dpgan_jax.evaluation import distances, features, judges
 from dpgan_jax.evaluation.gather import gather
@@ -33,7 +34,8 @@ TASKS = (
   *(f'{kind}_{name}' for name in judges.CLASSIFIERS for kind in ('tstr', 'ceiling')),
 )  # fmt: skip
 """The pieces of work of an evaluation, each kept as a whole (and `inception_fid`, if asked for)."""
-MIN_SAMPLES, MIN_TEST = 200, 30  # fewer leave too few points for a covariance of features
+# Fewer leave too few points for a covariance of features.
+MIN_SAMPLES, MIN_TEST = 200, sources.ENOUGH
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

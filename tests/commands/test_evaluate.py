@@ -17,6 +17,9 @@ from dpgan_jax._validate import InputError
 from dpgan_jax.data import datasets, writers
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.evaluation import features, scoring
+from dpgan_jax.models.config import TrainConfig
+
+CONFIG = TrainConfig(noise_multiplier=1.0, steps=1)
 
 
 @pytest.fixture
@@ -93,7 +96,8 @@ def test_a_run_is_sampled(main, tmp_path, monkeypatch, capsys):
 
   run = types.SimpleNamespace(
     model=types.SimpleNamespace(
-      sample=sample, spec=datasets.load_dataset('digits').spec, steps=7
+      sample=sample, spec=datasets.load_dataset('digits').spec, steps=7, config=CONFIG,
+      is_conditional=True,
     ),
     run=types.SimpleNamespace(path=tmp_path),
   )
@@ -126,7 +130,7 @@ def test_samples_of_other_classes_are_refused(main, tmp_path, monkeypatch):
   with pytest.raises(InputError, match="class 1 is 'bear' and of the samples 'cat'"):
     main(f'--samples={tmp_path}/made.npz', *real)
   spec = Spec(num_records=40, shape=(8, 8, 1), class_names=names, name='npz')
-  model = types.SimpleNamespace(spec=spec)
+  model = types.SimpleNamespace(spec=spec, config=CONFIG)
   run = types.SimpleNamespace(model=model, run=types.SimpleNamespace(path=tmp_path))
   monkeypatch.setattr(evaluate.trainer, 'restore_model', lambda path: run)
   with pytest.raises(InputError, match="class 1 is 'bear' and of the run 'cat'"):
