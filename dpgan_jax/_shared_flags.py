@@ -5,7 +5,7 @@ from __future__ import annotations
 from absl import flags
 
 from dpgan_jax import _validate
-from dpgan_jax.evaluation import features, tasks
+from dpgan_jax.evaluation import features, references, tasks
 from dpgan_jax.evaluation.scoring import Amount
 
 FLAGS = flags.FLAGS
@@ -40,7 +40,7 @@ def amount_from_flags() -> Amount:
   if FLAGS.cnn_epochs is not None:
     _validate.integer('cnn_epochs', FLAGS.cnn_epochs, minimum=1)
   num = (12_000 if FLAGS.quick else 70_000) if FLAGS.num is None else FLAGS.num
-  _validate.integer('num', num, minimum=tasks.MIN_SAMPLES)
+  _validate.integer('num', num, minimum=references.MIN_SAMPLES)
   if FLAGS.inception:
     features.require_inception()
   make = tasks.Settings.quick if FLAGS.quick else tasks.Settings

@@ -1,6 +1,8 @@
 """Scores samples against the real images they stand for: `python -m dpgan_jax.evaluate
 --run_dir=runs/eps2 --data_dir=…`, or `--samples=synthetic.npz --dataset=mnist --data_dir=…`.
 
+Says first what the samples are worth, in one sentence by a public rule (`evaluation.verdict`), and
+whether they are copies. Then come the scores, each beside what real images and what noise gets.
 Writes evaluation.json, evaluation.md and evaluation.png beside the run (or into `--out`). Running
 the same command again after an interruption finds the scores that were finished. Nearly every score
 reads real images without noise: the output says which.
@@ -17,7 +19,7 @@ from absl import flags
 
 from dpgan_jax import _cli, _progress, _shared_flags, _validate
 from dpgan_jax.data import datasets, readers
-from dpgan_jax.evaluation import over_steps, scores, scoring, snapshots, tasks
+from dpgan_jax.evaluation import references, scores, scoring, snapshots, tasks
 from dpgan_jax.run import generator_file, trainer
 from dpgan_jax.run.directory import RunDir
 
@@ -81,11 +83,11 @@ def main() -> None:
     datasets.require_same_classes(train, spec.class_names, 'the run')
     samples = scoring.draw(trained.model, amount)
   result = scoring.score(samples, train, test, amount, out, scores_dir=FLAGS.scores_dir)
+  for sentence in result.sentences:
+    print(sentence)
   for name in ('tstr_cnn', 'fid', 'secondary_accuracy'):
     if name in result:
-      found = result[name]
-      real = '' if found.reference is None else f' (real images: {found.reference:.4g})'
-      print(f'{name}: {found.value:.4g}{real}')
+      print(f'{name}: {result[name].describe()}')
   for name, reason in result.skipped.items():
     print(f'{name} left out: {reason}')
   print(f'Scores that read private data are marked: {out / "evaluation.md"}')
@@ -100,7 +102,7 @@ def _over_steps() -> None:
   _validate.integer('snapshots', FLAGS.snapshots, minimum=1)
   seed = _validate.integer('eval_seed', FLAGS.eval_seed, minimum=0, maximum=2**32 - 1)
   num = 12_000 if FLAGS.num is None else FLAGS.num
-  _validate.integer('num', num, minimum=tasks.MIN_SAMPLES)
+  _validate.integer('num', num, minimum=references.MIN_SAMPLES)
   run = RunDir.open(FLAGS.run_dir, create=False)
   files = snapshots.paths(run, FLAGS.snapshots, as_trained=FLAGS.as_trained)
   spec = generator_file.load(files[-1]).spec
@@ -108,15 +110,15 @@ def _over_steps() -> None:
   datasets.require_same_classes(train, spec.class_names, 'the run')
   out = pathlib.Path(FLAGS.out or run.path)
   show = _progress.WorkProgress()
-  steps = over_steps.score(
+  steps = snapshots.score(
     files, train, test, tasks.Settings.light(seed=seed), num=num,
     store=scores.Store(pathlib.Path(FLAGS.scores_dir or out / scoring.KEPT)), progress=show.update,
   )  # fmt: skip
   show.close()
-  record, picture = over_steps.JSON, 'samples_steps.png'
+  record, picture = snapshots.STEPS_JSON, 'samples_steps.png'
   if FLAGS.as_trained:
-    record, picture = over_steps.JSON_AS_TRAINED, 'samples_steps_as_trained.png'
-  over_steps.write(steps, out, record)
+    record, picture = snapshots.STEPS_JSON_AS_TRAINED, 'samples_steps_as_trained.png'
+  snapshots.write(steps, out, record)
   snapshots.picture_over_steps(
     run, out / picture, title='samples over training', as_trained=FLAGS.as_trained
   )

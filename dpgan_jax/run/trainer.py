@@ -131,7 +131,9 @@ def _leave_samples(model: Synthesizer, run: RunDir, state: GANState) -> None:
   num = 10 * min(model.spec.num_classes, 10)
   images, labels = model.sample_for_picture(num, jax.random.fold_in(key, 1))
   scale = _figures.scale_of(model.spec.shape)
-  _figures.sample_grid(images, run.samples_png, labels=labels, scale=scale)
+  _figures.sample_grid(
+    images, run.samples_png, labels=labels, class_names=model.spec.class_names, scale=scale
+  )
   _figures.loss_curves(metrics.read_metrics(run.metrics), run.losses_png)
 
 

@@ -255,6 +255,62 @@ def test_half_copies_are_found():
   assert found.copy_share == pytest.approx(0.5, abs=0.05)
 
 
+def test_the_alarm_rings_for_copies_only():
+  train, held_out, fresh = normal(0, 2000, 6), normal(1, 500, 6), normal(2, 500, 6)
+  plain = 0.05 * normal(3, 500, 6)  # near to everything, and nobody's copies
+  for generated, rings in (
+    (train[:300], True),
+    (train[:300] + 0.01 * normal(4, 300, 6), True),
+    (np.concatenate([train[:50], fresh[:450]]), True),  # one in ten
+    (fresh, False),
+    (fresh + 30, False),
+    (plain, False),
+    (held_out, False),  # copies of what nobody was trained on
+  ):
+    found = distances.memorisation(generated, train, held_out)
+    assert found.alarm is rings, found
+  found = distances.memorisation(plain, train, held_out)
+  assert found.many_near
+  assert 'by chance' in found.sentence
+
+
+def test_duplicates_in_the_data_are_no_copies_of_training_points():
+  """Points that training and held-out sets share lie at 0 of both."""
+  train, held_out = normal(0, 400, 6), normal(1, 200, 6)
+  held_out[:40] = train[:40]
+  shared = distances.memorisation(np.repeat(train[:40], 5, axis=0), train, held_out)
+  assert shared.many_near
+  assert not shared.alarm
+  assert distances.memorisation(train[100:300], train, held_out).alarm
+
+
+def test_the_alarm_is_rarely_false():
+  """Each of its two conditions is wrong in at most 1 of 40 cases, and both have to be."""
+  honest = ([normal(3 * s + i, n, 4) for i, n in enumerate((90, 240, 80))] for s in range(200))
+  assert sum(distances.memorisation(*points).alarm for points in honest) <= 5
+
+
+@EXAMPLES
+@hypothesis.given(SEEDS, st.integers(30, 90), st.floats(0, 1), st.floats(0, 2))
+def test_number_interval_sentence_and_flag_agree(seed, n, share, spread):
+  train, held_out = normal(seed, 120, 3), normal(seed + 1, 60, 3)
+  copies = train[: round(share * n)]
+  generated = np.concatenate([copies, spread * normal(seed + 2, n - len(copies), 3)])
+  found = distances.memorisation(generated, train, held_out)
+  for value, (low, high) in (
+    (found.copy_share, found.copy_interval),
+    (found.near_train_share, found.near_train_interval),
+  ):
+    assert 0 <= low <= value <= high <= 1
+  assert found.alarm == found.sentence.startswith('ALARM, copies')
+  assert found.alarm != found.sentence.startswith('No sign of copies')
+  if found.alarm:
+    assert found.copy_interval[0] > found.fresh_interval[1]
+    assert found.near_train_interval[0] > found.near_train_chance
+  assert f'{found.copy_share:.1%} of samples' in found.sentence
+  assert ('{:.1%} to {:.1%})'.format(*found.copy_interval)) in found.sentence
+
+
 # --- wrong input ---------------------------------------------------------------------------------
 
 GOOD = normal(0, 20, 3)

@@ -22,7 +22,7 @@ from dpgan_jax import sweep
 from dpgan_jax._validate import InputError
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data import datasets
-from dpgan_jax.evaluation import tasks
+from dpgan_jax.evaluation import curves, tasks
 from dpgan_jax.evaluation.scores import Evaluation, Score
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.synthesizer import Synthesizer
@@ -220,7 +220,7 @@ def main(monkeypatch, tmp_path, own_flags):
   monkeypatch.setattr(trainer, 'train', train)
   monkeypatch.setattr(run_statement, 'write', write)
   monkeypatch.setattr(tasks, 'evaluate', evaluate)
-  monkeypatch.setattr(Evaluation, 'figure', lambda self, path: None)
+  monkeypatch.setattr(curves, 'evaluation', lambda found, path: None)
   sweep.define_flags()
 
   def run(*arguments: str) -> None:
