@@ -166,11 +166,14 @@ def gather(
   copies = None
   if r := results.get('memorisation'):
     copies = distances.Memorisation(**r)
-    n, detail = r['queries'], {key: r[key] for key in r if key.startswith(('median', 'ref'))}
+    n, no_more = r['queries'], {'remark': 'a detail: what the sentence on copies says decides'}
+    detail = no_more | {key: r[key] for key in r if key.startswith(('median', 'ref'))}
+    low, high = copies.copy_interval
+    interval = f'95 % interval {low:.1%} to {high:.1%}, {"alarm" if copies.alarm else "no alarm"}'
     add('closer_to_train', r['closer_to_train'], '0.5', both, n, reference=0.5, detail=detail)
     add('copy_share', r['copy_share'], 'low', both, n, reference=0.01,
-        detail={'interval': r['copy_interval'], 'alarm': copies.alarm})  # fmt: skip
-    add('copying_z', r['z_score'], 'not far below 0', both, n)
+        detail={'interval': (low, high), 'alarm': copies.alarm, 'remark': interval})  # fmt: skip
+    add('copying_z', r['z_score'], '–', both, n, detail=no_more)
   if r := results.get('distinct'):
     add('distinct_samples', r['value'], 'high', (), num_samples)
   skipped = {}

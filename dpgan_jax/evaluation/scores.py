@@ -49,7 +49,7 @@ TITLES = {
   'secondary_fid': "the report's FID (activations of its secondary network)",
   'closer_to_train': 'nearer to a training than to a test image',
   'copy_share': 'share of near copies',
-  'copying_z': 'copying, z score',
+  'copying_z': 'nearness to training images, z score',
   'distinct_samples': 'share of distinct samples',
   'inception_fid': 'FID (Inception-v3)',
 }
@@ -132,6 +132,7 @@ class Score:
   def remark(self) -> str:
     """What a reader has to know of it, for people."""
     remarks = ['**says nothing here**: static scores as well'] if self.separates is False else []
+    remarks += [self.detail['remark']] if 'remark' in self.detail else []
     remarks += [f'of {self.features}'] if self.features else []
     remarks += [f'off its ground: {self.off_ground}'] if self.off_ground else []
     return '; '.join(remarks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -287,7 +289,31 @@ def test_duplicates_in_the_data_are_no_copies_of_training_points():
 def test_the_alarm_is_rarely_false():
   """Each of its two conditions is wrong in at most 1 of 40 cases, and both have to be."""
   honest = ([normal(3 * s + i, n, 4) for i, n in enumerate((90, 240, 80))] for s in range(200))
-  assert sum(distances.memorisation(*points).alarm for points in honest) <= 5
+  found = [distances.memorisation(*points) for points in honest]
+  assert sum(one.alarm for one in found) <= 5
+  # Of what is near, chance has 240 of 320 nearest to a training point. Standard error 0.04.
+  shares = [one.near_train_share for one in found if one.near_train_interval != (0, 1)]
+  assert len(shares) > 90
+  assert np.mean(shares) == pytest.approx(240 / 320, abs=0.13)
+
+
+@pytest.mark.parametrize(
+  ('copy_interval', 'near_train_interval', 'rings'),
+  [
+    ((0.05, 0.09), (0.8, 0.9), True),
+    ((0.02, 0.09), (0.8, 0.9), False),  # no more than fresh points may be
+    ((0.05, 0.09), (0.7, 0.9), False),  # plain, not copied
+    ((0.02, 0.09), (0.7, 0.9), False),
+  ],
+)
+def test_the_alarm_needs_both(copy_interval, near_train_interval, rings):
+  found = dataclasses.replace(
+    distances.memorisation(normal(0, 50, 3), normal(1, 60, 3), normal(2, 20, 3)),
+    copy_share=0.06, copy_interval=copy_interval, fresh_interval=(0.0, 0.03),
+    near_train_share=0.85, near_train_interval=near_train_interval, near_train_chance=0.75,
+  )  # fmt: skip
+  assert found.alarm is rings
+  assert found.sentence.startswith('ALARM' if rings else 'No sign of copies')
 
 
 @EXAMPLES

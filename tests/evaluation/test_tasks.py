@@ -75,6 +75,8 @@ def test_fresh_real_images_score_as_real_images_do(score):
   assert found['closer_to_train'].value == pytest.approx(0.5, abs=0.15)
   assert found['copy_share'].value < 0.06
   assert abs(found['copying_z'].value) < 4.5
+  assert not found.copies.alarm
+  assert found.verdict.level == 'good'
   assert found['distinct_samples'].value > 0.98
 
 

@@ -159,6 +159,8 @@ def test_copies_ring_the_alarm_and_blurred_images_do_not(bench):
   assert copied.sentences[1].startswith('ALARM, copies of training images: 100.0% of samples')
   assert means.copies is not None
   assert not means.copies.alarm, means.copies
+  assert copied['copy_share'].remark.endswith('100.0%, alarm')
+  assert means['copy_share'].remark.endswith(', no alarm')
 
 
 @pytest.mark.parametrize('name', ['static', 'grey static', 'gaussian static'])
