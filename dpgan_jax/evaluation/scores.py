@@ -185,10 +185,10 @@ class Evaluation:
       for s in self.scores
       if 'balanced_ceiling' in s.detail
     ]
-    distances = [
-      (s.reference, s.value, *(s.detail.get('static') or {'': s.static}).values())
+    distances: list[tuple[float, ...]] = [
+      (s.reference, s.value, *s.detail.get('static', {'': s.static}).values())
       for s in self.scores
-      if s.name == 'fid' and s.separates
+      if s.name == 'fid' and s.separates and s.reference is not None and s.static is not None
     ]
     # Of the classifiers the one that learns most from real images.
     return verdict.judge(max(utilities, default=None), max(distances, default=None))
