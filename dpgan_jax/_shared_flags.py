@@ -9,7 +9,7 @@ from typing import Any
 from dpgan_jax import _settings
 from dpgan_jax.data.datasets import ImageDataset
 from dpgan_jax.data.sources import Source
-from dpgan_jax.evaluation import features, tasks
+from dpgan_jax.evaluation import features, references, tasks
 from dpgan_jax.evaluation.scoring import Amount
 
 _amount = functools.partial(_settings.field, group='how much is evaluated')
@@ -50,7 +50,7 @@ class AmountOptions:
 
   num: int | None = _amount(
     None, 'Samples to draw from a run; default: 70,000, as the report did, or 12,000 if quick.',
-    minimum=tasks.MIN_SAMPLES,
+    minimum=references.MIN_SAMPLES,
   )
   quick: bool = _amount(False, 'A first impression: fewer images, fewer epochs.', common=True)
   tasks: tuple[str, ...] | None = _amount(

@@ -1,6 +1,8 @@
 """Scores samples against the real images they stand for: `python -m dpgan_jax.evaluate
 --run_dir=runs/eps2 --data_dir=…`, or `--samples=synthetic.npz --dataset=mnist --data_dir=…`.
 
+Says first what the samples are worth, in one sentence by a public rule (`evaluation.verdict`), and
+whether they are copies. Then come the scores, each beside what real images and what noise gets.
 Writes evaluation.json, evaluation.md and evaluation.png beside the run (or into `--out`). Running
 the same command again after an interruption finds the scores that were finished. Nearly every score
 reads real images without noise: the output says which. The images compared with are those that the
@@ -19,7 +21,7 @@ import pathlib
 from dpgan_jax import _cli, _progress, _settings, _shared_flags, _validate
 from dpgan_jax.data import naming, readers
 from dpgan_jax.data.datasets import ImageDataset
-from dpgan_jax.evaluation import over_steps, scores, scoring, snapshots, tasks
+from dpgan_jax.evaluation import scores, scoring, snapshots, tasks
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.run import generator_file, trainer
 from dpgan_jax.run.directory import RunDir
@@ -101,11 +103,11 @@ def main() -> None:
     train, test = _real_data_of(trained.model, options)
     samples = scoring.draw(trained.model, amount)
   result = scoring.score(samples, train, test, amount, out, scores_dir=options.scores_dir)
+  for sentence in result.sentences:
+    print(sentence)
   for name in ('tstr_cnn', 'fid', 'secondary_accuracy'):
     if name in result:
-      found = result[name]
-      real = '' if found.reference is None else f' (real images: {found.reference:.4g})'
-      print(f'{name}: {found.value:.4g}{real}')
+      print(f'{name}: {result[name].describe()}')
   for name, reason in result.skipped.items():
     print(f'{name} left out: {reason}')
   print(
@@ -136,16 +138,16 @@ def _score_over_steps(options: Options, wanted: _shared_flags.AmountOptions) -> 
   train, test = _real_data_of(generator_file.load(files[-1]), options)
   out = pathlib.Path(options.out or run.path)
   show = _progress.WorkProgress()
-  steps = over_steps.score(
+  steps = snapshots.score(
     files, train, test, tasks.Settings.light(seed=wanted.eval_seed), num=wanted.num or 12_000,
     store=scores.Store(pathlib.Path(options.scores_dir or out / scoring.KEPT)),
     progress=show.update,
   )  # fmt: skip
   show.close()
-  record, picture = over_steps.JSON, 'samples_steps.png'
+  record, picture = snapshots.STEPS_JSON, 'samples_steps.png'
   if options.as_trained:
-    record, picture = over_steps.JSON_AS_TRAINED, 'samples_steps_as_trained.png'
-  over_steps.write(steps, out, record)
+    record, picture = snapshots.STEPS_JSON_AS_TRAINED, 'samples_steps_as_trained.png'
+  snapshots.write(steps, out, record)
   snapshots.picture_over_steps(
     run, out / picture, title='samples over training', as_trained=options.as_trained
   )

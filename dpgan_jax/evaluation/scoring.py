@@ -12,7 +12,7 @@ import numpy as np
 from dpgan_jax import _files, _progress, _validate
 from dpgan_jax.data import datasets, naming, readers
 from dpgan_jax.data.sources import Source
-from dpgan_jax.evaluation import features, scores, tasks
+from dpgan_jax.evaluation import curves, features, scores, tasks
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.run import secrets
 
@@ -116,15 +116,10 @@ def describe(
     'samples': f'{source}, {count:,} images {tuple(shape)}, '
     + ('labelled' if labelled else 'unlabelled'),
     'real_data': f'{train.name}, {len(train):,} for training and {len(test):,} for testing',
-    'features': features.NAME + _resized(train.spec.shape),
+    'features': features.choose(train.spec),
     'amount': 'quick: compares with no full evaluation' if amount.quick else 'full',
     'eval_seed': amount.settings.seed,
   }
-
-
-def _resized(image_shape: tuple[int, ...]) -> str:
-  wanted = (features.SIZE, features.SIZE, 1)
-  return '' if image_shape == wanted else f', images resized from {image_shape} to {wanted}'
 
 
 def read_samples(path: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -145,6 +140,6 @@ def write(
   """Writes the three files; each is whole or absent. The page leaves out the bare settings."""
   record = result.to_json({**about, 'settings': dataclasses.asdict(amount.settings)})
   _files.write_json(out / 'evaluation.json', record)
-  result.figure(out / 'evaluation.png')
+  curves.evaluation(result, out / 'evaluation.png')
   with _files.atomic_write(out / 'evaluation.md') as file:
     file.write(result.to_markdown(about) + '\n![TSTR and coverage](evaluation.png)\n')

@@ -69,7 +69,13 @@ def test_a_file_of_samples_from_end_to_end(command, main, tmp_path, capsys):
   assert scores['fid']['reads_private_data'] is True
   assert scores['distinct_samples']['reads_private_data'] is False
   assert str(tmp_path) not in (tmp_path / 'evaluation.json').read_text()
-  assert 'resized from (8, 8, 1) to (28, 28, 1)' in (tmp_path / 'evaluation.md').read_text()
+  assert record['about']['features'] == 'scattering_features_v1'
+  # First of all what they are worth: as good as real images, as they are, and copies.
+  assert out.startswith('These samples are usable (yellow): how useful they are was not measured; ')
+  assert out.splitlines()[1].startswith('ALARM, copies of training images: 100.0% of samples ')
+  assert record['copies']['alarm'] is True
+  assert record['copies']['sentence'] == out.splitlines()[1]
+  assert record['verdict']['sentence'] == out.splitlines()[0]
   with Image.open(tmp_path / 'evaluation.png') as figure:
     assert figure.width > 500
 
