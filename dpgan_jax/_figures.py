@@ -49,6 +49,7 @@ def sample_grid(
   *,
   columns: int = 10,
   labels: np.ndarray | None = None,
+  class_names: Sequence[str] | None = None,
   scale: int = 2,
   title: str | None = None,
 ) -> pathlib.Path:
@@ -58,7 +59,8 @@ def sample_grid(
     images: uint8 [N, H, W] or [N, H, W, C], C = 1 or 3, N ≥ 1.
     path: the PNG file; replaced where it exists.
     columns: images in a row.
-    labels: whole numbers [N]. Each class then begins a row of its own, with its label before it.
+    labels: whole numbers [N]. Each class then begins a row of its own, with its label before it,
+    class_names: or with its name, of which a long one is cut.
     scale: side of an image pixel in the picture.
     title: one line above the grid.
 
@@ -67,7 +69,9 @@ def sample_grid(
   """
   images = _checked(images)
   integer('columns', columns, minimum=1)
-  rows = [(name, images[chosen]) for name, chosen in _rows(len(images), columns, labels)]
+  rows = [
+    (name, images[chosen]) for name, chosen in _rows(len(images), columns, labels, class_names)
+  ]
   return image_rows(rows, path, scale=scale, title=title)
 
 
@@ -132,6 +136,12 @@ def scale_of(shape: Sequence[int]) -> int:
   return max(1, round(56 / shape[0]))
 
 
+def class_name(names: Sequence[str], k: int, longest: int = 24) -> str:
+  """The name of class k in one line of a figure or a table; its number where it has no name."""
+  name = ' '.join(names[k].split()) if 0 <= k < len(names) else str(k)
+  return name if len(name) <= longest else f'{name[: longest - 1]}…'
+
+
 def _checked(images: np.ndarray) -> np.ndarray:
   """Images as uint8 [n, h, w, c], none of them 0 and c = 1 or 3, or what is wrong with them."""
   images = np.asarray(images)
@@ -147,7 +157,9 @@ def _checked(images: np.ndarray) -> np.ndarray:
   return images
 
 
-def _rows(count: int, columns: int, labels: np.ndarray | None) -> list[tuple[str, np.ndarray]]:
+def _rows(
+  count: int, columns: int, labels: np.ndarray | None, class_names: Sequence[str] | None
+) -> list[tuple[str, np.ndarray]]:
   """Returns for each row what stands before it ('' if nothing) and the indices of its images."""
   if labels is None:
     groups = [('', np.arange(count))]
@@ -157,7 +169,8 @@ def _rows(count: int, columns: int, labels: np.ndarray | None) -> list[tuple[str
       raise InputError(
         f'expected labels to be {count} whole numbers, got {labels.dtype} {labels.shape}'
       )
-    groups = [(str(label), np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    names = {k: class_name(class_names or (), int(k)) for k in np.unique(labels)}
+    groups = [(name, np.flatnonzero(labels == k)) for k, name in names.items()]
   return [
     (name if start == 0 else '', group[start : start + columns])
     for name, group in groups

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 from dpgan_jax import _settings
-from dpgan_jax.evaluation import features, tasks
+from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.sources import Source
+from dpgan_jax.evaluation import features, references, tasks
 from dpgan_jax.evaluation.scoring import Amount
 
 _amount = functools.partial(_settings.field, group='how much is evaluated')
@@ -15,13 +18,30 @@ _chosen = functools.partial(_settings.field, group='samples', common=True)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataOptions:
-  """Where the data are; which they are is a setting."""
+  """Where the data are; which they are, and what is done to them, are settings."""
 
   data_dir: str | None = _settings.field(
     None, 'Folder (or .npz file) of the data; default: download by name.', group='data', common=True
   )
+  labels_csv: str | None = _settings.field(
+    None,
+    "With png: a table of every image's class, with the columns file (within data_dir) and label.",
+    group='data', common=True,
+  )
 
   __post_init__ = _settings.check
+
+  def source(self, settings: Any, dataset: str | None = None) -> Source:
+    """The data that these and the settings name; `dataset` in the place of the settings'."""
+    return Source.of(
+      settings, data_dir=self.data_dir, labels_csv=self.labels_csv, dataset=dataset
+    )
+
+
+def show(dataset: ImageDataset) -> None:
+  """Prints what the data are, and what their reader skipped and changed."""
+  for line in (dataset.spec.describe(), *dataset.notes):
+    print(line)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +50,7 @@ class AmountOptions:
 
   num: int | None = _amount(
     None, 'Samples to draw from a run; default: 70,000, as the report did, or 12,000 if quick.',
-    minimum=tasks.MIN_SAMPLES,
+    minimum=references.MIN_SAMPLES,
   )
   quick: bool = _amount(False, 'A first impression: fewer images, fewer epochs.', common=True)
   tasks: tuple[str, ...] | None = _amount(

@@ -70,6 +70,12 @@ class DPGAN:
       InputError: arrays that are not images and labels, or a directory of another run.
     """
     if not isinstance(images, datasets.ImageDataset):
+      for name in ('image_size', 'channels', 'holdout'):
+        if getattr(self.config, name) is not None:
+          raise _validate.InputError(
+            f'expected no {name} with arrays, which are trained on as they are: prepare and split '
+            'them before, or give what sources.Source(...).load() returns'
+          )
       images = _dataset(images, labels, num_classes)
     elif labels is not None or num_classes is not None:
       raise _validate.InputError('expected no labels or num_classes beside an ImageDataset')

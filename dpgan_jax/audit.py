@@ -126,8 +126,8 @@ def _attack(options: Options, out: pathlib.Path) -> dict[str, Any]:
       return modes.samples_attack(
         run_dir=options.run_dir,
         samples=options.samples,
-        dataset=FLAGS.dataset if FLAGS['dataset'].present else None,
-        data_dir=options.data_dir,
+        source=options.source(FLAGS),
+        other_data=bool(FLAGS['dataset'].present),
         delta=FLAGS.delta,
         candidates=options.candidates,
         **about,
@@ -141,12 +141,13 @@ def _attack(options: Options, out: pathlib.Path) -> dict[str, Any]:
         **about,
       )
     case _:
+      config = _cli.config_from_flags(TrainConfig)
       return modes.one_real_run(
-        _cli.config_from_flags(TrainConfig),
+        config,
         out,
         num_canaries=options.canaries,
         canary_kind=options.canary_kind,
-        data_dir=options.data_dir,
+        source=options.source(config),
         **about,
       )
 

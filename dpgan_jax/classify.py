@@ -27,7 +27,7 @@ import safetensors.flax
 
 from dpgan_jax import _cli, _files, _settings, _shared_flags, _validate
 from dpgan_jax.budget import cross_check
-from dpgan_jax.data import datasets
+from dpgan_jax.data import datasets, naming, sources
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import labelling
 from dpgan_jax.models.classifier import Classifier, ClassifierState
@@ -60,25 +60,30 @@ class Split:
   scored_on: str
 
 
-def load(config: ClassifierConfig, data_dir: str | None) -> Split:
+def load(
+  config: ClassifierConfig, data_dir: str | None, labels_csv: str | None = None
+) -> Split:
   """Reads and prepares the data; with `holdout`, the test set is not even read.
 
   Raises:
     InputError: data that are missing or damaged, or fewer examples than are to be held out.
   """
-  whole = datasets.load_dataset(config.dataset, data_dir=data_dir)
+  source = sources.Source.of(
+    dataclasses.replace(config, holdout=0), data_dir=data_dir, labels_csv=labels_csv
+  )
+  whole = source.load()
   if not config.holdout:
-    test = datasets.load_dataset(config.dataset, data_dir=data_dir, split='test')
+    test = source.load('test')
     if test.spec.shape != whole.spec.shape or test.num_classes != whole.num_classes:
       raise _validate.InputError(
         f'expected test images like those for training, {whole.spec.shape} of '
         f'{whole.num_classes} classes, got {test.spec.shape} of {test.num_classes}'
       )
-    datasets.require_same_classes(test, whole.class_names, 'training')
+    naming.require_same(test.name, test.class_names, whole.class_names, 'training')
     where = f'{len(test)} test examples, looked at only here'
     inputs = prepare(config, whole.images)
     return Split(whole, inputs, prepare(config, test.images), test.labels, where)
-  train, aside = datasets.hold_out(whole, config.holdout)
+  train, aside = sources.hold_out(whole, config.holdout)
   where = f'{len(aside)} held-out training examples'
   return Split(
     train, prepare(config, train.images), prepare(config, aside.images), aside.labels, where
@@ -239,7 +244,7 @@ def main() -> None:
       pathlib.Path(options.run_dir) / f'seed_{n}': dataclasses.replace(config, seed=n)
       for n in range(options.seeds)
     }
-  split = load(config, options.data_dir)
+  split = load(config, options.data_dir, options.labels_csv)
   print(f'{config.dataset}: {len(split.train)} images, inputs {split.inputs.shape[1:]}')
   results = []
   for path, each in runs.items():

@@ -1,9 +1,12 @@
 """Scores samples against the real images they stand for: `python -m dpgan_jax.evaluate
 --run_dir=runs/eps2 --data_dir=…`, or `--samples=synthetic.npz --dataset=mnist --data_dir=…`.
 
+Says first what the samples are worth, in one sentence by a public rule (`evaluation.verdict`), and
+whether they are copies. Then come the scores, each beside what real images and what noise gets.
 Writes evaluation.json, evaluation.md and evaluation.png beside the run (or into `--out`). Running
 the same command again after an interruption finds the scores that were finished. Nearly every score
-reads real images without noise: the output says which.
+reads real images without noise: the output says which. The images compared with are those that the
+run held out, which it has recorded, or the test split of the data.
 
 `--over_steps` scores the generators that a run kept along the way (`--reports_per_snapshot` of
 dpgan_jax.train) instead of its last one, lightly: evaluation_steps.json and figures over steps.
@@ -16,19 +19,24 @@ import functools
 import pathlib
 
 from dpgan_jax import _cli, _progress, _settings, _shared_flags, _validate
-from dpgan_jax.data import datasets, readers
-from dpgan_jax.evaluation import over_steps, scores, scoring, snapshots, tasks
+from dpgan_jax.data import naming, readers
+from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.evaluation import scores, scoring, snapshots, tasks
+from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.run import generator_file, trainer
 from dpgan_jax.run.directory import RunDir
 
+_RECORDED = ('image_size', 'channels', 'holdout')  # settings of a run
+_of_file = 'With samples: as for dpgan_jax.train. A run has recorded it.'
+
 _samples, _real, _over, _results = (
   functools.partial(_settings.field, group=group)
-  for group in ('samples', 'real data', 'over the steps of a run', 'results')
+  for group in ('samples', 'data', 'over the steps of a run', 'results')
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(_shared_flags.DataOptions):
   """Flags of this command."""
 
   run_dir: str | None = _samples(
@@ -39,9 +47,9 @@ class Options:
     common=True,
   )
   dataset: str | None = _real(None, "Name of the real data; default: the run's.", common=True)
-  data_dir: str | None = _real(
-    None, 'Folder (or .npz file) of the real data; default: download by name.', common=True
-  )
+  image_size: str | None = _real(None, _of_file)
+  channels: int | None = _real(None, _of_file, minimum=1, maximum=3)
+  holdout: float | None = _real(None, _of_file, minimum=0, below=1)
   over_steps: bool = _over(
     False, 'Score the snapshots of a run, lightly, instead of its last generator.', common=True
   )
@@ -58,8 +66,6 @@ class Options:
     None, f'Where finished scores are kept; default: {scoring.KEPT}/ in out. Runs that share it '
     'share ceilings.',
   )
-
-  __post_init__ = _settings.check
 
 
 def define_flags() -> None:
@@ -87,29 +93,38 @@ def main() -> None:
     source = pathlib.Path(options.samples).name
     samples = scoring.Samples(*scoring.read_samples(options.samples), source=source)
     out = pathlib.Path(options.out or pathlib.Path(options.samples).parent)
-    train, test = scoring.load_real(options.dataset, options.data_dir)
+    train, test = scoring.load_real(options.source(options).settled())
     if samples.labels is not None and (names := readers.npz_class_names(options.samples)):
-      datasets.require_same_classes(train, names, 'the samples')
+      naming.require_same(train.name, train.class_names, names, 'the samples')
   else:
     assert options.run_dir is not None
     trained = trainer.restore_model(options.run_dir)
     out = pathlib.Path(options.out or trained.run.path)
-    spec = trained.model.spec
-    train, test = scoring.load_real(options.dataset or spec.name, options.data_dir)
-    datasets.require_same_classes(train, spec.class_names, 'the run')
+    train, test = _real_data_of(trained.model, options)
     samples = scoring.draw(trained.model, amount)
   result = scoring.score(samples, train, test, amount, out, scores_dir=options.scores_dir)
+  for sentence in result.sentences:
+    print(sentence)
   for name in ('tstr_cnn', 'fid', 'secondary_accuracy'):
     if name in result:
-      found = result[name]
-      real = '' if found.reference is None else f' (real images: {found.reference:.4g})'
-      print(f'{name}: {found.value:.4g}{real}')
+      print(f'{name}: {result[name].describe()}')
   for name, reason in result.skipped.items():
     print(f'{name} left out: {reason}')
   print(
     f'{out / "evaluation.md"} (and .json, .png): {len(result.scores)} scores of '
     f'{len(samples.images)} samples; those that read private data are marked'
   )
+
+
+def _real_data_of(model: Synthesizer, options: Options) -> tuple[ImageDataset, ImageDataset]:
+  """The images a run was trained on and those it never saw, prepared as it has recorded."""
+  for name in _RECORDED:
+    if getattr(options, name) is not None:
+      raise _validate.InputError(f'expected no {name} with run_dir: the run has recorded its own')
+  spec = model.spec
+  train, test = scoring.load_real(options.source(model.config, options.dataset or spec.name))
+  naming.require_same(train.name, train.class_names, spec.class_names, 'the run')
+  return train, test
 
 
 def _score_over_steps(options: Options, wanted: _shared_flags.AmountOptions) -> None:
@@ -120,21 +135,19 @@ def _score_over_steps(options: Options, wanted: _shared_flags.AmountOptions) -> 
       raise _validate.InputError(f'expected over_steps without {name}: it is light as it is')
   run = RunDir.open(options.run_dir, create=False)
   files = snapshots.paths(run, options.snapshots, as_trained=options.as_trained)
-  spec = generator_file.load(files[-1]).spec
-  train, test = scoring.load_real(options.dataset or spec.name, options.data_dir)
-  datasets.require_same_classes(train, spec.class_names, 'the run')
+  train, test = _real_data_of(generator_file.load(files[-1]), options)
   out = pathlib.Path(options.out or run.path)
   show = _progress.WorkProgress()
-  steps = over_steps.score(
+  steps = snapshots.score(
     files, train, test, tasks.Settings.light(seed=wanted.eval_seed), num=wanted.num or 12_000,
     store=scores.Store(pathlib.Path(options.scores_dir or out / scoring.KEPT)),
     progress=show.update,
   )  # fmt: skip
   show.close()
-  record, picture = over_steps.JSON, 'samples_steps.png'
+  record, picture = snapshots.STEPS_JSON, 'samples_steps.png'
   if options.as_trained:
-    record, picture = over_steps.JSON_AS_TRAINED, 'samples_steps_as_trained.png'
-  over_steps.write(steps, out, record)
+    record, picture = snapshots.STEPS_JSON_AS_TRAINED, 'samples_steps_as_trained.png'
+  snapshots.write(steps, out, record)
   snapshots.picture_over_steps(
     run, out / picture, title='samples over training', as_trained=options.as_trained
   )

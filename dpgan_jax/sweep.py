@@ -21,7 +21,6 @@ from typing import Any
 from absl import flags
 
 from dpgan_jax import _cli, _settings, _shared_flags, _validate
-from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.search import sweep_figures, sweep_table, sweeping
 
@@ -64,11 +63,13 @@ def main() -> None:
   if not options.sweep_dir:
     raise _validate.InputError('expected --sweep_dir=DIRECTORY, where runs and table go')
   amount = _cli.config_from_flags(_shared_flags.AmountOptions).amount()
-  dataset = datasets.load_dataset(settings['dataset'], data_dir=options.data_dir)
-  test = None
-  if options.evaluate:
-    test = datasets.load_dataset(settings['dataset'], data_dir=options.data_dir, split='test')
-  print(f'{dataset.spec.describe()}; {len(runs)} runs')
+  source = options.source(runs[0].config).settled()
+  settings['holdout'] = source.holdout
+  runs = sweeping.plan(settings, epsilons, options.seeds, steps_at, options.first_seed)
+  dataset = source.load()
+  test = source.load('test') if options.evaluate else None
+  _shared_flags.show(dataset)
+  print(f'{len(runs)} runs')
   as_validated = sweeping.plan(settings, epsilons[:1], options.seeds)[0].config
   sweep = sweeping.open_sweep(options.sweep_dir, as_validated.to_dict(), dataset)
   with sweep.lock():

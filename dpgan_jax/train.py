@@ -65,11 +65,12 @@ def main() -> None:
     raise _validate.InputError(
       'expected --run_dir=DIRECTORY, where checkpoints, samples and report go'
     )
-  dataset = datasets.load_dataset(config.dataset, data_dir=options.data_dir)
+  source = options.source(config).settled()
+  config, dataset = config.replace(holdout=source.holdout), source.load()
   if not options.run_dir or options.dry_run:
     show_plan(config, dataset)
     return
-  print(dataset.spec.describe())
+  _shared_flags.show(dataset)
   if not options.anyway:
     _refuse_useless(config, dataset)
   trained = trainer.train(config, dataset, options.run_dir)
@@ -91,7 +92,7 @@ def _refuse_useless(config: TrainConfig, dataset: datasets.ImageDataset) -> None
 def show_plan(config: TrainConfig, dataset: datasets.ImageDataset) -> None:
   """Prints what a run would do, and how long it would take; no step is taken on the data."""
   planned = plan.make(config, dataset.spec)
-  rows = {'data': dataset.spec.describe(), **_describe(planned)}
+  rows = {'data': '; '.join((dataset.spec.describe(), *dataset.notes)), **_describe(planned)}
   for name, value in rows.items():
     print(f'{name:>17}: {value}')
   if planned.budget.is_private and math.isinf(planned.budget.epsilon()):

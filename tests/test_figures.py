@@ -94,6 +94,21 @@ def test_classes_have_rows_of_their_own(tmp_path):
   assert ink == [True, True, False]  # a label stands once, before the first row of its class
 
 
+def test_classes_have_their_names(tmp_path):
+  """A longer name takes more room; one that is too long is cut, and none has the number."""
+  images, labels = np.zeros((2, 9, 9), np.uint8), np.array([0, 1])
+  widths = []
+  for n, names in enumerate((None, ('cat', 'dog'), ('cat', 'hedgehog'), ('cat', 99 * 'hedgehog'))):
+    path = tmp_path / f'{n}.png'
+    _figures.sample_grid(images, path, labels=labels, class_names=names)
+    widths.append(pixels(path).shape[1])
+  assert widths == sorted(set(widths))
+  assert widths[-1] < 500
+  assert _figures.class_name(('a\nb', 25 * 'x'), 0) == 'a b'
+  assert _figures.class_name(('a\nb', 25 * 'x'), 1) == 23 * 'x' + '…'
+  assert [_figures.class_name(('a',), k) for k in (-1, 1)] == ['-1', '1']
+
+
 def test_a_title_has_a_strip_of_its_own_and_knows_greek(tmp_path):
   images = np.zeros((1, 8, 8), np.uint8)
   strips = []

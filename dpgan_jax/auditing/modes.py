@@ -12,7 +12,7 @@ import numpy as np
 from dpgan_jax import _keys, _progress, _validate
 from dpgan_jax.auditing import canaries, membership, one_run
 from dpgan_jax.auditing.gradient import gradient_bound
-from dpgan_jax.data import datasets
+from dpgan_jax.data.sources import Source
 from dpgan_jax.evaluation import scoring
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.run import plan, trainer
@@ -72,13 +72,11 @@ def one_real_run(
   canary_kind: str,
   confidence: float,
   seed: int,
-  data_dir: str | None,
+  source: Source,
 ) -> dict[str, Any]:
   """One real run with canaries; on private data it is a release of its own."""
-  dataset = datasets.load_dataset(config.dataset, data_dir=data_dir)
-  others = None
-  if canary_kind == 'mislabelled':
-    others = datasets.load_dataset(config.dataset, data_dir=data_dir, split='test')
+  dataset = source.load()
+  others = source.load('test') if canary_kind == 'mislabelled' else None
   planted = canaries.make_canaries(
     canary_kind,
     num_canaries,
@@ -122,8 +120,8 @@ def samples_attack(
   *,
   run_dir: str | None,
   samples: str | None,
-  dataset: str | None,
-  data_dir: str | None,
+  source: Source,
+  other_data: bool,
   delta: float,
   candidates: int,
   confidence: float,
@@ -134,8 +132,8 @@ def samples_attack(
   Args:
     run_dir: the run whose samples are attacked; or
     samples: an .npz file of them.
-    dataset: name of the real data; None: the run's.
-    data_dir: where they are.
+    source: the real data; of a run, what it has recorded of them comes first.
+    other_data: whether the data set in it was asked for, and so takes the place of the run's.
     delta: at which bounds are stated for `samples`; a run has its own.
     candidates: images of each kind that are asked about, at most.
     confidence: of each bound.
@@ -145,21 +143,22 @@ def samples_attack(
     raise _validate.InputError('expected --run_dir=DIRECTORY or --samples=FILE.npz, one of them')
   accounted, steps = None, None
   if samples is not None:
-    if dataset is None:
+    if not other_data:
       raise _validate.InputError('expected --dataset=NAME of the training images beside --samples')
-    source = pathlib.Path(samples).name
+    source, name = source.settled(), pathlib.Path(samples).name
     images, _ = scoring.read_samples(samples)
   else:
     assert run_dir is not None
     trained = trainer.restore_model(run_dir)
     model = trained.model
-    dataset = model.spec.name if dataset is None else dataset
+    source = Source.of(
+      model.config, data_dir=source.data_dir, labels_csv=source.labels_csv,
+      dataset=source.dataset if other_data else model.spec.name,
+    )  # fmt: skip
     accounted, delta, steps = model.epsilon(), model.budget.mechanism.delta, model.steps
-    source = f'run at step {model.steps:,}'
+    name = scoring.source_of(model)
     images, _ = model.sample(model.config.num_samples, key=_keys.from_seed(seed))
-  train, test = (
-    datasets.load_dataset(dataset, data_dir=data_dir, split=split) for split in datasets.SPLITS
-  )
+  train, test = scoring.load_real(source)
   show = _progress.WorkProgress()
   found = membership.attack(
     np.asarray(images),
@@ -181,11 +180,11 @@ def samples_attack(
     'refuted': accounted is not None and named.guesses.lower_bound > accounted,
     'trials': 1,
     'candidates': 2 * min(candidates, len(train), len(test) // 2),
-    'attacked': f'{len(images):,} samples, {source}',
+    'attacked': f'{len(images):,} samples, {name}',
     'attacks': {name: dataclasses.asdict(each) for name, each in found.items()},
-    'says': f'Members are training images of {dataset}, non-members test images. The bounds hold '
-    'if membership was decided by fair coins among the candidates; a split that differs in more '
-    'than chance looks like a leak. Computed from training images: private.',
+    'says': f'Members are training images of {source.dataset}, non-members test images. The bounds '
+    'hold if membership was decided by fair coins among the candidates; a split that differs in '
+    'more than chance looks like a leak. Computed from training images: private.',
   }
 
 

@@ -21,24 +21,25 @@ import dataclasses
 import difflib
 import hashlib
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from dpgan_jax._validate import InputError, integer, one_of
-from dpgan_jax.data import download, holdout, naming
-from dpgan_jax.data.png_folder import read_png_folder
+from dpgan_jax.data import download, image_file, image_folder, naming
 from dpgan_jax.data.readers import (
   PathLike,
   describe,
   existing_folder,
   int32_labels,
   npz_class_names,
+  npz_members,
+  npz_names,
   read_idx,
   read_npz,
 )
-from dpgan_jax.data.spec import Spec
+from dpgan_jax.data.spec import Preparation, Spec
 
 SPLITS = ('train', 'test')
 
@@ -69,10 +70,12 @@ class ImageDataset:
 
   Attributes:
     images: uint8 [N, H, W, C], C-contiguous, C = 1 (grey) or 3 (RGB).
-    labels: int32 [N], each in [0, num_classes); every class occurs.
+    labels: int32 [N], each in [0, num_classes); every class occurs, but in `partial` data.
     num_classes: number of classes, taken to be public knowledge.
     name: what the data are called in messages and reports.
     class_names: one public name per class.
+    partial: a part held out, which may happen to have no image of a class.
+    notes: what the reader skipped and changed, in words for the owner: counts of private data.
 
   Raises:
     InputError: any of the above does not hold.
@@ -84,6 +87,8 @@ class ImageDataset:
   num_classes: int
   name: str
   class_names: tuple[str, ...]
+  partial: bool = False
+  notes: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
   def __post_init__(self) -> None:
     name, images, labels = self.name, self.images, self.labels
@@ -115,7 +120,7 @@ class ImageDataset:
       )
     _check_labels_in_range(name, labels, self.num_classes)
     empty = np.flatnonzero(np.bincount(labels, minlength=self.num_classes) == 0)
-    if len(empty):
+    if len(empty) and not self.partial:
       raise InputError(
         f'{name}: class {empty[0]} ({self.class_names[empty[0]]!r}) has no images; expected at '
         f'least one of each of the {self.num_classes} classes'
@@ -157,19 +162,26 @@ def load_dataset(
   data_dir: str | None = None,
   split: str = 'train',
   num_classes: int | None = None,
+  labels_csv: str | None = None,
+  image_size: str | int | None = None,
+  channels: int | None = None,
 ) -> ImageDataset:
-  """Loads one split of a data set by name.
+  """Loads one split of a data set by name; `sources` holds out a part of it, if that is asked for.
 
   Args:
     name: one of `DATASETS`. 'digits' comes with scikit-learn (8x8, split fixed by position).
       'mnist', 'fashion_mnist', 'kmnist', 'emnist' (Balanced), 'emnist_digits' and 'emnist_letters'
       are read from `data_dir`, or downloaded into the cache without one. 'idx', 'npz' and 'png' are
-      your own files: see `find_idx`, `readers.read_npz`, `png_folder.read_png_folder`.
+      your own files: see `find_idx`, `readers.read_npz`, `image_folder.read_image_folder`. Without
+      labels, images of the last two are of one class, called 'unlabelled'.
     data_dir: the folder (for 'npz' the file) that holds the data.
     split: 'train' or 'test'. Classes of the test split are those of training, in their order.
     num_classes: for 'idx' and 'npz', the public number of classes. Without it their names (the file
       class_names.json, the array class_names) or the largest training label give it, which is
       harmless only where the set of classes is no secret.
+    labels_csv: for 'png', a table of the class of each file.
+    image_size, channels: for 'npz' and 'png', what each image is resized to, 28 or '28x32' (height
+      by width), and turned into: grey (1) or RGB (3). Without them images are taken as they are.
 
   Raises:
     InputError: an unknown name, or files that are missing, damaged or inconsistent.
@@ -183,19 +195,22 @@ def load_dataset(
     if name not in ('idx', 'npz'):
       raise InputError(f'expected num_classes only with idx or npz; {name} has its own classes')
     integer('num_classes', num_classes, minimum=1)
+  preparation = Preparation.of(image_size, channels)
+  if preparation != Preparation() and name not in ('npz', 'png'):
+    raise InputError(f'expected image_size and channels only with npz or png, got them with {name}')
+  if labels_csv is not None and name != 'png':
+    raise InputError(f'expected labels_csv only with png; {name} has labels of its own')
   if name == 'digits':
     if data_dir is not None:
       raise InputError(f'expected no data_dir with digits (built in), got {data_dir!r}')
     images, labels = _digits(split)
   elif name == 'png':
-    return _assemble(name, *read_png_folder(_need(name, data_dir), split=split))
+    found = image_folder.read_image_folder(
+      _need(name, data_dir), split=split, preparation=preparation, labels_csv=labels_csv
+    )
+    return _assemble(name, *found)
   elif name == 'npz':
-    file = _need(name, data_dir)
-    images, labels = read_npz(file, split=split)
-    named_by, names = labels, npz_class_names(file)
-    if split == 'test' and num_classes is None and names is None:
-      named_by = read_npz(file, parts=('y',))[0]
-    return _assemble(name, images, labels, _class_names(name, named_by, num_classes, names))
+    return _load_npz(_need(name, data_dir), split, num_classes, preparation)
   elif name == 'idx':
     folder = _need(name, data_dir)
     images, labels = _read_idx_pair(find_idx(folder, _stems(name, split)))
@@ -214,28 +229,6 @@ def load_dataset(
     if name == 'emnist_letters':
       labels = labels - 1  # published as 1 (a) to 26 (z); a 0 becomes -1 and is refused
   return _assemble(name, images, labels, _CLASS_NAMES[name])
-
-
-def require_same_classes(dataset: ImageDataset, names: Sequence[str], whose: str) -> None:
-  """Refuses `names` that are not those of the classes of `dataset`, which would be mixed up.
-
-  Numbers are no names: where one of the two has nothing else, only how many there are is compared.
-
-  Raises:
-    InputError: naming `whose` they are and the first that differs.
-  """
-  there, here = tuple(names), dataset.class_names
-  if len(there) != len(here):
-    raise InputError(
-      f'{dataset.name}: has {len(here)} classes and {whose} {len(there)}; expected the same ones'
-    )
-  if there == here or naming.unnamed(there) or naming.unnamed(here):
-    return
-  number = next(i for i, (a, b) in enumerate(zip(there, here, strict=True)) if a != b)
-  raise InputError(
-    f'{dataset.name}: class {number} is {here[number]!r} and of {whose} {there[number]!r}; '
-    'expected the same classes in the same order'
-  )
 
 
 def to_model_range(images: Any) -> Any:
@@ -301,6 +294,30 @@ def find_idx(
   return found
 
 
+def _load_npz(
+  file: str, split: str, num_classes: int | None, preparation: Preparation
+) -> ImageDataset:
+  listed = npz_names(file)
+  members = {s: npz_members(listed, s) for s in SPLITS}
+  if members['train']['y'] not in listed and members[split]['y'] not in listed:
+    (images,) = read_npz(file, split=split, parts=('x',))
+    labels = named_by = np.zeros(len(images), np.int32)
+    names: tuple[str, ...] | None = (naming.UNLABELLED,)
+  else:
+    images, labels = read_npz(file, split=split)
+    named_by, names = labels, npz_class_names(file)
+    if split == 'test' and num_classes is None and names is None:
+      named_by = read_npz(file, parts=('y',))[0]
+  images, changes = image_file.prepare_all(f'{file}: {members[split]["x"]}', images, preparation)
+  notes = image_folder.change_notes(changes, len(images))
+  if names == (naming.UNLABELLED,):
+    notes.append(f'no {members[split]["y"]} among the arrays {", ".join(listed[:10])}: no classes')
+  if 'val_images' in listed and members['test']['x'] != 'val_images':
+    notes.append(f'the val_images of {file} are used neither for training nor for testing')
+  names = _class_names('npz', named_by, num_classes, names)
+  return _assemble('npz', images, labels, names, tuple(notes))
+
+
 def _read_idx_pair(files: Mapping[str, pathlib.Path]) -> tuple[np.ndarray, np.ndarray]:
   images, labels = read_idx(files['images'], 'images'), read_idx(files['labels'], 'labels')
   if len(images) != len(labels):
@@ -330,12 +347,17 @@ def _stems(name: str, split: str) -> tuple[str, ...]:
 
 
 def _assemble(
-  name: str, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
+  name: str,
+  images: np.ndarray,
+  labels: np.ndarray,
+  class_names: tuple[str, ...],
+  notes: tuple[str, ...] = (),
 ) -> ImageDataset:
   images = np.ascontiguousarray(images if images.ndim == 4 else images[..., np.newaxis])
   return ImageDataset(
-    images=images, labels=labels, num_classes=len(class_names), name=name, class_names=class_names
-  )
+    images=images, labels=labels, num_classes=len(class_names), name=name, class_names=class_names,
+    notes=notes,
+  )  # fmt: skip
 
 
 def _class_names(
@@ -371,28 +393,3 @@ def _need(name: str, data_dir: str | None) -> str:
     what = 'an .npz file' if name == 'npz' else 'a folder'
     raise InputError(f'expected data_dir to name {what} with dataset {name}, got none')
   return data_dir
-
-
-def hold_out(dataset: ImageDataset, held: float) -> tuple[ImageDataset, ImageDataset]:
-  """A data set without some of its examples, and these, as `holdout` chooses them.
-
-  What is chosen by scores on the second is chosen on private data, if the data are private.
-
-  Args:
-    dataset: the whole.
-    held: a share in (0, 1), or a whole number: about so many.
-
-  Returns:
-    The rest and what is held out, each in the order of `dataset`.
-
-  Raises:
-    InputError: as many examples or more, or a class that is left out of one of the two.
-  """
-  aside = holdout.chosen(dataset.images, holdout.share(held, len(dataset)))
-
-  def part(chosen: np.ndarray) -> ImageDataset:
-    return dataclasses.replace(
-      dataset, images=dataset.images[chosen], labels=dataset.labels[chosen]
-    )
-
-  return part(~aside), part(aside)

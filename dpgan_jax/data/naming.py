@@ -95,3 +95,23 @@ def checked(where: str, names: Any) -> tuple[str, ...]:
     twice = next(name for name in found if found.count(name) > 1)
     raise InputError(f'{where}: expected different names, got {twice!r} twice')
   return found
+
+
+def require_same(what: str, here: Sequence[str], there: Sequence[str], whose: str) -> None:
+  """Refuses classes `here`, of `what`, that are not those `there`: they would be mixed up.
+
+  Numbers are no names: where one of the two has nothing else, only how many there are is compared.
+
+  Raises:
+    InputError: naming `whose` the others are and the first that differs.
+  """
+  here, there = tuple(here), tuple(there)
+  if len(there) != len(here):
+    raise InputError(f'{what}: has {len(here)} classes and {whose} {len(there)}; expected the same')
+  if there == here or unnamed(there) or unnamed(here):
+    return
+  number = next(i for i, (a, b) in enumerate(zip(there, here, strict=True)) if a != b)
+  raise InputError(
+    f'{what}: class {number} is {here[number]!r} and of {whose} {there[number]!r}; expected the '
+    'same classes in the same order'
+  )

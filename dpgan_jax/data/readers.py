@@ -1,4 +1,4 @@
-"""Readers of IDX files and .npz files; the writer of IDX. `png_folder` reads PNG images.
+"""Readers of IDX files and .npz files; the writer of IDX. `image_folder` reads images.
 
 Files are read as if an adversary had written them: sizes are checked before memory is taken,
 nothing is unpickled, and whatever is wrong becomes a one-line `InputError` that names the file.
@@ -23,7 +23,7 @@ import pathlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -39,6 +39,7 @@ MAX_BYTES = 4 * 2**30
 # DEFLATE cannot expand further than this, so a short file that promises more is refused unread.
 _MAX_DEFLATE_RATIO = 1032
 _MAX_IDX_NDIM = 4  # count, height, width, channel
+_SUFFIX = {'train': '', 'test': '_test'}
 _KINDS = {'iuf': 'numbers', 'U': 'text'}
 
 
@@ -175,7 +176,9 @@ def read_npz(
 ) -> tuple[np.ndarray, ...]:
   """Reads images `x` and labels `y` (for the test split `x_test` and `y_test`) from an .npz file.
 
-  Nothing is unpickled and no other member is read.
+  Arrays may be called as MedMNIST calls them, too: `train_images`, `train_labels` ([N] or [N, 1])
+  and so on; where it has no `test_images`, its `val_images` are for testing. Nothing is unpickled
+  and no other member is read.
 
   Args:
     path: the file.
@@ -191,11 +194,24 @@ def read_npz(
       `MAX_BYTES` once unpacked.
   """
   path = regular_file(path)
-  suffix = '_test' if split == 'test' else ''
   with _open_npz(path) as archive:
-    arrays = _read_members(path, archive, [part + suffix for part in parts])
+    names = npz_members([n.removesuffix('.npy') for n in archive.namelist()], split)
+    arrays = _read_members(path, archive, [names[part] for part in parts])
   readers = {'x': _uint8_pixels, 'y': int32_labels}
-  return tuple(readers[p](f'{path}: {p}{suffix}', a) for p, a in zip(parts, arrays, strict=True))
+  found = []
+  for part, array in zip(parts, arrays, strict=True):
+    column = part == 'y' and names[part] != f'y{_SUFFIX[split]}' and array.shape[1:] == (1,)
+    found.append(readers[part](f'{path}: {names[part]}', array[:, 0] if column else array))
+  return tuple(found)
+
+
+def npz_members(listed: Collection[str], split: str) -> dict[str, str]:
+  """What images 'x' and labels 'y' of a split are called among the arrays of an .npz file."""
+  own = {part: part + _SUFFIX[split] for part in 'xy'}
+  for stem in ('train',) if split == 'train' else ('test', 'val'):
+    if own['x'] not in listed and f'{stem}_images' in listed:
+      return {'x': f'{stem}_images', 'y': f'{stem}_labels'}
+  return own
 
 
 def npz_names(path: PathLike) -> tuple[str, ...]:

@@ -1,12 +1,17 @@
-"""What is public of a data set: its size, and what one record looks like.
+"""What is public of a data set: its size, what one record looks like, what was done to each image.
 
 A `Spec` travels with the data, is written to a run's config.json and to a generator's file, and is
-all that plan, loop, report and bundle know of the data. Everything in it is public by declaration.
+all that plan, loop, report and bundle know of the data. Everything in it is public by declaration,
+and so is a `Preparation`, which the settings of a run hold.
+
+>>> Preparation.of('28x32', 1).size, Preparation.of('28', None).image_size
+((28, 32), '28x28')
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +19,7 @@ from dpgan_jax import _validate
 from dpgan_jax.data import naming
 
 KINDS = ('image',)
-_LARGEST_SIDE, _MOST_CHANNELS = 1024, 4  # of an image; networks here are for far smaller ones
+LARGEST_SIDE, _MOST_CHANNELS = 1024, 4  # of an image; networks here are for far smaller ones
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +48,7 @@ class Spec:
     _validate.integer('num_records', self.num_records, minimum=1)
     if len(self.shape) != 3:
       raise _validate.InputError(f'expected shape to be (H, W, C) of an image, got {self.shape}')
-    for size, most in zip(self.shape, (_LARGEST_SIDE, _LARGEST_SIDE, _MOST_CHANNELS), strict=True):
+    for size, most in zip(self.shape, (LARGEST_SIDE, LARGEST_SIDE, _MOST_CHANNELS), strict=True):
       _validate.integer('image_shape', size, minimum=1, maximum=most)
     _validate.integer('num_classes', self.num_classes, minimum=1, maximum=naming.MOST)
     for name in (self.name, *self.class_names):
@@ -60,12 +65,13 @@ class Spec:
   @property
   def unit(self) -> str:
     """What one record is, in words."""
-    return 'one labelled image'
+    return 'one labelled image' if self.num_classes > 1 else 'one image'
 
   def describe(self) -> str:
     """A line for people, such as 'mnist: 60000 images 28×28×1, 10 classes'."""
     size = '×'.join(map(str, self.shape))
-    return f'{self.name}: {self.num_records} images {size}, {self.num_classes} classes'
+    classes = f'{self.num_classes} classes' if self.num_classes > 1 else 'without classes'
+    return f'{self.name}: {self.num_records} images {size}, {classes}'
 
   def to_record(self) -> dict[str, Any]:
     """JSON-ready."""
@@ -87,3 +93,59 @@ class Spec:
       class_names=tuple(record['class_names']),
       name=record['name'],
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preparation:
+  """What is done to each image before anything else: the same to all, by public constants alone.
+
+  Attributes:
+    size: (H, W) that each is resized to; None: all have one size already.
+    channels: 1 (grey) or 3 (RGB), which each is turned into; None: all are plain 8-bit images of
+      one of the two already.
+  """
+
+  size: tuple[int, int] | None = None
+  channels: int | None = None
+
+  @classmethod
+  def of(cls, image_size: str | int | None, channels: int | None) -> Preparation:
+    """What `--image_size=28` (or `28x32`: height by width) and `--channels=1` ask for.
+
+    Raises:
+      InputError: another form, or a size or number of channels that no image here has.
+    """
+    size = None
+    if image_size is not None:
+      found = re.fullmatch('([0-9]{1,9})(?:[x×]([0-9]{1,9}))?', str(image_size))
+      size = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+      if not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
+        raise _validate.InputError(
+          f'expected image_size as 28, or 28x32 (height by width), of 1 to {LARGEST_SIDE} pixels, '
+          f'got {image_size!r}'
+        )
+    if channels is not None:
+      channels = _validate.integer('channels', channels, minimum=1, maximum=3)
+      _validate.one_of('channels', channels, (1, 3))
+    return cls(size=size, channels=channels)
+
+  @property
+  def image_size(self) -> str | None:
+    """The size as a flag has it, in one way of several: 28x28."""
+    return None if self.size is None else f'{self.size[0]}x{self.size[1]}'
+
+  def describe(self) -> str:
+    """What is done, for a report: a part of a sentence; empty if nothing is."""
+    done = []
+    if self.channels is not None:
+      done.append(
+        f'turned into 8-bit {"grey" if self.channels == 1 else "RGB"} (palettes are looked up, '
+        'transparent parts laid on black, of deeper values the upper 8 bits kept, colours weighed '
+        'by ITU-R 601 where grey is made of them)'
+      )
+    if self.size is not None:
+      done.append(
+        f'turned upright as its Exif data say and resized to {self.size[0]}×{self.size[1]} '
+        'whatever its proportions (bicubic, with antialiasing)'
+      )
+    return ', '.join(done)

@@ -1,4 +1,4 @@
-"""Pictures of several runs side by side: a score over ε or over steps, and samples in rows.
+"""Pictures of scores: of several runs side by side, over ε or over steps, and of one evaluation.
 
 Every run is a point, so that the spread can be seen and not only its summary; a line goes through
 the means, and a bar spans from mean − s to mean + s (s, the standard deviation between runs) where
@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator, StrMethodFormatter
 
 from dpgan_jax import _files, _validate
+from dpgan_jax.evaluation.scores import Evaluation
 
 PathLike = str | os.PathLike[str]
 # Okabe and Ito's palette with their yellow left out, which is faint on white.
@@ -34,6 +35,7 @@ _LOOKS = (
   ('#0072b2', 'o', '-'), ('#d55e00', 's', '--'), ('#009e73', '^', '-.'), ('#cc79a7', 'D', ':'),
   ('#e69f00', 'v', '-'), ('#56b4e9', 'P', '--'), ('#333333', 'X', '-.'),
 )  # fmt: skip
+_BARS = {'samples': '#d55e00', 'real images': '#0072b2', 'static': '#999999'}
 _INK, _FAINT = '#333333', '#d9d9d9'
 PRIVATE = 'Reads private data without noise: ε does not cover this figure.'
 PUBLIC = 'The real images are public, so that scores on them may be shown; ε does not cover these.'
@@ -115,6 +117,50 @@ def over_steps(
   return _end(figure, title, path, note)
 
 
+def evaluation(found: Evaluation, path: PathLike) -> pathlib.Path:
+  """Draws samples beside real images and noise: precision to coverage, and TSTR by class."""
+  per_class = found['tstr_cnn'].detail if 'tstr_cnn' in found else None
+  count = len(per_class['per_class']) if per_class else 0
+  classes = [found.class_name(k) for k in range(count)]
+  long = sum(map(len, classes)) > 60
+  width = 9 + 0.25 * max(0, len(classes) - 16) if classes else 5
+  figure = Figure(figsize=(width, 4.4 if long else 3.6), dpi=150, layout='constrained')
+  panels = figure.subplots(1, 2 if classes else 1, squeeze=False)[0]
+  chosen = [found[n] for n in ('precision', 'recall', 'density', 'coverage') if n in found]
+  _bars(panels[0], [s.name for s in chosen], {
+    'samples': [s.value for s in chosen],
+    'real images': [s.reference for s in chosen],
+    'static': [s.static for s in chosen],
+  })  # fmt: skip
+  name = next((s.features for s in chosen if s.features), None) or 'features'
+  panels[0].set_title(f'samples against real images, {name}', fontsize=9)
+  if per_class:
+    _bars(panels[1], classes, {
+      'samples': per_class['per_class'],
+      'real images': per_class.get('per_class_ceiling', [None] * len(classes)),
+    })  # fmt: skip
+    if long:
+      panels[1].tick_params(axis='x', labelrotation=90, labelsize=8)
+    panels[1].set_xlabel('class')
+    panels[1].set_ylabel('accuracy on real test images')
+    panels[1].set_title('CNN trained on samples (TSTR), or on real images', fontsize=9)
+  figure.legend(*panels[0].get_legend_handles_labels(), loc='outside upper left', ncols=3,
+                frameon=False)  # fmt: skip
+  return _save(figure, path, PRIVATE)
+
+
+def _bars(axes: Axes, names: Sequence[str], series: Mapping[str, Sequence[float | None]]) -> None:
+  width = 0.8 / len(series)
+  for number, (label, values) in enumerate(series.items()):
+    places = [i + (number - (len(series) - 1) / 2) * width for i in range(len(names))]
+    axes.bar(places, [v or 0.0 for v in values], width, color=_BARS[label], label=label)
+  axes.set_xticks(range(len(names)), names)
+  axes.grid(axis='y', color=_FAINT, linewidth=0.6)
+  axes.set_axisbelow(True)
+  for side in ('top', 'right'):
+    axes.spines[side].set_visible(False)
+
+
 def _begin(series: Sequence[Series], title: str, ylabel: str, log: bool) -> tuple[Figure, Axes]:
   if not any(s.points for s in series):
     raise _validate.InputError(f'expected at least one point of {title!r}, got none')
@@ -173,6 +219,10 @@ def _end(figure: Figure, title: str, path: PathLike, note: str) -> pathlib.Path:
     title=title, title_fontsize=10, alignment='left', frameon=False, fontsize=8, ncols=3,
     loc='outside upper left',
   )  # fmt: skip
+  return _save(figure, path, note)
+
+
+def _save(figure: Figure, path: PathLike, note: str) -> pathlib.Path:
   figure.supxlabel(note, fontsize=8, color=_INK, x=0.01, ha='left')
   with _files.atomic_write(path, 'wb') as file:
     # The version of matplotlib would be written by default.

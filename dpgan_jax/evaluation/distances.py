@@ -42,23 +42,42 @@ class PRDC(NamedTuple):
 class Memorisation:
   """How much nearer generated points lie to the training points than they should.
 
+  One rule decides about the alarm, and one sentence says what it decided, both from the numbers
+  here. *Near* is as near to a training point as only 1 % of held-out points are. The alarm rings
+  where both hold, each by exact binomial intervals of 95 %:
+
+  * more samples are near to a training point than held-out points are;
+  * of the samples that are so near to a point of either kind, more than chance has it (n of n + m)
+    are nearest to a training point. Plain or blurred samples are near to both kinds.
+
   Attributes:
     closer_to_train: share of generated points whose nearest of n training points is nearer than
       their nearest of n held-out points; 0.5 where nothing is memorised, 1 for copies.
-    copy_share: share of generated points nearer to the training set than only 1 % of held-out
-      points are: about 0.01 for fresh real points, 1 for copies, 0 for points far from all.
+    copy_share: share of generated points that are near: about 0.01 for fresh real points, 1 for
+      copies, 0 for points far from all.
+    copy_interval: 95 % interval of `copy_share`.
+    fresh_interval: the same of held-out points.
+    near_train_share: of samples near to a point of either kind, the share whose nearest is of
+      training.
+    near_train_interval: its 95 % interval; (0, 1) where no sample is near.
+    near_train_chance: n / (n + m).
     z_score: Mann-Whitney statistic of the distances to training points, generated against
-      held-out, standardised (Meehan et al. 2020, section 4). Far below 0: copying. Far above 0:
-      the fakes lie further off than real points do, which is no sign of copying.
+      held-out, standardised (Meehan et al. 2020, section 4). Far below 0: nearer than fresh points,
+      as copies are, and plain samples. Far above 0: the fakes lie further off than real points do.
     median_to_train, median_to_held_out: of the n and n points of `closer_to_train`.
     median_held_out_to_train: what a fresh real point has (all training points).
     median_generated_to_train: the same of generated points.
     queries: generated points asked about.
-    references: n.
+    references: n of `closer_to_train`.
   """
 
   closer_to_train: float
   copy_share: float
+  copy_interval: tuple[float, float]
+  fresh_interval: tuple[float, float]
+  near_train_share: float
+  near_train_interval: tuple[float, float]
+  near_train_chance: float
   z_score: float
   median_to_train: float
   median_to_held_out: float
@@ -66,6 +85,35 @@ class Memorisation:
   median_generated_to_train: float
   queries: int
   references: int
+
+  @property
+  def many_near(self) -> bool:
+    """Whether more samples are near than held-out points."""
+    return self.copy_interval[0] > self.fresh_interval[1]
+
+  @property
+  def alarm(self) -> bool:
+    """Whether samples are copies of training points, as far as these numbers can tell."""
+    return self.many_near and self.near_train_interval[0] > self.near_train_chance
+
+  @property
+  def sentence(self) -> str:
+    """What is to be said of it, for people."""
+    low, high = self.copy_interval
+    near = (
+      f'{self.copy_share:.1%} of samples (95 % interval {low:.1%} to {high:.1%}) lie as near to a '
+      f'training image as 1 % of held-out real images do (at most {self.fresh_interval[1]:.1%})'
+    )
+    low, high = self.near_train_interval
+    side = (
+      f'of those so near to a real image of either kind, {self.near_train_share:.1%} ({low:.1%} to '
+      f'{high:.1%}) are nearest to one of training, {self.near_train_chance:.1%} by chance'
+    )
+    if self.alarm:
+      return f'ALARM, copies of training images: {near}; {side}.'
+    if self.many_near:
+      return f'No sign of copies: {near}; but {side}.'
+    return f'No sign of copies: {near}.'
 
 
 # --- Fréchet distance ----------------------------------------------------------------------------
@@ -255,12 +303,24 @@ def memorisation(
   some_held_out = held_out[np.sort(rng.permutation(len(held_out))[:n])]
   to_some_train, _ = nearest(generated, some_train)
   to_held_out, _ = nearest(generated, some_held_out)
+  to_any_held_out = to_held_out if n == len(held_out) else nearest(generated, held_out)[0]
   to_train, _ = nearest(generated, train)
   fresh, _ = nearest(held_out, train)
   closer = (to_some_train < to_held_out) + 0.5 * (to_some_train == to_held_out)
+  threshold = np.quantile(fresh, 0.01)
+  near = to_train <= threshold
+  # Of both kinds, as chance would not be n of n + m among those that are near to training points.
+  # Ties are no evidence: a point that is in both sets is nobody's copy.
+  near_any = np.minimum(to_train, to_any_held_out) <= threshold
+  near_train = int((near_any & (to_train < to_any_held_out)).sum()), int(near_any.sum())
   return Memorisation(
     closer_to_train=float(closer.mean()),
-    copy_share=float((to_train < np.quantile(fresh, 0.01)).mean()),
+    copy_share=float(near.mean()),
+    copy_interval=_interval(int(near.sum()), len(near)),
+    fresh_interval=_interval(int((fresh <= threshold).sum()), len(fresh)),
+    near_train_share=near_train[0] / max(near_train[1], 1),
+    near_train_interval=_interval(*near_train),
+    near_train_chance=len(train) / (len(train) + len(held_out)),
     z_score=_mann_whitney_z(to_train, fresh),
     median_to_train=float(np.median(to_some_train)),
     median_to_held_out=float(np.median(to_held_out)),
@@ -269,6 +329,14 @@ def memorisation(
     queries=len(generated),
     references=n,
   )
+
+
+def _interval(count: int, trials: int) -> tuple[float, float]:
+  """The exact 95 % interval of a share (Clopper and Pearson 1934); all of [0, 1] of no trials."""
+  if not trials:
+    return 0.0, 1.0
+  found = scipy.stats.binomtest(count, trials).proportion_ci(0.95)
+  return float(found.low), float(found.high)
 
 
 def _mann_whitney_z(a: np.ndarray, b: np.ndarray) -> float:

@@ -113,9 +113,6 @@ CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
   'lr': LogisticRegression,
 }
 
-# --- training ------------------------------------------------------------------------------------
-
-
 # --- what is asked of them -----------------------------------------------------------------------
 
 
@@ -178,12 +175,14 @@ class Classified:
 
   Attributes:
     accuracy: share of test images that it gets right.
+    balanced_accuracy: mean over the classes of the test images, each counting the same.
     per_class: the same by class, None where the test images have none of it.
     hold_out_accuracy: on the part of its own training set that chose the epoch.
     epoch: the one chosen.
   """
 
   accuracy: float
+  balanced_accuracy: float
   per_class: tuple[float | None, ...]
   hold_out_accuracy: float
   epoch: int
@@ -239,6 +238,7 @@ def train_and_test(
   per_class = [right[test_labels == k] for k in range(num_classes)]
   return Classified(
     accuracy=float(right.mean()),
+    balanced_accuracy=float(np.mean([r.mean() for r in per_class if len(r)])),
     per_class=tuple(float(r.mean()) if len(r) else None for r in per_class),
     hold_out_accuracy=fitted.hold_out_accuracy or 0.0,
     epoch=fitted.epoch,

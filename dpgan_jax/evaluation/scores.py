@@ -1,8 +1,10 @@
 """Scores of samples: what one is, the record of finished ones, and the page that shows them.
 
->>> score = Score(name='fid', value=3.2, best='low', reads=('train',), n=1000, reference=0.4)
->>> score.reads_private_data
-True
+>>> score = Score(
+...   name='fid', value=3.2, best='low', reads=('train',), n=1000, reference=0.4, static=60.0
+... )
+>>> score.reads_private_data, score.separates
+(True, True)
 >>> Evaluation(scores=(score,), skipped={})['fid'].value
 3.2
 """
@@ -15,20 +17,24 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from dpgan_jax import _files
+from dpgan_jax import _figures, _files, _markdown
+from dpgan_jax.evaluation import verdict
+from dpgan_jax.evaluation.distances import Memorisation
 
 Result = dict[str, Any]
 """Plain numbers, lists of them and dictionaries of both: what JSON holds."""
 
-FORMAT = 'dpgan_jax evaluation 1'
-_SAMPLES, _REAL, _FAINT = '#d55e00', '#0072b2', '#d9d9d9'  # Okabe & Ito
+FORMAT = 'dpgan_jax evaluation 2'
+APART = 0.2
+"""How far apart real images and noise have to be in a share or an accuracy for it to say much."""
 
 TITLES = {
   'tstr_cnn': 'TSTR, CNN 32-64-128',
   'tstr_mlp': 'TSTR, MLP',
   'tstr_lr': 'TSTR, logistic regression',
+  'balanced_cnn': 'TSTR, CNN, balanced over classes',
+  'balanced_mlp': 'TSTR, MLP, balanced over classes',
+  'balanced_lr': 'TSTR, logistic regression, balanced over classes',
   'hold_out_cnn': 'the CNN on samples held out',
   'hold_out_mlp': 'the MLP on samples held out',
   'hold_out_lr': 'logistic regression on samples held out',
@@ -43,7 +49,7 @@ TITLES = {
   'secondary_fid': "the report's FID (activations of its secondary network)",
   'closer_to_train': 'nearer to a training than to a test image',
   'copy_share': 'share of near copies',
-  'copying_z': 'copying, z score',
+  'copying_z': 'nearness to training images, z score',
   'distinct_samples': 'share of distinct samples',
   'inception_fid': 'FID (Inception-v3)',
 }
@@ -55,17 +61,27 @@ PRIVACY = (
   'read samples only and are covered.'
 )
 _NOTES = (
-  '- *Real* is what real images get in the place of samples: the floor of a distance, the ceiling '
+  '*Real* is what real images get in the place of samples: the floor of a distance, the ceiling '
   'of an accuracy. For FID to coverage it is one half of the training images against the other, of '
   'the same size; for TSTR the same classifier trained on as many real images.',
-  '- TSTR: trained on samples, tested on the real test images, the epoch chosen on a tenth of the '
+  '*Static* is what noise gets in the place of samples: static of the mean and variance of real '
+  'images, or pixels each from another real image, whichever looks better. For TSTR it is a guess: '
+  'always the commonest class, or for balanced accuracy any. A score that likes noise about as '
+  'well as real images **says nothing here**, whatever samples get.',
+  f'Which scores say something: those of which noise gets {APART} less than real images (of an '
+  'accuracy or a share), or at least twice as much (of a distance).',
+  'Features: FID to coverage compare features of images. Those trained on MNIST digits are used '
+  'for such digits only, fixed wavelets of luminance and colour for all other images.',
+  'TSTR: trained on samples, tested on the real test images, the epoch chosen on a tenth of the '
   'samples that was held out. Comparable between papers, unlike FID, which depends on its '
   'features and on n.',
-  '- A judge is trained to tell samples from real images and tested on unseen ones of both; one '
+  'A judge is trained to tell samples from real images and tested on unseen ones of both; one '
   'that guesses has accuracy 0.5.',
-  '- Memorisation: a generator that copies has its samples nearer to training than to test images '
-  '(well above 0.5), many near copies (0.01 is what fresh real images have) and a z score far '
-  'below 0. A z score far above 0 only says that samples lie further off than real images do.',
+  'Copies: the alarm follows from the share of near copies and its interval, and from whether near '
+  'samples are nearer to training than to held-out images than chance has it. The other two scores '
+  'do not decide: a z score far below 0 is that of copies, and of plain samples too; far above 0 '
+  'it only says that samples lie further off than real images do.',
+  verdict.RULE,
 )
 
 
@@ -80,6 +96,9 @@ class Score:
     reads: which real images it read: any of 'train' and 'test'. Empty: covered by the run's ε.
     n: of how many samples.
     reference: what real images get in the place of samples, computed the same way; None if absent.
+    static: what noise gets there, the kind that looks better; None if absent.
+    features: what it compares images by; None if it needs none.
+    off_ground: why these features say less than usual of these images; None if they do not.
     detail: further numbers.
   """
 
@@ -89,6 +108,9 @@ class Score:
   reads: tuple[str, ...]
   n: int
   reference: float | None = None
+  static: float | None = None
+  features: str | None = None
+  off_ground: str | None = None
   detail: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
@@ -96,17 +118,55 @@ class Score:
     """Real test images count: the people in them are not protected by the run's ε either."""
     return bool(self.reads)
 
+  @property
+  def separates(self) -> bool | None:
+    """Whether it tells noise from real images on these data; None where that is not known."""
+    real, noise = self.reference, self.static
+    if real is None or noise is None:
+      return None
+    if self.best == 'low':
+      return noise > 0 and noise >= 2 * real
+    return (real - noise if self.best == 'high' else abs(noise - real)) >= APART
+
+  @property
+  def remark(self) -> str:
+    """What a reader has to know of it, for people."""
+    remarks = ['**says nothing here**: static scores as well'] if self.separates is False else []
+    remarks += [self.detail['remark']] if 'remark' in self.detail else []
+    remarks += [f'of {self.features}'] if self.features else []
+    remarks += [f'off its ground: {self.off_ground}'] if self.off_ground else []
+    return '; '.join(remarks)
+
+  def describe(self) -> str:
+    """The number beside its references, for people."""
+    beside = (('real images', self.reference), ('static', self.static))
+    known = ', '.join(f'{name}: {_number(v)}' for name, v in beside if v is not None)
+    said = f'{_number(self.value)} ({known})' if known else _number(self.value)
+    return f'{said}; says nothing here' if self.separates is False else said
+
   def to_json(self) -> Result:
     fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-    return {**fields, 'reads': list(self.reads), 'reads_private_data': self.reads_private_data}
+    return {
+      **fields, 'reads': list(self.reads), 'reads_private_data': self.reads_private_data,
+      'separates_static_from_real': self.separates,
+    }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-  """All scores of one set of samples; `skipped` gives a reason for each that is not there."""
+  """All scores of one set of samples.
+
+  Attributes:
+    scores: in the order of the page.
+    skipped: a reason for each that is not there.
+    class_names: of the data, for tables and figures; without them classes are numbers.
+    copies: what the alarm goes by; None if it was not looked for.
+  """
 
   scores: tuple[Score, ...]
   skipped: Mapping[str, str]
+  class_names: tuple[str, ...] = ()
+  copies: Memorisation | None = None
 
   def __contains__(self, name: str) -> bool:
     return any(score.name == name for score in self.scores)
@@ -117,94 +177,91 @@ class Evaluation:
         return score
     raise KeyError(name)
 
+  @property
+  def verdict(self) -> verdict.Verdict:
+    """What all of it comes to."""
+    utilities = [
+      (s.detail['balanced_ceiling'], s.detail['balanced'], s.detail['balanced_guess'])
+      for s in self.scores
+      if 'balanced_ceiling' in s.detail
+    ]
+    distances: list[tuple[float, ...]] = [
+      (s.reference, s.value, *s.detail.get('static', {'': s.static}).values())
+      for s in self.scores
+      if s.name == 'fid' and s.separates and s.reference is not None and s.static is not None
+    ]
+    # Of the classifiers the one that learns most from real images.
+    return verdict.judge(max(utilities, default=None), max(distances, default=None))
+
+  @property
+  def sentences(self) -> tuple[str, ...]:
+    """What to say first: the verdict, and of copies."""
+    return (self.verdict.sentence, *([self.copies.sentence] if self.copies else []))
+
   def to_json(self, about: Mapping[str, Any]) -> Result:
     """The record, with what was evaluated (`about`) at its head; strict JSON."""
     return {
       'format': FORMAT,
       'about': dict(about),
       'privacy': PRIVACY.replace('*', ''),
+      'verdict': {**self.verdict.to_json(), 'reads_private_data': True},
+      'copies': self.copies and {
+        **dataclasses.asdict(self.copies), 'alarm': self.copies.alarm,
+        'sentence': self.copies.sentence, 'reads_private_data': True,
+      },
+      'class_names': list(self.class_names),
       'scores': [score.to_json() for score in self.scores],
       'skipped': dict(self.skipped),
-    }
+    }  # fmt: skip
 
   def to_markdown(self, about: Mapping[str, Any]) -> str:
     """The same for people."""
-    lines = ['# Evaluation of synthetic images', '']
-    lines += [f'- {name.replace("_", " ")}: {value}' for name, value in about.items()]
-    lines += ['', PRIVACY, '', '| score | samples | real | best | n | reads private data |']
-    lines += ['| --- | --- | --- | --- | --- | --- |']
-    for s in self.scores:
-      reference = '' if s.reference is None else _number(s.reference)
-      reads = f'**yes** ({", ".join(s.reads)})' if s.reads else '*no*'
-      lines.append(
-        f'| {TITLES.get(s.name, s.name)} | {_number(s.value)} | {reference} | {s.best} | {s.n:,} '
-        f'| {reads} |'
+    first, *others = self.sentences
+    lines = ['# Evaluation of synthetic images', '', f'**{first}**', '']
+    lines += [f'{line}\n' for line in others]
+    lines += ['These sentences read private data too.', '']
+    lines += [_markdown.bullets(f'{n.replace("_", " ")}: {value}' for n, value in about.items())]
+    header = (
+      'score', 'samples', 'real', 'static', 'best', 'n', 'reads private data', 'what to know',
+    )  # fmt: skip
+    rows = [
+      (
+        TITLES.get(s.name, s.name), _number(s.value), _number(s.reference), _number(s.static),
+        s.best, f'{s.n:,}', f'**yes** ({", ".join(s.reads)})' if s.reads else '*no*', s.remark,
       )
-    lines += self._per_class()
+      for s in self.scores
+    ]  # fmt: skip
+    lines += ['', PRIVACY, '', _markdown.table(header, rows), *self._per_class()]
     if self.skipped:
-      lines += ['', '## Left out', '']
-      lines += [f'- {name}: {reason}' for name, reason in self.skipped.items()]
-    return '\n'.join([*lines, '', '## How to read it', '', *_NOTES, ''])
+      left_out = _markdown.bullets(f'{name}: {reason}' for name, reason in self.skipped.items())
+      lines += ['', '## Left out', '', left_out]
+    return '\n'.join([*lines, '', '## How to read it', '', _markdown.bullets(_NOTES), ''])
+
+  def class_name(self, k: int) -> str:
+    """For tables and figures; a bar would be read as the end of a cell."""
+    return _figures.class_name(self.class_names, k).replace('|', '/')
 
   def _per_class(self) -> list[str]:
     classified = [s for s in self.scores if 'per_class' in s.detail]
     if not classified:
       return []
     names = [s.name.removeprefix('tstr_') for s in classified]
-    head = ' | '.join(f'{name} | {name}, real' for name in names)
-    lines = ['', '## TSTR by class (reads private data: **yes**)', '', f'| class | {head} |']
-    lines.append('| --- ' * (1 + 2 * len(names)) + '|')
+    header = ['class', *(h for name in names for h in (name, f'{name}, real'))]
+    rows = []
     for k in range(len(classified[0].detail['per_class'])):
       cells = [
         s.detail[which][k] if which in s.detail else None
         for s in classified
-        for which in ('per_class', _CEILING)
+        for which in ('per_class', 'per_class_ceiling')
       ]
-      lines.append(f'| {k} | ' + ' | '.join('–' if c is None else _number(c) for c in cells) + ' |')
-    return lines
-
-  def figure(self, path: pathlib.Path) -> None:
-    """Draws samples beside real images: TSTR by class, and precision to coverage."""
-    per_class = self['tstr_cnn'].detail if 'tstr_cnn' in self else None
-    figure = Figure(figsize=(9 if per_class else 5, 3.6), dpi=150, layout='constrained')
-    panels = figure.subplots(1, 2 if per_class else 1, squeeze=False)[0]
-    names = [n for n in ('precision', 'recall', 'density', 'coverage') if n in self]
-    chosen = [self[name] for name in names]
-    _bars(panels[0], names, [s.value for s in chosen], [s.reference or 0.0 for s in chosen])
-    if per_class:
-      values = [c or 0.0 for c in per_class['per_class']]
-      ceiling = [c or 0.0 for c in per_class.get(_CEILING, [0.0] * len(values))]
-      _bars(panels[1], [str(k) for k in range(len(values))], values, ceiling)
-      panels[1].set_xlabel('class')
-      panels[1].set_ylabel('accuracy on real test images')
-      panels[1].set_title('CNN trained on samples (TSTR), or on real images', fontsize=9)
-    panels[0].set_title('samples against real images, fixed features', fontsize=9)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc='outside upper left', ncols=2,
-                  frameon=False)  # fmt: skip
-    figure.supxlabel('Reads private data without noise: ε does not cover this figure.',
-                     fontsize=8, x=0.01, ha='left')  # fmt: skip
-    with _files.atomic_write(path, 'wb') as file:
-      # The version of matplotlib would be written by default.
-      figure.savefig(file, format='png', metadata={'Software': None})
+      rows.append((self.class_name(k), *('–' if c is None else _number(c) for c in cells)))
+    title = '## TSTR by class (reads private data: **yes**)'
+    return ['', title, '', _markdown.table(header, rows)]
 
 
-_CEILING = 'per_class_ceiling'
-
-
-def _bars(axes: Any, names: list[str], values: list[float], reference: list[float]) -> None:
-  x = range(len(names))
-  axes.bar([i - 0.2 for i in x], values, 0.4, color=_SAMPLES, label='samples')
-  axes.bar([i + 0.2 for i in x], reference, 0.4, color=_REAL, label='real images')
-  axes.set_xticks(list(x), names)
-  axes.grid(axis='y', color=_FAINT, linewidth=0.6)
-  axes.set_axisbelow(True)
-  for side in ('top', 'right'):
-    axes.spines[side].set_visible(False)
-
-
-def _number(value: float) -> str:
-  """Four digits that matter: 0.9612, 13.37, 205.1, 3.2e-05."""
-  return f'{value:.4g}'
+def _number(value: float | None) -> str:
+  """Four digits that matter: 0.9612, 13.37, 205.1, 3.2e-05; nothing for what is not known."""
+  return '' if value is None else f'{value:.4g}'
 
 
 class Store:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from dpgan_jax import _files, _progress, _validate
-from dpgan_jax.data import datasets, readers
-from dpgan_jax.evaluation import features, scores, tasks
+from dpgan_jax.data import datasets, naming, readers
+from dpgan_jax.data.sources import Source
+from dpgan_jax.evaluation import curves, features, scores, tasks
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.run import secrets
 
@@ -46,21 +47,23 @@ def draw(model: Synthesizer, amount: Amount) -> Samples:
   """Samples of a generator; the same model and seed give the same ones."""
   print(f'drawing {amount.num:,} samples', file=sys.stderr, flush=True)
   key = secrets.root_key(amount.settings.seed)
-  return Samples(*model.sample(amount.num, key=key), source=source_of(model))
+  images, labels = model.sample(amount.num, key=key)
+  return Samples(images, labels if has_classes(model) else None, source=source_of(model))
+
+
+def has_classes(model: Synthesizer) -> bool:
+  """Whether classes of samples can be scored; a single one is none, with nothing to tell apart."""
+  return model.is_conditional and model.spec.num_classes > 1
 
 
 def source_of(model: Synthesizer) -> str:
   return f'run at step {model.steps:,}'
 
 
-def load_real(
-  dataset: str, data_dir: str | None
-) -> tuple[datasets.ImageDataset, datasets.ImageDataset]:
-  """The training and the test images of a data set."""
-  train, test = (
-    datasets.load_dataset(dataset, data_dir=data_dir, split=s) for s in datasets.SPLITS
-  )
-  datasets.require_same_classes(test, train.class_names, 'training')
+def load_real(source: Source) -> tuple[datasets.ImageDataset, datasets.ImageDataset]:
+  """What a run was trained on, and images that it never saw: held out, or the test split."""
+  train, test = (source.load(split) for split in datasets.SPLITS)
+  naming.require_same(test.name, test.class_names, train.class_names, 'training')
   return train, test
 
 
@@ -113,15 +116,10 @@ def describe(
     'samples': f'{source}, {count:,} images {tuple(shape)}, '
     + ('labelled' if labelled else 'unlabelled'),
     'real_data': f'{train.name}, {len(train):,} for training and {len(test):,} for testing',
-    'features': features.NAME + _resized(train.spec.shape),
+    'features': features.choose(train.spec),
     'amount': 'quick: compares with no full evaluation' if amount.quick else 'full',
     'eval_seed': amount.settings.seed,
   }
-
-
-def _resized(image_shape: tuple[int, ...]) -> str:
-  wanted = (features.SIZE, features.SIZE, 1)
-  return '' if image_shape == wanted else f', images resized from {image_shape} to {wanted}'
 
 
 def read_samples(path: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -142,6 +140,6 @@ def write(
   """Writes the three files; each is whole or absent. The page leaves out the bare settings."""
   record = result.to_json({**about, 'settings': dataclasses.asdict(amount.settings)})
   _files.write_json(out / 'evaluation.json', record)
-  result.figure(out / 'evaluation.png')
+  curves.evaluation(result, out / 'evaluation.png')
   with _files.atomic_write(out / 'evaluation.md') as file:
     file.write(result.to_markdown(about) + '\n![TSTR and coverage](evaluation.png)\n')

@@ -1,12 +1,12 @@
-"""What samples are compared with, and what may be said of it: every score beside its floor or
-ceiling, and marked where it read real images.
+"""What is computed of samples, and with what they are compared: every score beside what real images
+and static get, and marked where it read real images.
 
 Real training images are private, and real test images are somebody's too: a score that read either
 is not covered by the ε of a run, whoever computed it. Only scores on samples alone are.
 
 Results that are done are kept in a `scores.Store`, by a digest of all that they depend on: an
-evaluation that was interrupted goes on where it was, and another of the same real data finds its
-ceilings.
+evaluation that was interrupted goes on where it was, and another of the same real data finds what
+real images and static get.
 """
 
 from __future__ import annotations
@@ -19,21 +19,24 @@ from typing import Any
 
 import numpy as np
 
-from dpgan_jax import _validate
 from dpgan_jax.data.datasets import ImageDataset
-from dpgan_jax.evaluation import distances, features, judges
-from dpgan_jax.evaluation.gather import gather
+from dpgan_jax.evaluation import distances, features, judges, references
 from dpgan_jax.evaluation.scores import Evaluation, Result, Store
 from dpgan_jax.models import fitting
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a score changes its meaning: what an older version kept is not used."""
 TASKS = (
   'distinct', 'features', 'memorisation', 'secondary', 'conv_judge',
   *(f'{kind}_{name}' for name in judges.CLASSIFIERS for kind in ('tstr', 'ceiling')),
 )  # fmt: skip
-"""The pieces of work of an evaluation, each kept as a whole (and `inception_fid`, if asked for)."""
-MIN_SAMPLES, MIN_TEST = 200, 30  # fewer leave too few points for a covariance of features
+"""The pieces of work of an evaluation, each kept as a whole (and `inception_fid`, if asked for).
+
+With each of `features`, `secondary` and `conv_judge` goes `static_<name>`: what noise gets.
+"""
+_SECONDARY_EPOCHS = 10
+_STATIC_JUDGED = 2000  # real images, and as many of noise, that teach a judge what noise is
+_UNEVEN = 1.5  # times as many test images of one class as of another: accuracy alone misleads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,7 +111,7 @@ class _Task:
 
   @property
   def key(self) -> str:
-    text = json.dumps([VERSION, features.NAME, self.name, self.depends], sort_keys=True)
+    text = json.dumps([VERSION, self.name, self.depends], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -125,7 +128,7 @@ def evaluate(
   """Scores samples against the real images they stand for.
 
   Args:
-    images: uint8 [n, h, w, c], n ≥ 200, not all the same.
+    images: uint8 [n, h, w, c], n ≥ 200.
     labels: classes [n]; None leaves out what needs them.
     train: what the generator was trained on.
     test: real images that it never saw.
@@ -136,7 +139,7 @@ def evaluate(
   Raises:
     InputError: samples or data that cannot be scored; one line says why.
   """
-  labels = check_samples(images, labels, train, test)
+  labels = references.check_samples(images, labels, train, test)
   work = _Work(images, labels, train, test, settings)
   tasks = work.tasks()
   kept = {t.name: store.get(t.name, t.key) for t in tasks} if store else {}
@@ -157,49 +160,9 @@ def evaluate(
       if store is not None:
         store.put(task.name, task.key, result)
     results[task.name] = result
-  return gather(results, len(work.images), labelled=work.labels is not None)
-
-
-def check_samples(
-  images: np.ndarray, labels: np.ndarray | None, train: ImageDataset, test: ImageDataset
-) -> np.ndarray | None:
-  """Refuses what cannot be scored; returns the labels as int64 [n]."""
-  if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
-    found = f'{images.dtype} {images.shape}' if isinstance(images, np.ndarray) else type(images)
-    raise _validate.InputError(f'expected samples to be uint8 [N, H, W, C], got {found}')
-  if not len(images):
-    raise _validate.InputError('expected samples, got an empty set')
-  if images.shape[1:] != train.spec.shape:
-    raise _validate.InputError(
-      f'expected samples of the size of {train.name}, {train.spec.shape}, got {images.shape[1:]}'
-    )
-  for what, count, least in (
-    ('samples', len(images), MIN_SAMPLES), ('training images', len(train), MIN_SAMPLES),
-    ('test images', len(test), MIN_TEST),
-  ):  # fmt: skip
-    if count < least:
-      raise _validate.InputError(
-        f'expected at least {least} {what} (fewer leave too few points for a covariance of '
-        f'features), got {count}'
-      )
-  if (images == images[0]).all():
-    raise _validate.InputError(
-      f'expected samples that differ, got {len(images)} times the same image'
-    )
-  if test.spec.shape != train.spec.shape or test.num_classes != train.num_classes:
-    raise _validate.InputError('expected test images of the size and classes of the training set')
-  if labels is None:
-    return None
-  labels = np.asarray(labels)
-  if labels.dtype.kind not in 'iu' or labels.shape != (len(images),):
-    raise _validate.InputError(
-      f'expected labels to be {len(images)} whole numbers, got {labels.dtype} {labels.shape}'
-    )
-  if labels.min() < 0 or labels.max() >= train.num_classes:
-    raise _validate.InputError(
-      f'expected labels in [0, {train.num_classes}), got {labels.min()} to {labels.max()}'
-    )
-  return labels.astype(np.int64)
+  return references.gather(
+    results, num_samples=len(images), labelled=labels is not None, spec=train.spec
+  )
 
 
 class _Work:
@@ -215,10 +178,12 @@ class _Work:
   ):
     self.images, self.labels, self.train, self.test = images, labels, train, test
     self.settings, s = settings, settings
+    self.feature_name = features.choose(train.spec)
     # The report's 60,000 to 10,000, in that proportion where there are fewer.
     self.n_judge = min(s.judge_train, len(images) * 6 // 7, len(train))
     self.n_unseen = min(s.judge_test, len(images) - self.n_judge, len(test))
     self.n_fid = min(s.fid_images, len(images), len(train) // 2)
+    self.n_pairs = min(s.pair_images, self.n_fid)
     self.n_tstr = min(s.tstr_images, len(images))
     self.n_ceiling = min(self.n_tstr, len(train))
     self.n_nearest = min(s.nearest_queries, len(images), len(test))
@@ -233,19 +198,28 @@ class _Work:
     samples, real = _digest(self.images, self.labels), [self.train.fingerprint()]
     both = {'seed': s.seed, 'samples': samples, 'real': [*real, self.test.fingerprint()]}
     n_conv = min(s.conv_train, self.n_judge)
-    pairs = min(s.pair_images, self.n_fid)
+    pairs = self.n_pairs
+    few, few_conv = min(self.n_judge, _STATIC_JUDGED), min(n_conv, _STATIC_JUDGED)
 
     def task(name: str, cost: float, run: Callable[..., Result], **depends: Any) -> _Task:
       return _Task(name, {**both, **depends}, cost, run)
 
     tasks = [
       task('distinct', 0.1, self.distinct),
-      task('features', self.n_fid / 1500 + pairs**2 / 1e7, self.features, n=self.n_fid, m=pairs),
+      task('features', self.n_fid / 1500 + pairs**2 / 1e7, self.features, n=self.n_fid, m=pairs,
+           features=self.feature_name),
+      task('static_features', pairs / 1000 + pairs**2 / 1e7, self.static_features, n=pairs,
+           features=self.feature_name, samples=None),
       task('memorisation', self.n_nearest * len(self.train) / 2e7, self.memorisation,
            n=self.n_nearest),
       task('secondary', 3 + self.n_judge / 3000, self.secondary, n=self.n_judge, m=self.n_unseen),
+      task('static_secondary', 3 + few / 1500, self.static_judge('secondary', few), n=few,
+           m=self.n_unseen, samples=None),
       task('conv_judge', 5 + n_conv * 2 * s.conv_epochs / 2500, self.conv_judge, n=n_conv,
            epochs=s.conv_epochs, m=self.n_unseen),
+      task('static_conv_judge', 5 + few_conv * 4 * s.conv_epochs / 2500,
+           self.static_judge('conv_judge', few_conv), n=few_conv, epochs=s.conv_epochs,
+           m=self.n_unseen, samples=None),
     ]  # fmt: skip
     for name in judges.CLASSIFIERS if self.labels is not None else ():
       rate = {'cnn': 1000, 'mlp': 12_000, 'lr': 50_000}[name]
@@ -262,7 +236,8 @@ class _Work:
     if s.inception:
       # First: what it needs may be missing, which is better known before the rest is done.
       tasks.insert(0, task('inception_fid', self.n_fid / 20, self.inception, n=self.n_fid))
-    return [t for t in tasks if s.tasks is None or t.name in s.tasks]
+    chosen = TASKS if s.tasks is None else s.tasks
+    return [t for t in tasks if t.name.removeprefix('static_') in (*chosen, 'inception_fid')]
 
   # Each of these returns plain numbers, which is what the store keeps.
 
@@ -278,27 +253,42 @@ class _Work:
     half, other = order[: self.n_fid], order[self.n_fid : 2 * self.n_fid]
     return fake, self.train.images[half], self.train.images[other]
 
+  def _compared(self, real: np.ndarray, other: np.ndarray) -> Result:
+    """Distances between features of real images and of others; FID of all, the rest of some."""
+    fid = distances.fid(real, other)
+    real, other = real[: self.n_pairs], other[: self.n_pairs]
+    return {
+      'fid': fid, 'kid': distances.kid(real, other), **distances.prdc(real, other)._asdict(),
+    }  # fmt: skip
+
   def features(self, tell: fitting.Progress) -> Result:
     points = []
     for share, images in zip((0.2, 0.4, 0.6), self._halves(), strict=True):
-      points.append(features.extract(images))
+      points.append(features.extract(images, self.feature_name))
       tell(share)
-    pairs = min(self.settings.pair_images, self.n_fid)
+    fake, real, other = points
+    found = {'fake': self._compared(real, fake)}
+    tell(0.8)
+    return {**found, 'floor': self._compared(real, other), 'n': self.n_fid, 'pairs': self.n_pairs}
+
+  def _noise(self, kind: str, num: int) -> np.ndarray:
+    return references.noise(kind, self.train.images, num, seed=self.settings.seed)
+
+  def static_features(self, tell: fitting.Progress) -> Result:
+    """Noise is far from real images: as many as where all pairs are compared say how far."""
+    n = self.n_pairs
+    real = features.extract(self._halves()[1][:n], self.feature_name)
     result: Result = {}
-    for kind, points_of in (('fake', points[0]), ('floor', points[2])):
-      few = points[1][:pairs], points_of[:pairs]
-      result[kind] = {
-        'fid': distances.fid(points[1], points_of),
-        'kid': distances.kid(*few),
-        **distances.prdc(*few)._asdict(),
-      }
-      tell(0.8 if kind == 'fake' else 1.0)
-    return {**result, 'n': self.n_fid, 'pairs': pairs}
+    for share, kind in ((0.5, 'static'), (1.0, 'pixels')):
+      noise = features.extract(self._noise(kind, n), self.feature_name)
+      result[kind] = self._compared(real, noise)
+      tell(share)
+    return result
 
   def memorisation(self, tell: fitting.Progress) -> Result:
     n = self.n_nearest
     fake = self.images[self._order('nearest', len(self.images))[:n]]
-    test = self.test.images[self._order('nearest', len(self.test))[: max(n, MIN_TEST)]]
+    test = self.test.images[self._order('nearest', len(self.test))[: max(n, references.MIN_TEST)]]
     points = [x.reshape(len(x), -1) / np.float32(255) for x in (fake, self.train.images, test)]
     tell(0.05)
     found = distances.memorisation(points[0], points[1], points[2], seed=self.settings.seed)
@@ -319,18 +309,21 @@ class _Work:
     real, fake, unseen_real, unseen_fake = self._judge_images()
     judged = judges.real_or_fake(
       judges.Secondary(), real, fake, unseen_real, unseen_fake,
-      epochs=10, seed=self.settings.seed, progress=tell,
+      epochs=_SECONDARY_EPOCHS, seed=self.settings.seed, progress=tell,
     )  # fmt: skip
     judge = judged.judge
-    activations = [
+    noise = {kind: self._noise(kind, self.n_unseen) for kind in references.NOISES}
+    seen, *others = (
       fitting.forward(judge.module, judge.params, x, method='activations')
-      for x in (unseen_real, unseen_fake)
-    ]
+      for x in (unseen_real, unseen_fake, *noise.values())
+    )
+    fids = [distances.fid(seen, other) for other in others]
     half = self.n_unseen // 2
     return {
       **_judged(judged),
-      'fid': distances.fid(*activations),
-      'fid_floor': distances.fid(activations[0][:half], activations[0][half:]),
+      'fid': fids[0],
+      'fid_floor': distances.fid(seen[:half], seen[half:]),
+      'static': dict(zip(noise, fids[1:], strict=True)),
       'n_train': self.n_judge, 'n_unseen': self.n_unseen,
     }  # fmt: skip
 
@@ -342,6 +335,26 @@ class _Work:
       epochs=self.settings.conv_epochs, seed=self.settings.seed, progress=tell,
     )  # fmt: skip
     return {**_judged(judged), 'n_train': n, 'n_unseen': self.n_unseen}
+
+  def static_judge(self, name: str, n: int) -> Callable[[fitting.Progress], Result]:
+    """How often a judge tells noise from real images: a few thousand of each teach it."""
+    dense = name == 'secondary'
+    epochs = _SECONDARY_EPOCHS if dense else self.settings.conv_epochs
+
+    def run(tell: fitting.Progress) -> Result:
+      real, _, unseen, _ = self._judge_images()
+      found: Result = {}
+      for done, kind in enumerate(references.NOISES):
+        noise = self._noise(kind, n + len(unseen))
+        judged = judges.real_or_fake(
+          judges.Secondary() if dense else judges.ConvJudge(), real[:n], noise[:n], unseen,
+          noise[n:], epochs=epochs, seed=self.settings.seed,
+        )  # fmt: skip
+        found[kind] = judged.accuracy
+        tell((done + 1) / len(references.NOISES))
+      return found
+
+    return run
 
   def classifier(self, name: str, kind: str, tell: fitting.Progress) -> Result:
     assert self.labels is not None
@@ -355,13 +368,24 @@ class _Work:
       num_classes=self.train.num_classes, epochs=self.settings.epochs(name, self.n_tstr),
       seed=self.settings.seed, progress=tell,
     )  # fmt: skip
-    return {**dataclasses.asdict(found), 'n': n, 'epochs': self.settings.epochs(name, self.n_tstr)}
+    counts = np.bincount(self.test.labels, minlength=self.train.num_classes)
+    commonest = np.bincount(self.train.labels).argmax()
+    return {
+      **dataclasses.asdict(found), 'n': n, 'epochs': self.settings.epochs(name, self.n_tstr),
+      'guess': float(counts[commonest] / counts.sum()),
+      'balanced_guess': 1 / np.count_nonzero(counts),
+      'uneven': bool(counts.max() > _UNEVEN * counts.min()),
+    }  # fmt: skip
 
   def inception(self, tell: fitting.Progress) -> Result:
     fake, real, other = self._halves()
-    value = features.inception_fid(real, fake)
-    tell(0.5)
-    return {'value': value, 'floor': features.inception_fid(real, other), 'n': self.n_fid}
+    others = {'value': fake, 'floor': other}
+    others |= {kind: self._noise(kind, self.n_fid) for kind in references.NOISES}
+    found: Result = {'n': self.n_fid}
+    for done, (name, images) in enumerate(others.items()):
+      found[name] = features.inception_fid(real, images)
+      tell((done + 1) / len(others))
+    return found
 
 
 def _judged(judged: judges.Judged) -> Result:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpgan_jax import _records, _settings, _validate
+from dpgan_jax.data.spec import Preparation
 
 MODELS = ('linear', 'tutorial_cnn')
 FEATURES = ('pixels', 'scattering')
@@ -26,6 +27,8 @@ class ClassifierConfig:
   """Everything that determines a classifier, given the data and the key; all of it public."""
 
   dataset: str = _data('digits', 'Data set or kind of file, as for dpgan_jax.train.', common=True)
+  image_size: str | None = _data(None, 'As for dpgan_jax.train.')
+  channels: int | None = _data(None, 'As for dpgan_jax.train.', minimum=1, maximum=3)
   holdout: float = _data(
     0, 'Training examples kept aside and scored in place of the test set, to choose settings on: '
     'about so many, or a share below 1.', minimum=0, common=True,
@@ -88,6 +91,8 @@ class ClassifierConfig:
   )
 
   def __post_init__(self) -> None:
+    prepared = Preparation.of(self.image_size, self.channels)
+    object.__setattr__(self, 'image_size', prepared.image_size)
     _settings.check(self)
     if self.holdout >= 1 or self.holdout == 0:
       if self.holdout != int(self.holdout):

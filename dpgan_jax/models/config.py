@@ -15,6 +15,7 @@ from typing import Any
 import optax
 
 from dpgan_jax import _records, _settings, _validate
+from dpgan_jax.data.spec import Preparation
 from dpgan_jax.models import pace
 from dpgan_jax.networks import discriminators, generators
 from dpgan_jax.networks.losses import LOSSES
@@ -23,8 +24,8 @@ from dpgan_jax.privacy import accounting, clipping
 METHODS = ('moments', 'gan')
 # Settings that moments have a use for; all others are a GAN's.
 _OF_MOMENTS = {
-  'dataset', 'method', 'target_epsilon', 'delta', 'neighboring_relation', 'moments_coefficients',
-  'moments_means_share', 'num_samples', 'seed',
+  'dataset', 'image_size', 'channels', 'holdout', 'method', 'target_epsilon', 'delta',
+  'neighboring_relation', 'moments_coefficients', 'moments_means_share', 'num_samples', 'seed',
 }  # fmt: skip
 OPTIMIZERS = ('adam', 'sgd')
 SCHEDULES = ('constant', 'linear', 'exponential', 'cosine')
@@ -52,6 +53,27 @@ class TrainConfig:
     'digits',
     'Data set (digits, mnist, fashion_mnist, kmnist, emnist) or kind of file (idx, npz, png).',
     common=True,
+  )
+  image_size: str | None = _data(
+    None, 'png, npz: resize each image, e.g. 28, or 28x32 (height by width). Default: not at all.',
+    common=True,
+  )
+  channels: int | None = _data(
+    None, 'png, npz: turn each image into 8-bit grey (1) or RGB (3). Default: as they are.',
+    minimum=1, maximum=3, common=True,
+  )
+  holdout: float | None = _data(
+    None,
+    'Share of the images never trained on, which dpgan_jax.evaluate compares with. Default: 0.1 of '
+    'idx, npz or png data without test images of their own; 0: none.', minimum=0, below=1,
+    common=True,
+  )
+
+  method: str | None = _data(
+    None,
+    'moments: released once, sampled in seconds; gan: DP-SGD on the discriminator. Default: gan '
+    'where noise_multiplier, steps or epochs are given, else moments.',
+    choices=METHODS, common=True,
   )
 
   method: str | None = _data(
@@ -215,6 +237,9 @@ class TrainConfig:
   )
 
   def __post_init__(self) -> None:
+    prepared = Preparation.of(self.image_size, self.channels)
+    for name in ('image_size', 'channels'):  # 28 and 28x28 are one setting
+      object.__setattr__(self, name, getattr(prepared, name))
     _settings.check(self)
     if self.method is None:
       of_gan = any(v is not None for v in (self.noise_multiplier, self.steps, self.epochs))

@@ -221,21 +221,24 @@ def of_images(scattering: Scattering, images: np.ndarray | jax.Array) -> np.ndar
   at_once = _FLOATS_AT_ONCE_ON_CPU if jax.default_backend() == 'cpu' else _FLOATS_AT_ONCE
   block = max(1, min(n, at_once // (largest * colours)))
 
-  @jax.jit
-  def transform(part: jax.Array) -> jax.Array:
-    planes = (part.astype(jnp.float32) / 255).transpose(0, 3, 1, 2)
-    s = scattering(planes.reshape(-1, height, width))
-    s = s.reshape(-1, colours * channels, rows, columns)
-    return s.transpose(0, 2, 3, 1)
-
   result = np.empty((n, rows, columns, colours * channels), np.float32)
   for start in range(0, n, block):
     part = images[start : start + block]
     padding = block - len(part)  # one shape, one compilation
     if padding:
       part = np.concatenate([part, np.zeros((padding, *part.shape[1:]), np.uint8)])
-    result[start : start + block] = np.asarray(transform(part))[: block - padding]
+    result[start : start + block] = np.asarray(_of_block(scattering, part))[: block - padding]
   return result
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _of_block(scattering: Scattering, images: jax.Array) -> jax.Array:
+  """`of_images` of as many as fit; compiled once for each transform and number of them."""
+  n, height, width, _ = images.shape
+  _, rows, columns = scattering.output_shape
+  planes = (images.astype(jnp.float32) / 255).transpose(0, 3, 1, 2)
+  coefficients = scattering(planes.reshape(-1, height, width))
+  return coefficients.reshape(n, -1, rows, columns).transpose(0, 2, 3, 1)
 
 
 # --- filters, on the host in float64 --------------------------------------------------------------

@@ -107,6 +107,7 @@ def release(
       tiles,
       staging / PICTURE,
       labels=tile_labels,
+      class_names=model.spec.class_names,
       scale=_figures.scale_of(model.spec.shape),
     )
     run_statement.save(said, staging)

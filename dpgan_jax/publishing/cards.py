@@ -17,7 +17,7 @@ from typing import Any
 from dpgan_jax import _markdown
 from dpgan_jax.data import distort
 from dpgan_jax.privacy.accounting import show_epsilon
-from dpgan_jax.publishing import statement_text
+from dpgan_jax.publishing import caveats, statement_text
 from dpgan_jax.publishing.statement import Statement
 
 _OWNER = '*To be filled in by the data owner.*'
@@ -123,6 +123,8 @@ def model_card(about: About) -> str:
 def data_card(about: About) -> str:
   """The data card: DATA_CARD.md, or the README.md of a dataset repository."""
   s = about.statement
+  lines = caveats.preparation(s.config, s.mechanism.neighboring_relation)
+  prepared = ''.join(f'{line} ' for line in lines)
   height, width, channels = s.spec.shape
   labelled = about.class_counts is not None
   size = next((name for limit, name in _SIZES if about.num < limit), 'n>1M')
@@ -153,7 +155,7 @@ def data_card(about: About) -> str:
     + _training_data(about),
     '## Preprocessing, cleaning, labelling',
     f'Pixels are mapped to 0–255 and rounded; {_changed(about)}. {_labels(about)}'
-    f'What was done to the private data before training: {_OWNER}',
+    f'{prepared}What else was done to the private data before training: {_OWNER}',
     '## Uses',
     'As for the model: see `MODEL_CARD.md`. '
     'Results on these images are no results on the private ones.',
@@ -231,10 +233,10 @@ def _guarantee(s: Statement) -> str:
 
 def _training_data(about: About) -> str:
   s = about.statement
+  classes = f' in {s.spec.num_classes} classes' if s.spec.num_classes > 1 else ' without classes'
   return (
     f'The private data set {_text(s.config.dataset)}, of N = {s.mechanism.num_examples:,} '
-    f'labelled images (N is treated as public) in {s.spec.num_classes} classes. It is not part of '
-    'this '
+    f'images (N is treated as public){classes}. It is not part of this '
     f'bundle. Where it comes from, and with whose consent: {_OWNER}'
   )
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dpgan_jax.data.spec import Spec
+from dpgan_jax.data.spec import Preparation, Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.networks import generators
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.publishing import statement_text as text
 
 
 def of(config: TrainConfig, m: DPMechanism, spec: Spec, *, labelled: bool) -> list[str]:
@@ -43,11 +42,20 @@ def of(config: TrainConfig, m: DPMechanism, spec: Spec, *, labelled: bool) -> li
     f'Public constants besides: the set of classes, their number ({spec.num_classes}) and '
     f'the image size ({"×".join(map(str, spec.shape))}). Pixels are scaled by constants, '
     f"not by the data's own statistics. {labels}",
+    *preparation(config, m.neighboring_relation),
+  ]
+  lines += [
+    'Noise comes from SHAKE-256 with a secret of 256 bits, taken to be indistinguishable from '
+    'random. A release made again after an interruption is the same one, and costs nothing, on '
+    'the same software and hardware.',
+    'Each class is one Gaussian: what its records have in common beyond mean and covariance is '
+    'not in the samples.',
+  ] if of_moments else [
     'Noise is hardened against attacks on floating-point bits (Mironov 2012): that of a step has '
     'tails to 9.4 standard deviations and is rounded, with the sum, to a public grid; that of '
     'statistics released once is exact discrete Gaussian noise on an exact sum (Canonne, Kamath '
     'and Steinke 2020). What remains of floating point is in the sums of a step: '
-    f'{text.rounding_of_sums(m)}. ε does not include it.',
+    f'{_rounding_of_sums(m)}. ε does not include it.',
     'Noise and batches come from the counter-based generator threefry2x32 of JAX, taken to be '
     'indistinguishable from random; ε is no claim about it as a cryptographic mechanism, and '
     '64 bits of key bound what it can promise.',
@@ -56,14 +64,6 @@ def of(config: TrainConfig, m: DPMechanism, spec: Spec, *, labelled: bool) -> li
     'may come out otherwise and would then be a second release that the ledger does not '
     'charge. Only the environment of the start is recorded.',
   ]
-  if of_moments:
-    lines[2:] = [
-      'Noise comes from SHAKE-256 with a secret of 256 bits, taken to be indistinguishable from '
-      'random. A release made again after an interruption is the same one, and costs nothing, on '
-      'the same software and hardware.',
-      'Each class is one Gaussian: what its records have in common beyond mean and covariance is '
-      'not in the samples.',
-    ]
   if config.n_d_threshold is not None:
     lines.append(
       'How many steps D takes for each of G was adapted to how many fakes D recognises: a number '
@@ -80,3 +80,37 @@ def of(config: TrainConfig, m: DPMechanism, spec: Spec, *, labelled: bool) -> li
       'Such a guarantee says little.'
     )
   return lines
+
+
+def preparation(config: TrainConfig, relation: str) -> list[str]:
+  """What was done to the images before training, and which of them were kept aside."""
+  lines = []
+  if done := Preparation.of(config.image_size, config.channels).describe():
+    lines.append(f'Before training each image was {done}. That follows from the image alone.')
+  if config.holdout:
+    lines.append(
+      f'About {100 * config.holdout:g} % of the images were held out and never trained on: a hash '
+      "of an image's pixels with a public key says which. One record more or less changes one of "
+      'the two parts by one record and moves no other: the guarantee is one for all of them. '
+      'N is the number of records trained on, public as always. Publish no other count beside it: '
+      'with how many were held out, who knows all other records would learn on which side the last '
+      'one fell.'
+      + ('' if relation == 'add_or_remove_one' else ' Under this relation neighbours differ in a '
+         'record that is on the same side in both.')
+    )  # fmt: skip
+  return lines
+
+
+def _rounding_of_sums(mechanism: DPMechanism) -> str:
+  """How far float32 rounding can move a clipped sum of one record less, beyond that record."""
+  cap = min(mechanism.truncated_batch_size, mechanism.num_examples)
+  share = 2 * cap**2 * 2.0**-24
+  bound = (
+    f'by at most {share:.1g} of C in the worst case'
+    if share < 1
+    else 'by no more than experience says, since the worst case is beyond C'
+  )
+  return (
+    f'of {cap} float32 gradients at most, the others round otherwise when one record is absent, '
+    f'which moves their sum {bound}'
+  )

@@ -6,7 +6,6 @@ from typing import Any
 
 from dpgan_jax.budget import cross_check
 from dpgan_jax.privacy.accounting import rounded_down, rounded_up
-from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing.verdicts import COVERED_METRICS, UNCOVERED_METRICS
 
 NEIGHBOURS = {
@@ -105,18 +104,3 @@ def second_opinion(found: cross_check.Interval | None) -> dict[str, Any] | None:
       'grid times the root of T'
     ),
   }
-
-
-def rounding_of_sums(mechanism: DPMechanism) -> str:
-  """How far float32 rounding can move a clipped sum of one record less, beyond that record."""
-  cap = min(mechanism.truncated_batch_size, mechanism.num_examples)
-  share = 2 * cap**2 * 2.0**-24
-  bound = (
-    f'by at most {share:.1g} of C in the worst case'
-    if share < 1
-    else 'by no more than experience says, since the worst case is beyond C'
-  )
-  return (
-    f'of {cap} float32 gradients at most, the others round otherwise when one record is absent, '
-    f'which moves their sum {bound}'
-  )

@@ -202,6 +202,7 @@ class GANStage(CompiledStage):
       datasets.to_uint8(np.asarray(pictures)),
       self._directory.grids / f'step_{step:08d}.png',
       labels=_grid_labels(self._gan) if self._gan.is_conditional else None,
+      class_names=self._gan.spec.class_names,
       scale=_figures.scale_of(self._gan.spec.shape),
       title=f'step {step}, {spent}',
     )

@@ -166,7 +166,9 @@ def _leave_samples(model: Synthesizer, run: RunDir, key: jax.Array) -> None:
   num = 10 * min(model.spec.num_classes, 10)
   images, labels = model.sample_for_picture(num, jax.random.fold_in(key, 1))
   scale = _figures.scale_of(model.spec.shape)
-  _figures.sample_grid(images, run.samples_png, labels=labels, scale=scale)
+  _figures.sample_grid(
+    images, run.samples_png, labels=labels, class_names=model.spec.class_names, scale=scale
+  )
 
 
 def _samples_key(state: GANState, purpose: int) -> jax.Array:

@@ -246,8 +246,8 @@ def score(
     Whether there was anything to do.
   """
   about = scoring.describe(
-    scoring.source_of(model), amount.num, model.spec.shape, model.is_conditional, train, test,
-    amount,
+    scoring.source_of(model), amount.num, model.spec.shape, scoring.has_classes(model), train,
+    test, amount,
   )  # fmt: skip
   if is_evaluated(run, {**about, 'settings': dataclasses.asdict(amount.settings)}):
     return False

@@ -5,7 +5,7 @@
         --out=features.safetensors
 
 Two to four minutes on 2 cores. This is done once per version of the features: another file means
-another `features.NAME` and another checksum, because scores on it do not compare with older ones.
+another `features.MNIST` and another checksum, because scores on it do not compare with older ones.
 MNIST is public; nothing here is private.
 """
 

@@ -135,7 +135,11 @@ def main() -> None:
   if not model.is_conditional:
     raise _validate.InputError('expected a run whose samples have classes')
   mixed = mixture(model, run)
-  real = scoring.load_real(FLAGS.dataset or mixed.spec.name, FLAGS.data_dir)
+  real = scoring.load_real(
+    _cli.config_from_flags(_shared_flags.DataOptions).source(
+      mixed.config, FLAGS.dataset or mixed.spec.name
+    )
+  )
   store = scores.Store(pathlib.Path(FLAGS.scores_dir)) if FLAGS.scores_dir else None
   variants = [VARIANTS[name] for name in FLAGS.variants]
   found = measure(mixed, variants, amount.num, real, settings, store)
@@ -157,8 +161,7 @@ if __name__ == '__main__':
   flags.DEFINE_string('run_dir', None, 'Directory of a run.')
   flags.DEFINE_string('name', None, 'Name of the record.')
   flags.DEFINE_string('dataset', None, 'The real data; default: what the run was trained on.')
-  flags.DEFINE_string('data_dir', None, 'Folder of the real data; default: download by name.')
   flags.DEFINE_string('scores_dir', None, 'Where finished scores are kept.')
   flags.DEFINE_list('variants', list(VARIANTS), 'Which: names of VARIANTS.')
-  _cli.define_flags(_shared_flags.AmountOptions)
+  _cli.define_flags(_shared_flags.DataOptions, _shared_flags.AmountOptions)
   _cli.run(main)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from absl import flags
 
 from dpgan_jax import _cli, _validate
-from dpgan_jax.data import datasets, writers
+from dpgan_jax.data import datasets, sources, writers
 
 FLAGS = flags.FLAGS
 
@@ -27,7 +27,7 @@ def main() -> None:
     raise _validate.InputError('expected --out=FOLDER, new')
   _validate.integer('hold_out', FLAGS.hold_out, minimum=1)
   whole = datasets.load_dataset('mnist', data_dir=FLAGS.data_dir)
-  kept, aside = datasets.hold_out(whole, FLAGS.hold_out)
+  kept, aside = sources.hold_out(whole, FLAGS.hold_out)
   for split, part in (('train', kept), ('test', aside)):
     writers.export(
       FLAGS.out, part.images, part.labels, format='idx', split=split, num_classes=part.num_classes

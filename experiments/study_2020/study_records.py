@@ -13,8 +13,8 @@ from typing import Any
 
 from dpgan_jax import _files
 from dpgan_jax.evaluation import snapshots
-from dpgan_jax.evaluation.over_steps import JSON as STEPS
-from dpgan_jax.evaluation.over_steps import JSON_AS_TRAINED as STEPS_AS_TRAINED
+from dpgan_jax.evaluation.snapshots import STEPS_JSON as STEPS
+from dpgan_jax.evaluation.snapshots import STEPS_JSON_AS_TRAINED as STEPS_AS_TRAINED
 from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import metrics, plan
 from dpgan_jax.run.directory import RunDir

@@ -436,14 +436,14 @@ def _wait_for_the_rest() -> None:
 
 
 def _follow_links() -> None:
-  from dpgan_jax.data import png_folder
+  from dpgan_jax.data import image_folder
 
   class Path(type(pathlib.Path())):
     def is_relative_to(self, *other: Any) -> bool:
       return True
 
-  png_folder.pathlib = type(sys)('pathlib')
-  png_folder.pathlib.Path = Path
+  image_folder.pathlib = type(sys)('pathlib')
+  image_folder.pathlib.Path = Path
 
 
 def _read_any_flag_file() -> None:

@@ -191,3 +191,12 @@ def test_arrays_become_a_data_set():
   np.testing.assert_array_equal(dataset.labels, LABELS[::2])
   assert api._dataset(IMAGES, None, None).num_classes == 1
   assert api._dataset(np.zeros((3, 4, 5, 3), np.uint8), None, None).image_shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize('setting', [{'image_size': '8'}, {'channels': 1}, {'holdout': 0.1}])
+def test_arrays_are_not_said_to_be_prepared(setting, tmp_path):
+  """The report would state what nobody did."""
+  model = DPGAN(noise_multiplier=1.0, steps=2, batch_size=4, **setting)
+  with pytest.raises(InputError, match=f'expected no {next(iter(setting))} with arrays'):
+    model.fit(np.zeros((9, 8, 8), np.uint8), run_dir=tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()

@@ -17,6 +17,9 @@ from dpgan_jax._validate import InputError
 from dpgan_jax.data import datasets, writers
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.evaluation import features, scoring
+from dpgan_jax.models.config import TrainConfig
+
+CONFIG = TrainConfig(noise_multiplier=1.0, steps=1)
 
 
 @pytest.fixture
@@ -66,7 +69,13 @@ def test_a_file_of_samples_from_end_to_end(command, main, tmp_path, capsys):
   assert scores['fid']['reads_private_data'] is True
   assert scores['distinct_samples']['reads_private_data'] is False
   assert str(tmp_path) not in (tmp_path / 'evaluation.json').read_text()
-  assert 'resized from (8, 8, 1) to (28, 28, 1)' in (tmp_path / 'evaluation.md').read_text()
+  assert record['about']['features'] == 'scattering_features_v1'
+  # First of all what they are worth: as good as real images, as they are, and copies.
+  assert out.startswith('These samples are usable (yellow): how useful they are was not measured; ')
+  assert out.splitlines()[1].startswith('ALARM, copies of training images: 100.0% of samples ')
+  assert record['copies']['alarm'] is True
+  assert record['copies']['sentence'] == out.splitlines()[1]
+  assert record['verdict']['sentence'] == out.splitlines()[0]
   with Image.open(tmp_path / 'evaluation.png') as figure:
     assert figure.width > 500
 
@@ -93,7 +102,8 @@ def test_a_run_is_sampled(main, tmp_path, monkeypatch, capsys):
 
   run = types.SimpleNamespace(
     model=types.SimpleNamespace(
-      sample=sample, spec=datasets.load_dataset('digits').spec, steps=7
+      sample=sample, spec=datasets.load_dataset('digits').spec, steps=7, config=CONFIG,
+      is_conditional=True,
     ),
     run=types.SimpleNamespace(path=tmp_path),
   )
@@ -126,7 +136,7 @@ def test_samples_of_other_classes_are_refused(main, tmp_path, monkeypatch):
   with pytest.raises(InputError, match="class 1 is 'bear' and of the samples 'cat'"):
     main(f'--samples={tmp_path}/made.npz', *real)
   spec = Spec(num_records=40, shape=(8, 8, 1), class_names=names, name='npz')
-  model = types.SimpleNamespace(spec=spec)
+  model = types.SimpleNamespace(spec=spec, config=CONFIG)
   run = types.SimpleNamespace(model=model, run=types.SimpleNamespace(path=tmp_path))
   monkeypatch.setattr(evaluate.trainer, 'restore_model', lambda path: run)
   with pytest.raises(InputError, match="class 1 is 'bear' and of the run 'cat'"):

@@ -4,7 +4,6 @@ naming every fault.
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Callable
 
@@ -257,63 +256,3 @@ class TestRegistry:
     assert both == np.rint(everything.images * 255 / 16).sum()
     assert (train.images.min(), train.images.max()) == (0, 255)
     np.testing.assert_array_equal(test.labels[:10], everything.target[40:50])
-
-
-# --- a part held out -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('held', [300, 0.25])
-def test_held_out_examples_are_the_others(held):
-  digits = datasets.load_dataset('digits')
-  kept, aside = datasets.hold_out(digits, held)
-  assert len(kept) + len(aside) == 1440
-  wanted = held if held >= 1 else 1440 * held
-  assert abs(len(aside) - wanted) < 4 * wanted**0.5  # four standard deviations
-  rows = np.concatenate([kept.images, aside.images]).reshape(1440, -1)
-  order = np.lexsort(rows.T)
-  whole = digits.images.reshape(1440, -1)
-  np.testing.assert_array_equal(rows[order], whole[np.lexsort(whole.T)])
-  again, _ = datasets.hold_out(digits, held)
-  assert again.fingerprint() == kept.fingerprint()
-  assert np.bincount(aside.labels).min() > 10  # a random part, not the end of a sorted file
-
-
-def sides(dataset: datasets.ImageDataset, held: float) -> dict[bytes, int]:
-  """Which part every image is in."""
-  parts = enumerate(datasets.hold_out(dataset, held))
-  return {image.tobytes(): side for side, part in parts for image in part.images}
-
-
-@pytest.mark.parametrize('held', [300, 0.25])
-def test_one_record_less_moves_no_other(held):
-  """Once, by a permutation of N, a fifth of all changed sides; no guarantee survives that."""
-  digits = datasets.load_dataset('digits')
-  whole = sides(digits, held)
-  for gone in (0, 700, 1439):
-    fewer = dataclasses.replace(
-      digits, images=np.delete(digits.images, gone, 0), labels=np.delete(digits.labels, gone)
-    )
-    assert all(whole[image] == side for image, side in sides(fewer, held).items())
-  shuffled = np.random.default_rng(0).permutation(1440)
-  other = dataclasses.replace(
-    digits, images=digits.images[shuffled], labels=digits.labels[shuffled]
-  )
-  assert sides(other, held) == whole
-
-
-def test_copies_of_an_image_stay_together_whatever_their_labels():
-  digits = datasets.load_dataset('digits')
-  twice = dataclasses.replace(
-    digits,
-    images=np.concatenate([digits.images, digits.images]),
-    labels=np.concatenate([digits.labels, np.roll(digits.labels, 1)]),
-  )
-  kept, aside = datasets.hold_out(twice, 0.3)
-  assert not {i.tobytes() for i in kept.images} & {i.tobytes() for i in aside.images}
-  assert len(kept) + len(aside) == 2880
-
-
-@pytest.mark.parametrize('held', [1440, 1439, 10**9])
-def test_no_more_can_be_held_out_than_there_is(held):
-  with pytest.raises(InputError, match='expected holdout < 1440'):
-    datasets.hold_out(datasets.load_dataset('digits'), held)

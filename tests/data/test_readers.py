@@ -5,93 +5,30 @@ bytes it holds.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import gzip
 import io
 import json
 import os
 import pathlib
-import random
 import struct
 import tracemalloc
 import zipfile
-import zlib
-from collections.abc import Callable
 
 import hypothesis
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
 
-from dpgan_jax._validate import InputError
 from dpgan_jax.data import datasets, naming, readers
+from tests.support.images import fuzz, mutations, png_folder, refused, small
 
 IDX_DTYPES = ('uint8', 'int8', 'int16', 'int32', 'float32', 'float64')
-
-
-def small(num: int = 12, num_classes: int = 3, channels: int = 1) -> datasets.ImageDataset:
-  shape = (num, 4, 5, channels)
-  return datasets.ImageDataset(
-    images=np.random.default_rng(0).integers(0, 256, shape, np.uint8),
-    labels=np.arange(num, dtype=np.int32) % num_classes, num_classes=num_classes, name='small',
-    class_names=tuple(map(str, range(num_classes))),
-  )  # fmt: skip
-
-
-def refused(call: Callable[[], object], *words: str) -> str:
-  """Asserts that `call` fails in one line that holds `words`; returns the line."""
-  with pytest.raises(InputError) as caught:
-    call()
-  message = str(caught.value)
-  assert '\n' not in message
-  for word in words:
-    assert word in message
-  return message
 
 
 def npz(path: pathlib.Path, compressed: bool = False, **arrays: np.ndarray) -> str:
   (np.savez_compressed if compressed else np.savez)(path, **arrays)
   return str(path)
-
-
-def png_folder(root: pathlib.Path, source: datasets.ImageDataset, names: tuple[str, ...]) -> str:
-  for i, (image, label) in enumerate(zip(source.images, source.labels, strict=True)):
-    folder = root / names[label]
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image.squeeze()).save(folder / f'{i}.png')
-  return str(root)
-
-
-def png(
-  pixels: np.ndarray,
-  depth: int,
-  colour: int,
-  *chunks: tuple[bytes, bytes],
-  interlace: bool = False,
-) -> bytes:
-  """A PNG file of grey (colour 0) or RGB (2) pixels of `depth` bits, written without a library."""
-
-  def chunk(kind: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(kind + content)
-    return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', checksum)
-
-  def rows(part: np.ndarray) -> bytes:
-    numbers = np.ascontiguousarray(part.reshape(len(part), -1), '>u2').view(np.uint8)
-    bits = np.unpackbits(numbers, axis=1).reshape(len(part), -1, 16)[:, :, 16 - depth :]
-    return b''.join(b'\0' + np.packbits(row).tobytes() for row in bits)
-
-  passes = [(0, 0, 1, 1)]
-  if interlace:  # Adam7
-    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2),
-              (1, 0, 2, 1)]  # fmt: skip
-  parts = [pixels[y::down, x::right] for y, x, down, right in passes]
-  body = zlib.compress(b''.join(rows(part) for part in parts if part.size))
-  height, width = pixels.shape[:2]
-  head = struct.pack('>IIBBBBB', width, height, depth, colour, 0, 0, interlace)
-  all_chunks = [(b'IHDR', head), *chunks, (b'IDAT', body), (b'IEND', b'')]
-  return b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*each) for each in all_chunks)
 
 
 class TestIdx:
@@ -420,224 +357,10 @@ class TestClassNames:
 
   def test_classes_must_be_the_same(self):
     ds = dataclasses.replace(small(), class_names=('a', 'b', 'c'))
-    datasets.require_same_classes(ds, ('a', 'b', 'c'), 'the run')
-    datasets.require_same_classes(ds, ('0', '1', '2'), 'the run')  # never named
-    refused(lambda: datasets.require_same_classes(ds, ('a', 'c', 'b'), 'the run'), "class 1 is 'b'")
-    refused(
-      lambda: datasets.require_same_classes(ds, ('0', '1'), 'the run'), '3 classes', 'the run 2'
-    )
-
-
-class TestPngFolder:
-  @pytest.mark.parametrize('channels', [1, 3])
-  @pytest.mark.parametrize('split', ['train', 'test', None])
-  def test_loads(self, tmp_path, channels, split):
-    ds = small(channels=channels)
-    png_folder(tmp_path / (split or ''), ds, ('9', '10', '100'))
-    (tmp_path / '.hidden').mkdir()
-    loaded = datasets.load_dataset('png', data_dir=str(tmp_path), split=split or 'train')
-    order = np.argsort(ds.labels, kind='stable')
-    np.testing.assert_array_equal(loaded.images, ds.images[order])  # files 2, 10: as numbers
-    np.testing.assert_array_equal(loaded.labels, ds.labels[order])
-    assert loaded.class_names == ('9', '10', '100')
-
-  def test_names_are_sorted_as_names_where_one_is_no_number(self, tmp_path):
-    folder = png_folder(tmp_path, small(), ('9', '10', 'cat'))
-    assert datasets.load_dataset('png', data_dir=folder).class_names == ('10', '9', 'cat')
-
-  def test_refuses_wrong_images_by_name(self, tmp_path):
-    folder = png_folder(tmp_path, small(), ('a', 'b', 'c'))
-    odd = tmp_path / 'b' / '99.png'
-    for image, words in [
-      (Image.new('L', (7, 4)), ('size of the first image', '(4, 7)')),
-      (Image.new('RGB', (5, 4)), ('size of the first image', '(4, 5, 3)')),
-      (Image.new('RGBA', (5, 4)), ('mode RGBA',)),
-      (Image.new('P', (5, 4)), ('mode P',)),
-      (Image.new('1', (5, 4)), ('mode 1',)),
-      (Image.new('I;16', (5, 4)), ('mode I;16',)),
-    ]:
-      image.save(odd)
-      refused(lambda: datasets.load_dataset('png', data_dir=folder), str(odd), *words)
-    Image.new('L', (5, 4)).save(odd, 'JPEG')
-    refused(lambda: datasets.load_dataset('png', data_dir=folder), str(odd), 'undamaged PNG')
-    odd.unlink()
-    (tmp_path / 'b' / 'notes.txt').write_text('hello')
-    refused(lambda: datasets.load_dataset('png', data_dir=folder), 'notes.txt', 'only PNG')
-
-  @pytest.mark.parametrize('interlace', [False, True])
-  @pytest.mark.parametrize(('depth', 'colour'), [(2, 0), (4, 0), (8, 0), (8, 2)])
-  def test_what_fits_eight_bits_is_read_exactly(self, tmp_path, depth, colour, interlace):
-    pixels = np.random.default_rng(depth).integers(0, 2**depth, (11, 13, 3)[: 2 + (colour == 2)])
-    (tmp_path / 'a').mkdir()
-    (tmp_path / 'a' / '0.png').write_bytes(png(pixels, depth, colour, interlace=interlace))
-    found = datasets.load_dataset('png', data_dir=str(tmp_path)).images[0].squeeze()
-    np.testing.assert_array_equal(found, pixels * (255 // (2**depth - 1)))
-
-  @pytest.mark.parametrize(
-    ('depth', 'colour', 'chunk', 'word'),
-    [
-      (16, 2, (b'sRGB', b'\0'), '16 bits'),  # once read as the upper byte alone: 200 was black
-      (16, 0, (b'sRGB', b'\0'), 'mode I;16'),
-      (1, 0, (b'sRGB', b'\0'), 'mode 1'),
-      (8, 0, (b'gAMA', struct.pack('>I', 100_000)), 'gamma 1 '),
-      (8, 2, (b'gAMA', struct.pack('>I', 55_556)), 'gamma 0.55556'),
-      (8, 0, (b'tRNS', b'\0\5'), 'transparent'),
-      (8, 0, (b'acTL', struct.pack('>II', 2, 0)), 'animation'),
-      (8, 0, (b'eXIf', b'MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0'), 'upright'),
-    ],
-  )
-  @pytest.mark.parametrize('interlace', [False, True])
-  def test_what_would_be_lost_is_refused(self, tmp_path, depth, colour, chunk, word, interlace):
-    pixels = np.full((4, 4, 3)[: 2 + (colour == 2)], 200 % 2**depth)
-    (tmp_path / 'a').mkdir()
-    path = tmp_path / 'a' / '0.png'
-    path.write_bytes(png(pixels, depth, colour, chunk, interlace=interlace))
-    refused(lambda: datasets.load_dataset('png', data_dir=str(tmp_path)), str(path), word)
-
-  def test_the_usual_gamma_is_nothing_to_refuse(self, tmp_path):
-    (tmp_path / 'a').mkdir()
-    for i, chunk in enumerate([(b'gAMA', struct.pack('>I', 45_455)), (b'gAMA', bytes(4))]):
-      (tmp_path / 'a' / f'{i}.png').write_bytes(png(np.full((4, 4), 7), 8, 0, chunk))
-    assert (datasets.load_dataset('png', data_dir=str(tmp_path)).images == 7).all()
-
-  def test_refuses_an_empty_class_and_missing_folders(self, tmp_path):
-    folder = str(tmp_path)
-    refused(lambda: datasets.load_dataset('png', data_dir=folder), '<class>/*.png')
-    png_folder(tmp_path / 'train', small(), ('a', 'b', 'c'))
-    refused(lambda: datasets.load_dataset('png', data_dir=folder, split='test'), 'a folder test/')
-    (tmp_path / 'train' / 'bb').mkdir()
-    refused(lambda: datasets.load_dataset('png', data_dir=folder), "class 2 ('bb') is empty")
-
-  def test_test_images_have_the_classes_of_training_by_name(self, tmp_path):
-    """A folder of test images that sorts otherwise once had its classes exchanged."""
-    ds = small(num_classes=2)
-    png_folder(tmp_path / 'train', ds, ('apple', 'banana'))
-    png_folder(tmp_path / 'test', ds, ('apple', 'Banana'))
-    load = functools.partial(datasets.load_dataset, 'png', data_dir=str(tmp_path), split='test')
-    refused(load, str(tmp_path / 'test' / 'Banana'), "'apple', 'banana'", 'train')
-    (tmp_path / 'test' / 'Banana').rename(tmp_path / 'test' / 'banana')
-    assert load().class_names == ('apple', 'banana')
-    (tmp_path / 'test' / 'apple').rename(tmp_path / 'apple')
-    refused(load, "class 0 ('apple') has no images")
-    (tmp_path / 'apple').rename(tmp_path / 'test' / 'Apfel')
-    refused(load, 'Apfel', 'is none of the classes of training')
-
-  @pytest.mark.parametrize(
-    ('there', 'here'), [(('9', '10'), ('09', '10')), (('1', '2'), ('2', '3')), ('ab', 'bc')]
-  )
-  def test_other_sets_of_classes_are_refused(self, tmp_path, there, here):
-    ds = small(num_classes=2)
-    png_folder(tmp_path / 'train', ds, tuple(there))
-    png_folder(tmp_path / 'test', ds, tuple(here))
-    refused(
-      lambda: datasets.load_dataset('png', data_dir=str(tmp_path), split='test'), 'is none of'
-    )
-
-  def test_two_ways_to_spell_a_name_are_one(self, tmp_path):
-    ds = small(num_classes=2)
-    png_folder(tmp_path / 'train', ds, ('bonn', 'köln'))
-    png_folder(tmp_path / 'test', ds, ('bonn', 'ko\u0308ln'))  # as macOS unpacks it
-    folder = str(tmp_path)
-    for split in datasets.SPLITS:
-      loaded = datasets.load_dataset('png', data_dir=folder, split=split)
-      assert loaded.class_names == ('bonn', 'köln')
-    png_folder(tmp_path / 'test', ds, ('bonn', 'köln'))
-    refused(lambda: datasets.load_dataset('png', data_dir=folder, split='test'), 'two folders')
-
-  @pytest.mark.parametrize('names', [('training', 'testing'), ('Train', 'TEST')])
-  def test_splits_by_other_names_are_splits_and_no_classes(self, tmp_path, names):
-    for name, num in zip(names, (12, 6), strict=True):
-      png_folder(tmp_path / name, small(num), ('a', 'b', 'c'))
-    sizes = [
-      len(datasets.load_dataset('png', data_dir=str(tmp_path), split=s)) for s in datasets.SPLITS
-    ]
-    assert sizes == [12, 6]
-    png_folder(tmp_path / 'train', small(), ('a', 'b', 'c'))
-    refused(lambda: datasets.load_dataset('png', data_dir=str(tmp_path)), 'one folder of the train')
-
-  @pytest.mark.parametrize('name', ['testing', 'Test', 'validation', 'val'])
-  def test_a_split_beside_classes_is_no_class(self, tmp_path, name):
-    folder = png_folder(tmp_path, small(), ('a', 'b', 'c'))
-    png_folder(tmp_path / name, small(), ('a', 'b', 'c'))
-    message = refused(lambda: datasets.load_dataset('png', data_dir=folder), 'expected')
-    assert 'train' in message
-
-  def test_refuses_links_out_of_the_folder(self, tmp_path):
-    folder = png_folder(tmp_path / 'in', small(), ('a', 'b', 'c'))
-    secret = tmp_path / 'secret.png'
-    Image.new('L', (5, 4)).save(secret)
-    link = tmp_path / 'in' / 'b' / '77.png'
-    link.symlink_to(secret)
-    refused(lambda: datasets.load_dataset('png', data_dir=folder), str(link), 'outside')
-    link.unlink()
-    link.symlink_to(tmp_path / 'in' / 'a' / '0.png')
-    assert len(datasets.load_dataset('png', data_dir=folder)) == 13
-    link.unlink()
-    link.symlink_to(link)
-    refused(lambda: datasets.load_dataset('png', data_dir=folder), '77.png')
-
-  def test_a_class_that_is_a_link_out_of_the_folder_is_not_even_listed(self, tmp_path):
-    outside = png_folder(tmp_path / 'outside', small(), ('a', 'b', 'c'))
-    root = pathlib.Path(png_folder(tmp_path / 'root', small(), ('0', '1', '2')))
-    (root / '3').symlink_to(pathlib.Path(outside) / 'a')
-    listed = []
-    with pytest.MonkeyPatch.context() as patch:
-      iterdir = pathlib.Path.iterdir
-      patch.setattr(pathlib.Path, 'iterdir', lambda path: listed.append(path) or iterdir(path))
-      refused(lambda: datasets.load_dataset('png', data_dir=str(root)), 'links to a place outside')
-    assert root / '2' in listed
-    assert root / '3' not in listed
-    (root / '3').unlink()
-    (root / 'train').symlink_to(outside)
-    refused(lambda: datasets.load_dataset('png', data_dir=str(root)), 'links to a place outside')
-
-  def test_refuses_bombs(self, tmp_path, monkeypatch):
-    folder = png_folder(tmp_path, small(), ('a', 'b', 'c'))
-    Image.new('L', (300, 300)).save(tmp_path / 'b' / '99.png')
-    for limit in (50_000, 10_000):  # one where pillow only warns, one where it fails
-      monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', limit)
-      refused(lambda: datasets.load_dataset('png', data_dir=folder), '99.png', f'at most {limit}')
-    monkeypatch.setattr(readers, 'MAX_BYTES', 200)
-    refused(lambda: datasets.load_dataset('png', data_dir=folder), '13 images', 'at most 200')
-
-
-def mutations(valid: bytes, count: int, seed: int):
-  """Yields damaged copies: bits flipped, bytes replaced, cut, repeated, grown, and pure noise."""
-  rng = random.Random(seed)
-  for i in range(count):
-    content = bytearray(valid)
-    for _ in range(rng.choice((1, 1, 2, 8))):
-      place = rng.randrange(len(content) or 1)
-      match rng.randrange(6):
-        case 0 if content:
-          content[place % len(content)] ^= 1 << rng.randrange(8)
-        case 1 if content:
-          content[place % len(content)] = rng.choice((0, 1, 127, 128, 255))
-        case 2:
-          del content[place:]
-        case 3:
-          content[place:place] = content[: rng.randrange(40)]
-        case 4:
-          content += rng.randbytes(rng.randrange(20))
-        case _:
-          content[place : place + 4] = struct.pack('<i', rng.choice((-1, 0, 2**31 - 1, 2**20)))
-    yield rng.randbytes(rng.randrange(200)) if i % 20 == 0 else bytes(content)
-
-
-def fuzz(path: pathlib.Path, valid: bytes, read: Callable[[], object], count: int) -> None:
-  refusals = 0
-  for content in mutations(valid, count, seed=count):
-    path.write_bytes(content)
-    try:
-      read()
-    except InputError as error:
-      message = str(error)
-    else:
-      continue
-    assert '\n' not in message
-    assert str(path) in message
-    refusals += 1
-  assert refusals > count // 2  # else the fuzzing did not reach what it should
+    naming.require_same('small', ds.class_names, ('a', 'b', 'c'), 'the run')
+    naming.require_same('small', ds.class_names, ('0', '1', '2'), 'the run')  # never named
+    for names, *words in ((('a', 'c', 'b'), "class 1 is 'b'"), (('0', '1'), '3 cl', 'the run 2')):
+      refused(lambda n=names: naming.require_same('small', ds.class_names, n, 'the run'), *words)
 
 
 class TestFuzz:
@@ -666,11 +389,3 @@ class TestFuzz:
         archive.writestr('x.npy', content)
         archive.writestr('y.npy', b'')
       refused(lambda: readers.read_npz(path, parts=('x',)), str(path))
-
-  def test_png(self, tmp_path):
-    path = tmp_path / 'a' / '0.png'
-    path.parent.mkdir()
-    info = PngImagePlugin.PngInfo()
-    info.add_text('Comment', 'hello', zip=True)
-    Image.fromarray(small().images[0, ..., 0]).save(path, pnginfo=info)
-    fuzz(path, path.read_bytes(), lambda: datasets.read_png_folder(tmp_path), 600)

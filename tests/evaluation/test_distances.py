@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -253,6 +255,86 @@ def test_half_copies_are_found():
   found = distances.memorisation(np.concatenate([train[:200], fresh]), train, held_out)
   assert found.closer_to_train == pytest.approx(0.75, abs=0.06)
   assert found.copy_share == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_alarm_rings_for_copies_only():
+  train, held_out, fresh = normal(0, 2000, 6), normal(1, 500, 6), normal(2, 500, 6)
+  plain = 0.05 * normal(3, 500, 6)  # near to everything, and nobody's copies
+  for generated, rings in (
+    (train[:300], True),
+    (train[:300] + 0.01 * normal(4, 300, 6), True),
+    (np.concatenate([train[:50], fresh[:450]]), True),  # one in ten
+    (fresh, False),
+    (fresh + 30, False),
+    (plain, False),
+    (held_out, False),  # copies of what nobody was trained on
+  ):
+    found = distances.memorisation(generated, train, held_out)
+    assert found.alarm is rings, found
+  found = distances.memorisation(plain, train, held_out)
+  assert found.many_near
+  assert 'by chance' in found.sentence
+
+
+def test_duplicates_in_the_data_are_no_copies_of_training_points():
+  """Points that training and held-out sets share lie at 0 of both."""
+  train, held_out = normal(0, 400, 6), normal(1, 200, 6)
+  held_out[:40] = train[:40]
+  shared = distances.memorisation(np.repeat(train[:40], 5, axis=0), train, held_out)
+  assert shared.many_near
+  assert not shared.alarm
+  assert distances.memorisation(train[100:300], train, held_out).alarm
+
+
+def test_the_alarm_is_rarely_false():
+  """Each of its two conditions is wrong in at most 1 of 40 cases, and both have to be."""
+  honest = ([normal(3 * s + i, n, 4) for i, n in enumerate((90, 240, 80))] for s in range(200))
+  found = [distances.memorisation(*points) for points in honest]
+  assert sum(one.alarm for one in found) <= 5
+  # Of what is near, chance has 240 of 320 nearest to a training point. Standard error 0.04.
+  shares = [one.near_train_share for one in found if one.near_train_interval != (0, 1)]
+  assert len(shares) > 90
+  assert np.mean(shares) == pytest.approx(240 / 320, abs=0.13)
+
+
+@pytest.mark.parametrize(
+  ('copy_interval', 'near_train_interval', 'rings'),
+  [
+    ((0.05, 0.09), (0.8, 0.9), True),
+    ((0.02, 0.09), (0.8, 0.9), False),  # no more than fresh points may be
+    ((0.05, 0.09), (0.7, 0.9), False),  # plain, not copied
+    ((0.02, 0.09), (0.7, 0.9), False),
+  ],
+)
+def test_the_alarm_needs_both(copy_interval, near_train_interval, rings):
+  found = dataclasses.replace(
+    distances.memorisation(normal(0, 50, 3), normal(1, 60, 3), normal(2, 20, 3)),
+    copy_share=0.06, copy_interval=copy_interval, fresh_interval=(0.0, 0.03),
+    near_train_share=0.85, near_train_interval=near_train_interval, near_train_chance=0.75,
+  )  # fmt: skip
+  assert found.alarm is rings
+  assert found.sentence.startswith('ALARM' if rings else 'No sign of copies')
+
+
+@EXAMPLES
+@hypothesis.given(SEEDS, st.integers(30, 90), st.floats(0, 1), st.floats(0, 2))
+def test_number_interval_sentence_and_flag_agree(seed, n, share, spread):
+  train, held_out = normal(seed, 120, 3), normal(seed + 1, 60, 3)
+  copies = train[: round(share * n)]
+  generated = np.concatenate([copies, spread * normal(seed + 2, n - len(copies), 3)])
+  found = distances.memorisation(generated, train, held_out)
+  for value, (low, high) in (
+    (found.copy_share, found.copy_interval),
+    (found.near_train_share, found.near_train_interval),
+  ):
+    assert 0 <= low <= value <= high <= 1
+  assert found.alarm == found.sentence.startswith('ALARM, copies')
+  assert found.alarm != found.sentence.startswith('No sign of copies')
+  if found.alarm:
+    assert found.copy_interval[0] > found.fresh_interval[1]
+    assert found.near_train_interval[0] > found.near_train_chance
+  assert f'{found.copy_share:.1%} of samples' in found.sentence
+  assert ('{:.1%} to {:.1%})'.format(*found.copy_interval)) in found.sentence
 
 
 # --- wrong input ---------------------------------------------------------------------------------

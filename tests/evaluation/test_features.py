@@ -1,4 +1,4 @@
-"""The fixed features: the bundled file, what it knows, other sizes and colours, Inception."""
+"""The fixed features: which ones when, the bundled file, wavelets of any size, Inception."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 from dpgan_jax._validate import InputError
 from dpgan_jax.data import datasets
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.evaluation import distances, features
 from dpgan_jax.models import fitting
 
@@ -39,12 +40,68 @@ def test_weights_are_read_as_they_were_saved(tmp_path):
     features.load(path, '0' * 64)
 
 
-def test_digits_of_another_size_and_source_are_known():
-  """sklearn's 8x8 digits, resized: the classifier has seen MNIST only, and still knows most."""
-  digits = datasets.load_dataset('digits', split='test')
-  params, _ = features._weights()
-  logits = fitting.forward(features.Network(), params, features.to_size(digits.images))
-  assert (logits.argmax(axis=1) == digits.labels).mean() > 0.5
+@pytest.mark.parametrize(
+  ('name', 'shape', 'expected'),
+  [
+    ('mnist', (28, 28, 1), features.MNIST),
+    ('emnist_digits', (28, 28, 1), features.MNIST),
+    ('mnist', (28, 28, 3), features.SCATTERING),
+    ('digits', (8, 8, 1), features.SCATTERING),
+    ('fashion_mnist', (28, 28, 1), features.SCATTERING),
+    ('emnist', (28, 28, 1), features.SCATTERING),
+    ('idx', (28, 28, 1), features.SCATTERING),
+    ('png', (32, 32, 3), features.SCATTERING),
+  ],
+)
+def test_features_of_digits_are_for_digits_only(name, shape, expected):
+  spec = Spec(num_records=9, shape=shape, class_names=('0', '1'), name=name)
+  assert features.choose(spec) == expected
+
+
+def test_features_off_their_ground_say_so():
+  assert features.off_ground(features.MNIST, (28, 28, 1)) is None
+  assert features.off_ground(features.SCATTERING, (8, 64, 3)) is None
+  assert 'enlarged to 8 pixels' in str(features.off_ground(features.SCATTERING, (5, 9, 1)))
+  assert 'reduced to 64 pixels' in str(features.off_ground(features.SCATTERING, (64, 65, 1)))
+  assert 'photographs of 299×299' in str(features.off_ground('inception', (28, 28, 1)))
+
+
+@pytest.mark.parametrize('shape', [(8, 9, 3), (32, 32, 1), (1, 1, 1), (70, 20, 3)])
+def test_wavelets_are_taken_of_any_size(shape):
+  images = np.random.default_rng(0).integers(0, 256, (4, *shape)).astype(np.uint8)
+  points = features.extract(images, features.SCATTERING)
+  assert (points.shape, points.dtype) == ((4, 64), np.float32)
+  assert np.isfinite(points).all()
+  assert np.linalg.norm(points[0] - points[1]) > 0.01
+
+
+def test_wavelets_see_colour():
+  """Two colours of one luminance: alike to eyes that see grey only."""
+  red, green = np.zeros((2, 1, 16, 16, 3), np.uint8)
+  red[..., 0], green[..., 1] = 196, 100  # 0.299 · 196 = 0.587 · 100
+  grey = np.full((1, 16, 16, 3), 59, np.uint8)
+  points = [features.extract(x, features.SCATTERING) for x in (red, green, grey)]
+  for one, other in ((0, 1), (0, 2), (1, 2)):
+    assert np.linalg.norm(points[one] - points[other]) > 0.3
+
+
+def test_wavelets_of_grey_images_are_those_of_grey_colour_images():
+  """Black and white differ in luminance alone, whichever way they are stored."""
+  grey = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 1)).astype(np.uint8)
+  one = features.extract(grey, features.SCATTERING)
+  coloured = features.extract(np.repeat(grey, 3, axis=3), features.SCATTERING)
+  for a, b in ((0, 1), (1, 2)):
+    np.testing.assert_allclose(one[a] - one[b], coloured[a] - coloured[b], atol=0.02)
+
+
+def test_the_directions_are_a_public_constant():
+  """Another sign, and scores of two versions would not compare although they have one name."""
+  signs = features._signs(0, 2000)
+  assert hashlib.sha256(signs.tobytes()).hexdigest().startswith('31282a8a6a09ece8')
+  np.testing.assert_array_equal(features._signs(700, 300), signs[700:1000])
+  assert abs(signs.mean()) < 0.02
+  gram = signs.T @ signs / len(signs)
+  assert abs(gram - np.eye(64)).max() < 0.12
 
 
 def test_mnist_is_known(mnist_dir):
@@ -53,33 +110,27 @@ def test_mnist_is_known(mnist_dir):
   images, labels = test.images[:1000], test.labels[:1000]
   logits = fitting.forward(features.Network(), params, images)
   assert (logits.argmax(axis=1) == labels).mean() > 0.97
-  points = features.extract(images)
+  points = features.extract(images, features.MNIST)
   assert np.var(points, axis=0).mean() == pytest.approx(1, abs=0.15)
   # Real against real is near, noise is far.
   assert distances.fid(points[:500], points[500:]) < 5
   noise = np.random.default_rng(0).integers(0, 256, (500, 28, 28, 1)).astype(np.uint8)
-  assert distances.fid(points, features.extract(noise)) > 30
+  assert distances.fid(points, features.extract(noise, features.MNIST)) > 30
 
 
-def test_features_depend_on_the_image_alone():
+@pytest.mark.parametrize('name', [features.MNIST, features.SCATTERING])
+def test_features_depend_on_the_image_alone(name):
   images = np.random.default_rng(0).integers(0, 256, (7, 28, 28, 1)).astype(np.uint8)
-  points = features.extract(images)
+  points = features.extract(images, name)
   assert (points.shape, points.dtype) == ((7, features.NUM_FEATURES), np.float32)
-  assert (points >= 0).all()
   order = [3, 0, 6]
-  np.testing.assert_allclose(features.extract(images[order]), points[order], rtol=1e-5, atol=1e-5)
+  again = features.extract(images[order], name)
+  np.testing.assert_allclose(again, points[order], rtol=1e-4, atol=1e-4)
 
 
-def test_images_are_resized_and_greyed():
-  images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1)).astype(np.uint8)
-  assert features.to_size(images) is images
-  grey = np.repeat(images, 3, axis=3)
-  np.testing.assert_allclose(features.to_size(grey), images, atol=1)
-  flat = np.full((2, 5, 40, 3), 77, np.uint8)
-  assert (features.to_size(flat) == 77).all()
-  green = np.zeros((1, 28, 28, 3), np.uint8)
-  green[..., 1] = 100
-  assert (features.to_size(green) == 59).all()
+def test_features_of_digits_refuse_other_sizes():
+  with pytest.raises(InputError, match=r'28×28×1 for mnist_features_v1, got \(8, 8, 1\)'):
+    features.extract(np.zeros((2, 8, 8, 1), np.uint8), features.MNIST)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +145,7 @@ def test_images_are_resized_and_greyed():
 )
 def test_other_arrays_are_refused(images):
   with pytest.raises(InputError, match='expected at least one image, uint8'):
-    features.extract(images)
+    features.extract(images, features.SCATTERING)
 
 
 def test_inception_says_what_it_needs(monkeypatch):

@@ -7,15 +7,18 @@ import json
 import pytest
 from PIL import Image
 
+from dpgan_jax.evaluation import curves
 from dpgan_jax.evaluation.scores import Evaluation, Score, Store
 
 PER_CLASS = {'per_class': [0.5, None], 'per_class_ceiling': [0.9, 1.0]}
+NAMES = ('left | right', 'up')
 
 
 @pytest.fixture
 def evaluated() -> Evaluation:
   four = [
-    Score(name=name, value=0.25, best='high', reads=('train',), n=90, reference=0.5)
+    Score(name=name, value=0.25, best='high', reads=('train',), n=90, reference=0.5,
+          static=0.4, features='wavelets')
     for name in ('precision', 'recall', 'density', 'coverage')
   ]
   return Evaluation(
@@ -23,17 +26,17 @@ def evaluated() -> Evaluation:
       *four,
       Score(
         name='tstr_cnn', value=0.87654, best='high', reads=('train', 'test'), n=90,
-        reference=0.99, detail=PER_CLASS,
+        reference=0.99, static=0.1, detail=PER_CLASS,
       ),
       Score(name='hold_out_cnn', value=0.9, best='high', reads=(), n=9),
     ),
-    skipped={'inception_fid': 'not asked for'},
+    skipped={'inception_fid': 'not asked for'}, class_names=NAMES,
   )  # fmt: skip
 
 
 def test_json_marks_every_score(evaluated):
   record = json.loads(json.dumps(evaluated.to_json({'samples': 'x'}), allow_nan=False))
-  assert record['format'] == 'dpgan_jax evaluation 1'
+  assert record['format'] == 'dpgan_jax evaluation 2'
   assert record['about'] == {'samples': 'x'}
   marks = {s['name']: s['reads_private_data'] for s in record['scores']}
   assert marks.pop('hold_out_cnn') is False
@@ -45,20 +48,63 @@ def test_json_marks_every_score(evaluated):
 def test_the_page_marks_every_score(evaluated):
   page = evaluated.to_markdown({'real_data': 'digits'})
   assert '- real data: digits\n' in page
-  assert '| TSTR, CNN 32-64-128 | 0.8765 | 0.99 | high | 90 | **yes** (train, test) |' in page
-  assert '| the CNN on samples held out | 0.9 |  | high | 9 | *no* |' in page
-  assert '| 1 | – | 1 |' in page
+  assert '| CNN 32-64-128 | 0.8765 | 0.99 | 0.1 | high | 90 | **yes** (train, test) |' in (
+    page.replace('TSTR, ', '')
+  )
+  assert '| the CNN on samples held out | 0.9 |  |  | high | 9 | *no* |  |' in page
+  assert '| recall | 0.25 | 0.5 | 0.4 | high | 90 | **yes** (train) | **says nothing' in page
+  assert 'of wavelets |' in page
+  assert '| left / right | 0.5 | 0.9 |' in page
+  assert '| up | – | 1 |' in page
   assert '- inception_fid: not asked for' in page
 
 
 def test_figure(evaluated, tmp_path):
-  evaluated.figure(tmp_path / 'a.png')
-  evaluated.figure(tmp_path / 'b.png')
+  curves.evaluation(evaluated, tmp_path / 'a.png')
+  curves.evaluation(evaluated, tmp_path / 'b.png')
   assert (tmp_path / 'a.png').read_bytes() == (tmp_path / 'b.png').read_bytes()
   without = Evaluation(scores=evaluated.scores[:4], skipped={})
-  without.figure(tmp_path / 'c.png')
+  curves.evaluation(without, tmp_path / 'c.png')
   with Image.open(tmp_path / 'a.png') as a, Image.open(tmp_path / 'c.png') as c:
     assert a.width > c.width
+
+
+@pytest.mark.parametrize(
+  ('best', 'real', 'noise', 'expected'),
+  [
+    ('high', 0.9, 0.1, True),
+    ('high', 0.9, 0.8, False),
+    ('high', 0.5, 0.9, False),  # static looks better than real images
+    ('low', 0.1, 60.0, True),
+    ('low', 5.0, 8.0, False),
+    ('low', 5.0, 1.0, False),
+    ('low', -1e-4, 0.5, True),  # KID of alike sets
+    ('low', -1e-3, -1e-3, False),
+    ('0.5', 0.5, 0.99, True),
+    ('0.5', 0.5, 0.55, False),
+    ('high', None, 0.1, None),
+    ('high', 0.9, None, None),
+  ],
+)
+def test_a_score_that_likes_static_as_well_says_nothing(best, real, noise, expected):
+  score = Score(
+    name='x', value=0.9, best=best, reads=('train',), n=9, reference=real, static=noise
+  )
+  assert score.separates is expected
+  assert ('says nothing here' in score.remark) == (expected is False)
+  assert ('says nothing here' in score.describe()) == (expected is False)
+  assert score.to_json()['separates_static_from_real'] is expected
+
+
+def test_a_score_that_says_nothing_is_not_in_the_verdict(evaluated):
+  fields = {'name': 'fid', 'value': 1.0, 'best': 'low', 'reads': ('train',), 'n': 9}
+  known, blind = (
+    Evaluation(scores=(Score(reference=1.0, static=s, **fields),), skipped={}) for s in (9.0, 1.5)
+  )
+  assert known.verdict.likeness == 1
+  assert blind.verdict.level == 'unknown'
+  assert evaluated.verdict.level == 'unknown'
+  assert evaluated.to_json({})['verdict']['reads_private_data'] is True
 
 
 def test_lookup(evaluated):

@@ -10,7 +10,7 @@ import types
 import pytest
 
 from dpgan_jax import _validate
-from dpgan_jax.data import png_folder, readers
+from dpgan_jax.data import image_folder, readers
 from experiments.trust import fuzz
 
 SEED = 5
@@ -59,7 +59,7 @@ def test_the_same_number_is_the_same_input(targets):
   ('plant', 'place', 'name', 'found'),
   [
     ('arrays are unpickled', readers, '_parse_npy', 'pickle.find_class'),
-    ('links are followed out of the folder', png_folder, 'pathlib', 'outside'),
+    ('links are followed out of the folder', image_folder, 'pathlib', 'outside'),
     ('messages quote names as they are', _validate, 'one_line', 'several lines'),
   ],
 )

@@ -144,6 +144,9 @@ _OUT_OF_RANGE = {
   'label_cnn_share': [0.0, 1.0, math.nan],
   'delta': [0.0, 1.0, -1e-5, math.nan, None],
   'seed': [-1, 2**32, 0.5],
+  'image_size': ['x', '0', '28x', '28x28x1', '1025', '-3', 0, 1.5, True],
+  'channels': [0, 2, 4, '1', True],
+  'holdout': [-0.1, 1, 1.0, math.nan, '0.1'],
 }
 
 

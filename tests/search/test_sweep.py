@@ -22,7 +22,7 @@ from dpgan_jax import sweep
 from dpgan_jax._validate import InputError
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data import datasets
-from dpgan_jax.evaluation import tasks
+from dpgan_jax.evaluation import curves, tasks
 from dpgan_jax.evaluation.scores import Evaluation, Score
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
@@ -139,7 +139,7 @@ def test_names_tell_epsilons_apart():
     ({'steps': 4, 'target_epsilon': 2.0}, None, 'expected --epsilons in a sweep'),
     ({'steps': 4, 'seed': 1}, None, 'expected --seeds in a sweep'),
     ({'steps': 4}, 0, 'expected seeds >= 1, got 0'),
-    ({}, 1, r'expected steps \(or epochs\)'),
+    ({'method': 'gan'}, 1, r'expected steps \(or epochs\)'),
     ({'noise_multiplier': 1.0}, 1, r'expected steps \(or epochs\)'),  # for ε = ∞ only
     ({'steps': 4, 'batch_size': 0}, 1, 'expected batch_size >= 1'),
   ],
@@ -220,7 +220,7 @@ def main(monkeypatch, tmp_path, own_flags):
   monkeypatch.setattr(trainer, 'train', train)
   monkeypatch.setattr(run_statement, 'write', write)
   monkeypatch.setattr(tasks, 'evaluate', evaluate)
-  monkeypatch.setattr(Evaluation, 'figure', lambda self, path: None)
+  monkeypatch.setattr(curves, 'evaluation', lambda found, path: None)
   sweep.define_flags()
 
   def run(*arguments: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from dpgan_jax import evaluate
 from dpgan_jax._validate import InputError
 from dpgan_jax.data import datasets
-from dpgan_jax.evaluation import over_steps
+from dpgan_jax.evaluation import snapshots
 from dpgan_jax.evaluation.scores import Evaluation, Score
 from dpgan_jax.evaluation.tasks import Settings
 
@@ -48,9 +48,9 @@ def series(monkeypatch):
       skipped={'tstr': 'no labels'},
     )
 
-  monkeypatch.setattr(over_steps.generator_file, 'load', load)
-  monkeypatch.setattr(over_steps.tasks, 'evaluate', evaluated)
-  found = over_steps.score(
+  monkeypatch.setattr(snapshots.generator_file, 'load', load)
+  monkeypatch.setattr(snapshots.tasks, 'evaluate', evaluated)
+  found = snapshots.score(
     FILES, DIGITS, DIGITS, Settings.light(seed=7), num=300,
     progress=lambda name, share: told.append((name, share)),
   )  # fmt: skip
@@ -73,11 +73,12 @@ def test_every_snapshot_is_scored_in_order_on_the_same_z(series):
 
 def test_record_table_and_figures(series, tmp_path):
   found, *_ = series
-  over_steps.write(found, tmp_path)
+  snapshots.write(found, tmp_path)
   record = json.loads((tmp_path / 'evaluation_steps.json').read_text())
   assert [step['step'] for step in record['steps']] == [100, 250]
   assert record['steps'][1]['scores'][0]['reads_private_data'] is True
   assert record['about']['settings']['seed'] == 7
+  assert record['about']['features'] == 'scattering_features_v1'
   assert 'no ε covers' in record['privacy']
   # No TSTR of samples without labels.
   assert sorted(path.name for path in tmp_path.iterdir()) == [

@@ -1,0 +1,174 @@
+"""Where the records of a run come from, and which of them it never sees.
+
+Which are held out is a function of each record alone, and of nothing else: a hash of its pixels
+with a public key says it. One record more or less then moves no other to the other side, so that it
+changes one of the two parts by one record, and a guarantee for what is trained on is one for the
+whole. (A permutation of N records moves a fifth of them when N changes by one.) How many are held
+out is therefore known only about, and N of the guarantee is the number of records that remain.
+Copies of an image stay together, whatever their labels; a copy among what is scored would be scored
+on what was learnt.
+
+>>> share(10_000, 60_000), share(0.2, 60_000)
+(0.171875, 0.2)
+>>> images = np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1)
+>>> bool((chosen(images, 0.5)[1:] == chosen(images[1:], 0.5)).all())
+True
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from typing import Any
+
+import numpy as np
+
+from dpgan_jax import _validate
+from dpgan_jax.data import datasets, image_folder, readers
+from dpgan_jax.data.datasets import ImageDataset
+
+DEFAULT = 0.1
+"""The share of one's own images that is held out where there are none for testing. It does not
+depend on their number, so that one record less changes it for no other."""
+ENOUGH = 30  # held-out images, below which dpgan_jax.evaluate cannot score
+
+_KEY = b'dpgan_jax hold-out'  # public, and the same for every choice: they are compared
+
+
+def share(held: float, count: int) -> float:
+  """The share that is held out.
+
+  Args:
+    held: the share itself, in (0, 1), or a whole number ≥ 1: about so many of `count`.
+    count: N, public. Of held/N four binary digits are kept: one record less leaves the share as it
+      is, unless it lies at an edge. Where that is too much to ask of luck, give the share.
+
+  Raises:
+    InputError: as many or more.
+  """
+  if held < 1:
+    return _validate.fraction('holdout', held)
+  digits = 2 ** (3 - math.floor(math.log2(held / count)))
+  rounded = round(held / count * digits) / digits
+  if rounded >= 1:
+    raise _validate.InputError(
+      f'expected holdout < {count}, the number of training examples, got {held}'
+    )
+  return rounded
+
+
+def chosen(images: np.ndarray, share: float) -> np.ndarray:
+  """Which of `images` [n, ...] are held out, bool [n]; on average `share` of them."""
+  return np.array([_place(image) < share for image in images])
+
+
+def _place(image: np.ndarray) -> float:
+  """Where the hash puts an image in [0, 1): anywhere, and always there."""
+  about = repr(image.shape).encode()
+  digest = hashlib.blake2b(about + image.tobytes(), digest_size=6, key=_KEY).digest()
+  return int.from_bytes(digest, 'big') / 2**48
+
+
+def hold_out(dataset: ImageDataset, held: float) -> tuple[ImageDataset, ImageDataset]:
+  """A data set without some of its examples, and these, as `chosen` chooses them.
+
+  What is chosen by scores on the second is chosen on private data, if the data are private.
+
+  Args:
+    dataset: the whole.
+    held: a share in (0, 1), or a whole number: about so many.
+
+  Returns:
+    The rest and what is held out, each in the order of `dataset`.
+
+  Raises:
+    InputError: as many examples or more; a class of which all are held out; none that are.
+  """
+  aside = chosen(dataset.images, share(held, len(dataset)))
+  gone = np.setdiff1d(dataset.labels, dataset.labels[~aside])
+  if len(gone) or not aside.any():
+    what = f'all images of class {dataset.class_names[gone[0]]!r}' if len(gone) else 'no image'
+    raise _validate.InputError(
+      f'{dataset.name}: with holdout={held:g} {what} would be held out; expected another holdout, '
+      'or 0 for none'
+    )
+
+  def part(chosen: np.ndarray, *, partial: bool) -> ImageDataset:
+    images, labels = dataset.images[chosen], dataset.labels[chosen]
+    return dataclasses.replace(dataset, images=images, labels=labels, partial=partial)
+
+  return part(~aside, partial=dataset.partial), part(aside, partial=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+  """A data set by name, where it is, what is done to its images, and how many are held out.
+
+  Attributes:
+    dataset: as `datasets.load_dataset` knows it; so are `data_dir`, `labels_csv`, `image_size` and
+      `channels`.
+    holdout: the share of the images never trained on, in the place of the test split; None or 0:
+      none, and the test split is the data set's own.
+  """
+
+  dataset: str
+  data_dir: str | None = None
+  labels_csv: str | None = None
+  image_size: str | None = None
+  channels: int | None = None
+  holdout: float | None = None
+
+  @classmethod
+  def of(
+    cls, settings: Any, *, data_dir: str | None, labels_csv: str | None, dataset: str | None = None
+  ) -> Source:
+    """Of the settings of a run, which have the other fields; `dataset` in the place of theirs."""
+    return cls(
+      dataset=settings.dataset if dataset is None else dataset,
+      data_dir=data_dir,
+      labels_csv=labels_csv,
+      image_size=settings.image_size,
+      channels=settings.channels,
+      holdout=settings.holdout,
+    )
+
+  def settled(self) -> Source:
+    """With the hold-out that a run records: the default, where nothing is asked for; None for none.
+
+    Raises:
+      InputError: no such data.
+    """
+    holdout = self.holdout
+    if holdout is None and not self._has_test_split():
+      holdout = DEFAULT
+    return dataclasses.replace(self, holdout=holdout or None)
+
+  def _has_test_split(self) -> bool:
+    if self.data_dir is None:
+      return True
+    if self.dataset == 'npz':
+      listed = readers.npz_names(self.data_dir)
+      return readers.npz_members(listed, 'test')['x'] in listed
+    if self.dataset == 'idx':
+      try:
+        return bool(datasets.find_idx(self.data_dir, ('t10k', 'test'), ('images',)))
+      except _validate.InputError:
+        return False
+    return self.dataset != 'png' or image_folder.has_test_split(self.data_dir)
+
+  def load(self, split: str = 'train') -> ImageDataset:
+    """Loads a split: 'train', what a run may see, or 'test', what it never does.
+
+    Raises:
+      InputError: as `datasets.load_dataset` and `hold_out`.
+    """
+    options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    name, holdout = options.pop('dataset'), options.pop('holdout')
+    if not holdout:
+      return datasets.load_dataset(name, split=split, **options)
+    train, test = hold_out(datasets.load_dataset(name, **options), holdout)
+    note = f'{len(test):,} images are held out, never trained on: for dpgan_jax.evaluate'
+    if len(test) < ENOUGH:
+      note += f', which needs {ENOUGH}: a larger --holdout gives more'
+    return dataclasses.replace(train if split == 'train' else test, notes=(*train.notes, note))

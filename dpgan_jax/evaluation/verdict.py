@@ -1,0 +1,130 @@
+"""One sentence over all scores, by a public rule.
+
+Two shares, each between what is worth nothing (0) and what real images are worth (1):
+
+* *usefulness*: how much of what a classifier learns from real images it learns from samples, by its
+  balanced accuracy on held-out real images above a guess;
+* *likeness*: how far samples have come from noise to real images, by the Fréchet distance (the
+  root of the FID) to real ones; the mean over both kinds of noise (`references.noise`).
+
+Both have to reach a level for samples to be called so. What is not known, or says nothing on these
+data, leaves the other, and then nothing is called good. The levels were chosen on generated shapes
+and the digits of scikit-learn's training split, where planted failures have known answers
+(`tests/evaluation/test_verdict.py`); no test set was looked at.
+
+>>> judge((0.98, 0.95, 0.10), (0.1, 0.4, 60.0, 20.0)).level
+'good'
+>>> judge((0.98, 0.11, 0.10), (0.1, 0.2, 60.0, 20.0)).level  # labels that mean nothing
+'useless'
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from typing import Any, NamedTuple
+
+
+class Level(NamedTuple):
+  """What samples are called from these shares up."""
+
+  name: str
+  colour: str
+  usefulness: float
+  likeness: float
+
+
+LEVELS = (
+  Level('good', 'green', 0.9, 0.9),
+  Level('usable', 'yellow', 0.6, 0.5),
+  Level('poor', 'orange', 0.2, 0.1),
+  Level('useless', 'red', 0.0, 0.0),
+)
+UNKNOWN = Level('unknown', 'grey', 0.0, 0.0)
+LEAST_TO_LEARN = 0.1
+"""Above a guess, for a classifier that was trained on real images: with less it says nothing."""
+RULE = (
+  'The first sentence: *usefulness* is (TSTR - guess) / (real - guess), of balanced accuracies and '
+  'of the classifier that learns most from real images; *likeness* is (s - d) / (s - r), where d, '
+  'r and s are the roots of the FID of samples, real images and noise, each share in [0, 1], its '
+  'mean over both kinds of noise. '
+  + ', '.join(
+    f'{level.name} ({level.colour}) from {level.usefulness:g} and {level.likeness:g} up'
+    for level in LEVELS[:-1]
+  )
+  + '; else useless (red). Where one of them is not known, the other decides, and nothing is good.'
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+  """What samples are worth.
+
+  Attributes:
+    level: its name and colour.
+    usefulness, likeness: shares in [0, 1]; None where they are not known.
+    sentence: the same in words.
+  """
+
+  level: str
+  colour: str
+  usefulness: float | None
+  likeness: float | None
+  sentence: str
+
+  def to_json(self) -> dict[str, Any]:
+    """JSON-ready, with the rule."""
+    return {**dataclasses.asdict(self), 'rule': RULE.replace('*', '')}
+
+
+def judge(accuracy: tuple[float, float, float] | None, fid: tuple[float, ...] | None) -> Verdict:
+  """Applies the rule.
+
+  Args:
+    accuracy: balanced, on held-out real images, of a classifier trained on real images, on samples,
+      and of a guess; None where there is no such classifier.
+    fid: to real images, of other real images, of samples, and of one or more kinds of noise; None
+      where it is not known or does not tell noise from real images.
+  """
+  parts = []
+  usefulness = likeness = None
+  if accuracy is None:
+    parts.append('how useful they are was not measured')
+  elif accuracy[0] - accuracy[2] < LEAST_TO_LEARN:
+    parts.append(
+      f'usefulness says nothing here (even trained on real images a classifier is right about '
+      f'{accuracy[0]:.1%}, a guess about {accuracy[2]:.1%})'
+    )
+  else:
+    usefulness = _share(*accuracy)
+    parts.append(
+      f'a classifier trained on them is right about {accuracy[1]:.1%} of held-out real images, '
+      f'trained on real images about {accuracy[0]:.1%}, a guess about {accuracy[2]:.1%}'
+    )
+  if fid is None:
+    parts.append('how much they look like real images is not known')
+  else:
+    real, samples, *noises = (math.sqrt(max(value, 0.0)) for value in fid)
+    likeness = statistics.fmean(_share(real, samples, noise) for noise in noises)
+    parts.append(f'they have come {likeness:.0%} of the way from noise to real images')
+  level = UNKNOWN
+  if usefulness is not None or likeness is not None:
+    best = LEVELS if usefulness is not None and likeness is not None else LEVELS[1:]
+    level = next(
+      one for one in best
+      if (usefulness is None or usefulness >= one.usefulness)
+      and (likeness is None or likeness >= one.likeness)
+    )  # fmt: skip
+  say = 'Not known what these samples are worth' if level is UNKNOWN else (
+    f'These samples are {level.name}'
+  )  # fmt: skip
+  return Verdict(
+    level=level.name, colour=level.colour, usefulness=usefulness, likeness=likeness,
+    sentence=f'{say} ({level.colour}): {"; ".join(parts)}.',
+  )  # fmt: skip
+
+
+def _share(best: float, value: float, worst: float) -> float:
+  """Where a value is between the worst (0) and the best (1), which differ."""
+  return min(max((value - worst) / (best - worst), 0.0), 1.0)
