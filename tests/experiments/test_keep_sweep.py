@@ -22,7 +22,7 @@ from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file, loop
 from dpgan_jax.run.directory import RunDir
-from dpgan_jax.run.plan import Plan
+from dpgan_jax.run.plan import GANPlan
 from dpgan_jax.search import sweep_table
 from experiments.quality import keep_sweep as kept
 
@@ -57,7 +57,7 @@ def sweep(
     run = RunDir.open(folder / name, create=True)
     gan = GAN(config, m, SPEC, microbatch_size=16)
     run.save_config({
-      'format': loop.FORMAT, 'run_id': f'of {folder}', **Plan(gan).to_record(),
+      'format': loop.FORMAT, 'run_id': f'of {folder}', **GANPlan(gan).to_record(),
       'data': SPEC.to_record(), 'jax_settings': {},
       'environment': {'backend': 'cpu' if device == 'cpu' else 'gpu', 'device': device},
     })  # fmt: skip

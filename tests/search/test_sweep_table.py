@@ -20,7 +20,7 @@ from dpgan_jax.models.gan import GAN
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import loop
 from dpgan_jax.run.directory import RunDir
-from dpgan_jax.run.plan import Plan
+from dpgan_jax.run.plan import GANPlan
 from dpgan_jax.search import sweep_figures, sweep_table
 from dpgan_jax.search.sweep_table import Run, Table
 
@@ -174,7 +174,7 @@ def sweep_dir(tmp_path) -> pathlib.Path:
   directory.save_config(
     {
       'format': loop.FORMAT,
-      **Plan(GAN(config, m, SPEC)).to_record(),
+      **GANPlan(GAN(config, m, SPEC)).to_record(),
       'data': SPEC.to_record(),
       'environment': {},
     }
