@@ -1,4 +1,4 @@
-"""What bounds a step of D: its limits without noise, both halves, penalties, clipped weights, pace."""
+"""What bounds a step of D: its limits without noise, both halves, penalties, weights, its pace."""
 
 from __future__ import annotations
 
