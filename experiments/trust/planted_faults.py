@@ -36,7 +36,9 @@ from typing import Any
 
 os.environ.setdefault('JAX_NUM_CPU_DEVICES', '2')  # one row spreads data over two
 # Compiling is most of what this does: far less of it, at the price of slower programs.
-os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
+os.environ.setdefault(
+  'XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+)
 
 import jax
 from absl import flags

@@ -25,7 +25,7 @@ def mechanism(sigma: float, steps: int, batch_size: int = 32) -> DPMechanism:
   )  # fmt: skip
 
 
-BEFORE = {'classifier': mechanism(6.0, 20), 'classifier_centre': mechanism(30.0, 1, 1440)}
+BEFORE = {'classifier': mechanism(9.0, 20), 'classifier_centre': mechanism(30.0, 1, 1440)}
 
 
 def by_dp_accounting(*events: dp_accounting.DpEvent) -> float:
@@ -36,23 +36,23 @@ def by_dp_accounting(*events: dp_accounting.DpEvent) -> float:
 
 
 def test_without_stages_before_it_is_the_mechanism():
-  m = mechanism(2.0, 40)
+  m = mechanism(8.0, 40)
   assert Budget(m).stages == {'dp_sgd': m}
   assert Budget(m).event(7) == m.event(7)
   assert Budget(m).epsilon(7) == m.epsilon(7)
   assert Budget(m).epsilon(0) == 0
 
 
-@pytest.mark.parametrize('steps', [0, 15, 40])
+@pytest.mark.parametrize('steps', [0, 40])
 def test_stages_compose_as_dp_accounting_composes_them(steps):
-  whole = Budget(mechanism(2.0, 40), BEFORE)
+  whole = Budget(mechanism(8.0, 40), BEFORE)
   events = [m.event() for m in BEFORE.values()]
   events += [whole.mechanism.event(steps)] if steps else []
   assert whole.epsilon(steps) == pytest.approx(by_dp_accounting(*events), rel=1e-6)
 
 
 def test_what_comes_before_counts_whole_though_no_step_is_taken():
-  whole = Budget(mechanism(2.0, 40), BEFORE)
+  whole = Budget(mechanism(8.0, 40), BEFORE)
   assert whole.epsilon(0) > max(m.epsilon() for m in BEFORE.values())
   assert list(whole.stages) == ['classifier', 'classifier_centre', 'dp_sgd']
 
@@ -60,7 +60,7 @@ def test_what_comes_before_counts_whole_though_no_step_is_taken():
 @pytest.mark.parametrize('before', [{}, BEFORE])
 def test_epsilon_so_far_is_an_upper_bound_that_grows_to_the_exact_end(before):
   last = 40
-  whole = Budget(mechanism(2.0, last), before)
+  whole = Budget(mechanism(8.0, last), before)
   done = {name: m.steps for name, m in before.items()}
   steps = (0, 1, last // 2, last - 1, last)
   shown = [whole.epsilon_so_far({**done, 'dp_sgd': s}) for s in steps]
@@ -71,7 +71,7 @@ def test_epsilon_so_far_is_an_upper_bound_that_grows_to_the_exact_end(before):
 
 
 def test_epsilon_so_far_of_stages_that_have_begun():
-  whole = Budget(mechanism(2.0, 40), BEFORE)
+  whole = Budget(mechanism(8.0, 40), BEFORE)
   assert whole.epsilon_so_far({}) == 0
   for name, m in BEFORE.items():
     exact = m.epsilon()
@@ -80,20 +80,20 @@ def test_epsilon_so_far_of_stages_that_have_begun():
 
 def test_one_stage_without_noise_is_no_guarantee():
   bare = dataclasses.replace(BEFORE['classifier'], noise_multiplier=0.0)
-  for whole in (Budget(mechanism(2.0, 40), {'c': bare}), Budget(mechanism(0.0, 40), BEFORE)):
+  for whole in (Budget(mechanism(8.0, 40), {'c': bare}), Budget(mechanism(0.0, 40), BEFORE)):
     assert not whole.is_private
     assert whole.epsilon() == math.inf
 
 
 def test_the_gan_gets_what_is_left_of_the_target():
   config = TrainConfig(
-    target_epsilon=2.0, label_share=0.3, steps=40, batch_size=32, delta=DELTA, generator='report',
+    target_epsilon=0.4, label_share=0.3, steps=40, batch_size=32, delta=DELTA, generator='report',
     discriminator='report',
   )  # fmt: skip
   whole = plan.make_budget(config, 1440, BEFORE)
-  assert 1.95 < whole.epsilon() <= 2.0
+  assert 0.4 * 0.995 < whole.epsilon() <= 0.4
   alone = plan.make_budget(dataclasses.replace(config, label_share=None), 1440)
-  assert whole.mechanism.noise_multiplier > alone.mechanism.noise_multiplier
+  assert whole.mechanism.noise_multiplier > 1.01 * alone.mechanism.noise_multiplier
 
 
 @pytest.mark.parametrize('field', ['delta', 'neighboring_relation', 'num_examples'])

@@ -14,8 +14,6 @@ import pathlib
 import re
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,15 +38,17 @@ from dpgan_jax.privacy.accounting import show_epsilon
 from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import loop, metrics, plan, trainer
 from dpgan_jax.run.directory import RunDir
+from tests.support import commands
 
 SEED = 987654321
 CONFIG = TrainConfig(
   dataset='digits',
-  generator='compact', noise_multiplier=1.0, steps=6, batch_size=32, steps_per_report=3,
+  generator='compact', noise_multiplier=4.0, steps=6, batch_size=256, steps_per_report=3,
   d_steps_per_g_step=2, num_samples=20, delta=1e-4,
 )  # fmt: skip
 ROOT = pathlib.Path(__file__).parents[2]
 POINTS = run_statement._CURVE_POINTS
+Q = math.floor(256 / 1440 * 2**30) / 2**30
 
 
 @pytest.fixture(autouse=True)
@@ -181,9 +181,9 @@ def direct_epsilon(steps: int, delta: float, relation=None, larger: int = 1) -> 
   relation = relation or dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
   step = dp_accounting.TruncatedSubsampledGaussianDpEvent(
     dataset_size=1440 + larger,
-    sampling_probability=math.floor(32 / 1440 * 2**30) / 2**30,
-    truncated_batch_size=72,
-    noise_multiplier=1.0,
+    sampling_probability=Q,
+    truncated_batch_size=352,
+    noise_multiplier=4.0,
   )
   accountant = pld.PLDAccountant(relation)
   return accountant.compose(step, steps).get_epsilon(delta)
@@ -216,7 +216,7 @@ def test_a_finished_run(finished, tmp_path, monkeypatch):
   }  # fmt: skip
   mechanism = facts['mechanism']
   assert mechanism.items() >= run.load_config()['mechanism'].items()
-  assert mechanism['divisor'] == mechanism['batch_size'] == 32
+  assert mechanism['divisor'] == mechanism['batch_size'] == 256
   assert mechanism['num_examples_is_public'] is True
   assert facts['accounting']['version'] == importlib.metadata.version('dp-accounting')
   second = facts['accounting']['second_opinion']
@@ -232,7 +232,7 @@ def test_a_finished_run(finished, tmp_path, monkeypatch):
   assert 'add_or_remove_one' in facts['statement']
   markdown = run.report_markdown.read_text('utf-8')
   assert markdown.startswith('# Privacy statement\n\n' + facts['statement'])
-  wanted = ['0.022222221828997135', '2110.03620', 'Mironov', 'threefry', 'Not stated', 'N + 1']
+  wanted = [repr(Q), '2110.03620', 'Mironov', 'threefry', 'Not stated', 'N + 1']
   wanted += [f'at least {second["epsilon_at_least"]:.4g} (', f'{second["epsilon_at_most"]:.4g} (']
   wanted += ['one contribute zeros', '256 bits from the operating system']
   wanted += ['k records', 'uniform', 'epsilon_delta.png', *map(show_epsilon, curve.values())]
@@ -330,7 +330,7 @@ def test_without_noise_there_is_no_guarantee_in_the_first_line(not_private, tmp_
 
 def test_noise_without_a_finite_epsilon_is_no_guarantee_either(tmp_path):
   statement = dataclasses.replace(run_statement.build(paper_run(tmp_path)), epsilon=math.inf)
-  assert statement.to_json()['statement'].startswith('NO PRIVACY GUARANTEE: noise of σ = 1.0')
+  assert statement.to_json()['statement'].startswith('NO PRIVACY GUARANTEE: noise of σ = 4.0')
   assert statement.to_markdown().startswith('# NO PRIVACY GUARANTEE')
   assert publish(statement.to_json())['samples.npz'] == 'no'
 
@@ -515,9 +515,9 @@ def one_line(run: RunDir, message: str) -> None:
 def test_a_config_that_claims_more_noise_than_the_ledger_is_refused(tmp_path):
   run = paper_run(tmp_path)
   saved = run.load_config()
-  saved['mechanism']['noise_multiplier'] = 2.0
+  saved['mechanism']['noise_multiplier'] = 8.0
   run.save_config(saved)
-  one_line(run, f'{run.ledger} records another mechanism: noise_multiplier is 1.0 there and 2.0')
+  one_line(run, f'{run.ledger} records another mechanism: noise_multiplier is 4.0 there and 8.0')
 
 
 @pytest.mark.parametrize('part', ['config', 'mechanism', 'data', 'environment'])
@@ -592,32 +592,29 @@ def test_a_note_that_is_no_text_is_refused(tmp_path):
 # --- the command ----------------------------------------------------------------------------------
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-  return subprocess.run(
-    [sys.executable, '-m', 'dpgan_jax.report', *arguments],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+@pytest.fixture(scope='module')
+def command() -> Iterator[commands.Command]:
+  running = commands.Command('dpgan_jax.report')
+  yield running
+  running.close()
 
 
-def test_the_command(tmp_path):
+def test_the_command(command, tmp_path):
   run = paper_run(tmp_path)
   # `train` prints this too, and has no such flag.
   hint = 'say it with `python -m dpgan_jax.report --run_dir=... --tuning_note="..."`'
   assert hint in run_statement.build(run).summary()
   done = command(f'--run_dir={run.path}', '--tuning_note=Chosen on MNIST.')
-  assert done.returncode == 0, done.stderr
-  assert done.stdout == f'{run_statement.build(run).summary()}\nReport: {run.report_markdown}\n'
+  assert done.status == 0, done.err
+  assert done.out == f'{run_statement.build(run).summary()}\nReport: {run.report_markdown}\n'
   assert read_strictly(run.report_json)['tuning']['note'] == 'Chosen on MNIST.'
 
 
 @pytest.mark.parametrize('flag', ['', '--run_dir={}', '--run_dir={}/absent'])
-def test_what_is_no_run_is_one_line_and_status_2(tmp_path, flag):
+def test_what_is_no_run_is_one_line_and_status_2(command, tmp_path, flag):
   done = command(*filter(None, [flag.format(tmp_path)]))
-  assert done.returncode == 2
-  assert done.stderr.startswith('error: expected ')
-  assert done.stderr.count('\n') == 1
-  assert 'run_dir' in done.stderr
+  assert done.status == 2
+  assert done.err.startswith('error: expected ')
+  assert done.err.count('\n') == 1
+  assert 'run_dir' in done.err
   assert list(tmp_path.iterdir()) == []

@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -25,6 +23,7 @@ from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file
 from dpgan_jax.run.secrets import root_key
 from dpgan_jax.run.trainer import train
+from tests.support import commands
 
 CLASSES = 8
 
@@ -70,21 +69,11 @@ def unconditional(tmp_path_factory):
   return path, mechanism.epsilon()
 
 
-@pytest.fixture
-def command(request):
-  """Runs the command; returns (exit status, stdout, stderr)."""
-
-  def run(*arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-      [sys.executable, '-m', 'dpgan_jax.sample', *arguments],
-      cwd=request.config.rootpath,
-      capture_output=True,
-      text=True,
-      check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
-
-  return run
+@pytest.fixture(scope='module')
+def command():
+  running = commands.Command('dpgan_jax.sample')
+  yield running
+  running.close()
 
 
 def test_npz_into_the_run_directory_never_over_another_unasked(trained, command):

@@ -19,6 +19,7 @@ from dpgan_jax.data import datasets, readers
 from dpgan_jax.evaluation import tasks
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.run import generator_file, trainer
+from dpgan_jax.run.directory import RunDir
 from experiments.quality import afterwards, label_limit
 from experiments.quality import make_quality as quality
 
@@ -36,6 +37,23 @@ def flags(own_flags):
     own_flags(['make_quality', *(f'--{k}={v}' for k, v in values.items())])
 
   return give
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory) -> trainer.Trained:
+  """A small run of the digits, with generators of several steps."""
+  config = TrainConfig(
+    dataset='digits', generator='compact', noise_multiplier=4.0, steps=8, batch_size=24, delta=1e-4,
+    latent_dim=4, d_steps_per_g_step=1, g_learning_rate=1e-5, steps_per_report=2,
+    reports_per_snapshot=1, num_samples=20, seed=1,
+  )  # fmt: skip
+  path = tmp_path_factory.mktemp('quality') / 'slower'
+  return trainer.train(config, datasets.load_dataset('digits'), path, progress=False)
+
+
+@pytest.fixture
+def run_dir(trained, tmp_path) -> pathlib.Path:
+  return pathlib.Path(shutil.copytree(trained.run.path, tmp_path / 'slower'))
 
 
 MACHINE = {'cpu': 'X', 'cores': 2, 'memory_gib': 24}
@@ -138,14 +156,8 @@ def test_the_committed_page_is_that_of_the_committed_records():
   assert quality.page(results) == (results / 'QUALITY.md').read_text()
 
 
-def test_a_run_elsewhere_has_the_settings_of_the_sweeps(flags, tmp_path):
+def test_a_run_elsewhere_has_the_settings_of_the_sweeps(flags, run_dir, tmp_path):
   results = tmp_path / 'results'
-  config = TrainConfig(
-    dataset='digits', noise_multiplier=1.0, steps=2, batch_size=32, delta=1e-4, num_samples=20,
-    seed=0, generator='compact',
-  )  # fmt: skip
-  run_dir = tmp_path / 'other'
-  trainer.train(config, datasets.load_dataset('digits'), run_dir, progress=False)
   shared = {'dataset': 'mnist', 'batch_size': 64, 'delta': 1e-4, 'num_samples': 10_000}
   (results / 'sweep_wavelets').mkdir(parents=True)
   (results / 'sweep_wavelets' / 'shared.json').write_text(json.dumps({'settings': shared}))
@@ -160,11 +172,11 @@ def test_a_run_elsewhere_has_the_settings_of_the_sweeps(flags, tmp_path):
     quality.add_elsewhere(run_dir, results)
   assert '## On other data\n\nNot measured yet.' in quality.page(results)
   (results / 'sweep_wavelets' / 'shared.json').write_text(
-    json.dumps({'settings': shared | {'batch_size': 32}})
+    json.dumps({'settings': shared | {'batch_size': 24}})
   )
-  assert quality.add_elsewhere(run_dir, results).name == 'other.json'
+  assert quality.add_elsewhere(run_dir, results).name == 'slower.json'
   assert re.search(
-    r'\| other digits \| [\d.]+ \| 2 \| 0.5 \(real 0.75\) \| – \| – \| – \|', quality.page(results)
+    r'\| other digits \| [\d.]+ \| 8 \| 0.5 \(real 0.75\) \| – \| – \| – \|', quality.page(results)
   )
 
 
@@ -219,6 +231,7 @@ def test_what_is_missing_to_a_goal_is_told_from_records(tmp_path):
   assert told() == 'No goal is missed by what was measured.'
 
 
+@pytest.mark.slow
 def test_better_names_make_the_same_samples_more_useful():
   """Real digits stand in for samples: the CNN that learns from real ones knows their names."""
   real, test = (datasets.load_dataset('digits', split=split) for split in ('train', 'test'))
@@ -247,17 +260,14 @@ def test_what_is_free_after_training_is_told_from_records(tmp_path):
   assert f'| {about} | 4 generators | 0.925 | 0.95 | 4.071 | – |' in text
 
 
-def test_samples_of_several_generators_are_scored_beside_those_of_the_last(tmp_path, monkeypatch):
+def test_samples_of_several_generators_are_scored_beside_those_of_the_last(
+  trained, run_dir, monkeypatch
+):
   digits = datasets.load_dataset('digits'), datasets.load_dataset('digits', split='test')
-  config = TrainConfig(
-    generator='compact', noise_multiplier=1.0, steps=8, batch_size=24, delta=1e-4, latent_dim=4,
-    d_steps_per_g_step=1, steps_per_report=2, reports_per_snapshot=1, num_samples=20, seed=1,
-  )  # fmt: skip
-  trained = trainer.train(config, digits[0], tmp_path / 'run', progress=False)
   mixed = afterwards.mixture(trained.model, trained.run)
   assert sorted(mixed.past) == [4, 6]
   for step, past in mixed.past.items():
-    path = tmp_path / 'run' / 'snapshots' / f'step_{step:08d}.safetensors'
+    path = run_dir / 'snapshots' / f'step_{step:08d}.safetensors'
     expected = generator_file.load(path).generator
     jax.tree.map(np.testing.assert_array_equal, past, expected)
   assert afterwards.mixture(mixed, trained.run) is mixed
@@ -282,18 +292,12 @@ def test_samples_of_several_generators_are_scored_beside_those_of_the_last(tmp_p
   name = afterwards.VARIANTS['clearest+distorted'].name(4)
   assert name == '4 generators, clearest 60 %, distorted'
 
-  shutil.rmtree(tmp_path / 'run' / 'snapshots')
+  shutil.rmtree(run_dir / 'snapshots')
   with pytest.raises(InputError, match='has no snapshots'):
-    afterwards.mixture(trained.model, trained.run)
+    afterwards.mixture(trained.model, RunDir(run_dir))
 
 
-def test_an_idea_is_a_record_of_its_run(flags, tmp_path):
-  run_dir = tmp_path / 'slower'
-  config = TrainConfig(
-    dataset='digits', noise_multiplier=1.0, steps=2, batch_size=32, delta=1e-4,
-    g_learning_rate=1e-5, num_samples=20, seed=0,
-  )  # fmt: skip
-  trainer.train(config, datasets.load_dataset('digits'), run_dir, progress=False)
+def test_an_idea_is_a_record_of_its_run(flags, run_dir, tmp_path):
   flags(idea='G learns slower', prediction='less collapse', kept='no')
   with pytest.raises(InputError, match='evaluate the run first'):
     quality.add(run_dir, tmp_path / 'quality')

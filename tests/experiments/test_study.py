@@ -19,7 +19,7 @@ from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file, loop
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.metrics import MetricsWriter
-from dpgan_jax.run.plan import Plan
+from dpgan_jax.run.plan import GANPlan
 from experiments.study_2020 import make_study as page
 from experiments.study_2020 import study_records as records
 
@@ -187,7 +187,7 @@ def run_dir(tmp_path) -> RunDir:
   spec = Spec(num_records=1440, shape=(8, 8, 1), class_names=names, name='digits')
   gan = GAN(config, m, spec)
   directory.save_config(
-    {'format': loop.FORMAT, **Plan(gan).to_record(), 'data': spec.to_record(), 'environment': {}}
+    {'format': loop.FORMAT, **GANPlan(gan).to_record(), 'data': spec.to_record(), 'environment': {}}
   )
   Ledger.open(
     directory.ledger, stages={STAGE: m}, data_fingerprint='of data', identity=directory.identity()

@@ -19,7 +19,7 @@ from dpgan_jax.networks import discriminators, generators, layers, per_example, 
 CLASSES, LATENT = 3, 5
 # Each model is compiled for a single use: most of the time would go into optimising it.
 quick_jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-SHAPES = [(28, 28, 1), (8, 8, 1), (9, 7, 3), (32, 32, 3)]
+SHAPES = [(28, 28, 1), (8, 8, 1), (9, 7, 3)]  # (32, 32, 3) is among the counts of parameters
 
 each_generator = pytest.mark.parametrize('name', sorted(generators.GENERATORS))
 each_discriminator = pytest.mark.parametrize('name', sorted(discriminators.DISCRIMINATORS))
@@ -104,7 +104,7 @@ any_shape = hypothesis.given(
 
 
 @each_generator
-@hypothesis.settings(max_examples=20)
+@hypothesis.settings(max_examples=10)
 @any_shape
 def test_any_image_size_can_be_generated(name, shape):
   z, labels = jnp.zeros((2, LATENT)), labels_of(0, 1)
@@ -114,7 +114,7 @@ def test_any_image_size_can_be_generated(name, shape):
 
 
 @each_discriminator
-@hypothesis.settings(max_examples=20)
+@hypothesis.settings(max_examples=10)
 @any_shape
 def test_any_image_size_can_be_judged(name, shape):
   images, labels = jnp.zeros((2, *shape)), labels_of(0, 1)

@@ -15,7 +15,7 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.run import plan
 
 CONFIG = TrainConfig(
-  dataset='digits', generator='compact', noise_multiplier=1.0, steps=12, batch_size=24, delta=1e-4,
+  dataset='digits', generator='compact', noise_multiplier=8.0, steps=12, batch_size=24, delta=1e-4,
   seed=7,
 )  # fmt: skip
 SPEC = Spec(num_records=1000, shape=(8, 8, 1), class_names=tuple('0123456789'), name='digits')
@@ -56,7 +56,7 @@ def test_delta_not_below_one_over_n_warns():
   ('changes', 'warned'),
   [
     ({}, True),
-    ({'target_epsilon': 5.0}, False),  # clipped
+    ({'target_epsilon': None, 'noise_multiplier': 8.0}, False),  # clipped
     ({'d_learning_rate': 0.05}, False),
     ({'d_optimizer': 'adam'}, False),
     ({'discriminator': 'report'}, False),
@@ -74,11 +74,11 @@ def test_steps_too_long_for_a_discriminator_are_warned_of(changes, warned):
 
 
 def test_two_of_three_give_the_third():
-  by_epsilon = TrainConfig(target_epsilon=3.0, steps=30, batch_size=20, delta=1e-3)
+  by_epsilon = TrainConfig(target_epsilon=0.5, steps=30, batch_size=20, delta=1e-3)
   mechanism = plan.make_budget(by_epsilon, 400).mechanism
-  assert 3.0 * 0.995 < mechanism.epsilon() <= 3.0
+  assert 0.5 * 0.995 < mechanism.epsilon() <= 0.5
   by_both = TrainConfig(
-    target_epsilon=3.0, noise_multiplier=mechanism.noise_multiplier, batch_size=20, delta=1e-3
+    target_epsilon=0.5, noise_multiplier=mechanism.noise_multiplier, batch_size=20, delta=1e-3
   )
   assert plan.make_budget(by_both, 400).mechanism.steps >= 30
   by_epochs = TrainConfig(noise_multiplier=1.0, epochs=2.5, batch_size=20, delta=1e-3)

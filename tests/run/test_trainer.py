@@ -170,10 +170,13 @@ def lines_of(path: pathlib.Path) -> int:
   return path.read_bytes().count(b'\n') if path.is_file() else 0
 
 
-def test_kill_9_and_resume_in_another_process_is_bit_identical(finished, tmp_path, digits):
-  """Killed after the first charge, the second and the third metric line; then finished."""
+def test_ended_and_resumed_in_another_process_is_bit_identical(finished, tmp_path, digits):
+  """Killed after the first charge, told to stop after the second metric line, killed after the
+  third; then finished.
+  """
   path = tmp_path / 'killed'
-  for ledger_lines, metric_lines in ((2, 0), (3, 2), (4, 3)):
+  interruptions = ((2, 0, signal.SIGKILL), (3, 2, signal.SIGTERM), (4, 3, signal.SIGKILL))
+  for ledger_lines, metric_lines, number in interruptions:
     process = start(path)
     while process.poll() is None:
       if (
@@ -182,8 +185,15 @@ def test_kill_9_and_resume_in_another_process_is_bit_identical(finished, tmp_pat
       ):
         break
       time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    _, errors = process.communicate()
+    if number == signal.SIGTERM:
+      assert process.returncode == 143, errors
+      assert re.fullmatch(
+        r'error: terminated at steps \d+ to \d+ of 12 \(dp_sgd\)\. '
+        'Run the same command again to continue.',
+        errors.strip().splitlines()[-1],
+      )
     taken = [int(p.name) for p in (path / 'checkpoints').iterdir() if p.name.isdigit()]
     assert ledger_of(path, digits).charged_steps() >= max(taken, default=0)
   end = start(path)
@@ -191,21 +201,6 @@ def test_kill_9_and_resume_in_another_process_is_bit_identical(finished, tmp_pat
   assert end.returncode == 0, errors
   assert_same_end(finished, path)
   assert ledger_of(path, digits).charged_steps() == CONFIG.steps
-
-
-def test_sigterm_says_how_to_continue(tmp_path):
-  path = tmp_path / 'run'
-  process = start(path)
-  while lines_of(path / 'ledger.jsonl') < 2 and process.poll() is None:
-    time.sleep(0.01)
-  process.send_signal(signal.SIGTERM)
-  _, errors = process.communicate()
-  assert process.returncode == 143, errors
-  assert re.fullmatch(
-    r'error: terminated at steps \d+ to \d+ of 12 \(dp_sgd\)\. '
-    'Run the same command again to continue.',
-    errors.strip().splitlines()[-1],
-  )
 
 
 class Watched:

@@ -20,7 +20,7 @@ from dpgan_jax.models.gan import GAN
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import loop
 from dpgan_jax.run.directory import RunDir
-from dpgan_jax.run.plan import Plan
+from dpgan_jax.run.plan import GANPlan
 from dpgan_jax.search import sweep_figures, sweep_table
 from dpgan_jax.search.sweep_table import Run, Table
 
@@ -64,31 +64,31 @@ def table(*runs: Run) -> Table:
 def test_runs_together_spend_what_dp_accounting_composes():
   """Different σ, a run that was cut short, and one that never began."""
   spent, private, public = table(
-    run('a', 2.0, 1.0), run('b', 1.5, 2.0, charged=25), run('c', 1.5, 2.0, charged=0)
+    run('a', 6.0, 1.0), run('b', 4.0, 2.0, charged=25), run('c', 4.0, 2.0, charged=0)
   ).spent_together
   accountant = pld.PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
-  accountant.compose(mechanism(2.0).event(40)).compose(mechanism(1.5).event(25))
+  accountant.compose(mechanism(6.0).event(40)).compose(mechanism(4.0).event(25))
   expected = accountant.get_epsilon(1e-4)
   assert expected <= spent < expected * 1.001  # rounded up
   assert (private, public) == (2, 0)
-  alone = [mechanism(2.0).epsilon(), mechanism(1.5).epsilon(25)]
+  alone = [mechanism(6.0).epsilon(), mechanism(4.0).epsilon(25)]
   assert max(alone) < spent < sum(alone)
 
 
 def test_what_comes_before_a_gan_is_spent_whole():
-  before = {'classifier': mechanism(3.0, 20)}
-  whole = dataclasses.replace(run('a', 2.0, 1.0), budget=Budget(mechanism(2.0), before))
+  before = {'classifier': mechanism(9.0, 20)}
+  whole = dataclasses.replace(run('a', 6.0, 1.0), budget=Budget(mechanism(6.0), before))
   for charged in (0, 25):
     one = dataclasses.replace(whole, charged=charged)
     spent, private, _ = table(one).spent_together
     assert spent == one.epsilon == pytest.approx(whole.budget.epsilon(charged), rel=1e-3)
     assert private == 1
-  assert table(whole).spent_together[0] > table(run('a', 2.0, 1.0)).spent_together[0]
+  assert table(whole).spent_together[0] > table(run('a', 6.0, 1.0)).spent_together[0]
 
 
 def test_runs_of_one_mechanism_are_one_longer_run():
-  spent, private, _ = table(run('a', 1.5, 2.0), run('b', 1.5, 2.0)).spent_together
-  assert spent == pytest.approx(mechanism(1.5).epsilon(80), rel=1e-3)
+  spent, private, _ = table(run('a', 4.0, 2.0), run('b', 4.0, 2.0)).spent_together
+  assert spent == pytest.approx(mechanism(4.0).epsilon(80), rel=1e-3)
   assert private == 2
 
 
@@ -98,7 +98,7 @@ def test_runs_without_privacy_are_told_of():
   text = sweep_table.spending(*free.spent_together, free)
   assert 'together:' not in text
   assert '1 run without privacy: no ε covers the samples of this one' in text
-  both = table(run('a', 1.5, 2.0), run('b', 0.0, math.inf), run('c', 0.0, math.inf))
+  both = table(run('a', 4.0, 2.0), run('b', 0.0, math.inf), run('c', 0.0, math.inf))
   spent, private, public = both.spent_together
   assert (private, public) == (1, 2)
   text = sweep_table.spending(spent, private, public, both)
@@ -114,8 +114,8 @@ def test_runs_without_privacy_are_told_of():
 
 def test_mean_and_spread_are_over_runs_of_one_epsilon():
   whole = table(
-    run('eps2/seed_0', 1.5, 2.0, tstr_cnn=score(0.8, 0.99), fid=score(10.0, 0.5)),
-    run('eps2/seed_1', 1.5, 2.0, tstr_cnn=score(0.9, 0.97), fid=score(20.0, 0.5)),
+    run('eps2/seed_0', 4.0, 2.0, tstr_cnn=score(0.8, 0.99), fid=score(10.0, 0.5)),
+    run('eps2/seed_1', 4.0, 2.0, tstr_cnn=score(0.9, 0.97), fid=score(20.0, 0.5)),
     run('epsinf/seed_0', 0.0, math.inf, tstr_cnn=score(0.95, 0.98)),
     run('epsinf/seed_1', 0.0, math.inf),
   )
@@ -143,7 +143,7 @@ def test_mean_and_spread_are_over_runs_of_one_epsilon():
 
 
 def test_different_amounts_of_evaluation_are_told_of():
-  full = run('b', 1.5, 2.0, fid=score(1.0))
+  full = run('b', 4.0, 2.0, fid=score(1.0))
   whole = table(dataclasses.replace(full, name='a', amount='full'), full)
   assert 'different amounts: their scores do not compare' in sweep_table.to_markdown(whole, [], [])
 
@@ -154,7 +154,7 @@ def test_a_sweep_without_scores():
 
 
 def test_scores_are_drawn(tmp_path):
-  whole = table(run('a', 1.5, 2.0, tstr_lr=score(0.8, 0.9), secondary_accuracy=score(0.9)))
+  whole = table(run('a', 4.0, 2.0, tstr_lr=score(0.8, 0.9), secondary_accuracy=score(0.9)))
   assert sweep_figures.draw_scores(whole, tmp_path) == ['tstr.png', 'secondary_accuracy.png']
   assert sorted(p.name for p in tmp_path.iterdir()) == ['secondary_accuracy.png', 'tstr.png']
 
@@ -169,12 +169,12 @@ def sweep_dir(tmp_path) -> pathlib.Path:
     {'format': sweep_table.FORMAT, 'settings': SETTINGS, 'data': SPEC.to_record()}
   )
   directory = RunDir.open(tmp_path / 'eps2' / 'seed_0', create=True)
-  m = mechanism(1.5)
+  m = mechanism(4.0)
   config = TrainConfig(target_epsilon=2.0, steps=40, batch_size=32, delta=1e-4, seed=0)
   directory.save_config(
     {
       'format': loop.FORMAT,
-      **Plan(GAN(config, m, SPEC)).to_record(),
+      **GANPlan(GAN(config, m, SPEC)).to_record(),
       'data': SPEC.to_record(),
       'environment': {},
     }
