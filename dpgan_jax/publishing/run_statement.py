@@ -18,12 +18,11 @@ from dpgan_jax.budget.budget import Budget
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.models.moments import verdict
 from dpgan_jax.models.moments.settings import Moments
-from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.models.moments.verdict import Verdict
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.accounting import rounded_up
 from dpgan_jax.publishing.statement import ENVIRONMENT, PICTURE, Statement
-from dpgan_jax.run import metrics, plan, trainer
+from dpgan_jax.run import metrics, plan, stages
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
 
@@ -73,17 +72,16 @@ def build(run: RunDir, *, tuning_note: str | None = None) -> Statement:
     environment_at_start=_publishable(at_start),
     environment_now=_publishable(_environment.environment()),
     tuning_note=_note(run, tuning_note),
-    verdict=_verdict(run, planned, taken),
+    verdict=_verdict(run, planned),
   )
 
 
-def _verdict(run: RunDir, planned: plan.Plan, taken: int) -> Verdict | None:
+def _verdict(run: RunDir, planned: plan.Plan) -> Verdict | None:
   """What samples can be good for, from what was released; None where nothing can be said."""
-  if not isinstance(planned, Moments) or not taken:
+  if not isinstance(planned, Moments):
     return None
-  model = trainer.restore_model(run.path).model
-  assert isinstance(model, MomentsSynthesizer)
-  return verdict.judge(model.means, model.seconds, planned)
+  model = stages.restore_moments(planned, run)
+  return None if model is None else verdict.judge(model.means, model.seconds, planned)
 
 
 def write(run: RunDir, *, tuning_note: str | None = None) -> Statement:

@@ -26,8 +26,10 @@ from dpgan_jax.models.gan import GAN, GANState, GeneratorState
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.models.moments import release
 from dpgan_jax.models.moments.settings import SECONDS, Moments
+from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file
+from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
 
 State = Any  # a NamedTuple of arrays, `step` among them
@@ -316,6 +318,19 @@ class MomentsStage(Stage):
 def means_of(state: MomentsState) -> release.Means:
   """The first release."""
   return release.Means(np.asarray(state.counts, np.float64), np.asarray(state.sums, np.float64))
+
+
+def released(moments: Moments, state: MomentsState) -> MomentsSynthesizer:
+  """The model that a finished stage leaves."""
+  return MomentsSynthesizer(moments, means_of(state), np.asarray(state.seconds, np.float64))
+
+
+def restore_moments(moments: Moments, run: RunDir) -> MomentsSynthesizer | None:
+  """What a run has released; None where it has not yet."""
+  with Checkpoints(run.checkpoints, identity=run.identity()) as checkpoints:
+    abstract = jax.eval_shape(MomentsStage(moments, None).init, _keys.from_seed(0))
+    restored = checkpoints.restore_latest(abstract)
+  return released(moments, restored[1]) if restored and restored[0] else None
 
 
 # --- a private classifier -------------------------------------------------------------------------

@@ -14,7 +14,6 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from dpgan_jax import _figures, _keys, _validate
 from dpgan_jax.budget.ledger import Ledger
@@ -38,9 +37,9 @@ from dpgan_jax.run.stages import (
   ClassifierStage,
   GANStage,
   MomentsStage,
-  MomentsState,
-  means_of,
   mixture_steps,
+  released,
+  restore_moments,
   steps_per_report,
 )
 
@@ -104,11 +103,7 @@ def _release_moments(
 ) -> tuple[MomentsSynthesizer, jax.Array]:
   """The model, and the key of the samples that a run leaves."""
   state = run.carry_out(MomentsStage(moments, dataset))
-  return _of_moments(moments, state), state.sample_key
-
-
-def _of_moments(moments: Moments, state: MomentsState) -> MomentsSynthesizer:
-  return MomentsSynthesizer(moments, means_of(state), np.asarray(state.seconds, np.float64))
+  return released(moments, state), state.sample_key
 
 
 def _train_gan(
@@ -188,10 +183,10 @@ def restore_model(run_dir: str | os.PathLike[str]) -> Trained:
   run = RunDir.open(pathlib.Path(run_dir), create=False)
   planned = plan.read(run.load_config(), run.config)
   if isinstance(planned, Moments):
-    restored = _latest(MomentsStage(planned, None), run.path, run.identity())
-    if restored is None or restored[0] == 0:
+    model = restore_moments(planned, run)
+    if model is None:
       raise _validate.InputError(f'{run.path} has released nothing yet: let dpgan_jax.train run')
-    return Trained(_of_moments(planned, restored[1]), run)
+    return Trained(model, run)
   restored = _latest(planned.gan, run.path, run.identity())
   if restored is None:
     raise _validate.InputError(f'{run.path} has no checkpoint yet: let dpgan_jax.train run first')
@@ -230,7 +225,7 @@ class _StateOf01(NamedTuple):
 
 
 def _latest(
-  model: Classifier | GAN | MomentsStage, folder: pathlib.Path, identity: str | None
+  model: Classifier | GAN, folder: pathlib.Path, identity: str | None
 ) -> tuple[int, Any] | None:
   """Step and state of the latest good checkpoint in a folder of a run."""
   with Checkpoints(RunDir(folder).checkpoints, identity=identity) as checkpoints:
