@@ -20,6 +20,7 @@ import numpy as np
 from dpgan_jax import _cli, _settings, _shared_flags, _validate
 from dpgan_jax.data import distort, writers
 from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.privacy.accounting import show_epsilon
 from dpgan_jax.run import generator_file, secrets, trainer
 
 _source, _samples, _files = (
@@ -85,7 +86,7 @@ def main() -> None:
   spent = (
     'no privacy'
     if np.isinf(epsilon)
-    else f'epsilon {epsilon:.4g}, delta {model.budget.mechanism.delta:g}'
+    else f'epsilon {show_epsilon(epsilon)}, delta {model.budget.mechanism.delta:g}'
   )
   kind = 'distorted synthetic' if choice.distort else 'synthetic'
   print(f'{options.num} {kind} examples ({spent}, step {model.steps}): {written}')

@@ -39,6 +39,7 @@ from dpgan_jax import _environment, _interrupts, _jax_settings, _progress, _vali
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data.spec import Spec
+from dpgan_jax.privacy.accounting import rounded_up
 from dpgan_jax.run import metrics
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
@@ -235,7 +236,7 @@ class Run:
     bar = None
     if self._progress:
       device = _environment.device_name()
-      bar = _progress.TrainingProgress(total, step, self.budget.epsilon(), device)
+      bar = _progress.TrainingProgress(total, step, rounded_up(self.budget.epsilon()), device)
     chunks: dict[int, Any] = {}
     waiting: Callable[[], None] | None = None  # writes the record of the chunk that ended last
     ended = 0.0
@@ -301,7 +302,7 @@ class Run:
       step, {'epsilon': epsilon, **means}, clock={'steps_per_second': steps_per_second}
     )
     if bar:
-      bar.update(step, epsilon, **stage.shown(means))
+      bar.update(step, rounded_up(epsilon), **stage.shown(means))
     stage.write(step, kept, state if stage.wants_state(step) else None, epsilon)
     if stage.wants_checkpoint(step):
       spent = epsilon if np.isfinite(epsilon) else 'inf'
