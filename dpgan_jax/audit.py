@@ -119,6 +119,16 @@ def main() -> None:
   print(f'{" and ".join(map(str, written))}: the record of one audit, which took {took}')
 
 
+def _settings_of_gan() -> TrainConfig:
+  config = _cli.config_from_flags(TrainConfig)
+  if config.method != 'gan':
+    raise _validate.InputError(
+      f'expected settings of a GAN, two of target_epsilon, noise_multiplier and steps; got '
+      f'those of {config.method}, which only --mode=samples can attack'
+    )
+  return config
+
+
 def _attack(options: Options, out: pathlib.Path) -> dict[str, Any]:
   about: dict[str, Any] = {'confidence': options.confidence, 'seed': options.audit_seed}
   match options.mode:
@@ -134,14 +144,14 @@ def _attack(options: Options, out: pathlib.Path) -> dict[str, Any]:
       )
     case 'gradient':
       return modes.gradient(
-        _cli.config_from_flags(TrainConfig),
+        _settings_of_gan(),
         num_examples=options.num_examples,
         trials=options.trials,
         dimension=options.dimension,
         **about,
       )
     case _:
-      config = _cli.config_from_flags(TrainConfig)
+      config = _settings_of_gan()
       return modes.one_real_run(
         config,
         out,

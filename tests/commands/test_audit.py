@@ -86,6 +86,8 @@ def test_samples_from_a_file(main, tmp_path):
     ((), 'expected --mode, one of gradient, one_run, samples'),
     (('--mode=best',), "expected mode to be one of gradient, one_run, samples; got 'best'"),
     (('--mode=gradient',), 'two of target_epsilon, noise_multiplier and steps'),
+    (('--mode=gradient', '--num_examples=20', '--target_epsilon=2'), 'got those of moments'),
+    (('--mode=one_run', '--target_epsilon=2'), 'got those of moments'),
     (GRADIENT[:1] + GRADIENT[2:], 'expected --num_examples=N'),
     ((*GRADIENT, '--trials=3'), 'trials >= 400, got 3'),
     ((*GRADIENT, '--confidence=95'), 'confidence in (0, 1), got 95'),
