@@ -22,6 +22,7 @@ from dpgan_jax.auditing import gradient
 from dpgan_jax.budget import budget
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.models import classifier, gan
+from dpgan_jax.models.moments import release
 from dpgan_jax.networks import discriminators, losses
 from dpgan_jax.privacy import accounting, clipping, exact_noise, sampling, step_noise, transforms
 from dpgan_jax.privacy.ghost import ghost
@@ -34,6 +35,7 @@ from experiments.trust import (
   gan_checks,
   leaks,
   mechanism_checks,
+  moments_checks,
   release_checks,
   stream_checks,
   taint_checks,
@@ -73,7 +75,7 @@ class Fault:
 
 
 _M, _G = mechanism_checks, gan_checks
-_T, _R, _S = taint_checks, release_checks, stream_checks
+_T, _R, _S, _P = taint_checks, release_checks, stream_checks, moments_checks
 
 
 def _audited(**faulty: Callable[[], Any]) -> tuple[Swap, ...]:
@@ -344,6 +346,22 @@ _STRANGERS = (
   Fault('centre_of_those_who_came', 1, 'the centre is divided by the number who came',
         swap(classifier.Classifier, 'release_centre', leaks.centre_of_those_who_came),
         _R.the_centre_is_divided_by_the_public_number, 'exactness'),
+  Fault('moments_half_noise', 2, 'noise of moments at half the standard deviation',
+        swap(exact_noise, 'draw_at_least', lambda f: lambda square, *rest: f(square / 4, *rest)),
+        _P.noise_of_moments_is_charged, 'statistics'),
+  Fault('moments_real_counts', 14, 'samples are drawn in the real proportions of the classes',
+        swap(release, 'release_means', faults.with_real_counts),
+        _P.noise_of_moments_is_charged, 'statistics'),
+  Fault('moments_one_stream', 8, 'all classes get the noise of the first',
+        swap(exact_noise, 'RandomBits', lambda f: lambda secret, purpose: f(
+          secret, re.sub(r'class \d+', 'class 0', purpose))),
+        _P.classes_have_noise_of_their_own, 'statistics'),
+  Fault('moments_unclipped', 2, 'codes are not clipped',
+        swap(exact_noise, 'to_grid', to(faults.grid_without_clipping)),
+        _P.one_record_moves_moments_by_one, 'exactness'),
+  Fault('moments_around_the_real_mean', 17, 'covariances are around the mean of the records',
+        swap(release, 'release_seconds', faults.around_the_real_mean),
+        _P.covariances_are_around_what_was_released, 'exactness'),
   Fault('keys_not_durable', 22, 'keys are not on the disk before the first charge',
         swap(checkpoint.Checkpoints, 'save', leaks.first_state_not_saved),
         _R.keys_are_on_the_disk_before_the_first_charge, 'exactness'),

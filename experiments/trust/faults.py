@@ -389,3 +389,35 @@ def noise_starts_anew(start_or_resume: Any) -> Any:
 def remade(**changes: Any) -> Callable[[Any], Any]:
   """A class whose instances are made with other arguments than were given."""
   return lambda make: lambda **fields: make(**{**fields, **changes})
+
+
+# --- moments --------------------------------------------------------------------------------------
+
+
+def with_real_counts(right: Callable[..., Any]) -> Callable[..., Any]:
+  """Releases the numbers of records as they are."""
+
+  def release_means(codes: Any, labels: Any, moments: Any, secret: bytes) -> Any:
+    means = right(codes, labels, moments, secret)
+    counts = np.bincount(labels, minlength=moments.spec.num_classes).astype(float)
+    return dataclasses.replace(means, counts=counts)
+
+  return release_means
+
+
+def around_the_real_mean(right: Callable[..., Any]) -> Callable[..., Any]:
+  """Centres codes at the mean of their class instead of what was released of it."""
+
+  def release_seconds(codes: Any, labels: Any, means: Any, moments: Any, secret: bytes) -> Any:
+    sums = np.stack([codes[labels == k].sum(axis=0) for k in range(moments.spec.num_classes)])
+    counts = np.bincount(labels, minlength=moments.spec.num_classes).astype(float)
+    real = dataclasses.replace(means, sums=sums, counts=counts)
+    return right(codes, labels, real, moments, secret)
+
+  return release_seconds
+
+
+def grid_without_clipping(rows: Any, l2_sensitivity: float, grid: float) -> Any:
+  """Whole multiples of the grid of any length."""
+  del l2_sensitivity
+  return np.trunc(np.asarray(rows, np.float64) / grid).astype(np.int64)
