@@ -152,12 +152,13 @@ def _attack(options: Options, out: pathlib.Path) -> dict[str, Any]:
       )
     case _:
       config = _settings_of_gan()
+      source = options.source(config).settled()  # what train would hold out is held out here too
       return modes.one_real_run(
-        config,
+        config.replace(holdout=source.holdout),
         out,
         num_canaries=options.canaries,
         canary_kind=options.canary_kind,
-        source=options.source(config),
+        source=source,
         **about,
       )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pathlib
 import sys
 import time
 import warnings
@@ -71,7 +72,8 @@ def main() -> None:
     show_plan(config, dataset)
     return
   _shared_flags.show(dataset)
-  if not options.anyway:
+  begun = (pathlib.Path(options.run_dir) / 'config.json').exists()
+  if not options.anyway and not begun:
     _refuse_useless(config, dataset)
   trained = trainer.train(config, dataset, options.run_dir)
   statement = run_statement.write(trained.run)

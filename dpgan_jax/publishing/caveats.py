@@ -20,11 +20,11 @@ def of(config: TrainConfig, m: DPMechanism, spec: Spec, *, labelled: bool) -> li
   of_moments = config.method == 'moments'
   if m.neighboring_relation == 'add_or_remove_one':
     public = (
-      'N is treated as public, and q = B/N with it, although neighbouring data sets differ in '
-      'size. The accounting uses the larger neighbour, N + 1.'
+      f'N is treated as public{"" if of_moments else ", and q = B/N with it"}, although '
+      'neighbouring data sets differ in size. The accounting uses the larger neighbour, N + 1.'
     )
   else:
-    public = 'N is public: neighbouring data sets have the same size, and so the same q = B/N.'
+    public = 'N is public: neighbouring data sets have the same size.'
   if of_moments:
     labels = 'Classes are drawn in the proportions of the noisy counts, unless asked for.'
   elif labelled:

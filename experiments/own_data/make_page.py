@@ -1,0 +1,85 @@
+"""The page of `measure`'s record: `./run.sh python -m experiments.own_data.make_page`."""
+
+from __future__ import annotations
+
+import collections
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+from dpgan_jax import _validate
+from dpgan_jax.models.moments.verdict import LEVELS
+from experiments import pages
+
+RECORD, PAGE = pages.RESULTS / 'own_data.json', pages.RESULTS / 'OWN_DATA.md'
+_COMMAND = (
+  './run.sh python -m experiments.own_data.measure --mnist_dir=FOLDER && '
+  './run.sh python -m experiments.own_data.make_page'
+)
+
+
+def page(record: dict[str, Any]) -> str:
+  """The Markdown."""
+  real = [row for row in record['rows'] if row['kind'] == 'real']
+  planted = [row for row in record['rows'] if row['kind'] != 'real']
+  ceilings = {(c['set'], c['num_records']): c for c in record['ceilings']}
+  groups = collections.defaultdict(list)
+  for row in real:
+    groups[row['set'], row['num_records'], row['epsilon']].append(row)
+  rows = []
+  for (name, n, epsilon), found in groups.items():
+    ceiling = ceilings[name, n]
+    rows.append((
+      name, f'{n:,}', f'{epsilon:g}', f'{statistics.fmean(r["accuracy"] for r in found):.3f}',
+      f'{ceiling["real"]:.3f}', f'{ceiling["guess"]:.3f}', _levels(found), found[0]['expected'],
+      f'{statistics.fmean(r["seconds"] for r in found):.1f}',
+    ))  # fmt: skip
+  called = collections.Counter(row['level'] for row in planted)
+  return pages.join(
+    '# Own data: what ε alone gives',
+    f'Moments, δ = {record["delta"]:g}, nothing chosen but ε. A logistic regression on pixels '
+    'learns from samples and is tested on held-out real images (training images only; no test set '
+    'was looked at). Made by '
+    f'`{_COMMAND}`.',
+    pages.table(
+      ('set', 'N', 'ε', 'samples', 'real images', 'a guess', 'verdict', 'expected beforehand',
+       'seconds'),
+      rows,
+    ),
+    '## Verdicts on planted failures',
+    f'{len(planted)} releases of data whose labels were shuffled or whose images were static, at '
+    'the same N and ε: '
+    + ', '.join(f'{called[level]} {level}' for level in LEVELS if called[level])
+    + '.',
+    '## Verdicts on real data',
+    pages.table(
+      ('verdict', 'releases', "accuracy, as a share of real images'"), _by_level(real, ceilings)
+    ),
+  )
+
+
+def _levels(rows: Iterable[dict[str, Any]]) -> str:
+  return ', '.join(dict.fromkeys(sorted((r['level'] for r in rows), key=LEVELS.index)))
+
+
+def _by_level(rows: list[dict[str, Any]], ceilings: dict[Any, Any]) -> list[tuple[str, int, str]]:
+  found = []
+  for level in LEVELS:
+    shares = [
+      row['accuracy'] / ceilings[row['set'], row['num_records']]['real']
+      for row in rows if row['level'] == level
+    ]  # fmt: skip
+    if shares:
+      found.append((level, len(shares), f'{min(shares):.2f} to {max(shares):.2f}'))
+  return found
+
+
+def main() -> None:
+  record = pages.read_json(RECORD)
+  if record is None:
+    raise _validate.InputError(f'expected {RECORD}: make it with experiments.own_data.measure')
+  pages.write(PAGE, page(record))
+
+
+if __name__ == '__main__':
+  main()
