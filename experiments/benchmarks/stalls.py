@@ -31,7 +31,7 @@ from absl import flags
 from dpgan_jax import _cli, _validate
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.run import loop, trainer
+from dpgan_jax.run import stages, trainer
 from experiments import pages
 from experiments.benchmarks import cases
 
@@ -54,7 +54,7 @@ class Watch:
     self._threads: list[threading.Thread] = []
 
   def make_chunk(self, original: Any) -> Any:
-    """`loop.make_chunk`, whose chunks are watched."""
+    """`stages.make_chunk`, whose chunks are watched."""
 
     def make(stage: Any, length: int) -> Any:
       chunk = original(stage, length)
@@ -111,7 +111,7 @@ def summary(
 def measure(config: TrainConfig, data_dir: str | None) -> dict[str, Any]:
   """What one process does: a run in a directory that is thrown away."""
   watch = Watch()
-  loop.make_chunk = watch.make_chunk(loop.make_chunk)
+  stages.make_chunk = watch.make_chunk(stages.make_chunk)
   # A thread that has something to say gets its turn at once: 5 ms would be an error of that size.
   sys.setswitchinterval(1e-4)
   dataset = datasets.load_dataset(config.dataset, data_dir=data_dir)

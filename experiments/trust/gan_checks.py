@@ -28,7 +28,7 @@ from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState, StepMetrics
 from dpgan_jax.publishing import run_statement
-from dpgan_jax.run import loop, metrics, plan, trainer
+from dpgan_jax.run import loop, metrics, plan, stages, trainer
 from dpgan_jax.run.directory import RunDir
 from experiments.trust import statistical_checks as statistics
 from experiments.trust.statistical_checks import Violation
@@ -220,7 +220,7 @@ def steps_are_charged_before_they_are_taken() -> None:
     return chunk
 
   with _folder() as folder:
-    with mock.patch.object(loop, 'make_chunk', make_chunk), contextlib.suppress(_Stop):
+    with mock.patch.object(stages, 'make_chunk', make_chunk), contextlib.suppress(_Stop):
       trainer.train(CONFIG, datasets.load_dataset('digits'), folder / 'run', progress=False)
     ((ledger, length),) = seen
   if ledger.charged_steps() < length:

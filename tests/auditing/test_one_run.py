@@ -13,7 +13,7 @@ from dpgan_jax.auditing.canaries import make_canaries
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.run import loop
+from dpgan_jax.run import stages
 
 CONFIG = TrainConfig(
   noise_multiplier=0.4, steps=40, batch_size=40, delta=1e-3, generator='compact', seed=0,
@@ -63,7 +63,7 @@ def test_finds_canaries_in_little_noise(loud, dataset):
 
 def test_a_finished_audit_is_read_again_and_another_refused(loud, dataset, monkeypatch):
   found, run_dir = loud
-  monkeypatch.setattr(loop, 'make_chunk', None)  # no step may be taken
+  monkeypatch.setattr(stages, 'make_chunk', None)  # no step may be taken
   assert audit(dataset, run_dir) == found
   with pytest.raises(InputError, match='another run: steps is 40 there and 41 now'):
     audit(dataset, run_dir, config=CONFIG.replace(steps=41))

@@ -36,7 +36,7 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import StepMetrics
 from dpgan_jax.privacy.accounting import show_epsilon
 from dpgan_jax.publishing import run_statement
-from dpgan_jax.run import loop, metrics, plan, trainer
+from dpgan_jax.run import loop, metrics, plan, stages, trainer
 from dpgan_jax.run.directory import RunDir
 from tests.support import commands
 
@@ -120,7 +120,7 @@ def not_private(tmp_path_factory, compiled_once) -> RunDir:
     raise KeyboardInterrupt
 
   with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-    patch.setattr(loop, 'make_chunk', interrupt)
+    patch.setattr(stages, 'make_chunk', interrupt)
     train(folder, CONFIG.replace(noise_multiplier=None, target_epsilon=math.inf))
   return RunDir.open(folder, create=False)
 

@@ -13,7 +13,7 @@ from dpgan_jax.data import datasets
 from dpgan_jax.models.classifier import CENTRE, STAGE, Classifier
 from dpgan_jax.models.classifier_config import ClassifierConfig
 from dpgan_jax.privacy.mechanism import BudgetError
-from dpgan_jax.run import loop
+from dpgan_jax.run import loop, stages
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.loop import Run
 from dpgan_jax.run.stages import ClassifierStage, make_chunk
@@ -47,7 +47,7 @@ def test_what_is_charged_is_what_is_taken_and_no_more(digits, tmp_path, monkeypa
 
     return call
 
-  monkeypatch.setattr(loop, 'make_chunk', make)
+  monkeypatch.setattr(stages, 'make_chunk', make)
   with opened(tmp_path / 'run', digits) as (classifier, run):
     assert run.ledger.charged_steps(CENTRE) == 0
     state = run.carry_out(ClassifierStage(classifier, digits))
@@ -67,7 +67,7 @@ def test_a_ledger_that_refuses_stops_the_steps(digits, tmp_path, monkeypatch):
       raise BudgetError('no')
 
   monkeypatch.setattr(Ledger, 'charge', refuse)
-  monkeypatch.setattr(loop, 'make_chunk', lambda *_: pytest.fail('a chunk was made'))
+  monkeypatch.setattr(stages, 'make_chunk', lambda *_: pytest.fail('a chunk was made'))
   with opened(tmp_path / 'run', digits) as (classifier, run), pytest.raises(BudgetError):
     run.carry_out(ClassifierStage(classifier, digits))
   assert Checkpoints(tmp_path / 'run' / 'checkpoints').steps() == [0]

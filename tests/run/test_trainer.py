@@ -31,6 +31,7 @@ from dpgan_jax.run import (
   loop,
   metrics,
   plan,
+  stages,
   state_leaves,
   trainer,
 )
@@ -232,7 +233,7 @@ class Watched:
     self.copies.append((alive - self._leaves) // 3)
 
   def watch(self, patch: pytest.MonkeyPatch) -> None:
-    make_chunk, wait, charge = loop.make_chunk, loop._wait_interruptibly, Ledger.charge
+    wait, charge = loop._wait_interruptibly, Ledger.charge
     write, save, save_model = metrics.MetricsWriter.write, Checkpoints.save, generator_file.save
     draw = GANStage._draw_grid
 
@@ -267,7 +268,7 @@ class Watched:
 
       return call
 
-    patch.setattr(loop, 'make_chunk', make)
+    patch.setattr(stages, 'make_chunk', make)
     patch.setattr(loop, '_wait_interruptibly', waiting)
     patch.setattr(metrics.MetricsWriter, 'write', writing)
     patch.setattr(Checkpoints, 'save', spying('save', save, lambda _, step, *rest: step))
