@@ -1,0 +1,29 @@
+"""The measurements on own data: sets, planted failures and the page that is made of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from experiments.own_data import make_page, measure
+
+
+def test_sets_hold_their_judges_apart():
+  for part in measure.parts(None):
+    own = {image.tobytes() for image in part.images}
+    assert len(part.labels) == len(part.images)
+    if part.name == 'digits':  # patches of one photograph may overlap
+      assert not own & {image.tobytes() for image in part.unseen}
+    assert len(np.unique(part.labels)) == len(part.names)
+
+
+def test_a_page_tells_what_was_measured():
+  part = next(measure.parts(None))
+  rows = [measure.run(part, 8.0, kind, 0) for kind in measure.KINDS]
+  assert [row['level'] for row in rows] == ['usable', 'useless', 'useless']
+  assert rows[0]['accuracy'] > 0.6
+  ceilings = [{'set': 'digits', 'num_records': 300, 'real': 0.9, 'guess': 0.1}]
+  page = make_page.page({'delta': 1e-5, 'ceilings': ceilings, 'rows': rows})
+  share = f'{rows[0]["accuracy"]:.3f}'
+  assert f'| digits | 300 | 8 | {share} | 0.900 | 0.100 | usable |' in page
+  assert '2 releases of data whose labels were shuffled or whose images were static' in page
+  assert '2 useless.' in page
