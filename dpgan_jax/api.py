@@ -24,11 +24,12 @@ from dpgan_jax.run import generator_file, secrets, trainer
 
 
 class DPGAN:
-  """A GAN trained with differential privacy: fit, sample, save, load.
+  """A model of private images, with differential privacy: fit, sample, save, load.
 
   Args:
     config: all settings at once; or
-    **settings: fields of `TrainConfig`, e.g. `target_epsilon=2.0, epochs=20`.
+    **settings: fields of `TrainConfig`. `target_epsilon=2.0` alone releases moments; with
+      `epochs=20` it trains a GAN.
 
   Raises:
     InputError: settings that contradict each other or are out of range.
