@@ -14,6 +14,7 @@ import itertools
 import math
 import os
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -186,7 +187,7 @@ def verify(folder: str | os.PathLike[str]) -> str:
   Raises:
     InputError: a file that differs from the manifest, is missing or not in it; a generator, samples
       or report that cannot be read or do not belong together; a report that states less than its
-      own mechanism costs.
+      own mechanism costs; a page that states another ε than the report.
   """
   folder = readers.existing_folder(folder)
   others = {entry.name for entry in itertools.islice(folder.iterdir(), len(FILES) + 1)}
@@ -221,6 +222,7 @@ def verify(folder: str | os.PathLike[str]) -> str:
       f'{folder / REPORT_JSON} states ε = {stated:.6g}, but {steps} steps of its mechanism cost '
       f'{epsilon:.6g}'
     )
+  _require_same_epsilon(folder, stated)
   return (
     f'{len(sums)} files are as {MANIFEST} says, and load without pickle; '
     + (
@@ -230,6 +232,26 @@ def verify(folder: str | os.PathLike[str]) -> str:
       else 'NO PRIVACY GUARANTEE: ε is infinite'
     )
   )
+
+
+_EPSILON_SAID = re.compile(
+  r'private with ε = (\S+) and|\| ε(?: of the (?:steps|releases) charged)? \| (\S+) \|'
+)
+
+
+def _require_same_epsilon(folder: pathlib.Path, stated: float) -> None:
+  """Every page states the ε of the report, and nothing else as the ε of this bundle."""
+  wanted = accounting.show_epsilon(stated) if math.isfinite(stated) else None
+  for name in (REPORT_MARKDOWN, MODEL_CARD, DATA_CARD, USAGE):
+    text = (folder / name).read_text('utf-8', 'replace')
+    said = {one or other for one, other in _EPSILON_SAID.findall(text)}
+    if wanted is None:
+      said -= {'∞', 'inf'}
+    if said != ({wanted} if wanted else set()):
+      raise _validate.InputError(
+        f'{folder / name} states ε = {", ".join(sorted(said)) or "nothing"}, {REPORT_JSON} '
+        f'{wanted or "that there is no guarantee"}'
+      )
 
 
 def _read_manifest(folder: pathlib.Path) -> dict[str, str]:

@@ -249,7 +249,7 @@ def _coverage(s: Statement) -> str:
   )
   if not s.holds:
     return f'Nothing is protected. {tuning}'
-  covered = 'Everything in this bundle is covered by the guarantee above, and by nothing more:'
+  covered = 'Everything in this bundle is covered by the guarantee above. **Not covered** are:'
   return '\n\n'.join((covered, _markdown.bullets(s.to_json()['not_covered']), tuning))
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
 
 from dpgan_jax import DPGAN, load_dataset
+from dpgan_jax._validate import InputError
 from dpgan_jax.publishing import bundle, run_statement
 from dpgan_jax.run.directory import RunDir
 from tests.support.commands import Command
@@ -64,6 +67,20 @@ def test_what_is_released_of_it_can_be_checked_by_who_receives_it(quickstart, tm
   model = DPGAN.load(tmp_path / 'out' / 'generator.safetensors')
   assert model.epsilon == pytest.approx(run_statement.build(RunDir(quickstart[0])).epsilon)
   assert model.sample(5, labels=np.array([3, 3, 1, 0, 9]))[1].tolist() == [3, 3, 1, 0, 9]
+
+
+@pytest.mark.parametrize('name', [bundle.REPORT_MARKDOWN, bundle.MODEL_CARD, bundle.USAGE])
+def test_a_page_that_states_another_epsilon_is_found_out(quickstart, tmp_path, name):
+  folder = tmp_path / 'out'
+  bundle.release(RunDir(quickstart[0]), folder, num=30)
+  page, manifest = folder / name, folder / bundle.MANIFEST
+  before = page.read_bytes()
+  page.write_text(re.sub(r'private with ε = \S+ and', 'private with ε = 0.5 and', before.decode()))
+  assert page.read_bytes() != before
+  old, new = (hashlib.sha256(content).hexdigest() for content in (before, page.read_bytes()))
+  manifest.write_text(manifest.read_text().replace(old, new))
+  with pytest.raises(InputError, match=rf'{name} states ε = 0\.5.*, report\.json 3\.99'):
+    bundle.verify(folder)
 
 
 def test_the_same_command_again_finds_it_finished(train, quickstart):
