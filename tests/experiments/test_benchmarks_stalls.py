@@ -10,7 +10,7 @@ import pytest
 
 from dpgan_jax import _validate
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.run import loop
+from dpgan_jax.run import stages
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_watched_chunks_end_when_the_device_is_done(stalls, monkeypatch):
 def test_cases_of_stalls_are_settings_and_the_trainer_can_be_watched(stalls):
   for changes in stalls.CASES.values():
     TrainConfig(noise_multiplier=1.0, steps=9, **changes)
-  assert callable(loop.make_chunk)
+  assert callable(stages.make_chunk)
 
 
 def test_table_of_stalls(stalls):

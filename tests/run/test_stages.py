@@ -17,6 +17,7 @@ from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GANState, StepMetrics
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
+from dpgan_jax.privacy.accounting import rounded_up
 from dpgan_jax.run import loop, plan, stages, state_leaves
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.loop import Run
@@ -150,7 +151,7 @@ def test_metrics_are_written_first_and_the_checkpoint_last(state, notes, digits,
   epsilon = plan.make_budget(CONFIG, 1440).epsilon_so_far({'dp_sgd': 6})
   assert line == ('line', 6, {'epsilon': epsilon, **dict.fromkeys(StepMetrics._fields, 2.0)},
                   {'steps_per_second': 7.0})  # fmt: skip
-  assert bar == ('bar', 6, epsilon, {'d': 4.0, 'g': 2.0})
+  assert bar == ('bar', 6, rounded_up(epsilon), {'d': 4.0, 'g': 2.0})
   assert (save[0], save[1], save[3]) == ('save', 6, {'epsilon': epsilon})
   assert state_leaves.state_digest(save[2]) == state_leaves.state_digest(state)
   names = ['grids/step_00000006.png', 'snapshots/step_00000006.safetensors',
