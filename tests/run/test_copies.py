@@ -14,7 +14,7 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.run import generator_file, trainer
 
 CONFIG = TrainConfig(
-  dataset='digits', target_epsilon=3.0, label_share=0.3, label_cnn_share=0.3, steps=4,
+  dataset='digits', target_epsilon=1.0, label_share=0.3, label_cnn_share=0.3, steps=4,
   batch_size=64, delta=1e-4, generator='report', discriminator='report', latent_dim=8,
   steps_per_report=2, num_samples=40,
 )  # fmt: skip
