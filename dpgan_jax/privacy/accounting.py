@@ -76,7 +76,7 @@ def _self_composed(
   for pmf in (step._pmf_remove, step._pmf_add):
     if (pmf.size - 1) * count > _MOST_POINTS:  # without what dp-accounting cuts off
       probabilities = pmf.to_dense_pmf()._probs  # pyright: ignore[reportAttributeAccessIssue]
-      low, high = pld.common.compute_self_convolve_bounds(probabilities, count, _TAIL)
+      low, high = pld.common.compute_self_convolve_bounds(list(probabilities), count, _TAIL)
       _require_points(high - low)
   return step.self_compose(count)
 

@@ -292,8 +292,8 @@ class MomentsStage(Stage):
 
   def init(self, key: jax.Array) -> MomentsState:
     classes, dim = self._moments.spec.num_classes, self._moments.dim
-    zeros = [jnp.zeros((classes, *(dim,) * n)) for n in range(3)]
-    return MomentsState(jnp.zeros((), jnp.int32), *zeros, key)
+    counts, sums, seconds = (jnp.zeros((classes, *(dim,) * n)) for n in range(3))
+    return MomentsState(jnp.zeros((), jnp.int32), counts, sums, seconds, key)
 
   def data(self) -> tuple[np.ndarray, ...]:
     assert self._dataset is not None
@@ -301,15 +301,19 @@ class MomentsStage(Stage):
 
   def release(self, state: MomentsState, data: tuple[Any, ...], secret: bytes) -> MomentsState:
     self._secret = secret
-    means = release.release_means(*data, self._moments, secret)
+    codes, labels = data
+    means = release.release_means(codes, labels, self._moments, secret)
     return state._replace(counts=jnp.asarray(means.counts), sums=jnp.asarray(means.sums))
 
   def chunk(self, length: int) -> Callable[..., tuple[State, Any]]:
     del length  # there is one step
 
-    def take(state: MomentsState, *data: Any) -> tuple[MomentsState, NoMetrics]:
+    def take(
+      state: MomentsState, codes: np.ndarray, labels: np.ndarray
+    ) -> tuple[MomentsState, NoMetrics]:
       assert self._secret is not None  # `release` came first
-      seconds = release.release_seconds(*data, means_of(state), self._moments, self._secret)
+      means = means_of(state)
+      seconds = release.release_seconds(codes, labels, means, self._moments, self._secret)
       return state._replace(step=state.step + 1, seconds=jnp.asarray(seconds)), NoMetrics()
 
     return take

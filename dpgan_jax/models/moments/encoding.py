@@ -43,7 +43,8 @@ class Encoding(Protocol):
     spectrum: float64 [d], a public guess of the codes' variances, up to a factor.
   """
 
-  dim: int
+  @property
+  def dim(self) -> int: ...
 
   @property
   def radius(self) -> float: ...
@@ -100,13 +101,14 @@ class ImageEncoding:
 
   def encode(self, records: np.ndarray) -> np.ndarray:
     pixels = np.asarray(records, np.float64) / 255 - 0.5
-    codes = scipy.fft.dctn(self._turned(pixels), axes=(1, 2), norm='ortho')
+    codes = np.asarray(scipy.fft.dctn(self._turned(pixels), axes=(1, 2), norm='ortho'))
     return codes.reshape(len(codes), math.prod(self.shape))[:, self._kept[0]]
 
   def decode(self, codes: np.ndarray) -> np.ndarray:
     full = np.zeros((len(codes), math.prod(self.shape)))
     full[:, self._kept[0]] = codes
-    turned = scipy.fft.idctn(full.reshape(-1, *self.shape), axes=(1, 2), norm='ortho')
+    shaped = full.reshape(-1, *self.shape)
+    turned = np.asarray(scipy.fft.idctn(shaped, axes=(1, 2), norm='ortho'))
     pixels = turned @ _COLOURS if self.shape[2] == 3 else turned
     return np.round(np.clip(pixels + 0.5, 0, 1) * 255).astype(np.uint8)
 

@@ -91,6 +91,7 @@ def make(config: TrainConfig, spec: Spec) -> Moments:
   """
   assert config.target_epsilon is not None  # TrainConfig has checked it
   dim = config.moments_coefficients or min(_MOST_COEFFICIENTS, math.prod(spec.shape))
+  _validate.integer('moments_coefficients', dim, minimum=1, maximum=math.prod(spec.shape))
   share = _MEANS_SHARE if config.moments_means_share is None else config.moments_means_share
 
   def stages(noise_multiplier: float) -> dict[str, DPMechanism]:

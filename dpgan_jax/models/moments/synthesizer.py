@@ -89,8 +89,8 @@ class MomentsSynthesizer(Synthesizer):
       ends = np.cumsum(self.gaussians.shares)
       # A place on a stratified line for each: the proportions are met as nearly as can be.
       places = (np.arange(num) + 0.5) / num * ends[-1]
-      labels = np.searchsorted(ends, places, side='right').clip(max=len(ends) - 1)
-      labels = np.asarray(jax.random.permutation(label_key, labels)).astype(np.int64)
+      ordered = np.searchsorted(ends, places, side='right').clip(max=len(ends) - 1)
+      labels = np.asarray(jax.random.permutation(label_key, ordered)).astype(np.int64)
     parts = []
     for i, start in enumerate(range(0, num, _CODES_AT_ONCE)):
       wanted = labels[start : start + _CODES_AT_ONCE]
