@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from experiments import pages
 from experiments.own_data import make_page, measure
 
 
@@ -27,3 +28,15 @@ def test_a_page_tells_what_was_measured():
   assert f'| digits | 300 | 8 | {share} | 0.900 | 0.100 | usable |' in page
   assert '2 releases of data whose labels were shuffled or whose images were static' in page
   assert '2 useless.' in page
+
+
+def test_the_committed_page_is_that_of_the_committed_record():
+  record = pages.read_json(make_page.RECORD)
+  assert make_page.PAGE.read_text('utf-8') == make_page.page(record)
+  # No planted failure is called more than poor; what is called good teaches most of what can be.
+  real = {(c['set'], c['num_records']): c['real'] for c in record['ceilings']}
+  for row in record['rows']:
+    if row['kind'] != 'real':
+      assert row['level'] in ('useless', 'poor')
+    elif row['level'] == 'good':
+      assert row['accuracy'] > 0.8 * real[row['set'], row['num_records']]
