@@ -18,6 +18,9 @@ from typing import IO, Any
 
 from dpgan_jax._records import json_ready
 
+# No file may promise (or unpack to) more than this: a gzip, zip or PNG bomb is refused, not read.
+MAX_BYTES = 4 * 2**30
+
 
 def fsync_directory(path: str | os.PathLike[str]) -> None:
   """Makes the names inside a directory durable (a rename is only safe once its directory is

@@ -11,6 +11,7 @@ from dpgan_jax.data.datasets import ImageDataset
 from dpgan_jax.data.sources import Source
 from dpgan_jax.evaluation import features, references, tasks
 from dpgan_jax.evaluation.scoring import Amount
+from dpgan_jax.models.config import TrainConfig
 
 _amount = functools.partial(_settings.field, group='how much is evaluated')
 _chosen = functools.partial(_settings.field, group='samples', common=True)
@@ -36,6 +37,11 @@ class DataOptions:
     return Source.of(
       settings, data_dir=self.data_dir, labels_csv=self.labels_csv, dataset=dataset
     )
+
+  def settled(self, config: TrainConfig) -> tuple[TrainConfig, Source]:
+    """The settings of a new run with the hold-out that it records, and its data without it."""
+    source = self.source(config).settled()
+    return config.replace(holdout=source.holdout), source
 
 
 def show(dataset: ImageDataset) -> None:

@@ -19,7 +19,6 @@ from dpgan_jax import _files, _json, _validate
 
 _NAME = 'dpgan_jax'  # of the record in the metadata
 _MOST_HEADER = 2**20  # bytes; those of this package have some thousands
-_MOST_BYTES = 2**32
 
 
 def write(
@@ -57,10 +56,10 @@ def _header(path: str) -> dict[str, Any]:
     length = int.from_bytes(file.read(8), 'little')
     if size < 8 or length > size - 8:
       raise ValueError(f'a header of {length} bytes in a file of {size}')
-    if length > _MOST_HEADER or size > _MOST_BYTES:
+    if length > _MOST_HEADER or size > _files.MAX_BYTES:
       raise ValueError(
         f'a header of {length} bytes in a file of {size}, expected at most {_MOST_HEADER} and '
-        f'{_MOST_BYTES}'
+        f'{_files.MAX_BYTES}'
       )
     header = _json.loads(file.read(length), _MOST_HEADER)
   if not isinstance(header, dict):

@@ -151,10 +151,9 @@ def _attack(options: Options, out: pathlib.Path) -> dict[str, Any]:
         **about,
       )
     case _:
-      config = _settings_of_gan()
-      source = options.source(config).settled()  # what train would hold out is held out here too
+      config, source = options.settled(_settings_of_gan())
       return modes.one_real_run(
-        config.replace(holdout=source.holdout),
+        config,
         out,
         num_canaries=options.canaries,
         canary_kind=options.canary_kind,

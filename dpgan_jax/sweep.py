@@ -63,8 +63,8 @@ def main() -> None:
   if not options.sweep_dir:
     raise _validate.InputError('expected --sweep_dir=DIRECTORY, where runs and table go')
   amount = _cli.config_from_flags(_shared_flags.AmountOptions).amount()
-  source = options.source(runs[0].config).settled()
-  settings['holdout'] = source.holdout
+  config, source = options.settled(runs[0].config)
+  settings['holdout'] = config.holdout
   runs = sweeping.plan(settings, epsilons, options.seeds, steps_at, options.first_seed)
   dataset = source.load()
   test = source.load('test') if options.evaluate else None

@@ -66,8 +66,8 @@ def main() -> None:
     raise _validate.InputError(
       'expected --run_dir=DIRECTORY, where checkpoints, samples and report go'
     )
-  source = options.source(config).settled()
-  config, dataset = config.replace(holdout=source.holdout), source.load()
+  config, source = options.settled(config)
+  dataset = source.load()
   if not options.run_dir or options.dry_run:
     show_plan(config, dataset)
     return

@@ -54,7 +54,14 @@ def test_speeds_are_those_of_the_benchmark():
   assert f'{min(tape):.0f} to {max(tape):.0f} times less than TensorFlow Privacy' in text
 
 
-@pytest.mark.parametrize('number', [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_what_a_step_costs_now_is_that_of_the_profile():
+  page = (RESULTS / 'profile.md').read_text('utf-8')
+  ratios = [float(ratio) for ratio in re.findall(r'Private ÷ ordinary: ([\d.]+)', page)]
+  said = f'{min(ratios):.1f} to {max(ratios):.1f} times as long as an ordinary one'
+  assert f'{said} at a batch of 120' in ' '.join(README.split())
+
+
+@pytest.mark.parametrize('number', [0, 1])
 def test_programs_run_as_pasted(number, tmp_path):
   program = re.findall(r'```python\n(.*?)```', README, re.DOTALL)[number]
   result = subprocess.run(

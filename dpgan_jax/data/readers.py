@@ -28,14 +28,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dpgan_jax._files import atomic_write
+from dpgan_jax._files import MAX_BYTES, atomic_write
 from dpgan_jax._validate import InputError
 from dpgan_jax.data import naming
 
 PathLike = str | os.PathLike[str]
 
-# No file may promise (or unpack to) more than this: a gzip, zip or PNG bomb is refused, not read.
-MAX_BYTES = 4 * 2**30
 # DEFLATE cannot expand further than this, so a short file that promises more is refused unread.
 _MAX_DEFLATE_RATIO = 1032
 _MAX_IDX_NDIM = 4  # count, height, width, channel

@@ -16,7 +16,7 @@ from __future__ import annotations
 import decimal
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import dp_accounting
@@ -196,16 +196,6 @@ def quick_epsilon(
 def grid(epsilon: float) -> float:
   """The spacing of the privacy losses that an ε, as `epsilon` gives it, was computed on."""
   return _COARSE_GRID if epsilon > _FINE_UP_TO else _FINE_GRID
-
-
-def epsilon_curve(
-  event: dp_accounting.DpEvent,
-  deltas: Iterable[float],
-  *,
-  neighboring_relation: str = 'add_or_remove_one',
-) -> list[float]:
-  """ε at each δ of `deltas`: one mechanism satisfies all of these at once."""
-  return [epsilon(event, delta=d, neighboring_relation=neighboring_relation) for d in deltas]
 
 
 def calibrate_noise_multiplier(

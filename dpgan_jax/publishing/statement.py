@@ -124,7 +124,8 @@ class Statement:
     subject, charged = 'The generator of this run', f'the {self.steps_charged} steps'
     also = ' and the other stages (see Mechanism)' if self.beside else ''
     if self.is_of_moments:
-      subject, charged, also = 'The release of this run', 'its two parts', ''
+      parts = 'its two parts' if self.steps_charged else 'the first of its two parts'
+      subject, charged, also = 'The release of this run', parts, ''
     return (
       f'{subject}, and everything computed from it without using the private '
       f'data again, is (ε, δ)-differentially private with ε = {show_epsilon(self.epsilon)} and δ '

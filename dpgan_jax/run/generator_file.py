@@ -216,7 +216,6 @@ def _save_moments(model: MomentsSynthesizer, path: str | os.PathLike[str]) -> No
   moments = dataclasses.replace(model.moments, config=model.config.replace(seed=None))
   record = {
     'format': _MOMENTS_FORMAT, **moments.to_record(), 'data': model.spec.to_record(),
-    'steps': model.steps,
   }  # fmt: skip
   upper = np.triu_indices(model.moments.dim)  # the rest is the same again
   arrays = {
@@ -232,7 +231,6 @@ def _load_moments(
 ) -> MomentsSynthesizer:
   try:
     moments = settings.read(record, Spec.from_record(record['data']))
-    _validate.integer('steps', record['steps'], minimum=1, maximum=1)
   except _DAMAGE as error:
     raise _damaged(path, error) from None
   classes, dim = moments.spec.num_classes, moments.dim

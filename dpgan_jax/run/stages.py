@@ -285,18 +285,15 @@ class MomentsStage(Stage):
 
   name, stride = SECONDS, 1
 
-  def __init__(self, moments: Moments, dataset: ImageDataset | None) -> None:
-    """Reads and writes nothing yet; without a data set only `init` can be called."""
+  def __init__(self, moments: Moments, dataset: ImageDataset) -> None:
+    """Reads and writes nothing yet."""
     self._moments, self._dataset, self.mechanisms = moments, dataset, moments.stages
     self._secret: bytes | None = None
 
   def init(self, key: jax.Array) -> MomentsState:
-    classes, dim = self._moments.spec.num_classes, self._moments.dim
-    counts, sums, seconds = (jnp.zeros((classes, *(dim,) * n)) for n in range(3))
-    return MomentsState(jnp.zeros((), jnp.int32), counts, sums, seconds, key)
+    return nothing_released(self._moments, key)
 
   def data(self) -> tuple[np.ndarray, ...]:
-    assert self._dataset is not None
     return self._moments.encoding.encode(self._dataset.images), self._dataset.labels
 
   def release(self, state: MomentsState, data: tuple[Any, ...], secret: bytes) -> MomentsState:
@@ -319,6 +316,14 @@ class MomentsStage(Stage):
     return take
 
 
+def nothing_released(moments: Moments, key: jax.Array) -> MomentsState:
+  """The state before anything is read."""
+  counts, sums, seconds = (
+    jnp.zeros((moments.spec.num_classes, *(moments.dim,) * n)) for n in range(3)
+  )
+  return MomentsState(jnp.zeros((), jnp.int32), counts, sums, seconds, key)
+
+
 def means_of(state: MomentsState) -> release.Means:
   """The first release."""
   return release.Means(np.asarray(state.counts, np.float64), np.asarray(state.sums, np.float64))
@@ -332,7 +337,7 @@ def released(moments: Moments, state: MomentsState) -> MomentsSynthesizer:
 def restore_moments(moments: Moments, run: RunDir) -> MomentsSynthesizer | None:
   """What a run has released; None where it has not yet."""
   with Checkpoints(run.checkpoints, identity=run.identity()) as checkpoints:
-    abstract = jax.eval_shape(MomentsStage(moments, None).init, _keys.from_seed(0))
+    abstract = jax.eval_shape(lambda: nothing_released(moments, _keys.from_seed(0)))
     restored = checkpoints.restore_latest(abstract)
   return released(moments, restored[1]) if restored and restored[0] else None
 

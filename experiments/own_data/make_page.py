@@ -11,6 +11,7 @@ from dpgan_jax import _validate
 from dpgan_jax.models.moments.verdict import LEVELS
 from experiments import pages
 
+CHOICE = pages.RESULTS / 'own_data_choice.json'
 RECORD, PAGE = pages.RESULTS / 'own_data.json', pages.RESULTS / 'OWN_DATA.md'
 _COMMAND = (
   './run.sh python -m experiments.own_data.measure --mnist_dir=FOLDER && '
@@ -18,8 +19,8 @@ _COMMAND = (
 )
 
 
-def page(record: dict[str, Any]) -> str:
-  """The Markdown."""
+def page(record: dict[str, Any], choice: dict[str, Any]) -> str:
+  """The Markdown of what `measure` and `choose` have found."""
   real = [row for row in record['rows'] if row['kind'] == 'real']
   planted = [row for row in record['rows'] if row['kind'] != 'real']
   ceilings = {(c['set'], c['num_records']): c for c in record['ceilings']}
@@ -55,6 +56,18 @@ def page(record: dict[str, Any]) -> str:
     pages.table(
       ('verdict', 'releases', "accuracy, as a share of real images'"), _by_level(real, ceilings)
     ),
+    '## How the defaults were chosen',
+    'Accuracy on held-out training images: of the digits by logistic regression, the mean of three '
+    'releases; of MNIST by a CNN, one release. `./run.sh python -m experiments.own_data.choose '
+    '--mnist_dir=FOLDER`.',
+    pages.table(
+      {
+        'set': lambda r: r['set'], 'N': lambda r: f'{r["num_records"]:,}',
+        'ε': lambda r: f'{r["epsilon"]:g}', 'setting': lambda r: f'`{r["setting"]}`',
+        'value': lambda r: f'{r["value"]:g}', 'accuracy': lambda r: f'{r["accuracy"]:.3f}',
+      },
+      choice['rows'],
+    ),
   )
 
 
@@ -75,10 +88,12 @@ def _by_level(rows: list[dict[str, Any]], ceilings: dict[Any, Any]) -> list[tupl
 
 
 def main() -> None:
-  record = pages.read_json(RECORD)
-  if record is None:
-    raise _validate.InputError(f'expected {RECORD}: make it with experiments.own_data.measure')
-  pages.write(PAGE, page(record))
+  found = [pages.read_json(path) for path in (RECORD, CHOICE)]
+  if None in found:
+    raise _validate.InputError(
+      f'expected {RECORD} and {CHOICE}: make them with experiments.own_data.measure and choose'
+    )
+  pages.write(PAGE, page(*found))
 
 
 if __name__ == '__main__':

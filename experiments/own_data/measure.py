@@ -38,7 +38,7 @@ from experiments import pages
 FLAGS = flags.FLAGS
 EPSILONS = (0.1, 0.3, 1.0, 3.0, 8.0)
 KINDS = ('real', 'shuffled labels', 'static')
-_DRAWS, _JUDGES = 4000, 3000
+DRAWS, _JUDGES = 4000, 3000
 _SIDE = 12  # of a patch
 
 
@@ -87,39 +87,46 @@ def _patches(num: int) -> tuple[np.ndarray, np.ndarray]:
   return np.stack(found), np.repeat(np.arange(2), num // 2).astype(np.int32)
 
 
+def released(part: Part, epsilon: float, **changes: Any) -> MomentsSynthesizer:
+  """One release of a set; `changes` are of the settings that are defaults otherwise."""
+  spec = datasets.ImageDataset(
+    images=np.ascontiguousarray(part.images), labels=part.labels, num_classes=len(part.names),
+    name=part.name, class_names=part.names,
+  ).spec  # fmt: skip
+  moments = settings.make(TrainConfig(target_epsilon=epsilon, delta=1e-5, **changes), spec)
+  codes, secret = moments.encoding.encode(part.images), exact_noise.new_secret()
+  means = release.release_means(codes, part.labels, moments, secret)
+  seconds = release.release_seconds(codes, part.labels, means, moments, secret)
+  return MomentsSynthesizer(moments, means, seconds)
+
+
 def run(part: Part, epsilon: float, kind: str, seed: int) -> dict[str, Any]:
   """One release, its verdict, and what its samples teach."""
   rng = np.random.default_rng(seed)
-  images, labels = part.images, part.labels
   if kind == 'shuffled labels':
-    labels = rng.permutation(labels)
+    part = dataclasses.replace(part, labels=rng.permutation(part.labels))
   elif kind == 'static':
-    images = rng.integers(0, 256, images.shape, np.uint8)
-  spec = datasets.ImageDataset(
-    images=np.ascontiguousarray(images), labels=labels, num_classes=len(part.names),
-    name=part.name, class_names=part.names,
-  ).spec  # fmt: skip
+    static = rng.integers(0, 256, part.images.shape, np.uint8)
+    part = dataclasses.replace(part, images=static)
   started = time.monotonic()
-  moments = settings.make(TrainConfig(target_epsilon=epsilon, delta=1e-5), spec)
-  codes, secret = moments.encoding.encode(images), exact_noise.new_secret()
-  means = release.release_means(codes, labels, moments, secret)
-  seconds = release.release_seconds(codes, labels, means, moments, secret)
-  model = MomentsSynthesizer(moments, means, seconds)
-  found = verdict.judge(means, seconds, moments)
+  model = released(part, epsilon)
+  found = verdict.judge(model.means, model.seconds, model.moments)
   assert found is not None
   row = {
-    'set': part.name, 'num_records': len(images), 'shape': list(spec.shape),
-    'classes': spec.num_classes, 'epsilon': epsilon, 'kind': kind, 'seed': seed,
-    'level': found.level, 'signal': round(found.signal, 2), 'expected': verdict.expected(moments),
+    'set': part.name, 'num_records': len(part.images), 'shape': list(model.spec.shape),
+    'classes': len(part.names), 'epsilon': epsilon, 'kind': kind, 'seed': seed,
+    'level': found.level, 'signal': round(found.signal, 2),
+    'expected': verdict.expected(model.moments),
   }  # fmt: skip
   if kind == 'real':
-    drawn, classes = model.draw(_DRAWS, _keys.from_seed(seed))
+    drawn, classes = model.draw(DRAWS, _keys.from_seed(seed))
     row['seconds'] = round(time.monotonic() - started, 1)
-    row['accuracy'] = _taught(drawn, classes, part)
+    row['accuracy'] = taught(drawn, classes, part)
   return row
 
 
-def _taught(images: np.ndarray, labels: np.ndarray, part: Part) -> float:
+def taught(images: np.ndarray, labels: np.ndarray, part: Part) -> float:
+  """Accuracy on a set's held-out images of a logistic regression that learns from `images`."""
   flat = lambda a: a.reshape(len(a), -1) / 255  # noqa: E731
   if len(np.unique(labels)) < 2:
     return float(np.mean(part.unseen_labels == labels[0]))
@@ -132,7 +139,7 @@ def _taught(images: np.ndarray, labels: np.ndarray, part: Part) -> float:
 def main() -> None:
   out, rows, ceilings = pathlib.Path(FLAGS.out), [], []
   for part in parts(FLAGS.mnist_dir):
-    real = _taught(part.images[:_DRAWS], part.labels[:_DRAWS], part)
+    real = taught(part.images[:DRAWS], part.labels[:DRAWS], part)
     guess = float(np.bincount(part.unseen_labels).max() / len(part.unseen_labels))
     ceilings.append(
       {'set': part.name, 'num_records': len(part.images), 'real': real, 'guess': round(guess, 4)}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpgan_jax import evaluate, train
+from dpgan_jax import audit, evaluate, train
 from dpgan_jax._validate import InputError
 from dpgan_jax.data import datasets, sources
 from dpgan_jax.models.config import TrainConfig
@@ -99,6 +99,20 @@ def test_train_and_evaluate_know_who_was_held_out(command, folder, tmp_path):
   assert json.loads((tmp_path / 'out' / 'evaluation.json').read_text())['about'][
     'real_data'
   ] == about['real_data']
+
+
+def test_an_audit_holds_out_what_training_would(command, folder, tmp_path):
+  command(
+    audit, '--mode=one_run', '--dataset=png', f'--data_dir={folder}', '--image_size=8',
+    '--channels=1', '--generator=compact', '--discriminator=compact', '--noise_multiplier=1',
+    '--steps=2', '--batch_size=8', '--d_steps_per_g_step=1', '--num_samples=20', '--delta=1e-4',
+    '--canaries=20', f'--out={tmp_path / "audit"}',
+  )  # fmt: skip
+  config = json.loads((tmp_path / 'audit' / 'config.json').read_text())
+  assert config['config']['holdout'] == 0.1
+  whole = datasets.load_dataset('png', data_dir=str(folder), image_size=8, channels=1)
+  kept, _ = sources.hold_out(whole, 0.1)
+  assert config['data']['num_records'] == len(kept) + 20  # and the canaries
 
 
 def test_images_without_classes_can_be_trained_on_and_scored(command, folder, tmp_path):

@@ -5,15 +5,14 @@ naming every fault.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpgan_jax._validate import InputError
 from dpgan_jax.data import datasets, readers
+from tests.support.images import refused
 
 
 def small(num: int = 12, num_classes: int = 3, channels: int = 1) -> datasets.ImageDataset:
@@ -27,17 +26,6 @@ def dataset(images: np.ndarray, labels: np.ndarray, num_classes: int = 3) -> dat
   return datasets.ImageDataset(
     images=images, labels=labels, num_classes=num_classes, name='small', class_names=names
   )
-
-
-def refused(call: Callable[[], object], *words: str) -> str:
-  """Asserts that `call` fails in one line that holds `words`; returns the line."""
-  with pytest.raises(InputError) as caught:
-    call()
-  message = str(caught.value)
-  assert '\n' not in message
-  for word in words:
-    assert word in message
-  return message
 
 
 def idx_folder(folder: pathlib.Path, source: datasets.ImageDataset, stem: str = 'train') -> str:

@@ -23,7 +23,8 @@ def test_a_page_tells_what_was_measured():
   assert [row['level'] for row in rows] == ['usable', 'useless', 'useless']
   assert rows[0]['accuracy'] > 0.6
   ceilings = [{'set': 'digits', 'num_records': 300, 'real': 0.9, 'guess': 0.1}]
-  page = make_page.page({'delta': 1e-5, 'ceilings': ceilings, 'rows': rows})
+  record = {'delta': 1e-5, 'ceilings': ceilings, 'rows': rows}
+  page = make_page.page(record, {'rows': []})
   share = f'{rows[0]["accuracy"]:.3f}'
   assert f'| digits | 300 | 8 | {share} | 0.900 | 0.100 | usable |' in page
   assert '2 releases of data whose labels were shuffled or whose images were static' in page
@@ -32,7 +33,8 @@ def test_a_page_tells_what_was_measured():
 
 def test_the_committed_page_is_that_of_the_committed_record():
   record = pages.read_json(make_page.RECORD)
-  assert make_page.PAGE.read_text('utf-8') == make_page.page(record)
+  choice = pages.read_json(make_page.CHOICE)
+  assert make_page.PAGE.read_text('utf-8') == make_page.page(record, choice)
   # No planted failure is called more than poor; what is called good teaches most of what can be.
   real = {(c['set'], c['num_records']): c['real'] for c in record['ceilings']}
   for row in record['rows']:

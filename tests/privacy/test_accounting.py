@@ -82,11 +82,41 @@ class TestEpsilon:
   def test_grows_with_steps_and_falls_with_sigma_and_delta(self):
     by_steps = [accounting.epsilon(run(t), delta=DELTA) for t in (1, 5, 20, 80)]
     by_sigma = [accounting.epsilon(run(20, s), delta=DELTA) for s in (8.0, 4.0, 3.0)]
-    by_delta = accounting.epsilon_curve(run(20), [1e-2, 1e-3, 1e-4])
+    by_delta = [accounting.epsilon(run(20), delta=delta) for delta in (1e-2, 1e-3, 1e-4)]
     for values in (by_steps, by_sigma, by_delta):
       assert values == sorted(values)
       assert len(set(values)) == len(values)
     assert by_steps[2] == by_sigma[1] == by_delta[1]
+
+  @pytest.mark.parametrize('relation', accounting.RELATIONS)
+  @pytest.mark.parametrize('delta', [1e-5, 1e-2])
+  def test_releases_of_all_records_cost_what_their_loss_distributions_say(self, relation, delta):
+    """The formula for what composes to one Gaussian, beside dp-accounting's PLD of the parts."""
+    whole = dict(dataset_size=101, sampling_probability=1.0, truncated_batch_size=101)
+    parts = [
+      dp_accounting.TruncatedSubsampledGaussianDpEvent(noise_multiplier=sigma, **whole)
+      for sigma in (4.0, 9.0)
+    ]
+    event = dp_accounting.ComposedDpEvent(
+      [parts[0], dp_accounting.SelfComposedDpEvent(parts[1], 3)]
+    )
+    accountant = pld.PLDAccountant(accounting.RELATIONS[relation])
+    found = accounting.epsilon(event, delta=delta, neighboring_relation=relation)
+    assert found == pytest.approx(accountant.compose(event).get_epsilon(delta), rel=1e-4)
+    sigma = accounting.gaussian_noise(event, relation)
+    assert found >= dp_accounting.get_epsilon_gaussian(sigma, delta)  # never below the formula
+
+  @pytest.mark.parametrize(
+    'change', [{'sampling_probability': 0.5}, {'truncated_batch_size': 100}], ids=str
+  )
+  def test_what_is_sampled_or_cut_is_no_gaussian(self, change):
+    whole = dict(dataset_size=101, sampling_probability=1.0, truncated_batch_size=101)
+    event = dp_accounting.TruncatedSubsampledGaussianDpEvent(
+      noise_multiplier=4.0, **{**whole, **change}
+    )
+    assert accounting.gaussian_noise(event) is None
+    both = dp_accounting.ComposedDpEvent([event, dp_accounting.GaussianDpEvent(4.0)])
+    assert accounting.gaussian_noise(both) is None
 
   def test_large_epsilon_is_still_an_upper_bound(self):
     exact = direct(gaussian(0.15))

@@ -138,8 +138,10 @@ def test_a_file_draws_the_same_and_holds_no_seed(model, tmp_path):
     (lambda r: r.update(dim=35), 'expected seconds|expected sums'),
     (lambda r: r.update(stages={}), 'stages'),
     (lambda r: r['stages']['moments'].update(noise_multiplier=1e-9), 'damaged|expected'),
-    (lambda r: r['data'].update(num_records=59), 'one step over all 59'),
-    (lambda r: r.update(steps=2), 'steps'),
+    (lambda r: r['data'].update(num_records=59), 'num_examples|over all 59'),
+    (lambda r: r['stages']['moments'].update(steps=2), 'one step'),
+    (lambda r: r['stages']['moments'].update(truncated_batch_size=60), 'uncut'),
+    (lambda r: r['stages']['moments_means'].update(l2_clip_norm=0.5), 'of sensitivity 1'),
   ],
 )
 def test_a_file_that_lies_is_refused(model, tmp_path, edit, message):
@@ -175,5 +177,5 @@ def test_the_state_of_a_new_stage_is_empty():
   from dpgan_jax.models.moments import settings
 
   spec = Spec(num_records=60, shape=(6, 6, 1), class_names=('a', 'b'), name='npz')
-  state = stages.MomentsStage(settings.make(CONFIG, spec), None).init(jax.random.key(0))
+  state = stages.nothing_released(settings.make(CONFIG, spec), jax.random.key(0))
   assert not any(np.asarray(leaf).any() for leaf in state[:4])

@@ -27,13 +27,11 @@ class Gaussians:
     shares: float64 [K], of the records, by the noisy counts; ≥ 0, sum 1.
     means: float64 [K, d].
     factors: float64 [K, d, d]; z ↦ mean + factor·z has the class's covariance.
-    kept: int [K], directions of the covariance that stood out of the noise.
   """
 
   shares: np.ndarray
   means: np.ndarray
   factors: np.ndarray
-  kept: np.ndarray
 
 
 def gaussians(
@@ -50,20 +48,18 @@ def gaussians(
   """
   counts = np.maximum(counts, 0)
   total, classes = max(counts.sum(), 1.0), len(counts)
-  pooled, _ = _fill(
+  pooled = _fill(
     seconds.sum(axis=0) / total, deviation * math.sqrt(classes) / total, np.diag(spectrum)
   )
-  factors, kept = [], []
+  factors = []
   for count, second in zip(np.maximum(counts, 1.0), seconds, strict=True):
-    covariance, above = _fill(second / count, deviation / count, pooled)
-    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.linalg.eigh(_fill(second / count, deviation / count, pooled))
     factors.append(vectors * np.sqrt(np.maximum(values, 0)))
-    kept.append(above)
   shares = counts / total if counts.any() else np.full(classes, 1 / classes)
-  return Gaussians(shares, means, np.stack(factors), np.array(kept))
+  return Gaussians(shares, means, np.stack(factors))
 
 
-def _fill(noisy: np.ndarray, deviation: float, known: np.ndarray) -> tuple[np.ndarray, int]:
+def _fill(noisy: np.ndarray, deviation: float, known: np.ndarray) -> np.ndarray:
   """A covariance that is `noisy` where it stands out of its noise and `known` elsewhere.
 
   Args:
@@ -73,7 +69,7 @@ def _fill(noisy: np.ndarray, deviation: float, known: np.ndarray) -> tuple[np.nd
     known: float64 [d, d], a covariance, up to a factor.
 
   Returns:
-    (covariance float64 [d, d], how many directions are of `noisy`).
+    float64 [d, d].
   """
   dim = len(noisy)
   half_edge = deviation * math.sqrt(dim / 2)
@@ -87,4 +83,4 @@ def _fill(noisy: np.ndarray, deviation: float, known: np.ndarray) -> tuple[np.nd
   size = np.trace(filled)
   if size > 0:
     covariance += filled * (max(trace - true.sum(), _LEAST_FILL * trace) / size)
-  return covariance, int(above.sum())
+  return covariance

@@ -28,8 +28,8 @@ from dpgan_jax import _validate
 # Rows are orthonormal: luminance, then blue-yellow and red-green differences.
 _COLOURS = np.array([[1, 1, 1], [1, 1, -2], [1, -1, 0]]) / np.sqrt([[3], [6], [2]])
 _CHROMA = 2.0  # the frequency of a chroma coefficient counts as so many of luminance
-# Norm of an image around its class's mean, relative to that of a white image. Pixels of the sets
-# tried (digits, MNIST) deviate from their mean by a quarter of the range, as photographs do.
+# A guess, for all data alike, of how far a pixel is from its class's mean, as a share of the range.
+# An image that is farther in all is pulled in; a larger one means more noise for everybody.
 _SPREAD = 0.25
 
 

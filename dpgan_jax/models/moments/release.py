@@ -54,15 +54,16 @@ def release_means(
     moments: encoding and mechanisms.
     secret: 32 bytes that the noise follows from.
   """
-  encoding, in_sum, in_count = moments.encoding, *_weights(moments.dim)
+  encoding, mechanism = moments.encoding, moments.stages[MEANS]
+  in_sum, in_count = _weights(moments.dim)
   released = []
   for k in range(moments.spec.num_classes):
     own = codes[labels == k] * (in_sum / encoding.radius)
     vectors = np.concatenate([own, np.full((len(own), 1), in_count)], axis=1)
     released.append(
       exact_noise.release_sum(
-        vectors, l2_sensitivity=1.0, noise_multiplier=moments.stages[MEANS].noise_multiplier,
-        secret=secret, purpose=f'{MEANS} of class {k}',
+        vectors, l2_sensitivity=mechanism.l2_clip_norm,
+        noise_multiplier=mechanism.noise_multiplier, secret=secret, purpose=f'{MEANS} of class {k}',
       )
     )  # fmt: skip
   sums = np.stack(released)
