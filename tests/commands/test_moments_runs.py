@@ -41,7 +41,8 @@ def test_the_quickstart_says_what_it_spent_and_what_samples_can_be_good_for(quic
   assert report['accounting']['discretisation'].startswith('its ε by the formula')
   assert set(report['mechanisms_beside']) == {'moments_means'}
   page = (run / 'report.md').read_text('utf-8')
-  for sentence in ('## What the samples can be good for', 'both releases are made', 'σ of covar'):
+  for sentence in ('## What the samples can be good for', 'both releases are made', 'σ of covar',
+                   'in the proportions of the noisy counts', 'with a secret of 256 bits'):
     assert sentence in page
   for word in ('discriminator', 'generator of this run', 'q = B/N'):
     assert word not in page.split('## What may be published')[0].split('## Not covered')[0]
