@@ -1,0 +1,1 @@
+"""Tables: what their columns are, how they are read, drafted and written."""

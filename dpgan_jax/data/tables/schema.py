@@ -1,0 +1,397 @@
+"""The public description of a table: what each column may hold, declared by whoever owns it.
+
+A table is a matrix, float64 [N, C], of one row a record and one column for each that is modelled:
+the index of a category, a number, or a count of days or seconds since 1970. What is missing is NaN.
+A schema says how that reads as text, and back; it is public, so nothing in it may have been read
+from private data without the owner's word (`drafted`).
+
+>>> schema = Schema(columns=(
+...   Column(name='sex', kind='categorical', categories=('female', 'male')),
+...   Column(name='age', kind='integer', lower=0, upper=120),
+... ))
+>>> schema.columns[1].parse('41'), schema.columns[1].format(41.0), schema.columns[0].parse('male')
+(41.0, '41', 1.0)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dpgan_jax import _validate
+from dpgan_jax._validate import InputError
+
+CATEGORIES = ('categorical', 'ordinal', 'boolean')
+NUMBERS = ('integer', 'real', 'date', 'datetime')
+KINDS = (*CATEGORIES, *NUMBERS, 'id')
+MOST_COLUMNS, MOST_CATEGORIES, LONGEST = 2000, 10_000, 1000
+_LARGEST = 2.0**53  # whole numbers beyond it are not all different as float64
+_EPOCH = datetime.datetime(1970, 1, 1)
+_FORMAT = 'dpgan_jax table 1'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Column:
+  """What a column holds.
+
+  Attributes:
+    name: of the column.
+    kind: 'categorical', 'ordinal' (categories in their order), 'boolean' (two of them, the false
+      one first), 'integer', 'real', 'date', 'datetime'; or 'id', a free identifier, which is never
+      read and is made afresh in samples.
+    categories: as they are written; of the first three kinds.
+    lower, upper: bounds of numbers; of dates as 'YYYY-MM-DD', with 'THH:MM:SS' for datetimes.
+    resolution: the step between numbers: 1 of integers by default, days of dates, seconds of
+      datetimes; None: real numbers of any value.
+    nullable: whether a value may be missing.
+    missing: how a missing value is written.
+    outside: what becomes of a value out of the domain: 'refuse', 'clip' (numbers: the nearest
+      bound) or 'other' (the category of that name).
+    drafted: names of the fields above that were read from the data, and are not confirmed yet.
+
+  Raises:
+    InputError: fields that do not fit each other, naming the column.
+  """
+
+  name: str
+  kind: str
+  categories: tuple[str, ...] = ()
+  lower: float | str | None = None
+  upper: float | str | None = None
+  resolution: float | None = None
+  nullable: bool = False
+  missing: str = ''
+  outside: str = 'refuse'
+  drafted: tuple[str, ...] = ()
+
+  def __post_init__(self) -> None:
+    if not isinstance(self.name, str) or not 0 < len(self.name) <= LONGEST:
+      raise InputError(
+        f'expected names of columns to have 1 to {LONGEST} characters, got {self.name!r}'
+      )
+    try:
+      self._check()
+    except InputError as error:
+      raise InputError(f'column {self.name!r}: {error}') from None
+
+  def _check(self) -> None:
+    _validate.one_of('kind', self.kind, KINDS)
+    _validate.one_of('outside', self.outside, ('refuse', 'clip', 'other'))
+    for field in ('nullable',):
+      _validate.one_of(field, getattr(self, field), (True, False))
+    if not isinstance(self.missing, str):
+      raise InputError(f'expected missing to be text, got {self.missing!r}')
+    if self.is_category:
+      self._check_categories()
+    elif self.categories:
+      raise InputError(f'expected categories only of {", ".join(CATEGORIES)}, not of {self.kind}')
+    if self.is_number:
+      self._check_bounds()
+    elif (self.lower, self.upper, self.resolution) != (None, None, None):
+      raise InputError(f'expected bounds only of {", ".join(NUMBERS)}, not of {self.kind}')
+
+  def _check_categories(self) -> None:
+    if self.kind == 'boolean' and len(self.categories) != 2:
+      raise InputError(f'expected two categories of a boolean, got {len(self.categories)}')
+    if not 1 <= len(self.categories) <= MOST_CATEGORIES:
+      raise InputError(
+        f'expected 1 to {MOST_CATEGORIES} categories, got {len(self.categories)}: an identifier is '
+        'of the kind id'
+      )
+    for category in self.categories:
+      if not isinstance(category, str) or len(category) > LONGEST:
+        raise InputError(
+          f'expected categories to be text of at most {LONGEST} characters, got {category!r}'
+        )
+    if len(set(self.categories)) < len(self.categories):
+      twice = next(c for c in self.categories if self.categories.count(c) > 1)
+      raise InputError(f'expected categories that differ, got {twice!r} twice')
+    if self.nullable and self.missing in self.categories:
+      raise InputError(f'expected {self.missing!r} to be missing or a category, not both')
+    if self.outside == 'clip' or (self.outside == 'other' and 'other' not in self.categories):
+      raise InputError(
+        'expected outside=refuse, or outside=other beside a category of that name, got '
+        f'outside={self.outside}'
+      )
+
+  def _check_bounds(self) -> None:
+    if self.lower is None or self.upper is None:
+      raise InputError('expected the bounds lower and upper')
+    if self.outside == 'other':
+      raise InputError('expected outside=refuse or outside=clip of numbers, got outside=other')
+    low, high = self.bounds
+    if not low <= high:
+      raise InputError(f'expected lower <= upper, got {self.lower!r} and {self.upper!r}')
+    if max(abs(low), abs(high)) > _LARGEST:
+      raise InputError(f'expected bounds within 2^53 of zero, got {self.lower!r}, {self.upper!r}')
+    if self.kind != 'real' and self.resolution is not None:
+      _validate.integer('resolution', self.resolution, minimum=1)
+    if self.resolution is not None:
+      _validate.positive('resolution', self.resolution)
+
+  @property
+  def is_category(self) -> bool:
+    """Whether its values are indices of categories."""
+    return self.kind in CATEGORIES
+
+  @property
+  def is_number(self) -> bool:
+    """Whether its values are numbers, dates among them."""
+    return self.kind in NUMBERS
+
+  @property
+  def is_ordered(self) -> bool:
+    """Whether larger values mean more of something."""
+    return self.is_number or self.kind in ('ordinal', 'boolean')
+
+  @functools.cached_property
+  def bounds(self) -> tuple[float, float]:
+    """(lower, upper) as numbers."""
+    assert self.lower is not None and self.upper is not None  # it is checked
+    return self._number(self.lower), self._number(self.upper)
+
+  @property
+  def step(self) -> float | None:
+    """The resolution as a number; None: any value."""
+    return self.resolution if self.kind == 'real' else self.resolution or 1
+
+  # --- text --------------------------------------------------------------------------------------
+
+  def parse(self, text: str) -> float:
+    """The number that stands for a value as it is written; NaN for a missing one.
+
+    Raises:
+      InputError: a value outside the domain, quoting it.
+    """
+    if text == self.missing and self.nullable:
+      return math.nan
+    if self.is_category:
+      index = self._indices.get(text)
+      if index is None and self.outside == 'other':
+        index = self._indices['other']
+      if index is None:
+        raise InputError(f'expected one of its {len(self.categories)} categories, got {text!r}')
+      return float(index)
+    value = self._number(text)
+    low, high = self.bounds
+    if not low <= value <= high:
+      if self.outside != 'clip':
+        raise InputError(f'expected a value in [{self.lower}, {self.upper}], got {text!r}')
+      value = min(max(value, low), high)
+    return self.rounded(value)
+
+  def rounded(self, value: float) -> float:
+    """The nearest number of the column's resolution, within its bounds."""
+    low, high = self.bounds
+    if self.step is None:
+      return value
+    return min(low + round((value - low) / self.step) * self.step, high)
+
+  def format(self, value: float) -> str:
+    """A value as it is written: the inverse of `parse`."""
+    if math.isnan(value):
+      return self.missing
+    if self.is_category:
+      return self.categories[int(value)]
+    if self.kind == 'date':
+      return (_EPOCH + datetime.timedelta(days=round(value))).date().isoformat()
+    if self.kind == 'datetime':
+      return (_EPOCH + datetime.timedelta(seconds=round(value))).isoformat()
+    if self.kind == 'integer':
+      return str(round(value))
+    if self.step is None:
+      return repr(float(value))
+    digits = max(0, -decimal.Decimal(repr(float(self.step))).normalize().as_tuple().exponent)
+    return f'{value:.{digits}f}'
+
+  @functools.cached_property
+  def _indices(self) -> dict[str, int]:
+    return {category: index for index, category in enumerate(self.categories)}
+
+  def _number(self, text: float | str) -> float:
+    if self.kind in ('date', 'datetime'):
+      try:
+        since = datetime.datetime.fromisoformat(str(text).strip()).replace(tzinfo=None) - _EPOCH
+      except ValueError:
+        wanted = 'YYYY-MM-DD' if self.kind == 'date' else 'YYYY-MM-DDTHH:MM:SS'
+        raise InputError(f'expected {wanted}, got {text!r}') from None
+      return float(since.days if self.kind == 'date' else since.total_seconds())
+    try:
+      value = float(text)
+    except ValueError:
+      comma = isinstance(text, str) and ',' in text
+      hint = '; a decimal comma has to be a point' if comma else ''
+      raise InputError(f'expected a number, got {text!r}{hint}') from None
+    if not math.isfinite(value):
+      raise InputError(f'expected a finite number, got {text!r}')
+    if self.kind == 'integer' and (value != round(value) or abs(value) > _LARGEST):
+      raise InputError(f'expected a whole number within 2^53 of zero, got {text!r}')
+    return value
+
+  # --- records -----------------------------------------------------------------------------------
+
+  def to_record(self) -> dict[str, Any]:
+    """JSON-ready, without what is as by default."""
+    fields = {f.name: f.default for f in dataclasses.fields(self)}
+    record = {name: getattr(self, name) for name in fields}
+    record = {name: value for name, value in record.items() if value != fields[name]}
+    return {n: list(v) if isinstance(v, tuple) else v for n, v in record.items()}
+
+  @classmethod
+  def from_record(cls, record: Any) -> Column:
+    """The inverse of `to_record`.
+
+    Raises:
+      InputError: it is none.
+    """
+    names = {f.name for f in dataclasses.fields(cls)}
+    if not isinstance(record, Mapping) or not {'name', 'kind'} <= record.keys() <= names:
+      raise InputError(
+        f'expected a column to be described by name, kind and, where they apply, '
+        f'{", ".join(sorted(names - {"name", "kind"}))}; got {record!r}'
+      )
+    lists = {n: tuple(v) for n, v in record.items() if isinstance(v, list)}
+    return cls(**{**record, **lists})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema:
+  """The columns of a table, in its order.
+
+  Attributes:
+    columns: all of them.
+    target: the name of a column of categories whose values are the classes of records; None: none.
+    declared_public: whether the owner has confirmed every entry at once.
+
+  Raises:
+    InputError: names that occur twice, or a target that there is not.
+  """
+
+  columns: tuple[Column, ...]
+  target: str | None = None
+  declared_public: bool = False
+
+  def __post_init__(self) -> None:
+    names = [column.name for column in self.columns]
+    if not 1 <= len(names) <= MOST_COLUMNS:
+      raise InputError(f'expected 1 to {MOST_COLUMNS} columns, got {len(names)}')
+    if len(set(names)) < len(names):
+      twice = next(name for name in names if names.count(name) > 1)
+      raise InputError(f'expected names of columns that differ, got {twice!r} twice')
+    if self.target is not None:
+      found = [c for c in self.columns if c.name == self.target]
+      if not found or not found[0].is_category or found[0].nullable:
+        raise InputError(
+          f'expected target to be a column of categories that are never missing, got '
+          f'{self.target!r}'
+        )
+    if not self.modelled:
+      raise InputError('expected at least one column beside identifiers and the target')
+
+  @functools.cached_property
+  def modelled(self) -> tuple[Column, ...]:
+    """The columns of the matrix: all but identifiers and the target."""
+    return tuple(c for c in self.columns if c.kind != 'id' and c.name != self.target)
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Of the target; empty without one."""
+    return next((c.categories for c in self.columns if c.name == self.target), ())
+
+  def unconfirmed(self) -> dict[str, tuple[str, ...]]:
+    """What was read from the data and nobody has confirmed: fields of columns by name."""
+    return {c.name: c.drafted for c in self.columns if c.drafted and not self.declared_public}
+
+  def to_record(self) -> dict[str, Any]:
+    """JSON-ready."""
+    return {
+      'format': _FORMAT,
+      'target': self.target,
+      'declared_public': self.declared_public,
+      'columns': [column.to_record() for column in self.columns],
+    }
+
+  @classmethod
+  def from_record(cls, record: Any) -> Schema:
+    """The inverse of `to_record`.
+
+    Raises:
+      InputError: it is none, naming the column.
+    """
+    if not isinstance(record, Mapping) or record.get('format') != _FORMAT:
+      raise InputError(f'expected a schema with "format": "{_FORMAT}"; dpgan_jax.schema drafts one')
+    unknown = sorted(record.keys() - {'format', 'target', 'declared_public', 'columns'})
+    if unknown or not isinstance(record.get('columns'), list):
+      raise InputError(f'expected a schema of columns and target, got {unknown or "no columns"}')
+    return cls(
+      columns=tuple(Column.from_record(each) for each in record['columns']),
+      target=record.get('target'),
+      declared_public=_validate.one_of(
+        'declared_public', record.get('declared_public', False), (True, False)
+      ),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class TableDataset:
+  """A table that has passed every check.
+
+  Attributes:
+    records: float64 [N, C], of the columns `schema.modelled`; NaN is missing.
+    labels: int32 [N], of the target in [0, K); zeros without one.
+    schema: public.
+    name: what the data are called in messages and reports.
+    partial: a part held out, which may happen to have no record of a class.
+    notes: what the reader changed, in words for the owner: counts of private data.
+
+  Raises:
+    InputError: arrays that do not fit the schema.
+  """
+
+  records: np.ndarray = dataclasses.field(repr=False)
+  labels: np.ndarray = dataclasses.field(repr=False)
+  schema: Schema
+  name: str
+  partial: bool = False
+  notes: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+
+  def __post_init__(self) -> None:
+    count, columns = len(self.records), self.schema.modelled
+    if self.records.dtype != np.float64 or self.records.shape != (count, len(columns)):
+      raise InputError(
+        f'{self.name}: expected records to be float64 [N, {len(columns)}], got '
+        f'{self.records.dtype} {self.records.shape}'
+      )
+    if self.labels.dtype != np.int32 or self.labels.shape != (count,) or not count:
+      raise InputError(
+        f'{self.name}: expected labels to be int32 [{count}] of at least one record, got '
+        f'{self.labels.dtype} {self.labels.shape}'
+      )
+    if self.labels.min() < 0 or self.labels.max() >= self.num_classes:
+      raise InputError(f'{self.name}: expected labels in [0, {self.num_classes})')
+    for column, values in zip(columns, self.records.T, strict=True):
+      low, high = (0, len(column.categories) - 1) if column.is_category else column.bounds
+      with np.errstate(invalid='ignore'):
+        outside = (values < low) | (values > high)
+      if outside.any() or (np.isnan(values).any() and not column.nullable):
+        raise InputError(f'{self.name}: values of column {column.name!r} are out of its domain')
+
+  def __len__(self) -> int:
+    return len(self.records)
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Of the target; a single one without a target."""
+    return self.schema.class_names or ('rows',)
+
+  @property
+  def num_classes(self) -> int:
+    """K."""
+    return len(self.class_names)
