@@ -130,6 +130,11 @@ class ImageDataset:
     return len(self.images)
 
   @property
+  def records(self) -> np.ndarray:
+    """The images: what a data set of any kind calls what it holds."""
+    return self.images
+
+  @property
   def image_shape(self) -> tuple[int, int, int]:
     """(H, W, C) of every image."""
     height, width, channels = self.images.shape[1:]

@@ -17,8 +17,10 @@ from typing import Any
 
 from dpgan_jax import _validate
 from dpgan_jax.data import naming
+from dpgan_jax.data.tables.schema import Schema
 
-KINDS = ('image',)
+KINDS = ('image', 'table')
+ALL_ROWS = ('rows',)  # the one class of a table without a target
 LARGEST_SIDE, _MOST_CHANNELS = 1024, 4  # of an image; networks here are for far smaller ones
 
 
@@ -27,11 +29,12 @@ class Spec:
   """The public description of a data set.
 
   Attributes:
-    kind: what a record is; an 'image' with its label.
+    kind: what a record is: an 'image' with its label, or a row of a 'table'.
     num_records: N.
-    shape: of one record: (H, W, C) of an image.
+    shape: of one record: (H, W, C) of an image, (C,) of a row.
     class_names: one for each class; a single one where records have no classes.
     name: what the data are called in messages and reports.
+    schema: of a table, what its columns are.
 
   Raises:
     InputError: a value out of range.
@@ -42,20 +45,42 @@ class Spec:
   shape: tuple[int, ...]
   class_names: tuple[str, ...]
   name: str
+  schema: Schema | None = None
 
   def __post_init__(self) -> None:
     _validate.one_of('kind', self.kind, KINDS)
     _validate.integer('num_records', self.num_records, minimum=1)
-    if len(self.shape) != 3:
-      raise _validate.InputError(f'expected shape to be (H, W, C) of an image, got {self.shape}')
-    for size, most in zip(self.shape, (LARGEST_SIDE, LARGEST_SIDE, _MOST_CHANNELS), strict=True):
-      _validate.integer('image_shape', size, minimum=1, maximum=most)
+    if (self.kind == 'table') != (self.schema is not None):
+      raise _validate.InputError('expected a schema of a table, and of nothing else')
+    if self.schema is None:
+      self._check_image_shape()
+    else:
+      public = (len(self.schema.modelled),), self.schema.class_names or ALL_ROWS
+      if (self.shape, self.class_names) != public:
+        raise _validate.InputError(
+          f'expected shape and classes of a table to be those of its schema, {public}, got '
+          f'{(self.shape, self.class_names)}'
+        )
     _validate.integer('num_classes', self.num_classes, minimum=1, maximum=naming.MOST)
     for name in (self.name, *self.class_names):
       if not isinstance(name, str) or len(name) > naming.LONGEST:
         raise _validate.InputError(
           f'expected names of at most {naming.LONGEST} characters, got {name!r}'
         )
+
+  def _check_image_shape(self) -> None:
+    if len(self.shape) != 3:
+      raise _validate.InputError(f'expected shape to be (H, W, C) of an image, got {self.shape}')
+    for size, most in zip(self.shape, (LARGEST_SIDE, LARGEST_SIDE, _MOST_CHANNELS), strict=True):
+      _validate.integer('image_shape', size, minimum=1, maximum=most)
+
+  @classmethod
+  def of_table(cls, schema: Schema, *, num_records: int, name: str) -> Spec:
+    """What is public of a table."""
+    return cls(
+      kind='table', num_records=num_records, shape=(len(schema.modelled),),
+      class_names=schema.class_names or ALL_ROWS, name=name, schema=schema,
+    )  # fmt: skip
 
   @property
   def num_classes(self) -> int:
@@ -65,18 +90,27 @@ class Spec:
   @property
   def unit(self) -> str:
     """What one record is, in words."""
+    if self.schema is not None:
+      return 'one row'
     return 'one labelled image' if self.num_classes > 1 else 'one image'
 
   def describe(self) -> str:
     """A line for people, such as 'mnist: 60000 images 28×28×1, 10 classes'."""
+    if self.schema is not None:
+      target = f', target {self.schema.target}' if self.schema.target else ''
+      columns = len(self.schema.columns)
+      return f'{self.name}: {self.num_records} rows of {columns} columns{target}'
     size = '×'.join(map(str, self.shape))
     classes = f'{self.num_classes} classes' if self.num_classes > 1 else 'without classes'
     return f'{self.name}: {self.num_records} images {size}, {classes}'
 
   def to_record(self) -> dict[str, Any]:
     """JSON-ready."""
-    record = dataclasses.asdict(self)
-    return {**record, 'shape': list(self.shape), 'class_names': list(self.class_names)}
+    record = {
+      'kind': self.kind, 'num_records': self.num_records, 'shape': list(self.shape),
+      'class_names': list(self.class_names), 'name': self.name,
+    }  # fmt: skip
+    return record if self.schema is None else {**record, 'schema': self.schema.to_record()}
 
   @classmethod
   def from_record(cls, record: Mapping[str, Any]) -> Spec:
@@ -92,6 +126,7 @@ class Spec:
       shape=tuple(record['shape']),
       class_names=tuple(record['class_names']),
       name=record['name'],
+      schema=Schema.from_record(record['schema']) if 'schema' in record else None,
     )
 
 

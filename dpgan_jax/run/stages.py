@@ -25,6 +25,7 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState, GeneratorState
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.models.moments import release
+from dpgan_jax.models.moments.encoding import Means
 from dpgan_jax.models.moments.settings import SECONDS, Moments
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
@@ -265,7 +266,7 @@ class MomentsState(NamedTuple):
     step: int32; 1 when everything is released.
     counts: float32 [K].
     sums: float32 [K, d].
-    seconds: float32 [K, d, d].
+    seconds: float32 [K, s, s].
     sample_key: what the run's own samples are drawn with.
   """
 
@@ -294,7 +295,7 @@ class MomentsStage(Stage):
     return nothing_released(self._moments, key)
 
   def data(self) -> tuple[np.ndarray, ...]:
-    return self._moments.encoding.encode(self._dataset.images), self._dataset.labels
+    return self._moments.encoding.encode(self._dataset.records), self._dataset.labels
 
   def release(self, state: MomentsState, data: tuple[Any, ...], secret: bytes) -> MomentsState:
     self._secret = secret
@@ -318,15 +319,17 @@ class MomentsStage(Stage):
 
 def nothing_released(moments: Moments, key: jax.Array) -> MomentsState:
   """The state before anything is read."""
+  scores = moments.encoding.scores
   counts, sums, seconds = (
-    jnp.zeros((moments.spec.num_classes, *(moments.dim,) * n)) for n in range(3)
+    jnp.zeros((moments.spec.num_classes, *of_a_class))
+    for of_a_class in ((), (moments.dim,), (scores, scores))
   )
   return MomentsState(jnp.zeros((), jnp.int32), counts, sums, seconds, key)
 
 
-def means_of(state: MomentsState) -> release.Means:
+def means_of(state: MomentsState) -> Means:
   """The first release."""
-  return release.Means(np.asarray(state.counts, np.float64), np.asarray(state.sums, np.float64))
+  return Means(np.asarray(state.counts, np.float64), np.asarray(state.sums, np.float64))
 
 
 def released(moments: Moments, state: MomentsState) -> MomentsSynthesizer:

@@ -10,6 +10,7 @@ import numpy as np
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import release, settings
+from dpgan_jax.models.moments.encoding import Means, weights
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
 from experiments.trust.statistical_checks import Violation
 
@@ -40,7 +41,7 @@ def noise_of_moments_is_charged() -> None:
   """
   moments, nothing = _moments(1.0), (np.zeros((0, 25)), np.zeros(0, int))
   first, second = (moments.stages[name].noise_multiplier for name in (MEANS, SECONDS))
-  in_sum, in_count = release._weights(moments.dim)
+  in_sum, in_count = weights(moments.dim)
   found: dict[str, list[np.ndarray]] = {'counts': [], 'sums': [], 'covariances': []}
   for number in range(_DRAWS):
     means = release.release_means(*nothing, moments, _secret(number))
@@ -70,7 +71,7 @@ def one_record_moves_moments_by_one() -> None:
   moments, (codes, labels) = _moments(math.inf), _records(_N)
   centres = release.release_means(codes, labels, moments, _secret(0))
   longest = moments.encoding.encode(np.full((1, *_SHAPE), 255, np.uint8))
-  in_sum, in_count = release._weights(moments.dim)
+  in_sum, in_count = weights(moments.dim)
   for scale in (1.0, 1e6):  # beyond what an image can be, too
     more = (np.concatenate([codes, scale * longest]), np.append(labels, 1))
     with_it, without = (
@@ -93,7 +94,7 @@ def one_record_moves_moments_by_one() -> None:
 def covariances_are_around_what_was_released() -> None:
   """Around centres that are no class's mean, Σ(x - μ)(x - μ)ᵀ is that of these centres."""
   moments, (codes, labels) = _moments(math.inf), _records(_N)
-  elsewhere = release.Means(np.ones(_CLASSES), np.full((_CLASSES, moments.dim), 0.1))
+  elsewhere = Means(np.ones(_CLASSES), np.full((_CLASSES, moments.dim), 0.1))
   seconds = release.release_seconds(codes / 3, labels, elsewhere, moments, _secret(0))
   for k in range(_CLASSES):
     around = codes[labels == k] / 3 - 0.1

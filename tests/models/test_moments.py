@@ -15,6 +15,7 @@ from dpgan_jax import _validate, load_dataset
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import denoise, release, settings
+from dpgan_jax.models.moments.encoding import weights
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.privacy.exact_noise import new_secret
 
@@ -49,7 +50,7 @@ def test_without_noise_they_are_the_moments():
     own = codes[labels == k]
     assert means.counts[k] == pytest.approx(len(own), rel=1e-6)
     np.testing.assert_allclose(means.sums[k] / len(own), own.mean(axis=0), atol=1e-6)
-    around = own - means.centres(moments.encoding)[k]
+    around = own - moments.scores(means).centres[k]
     assert np.linalg.norm(around, axis=1).max() < moments.encoding.spread  # none is clipped here
     np.testing.assert_allclose(seconds[k], around.T @ around, atol=0.01 * len(own))
 
@@ -67,7 +68,7 @@ def test_one_record_moves_each_release_by_no_more_than_one(seed, kind):
   more = (np.concatenate([images, [record]]), np.append(labels, seed % CLASSES).astype(np.int32))
   moments = _moments(30)
   with_it, without = (_released(moments, *records) for records in (more, (images, labels)))
-  in_sum, in_count = release._weights(moments.dim)
+  in_sum, in_count = weights(moments.dim)
   moved = np.concatenate(
     [
       (with_it[0].sums - without[0].sums).ravel() * in_sum / moments.encoding.radius,
@@ -85,7 +86,7 @@ def test_noise_is_that_of_the_mechanisms():
   moments = _moments(1000, 1.0)
   empty = (np.zeros((0, *SHAPE), np.uint8), np.zeros(0, np.int32))
   drawn = [_released(moments, *empty, secret=new_secret()) for _ in range(20)]
-  in_sum, in_count = release._weights(moments.dim)
+  in_sum, in_count = weights(moments.dim)
   first = moments.stages[settings.MEANS].noise_multiplier
   sums = np.array([means.sums for means, _ in drawn]) * in_sum / moments.encoding.radius / first
   counts = np.array([means.counts for means, _ in drawn]) * in_count / first
@@ -109,10 +110,8 @@ def test_a_class_that_noise_hides_is_as_all_classes_together():
   """Two classes of one shape, one of them with hardly a record; its covariance is the other's."""
   shape = np.diag([9.0, 4.0, 1.0, 1.0, 1.0])
   seconds = np.stack([1e6 * shape, 10 * np.eye(5)])
-  found = denoise.gaussians(
-    np.array([1e6, 5.0]), np.zeros((2, 5)), seconds, deviation=20.0, spectrum=np.ones(5)
-  )
-  first, second = (factor @ factor.T for factor in found.factors)
+  found = denoise.covariances(np.array([1e6, 5.0]), seconds, deviation=20.0, spectrum=np.ones(5))
+  first, second = found
   np.testing.assert_allclose(first, shape, rtol=1e-3, atol=1e-3)
   np.testing.assert_allclose(second / np.trace(second), shape / np.trace(shape), atol=1e-3)
 
@@ -150,7 +149,7 @@ def test_with_little_noise_the_covariance_is_the_real_one():
   labels = _records(3000)[1]
   for k in range(CLASSES):
     own = codes[labels == k]
-    factor = model.gaussians.factors[k]
+    factor = model.factors[k]
     np.testing.assert_allclose(factor @ factor.T, np.cov(own.T), atol=0.02)
 
 
@@ -177,9 +176,7 @@ def test_a_direction_above_the_edge_is_kept_at_its_true_size():
   for _ in range(20):
     noise = np.triu(rng.normal(size=(100, 100)), 1) / math.sqrt(2)
     noise = noise + noise.T + np.diag(rng.normal(size=100))
-    covariance = denoise._fill(
-      20 * np.outer(direction, direction) + noise, 1.0, np.eye(100) / 1e6
-    )
+    covariance = denoise._fill(20 * np.outer(direction, direction) + noise, 1.0, np.eye(100) / 1e6)
     found.append(np.linalg.eigvalsh(covariance)[-1])
   # Unshrunk it would be 20 + 50/20. A single one deviates by about 1.
   assert np.mean(found) == pytest.approx(20, abs=1)
@@ -187,9 +184,9 @@ def test_a_direction_above_the_edge_is_kept_at_its_true_size():
 
 def test_however_much_noise_there_is_samples_can_be_drawn():
   model = _model(0.01, n=30)
-  assert (model.gaussians.shares >= 0).all()
-  assert model.gaussians.shares.sum() == pytest.approx(1)
-  for factor in model.gaussians.factors:
+  assert (model.shares >= 0).all()
+  assert model.shares.sum() == pytest.approx(1)
+  for factor in model.factors:
     assert np.isfinite(factor).all()
   images, _ = model.sample(50, key=jax.random.key(0))
   assert images.shape == (50, *SHAPE)
@@ -202,7 +199,7 @@ def test_samples_are_in_the_proportions_of_the_counts_and_in_random_order():
   model = _model(math.inf)
   images, labels = model.sample(999, key=jax.random.key(1))
   counts = np.bincount(labels, minlength=CLASSES)
-  np.testing.assert_allclose(counts / 999, model.gaussians.shares, atol=1.01 / 999)
+  np.testing.assert_allclose(counts / 999, model.shares, atol=1.01 / 999)
   assert (np.diff(labels) != 0).mean() > 0.5
   assert images.dtype == np.uint8
   means = [images[labels == k].mean() for k in range(CLASSES)]

@@ -12,6 +12,7 @@ import pytest
 from dpgan_jax import load_dataset
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import release, settings, verdict
+from dpgan_jax.models.moments.encoding import Means
 
 DIGITS = load_dataset('digits')
 
@@ -83,5 +84,5 @@ def test_it_follows_from_the_release_alone():
   """The same release gives the same verdict: nothing else of the records is looked at."""
   moments = settings.make(TrainConfig(target_epsilon=2.0), DIGITS.spec)
   means, seconds = _release(DIGITS.images, DIGITS.labels, moments)
-  again = release.Means(means.counts.copy(), means.sums.copy())
+  again = Means(means.counts.copy(), means.sums.copy())
   assert verdict.judge(again, seconds.copy(), moments) == verdict.judge(means, seconds, moments)

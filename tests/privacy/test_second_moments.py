@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from dpgan_jax import _validate
-from dpgan_jax.privacy.second_moments import release_second_moments
+from dpgan_jax.privacy.releases.second_moments import release_second_moments
 
 SECRET = bytes(range(32))
 
@@ -46,9 +46,7 @@ def test_a_row_of_the_bound_counts_whole():
 
 def test_noise_has_the_stated_deviation_above_and_on_the_diagonal():
   """Relative error of a deviation by n draws: 1/√(2n); five of them are allowed."""
-  draws = [
-    _sum(np.zeros((0, 40)), 1.5, noise_multiplier=2.0, purpose=f'{i}') for i in range(40)
-  ]
+  draws = [_sum(np.zeros((0, 40)), 1.5, noise_multiplier=2.0, purpose=f'{i}') for i in range(40)]
   assert all((d == d.T).all() for d in draws)
   upper = np.concatenate([d[np.triu_indices(40, 1)] for d in draws])
   diagonal = np.concatenate([np.diag(d) for d in draws])

@@ -154,7 +154,8 @@ class Column:
   @functools.cached_property
   def bounds(self) -> tuple[float, float]:
     """(lower, upper) as numbers."""
-    assert self.lower is not None and self.upper is not None  # it is checked
+    assert self.lower is not None
+    assert self.upper is not None
     return self._number(self.lower), self._number(self.upper)
 
   @property

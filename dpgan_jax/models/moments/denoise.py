@@ -1,4 +1,4 @@
-"""From noisy moments to a Gaussian for each class: post-processing, free of privacy cost.
+"""From noisy second moments to the covariance of each class: post-processing, free of privacy cost.
 
 The covariance of a class is its noisy second moment where that stands out of the noise, and what is
 known anyway elsewhere. Noise on a symmetric matrix has eigenvalues up to an edge that is known
@@ -11,7 +11,6 @@ noise hardly touches, stays as released.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
@@ -19,44 +18,24 @@ import numpy as np
 _LEAST_FILL = 0.02  # of the trace, that directions below the edge keep
 
 
-@dataclasses.dataclass(frozen=True)
-class Gaussians:
-  """A Gaussian for each class, of codes.
-
-  Attributes:
-    shares: float64 [K], of the records, by the noisy counts; ≥ 0, sum 1.
-    means: float64 [K, d].
-    factors: float64 [K, d, d]; z ↦ mean + factor·z has the class's covariance.
-  """
-
-  shares: np.ndarray
-  means: np.ndarray
-  factors: np.ndarray
-
-
-def gaussians(
-  counts: np.ndarray, means: np.ndarray, seconds: np.ndarray, deviation: float, spectrum: np.ndarray
-) -> Gaussians:
-  """The Gaussians that a release is of, as well as noise lets one know them.
+def covariances(
+  counts: np.ndarray, seconds: np.ndarray, deviation: float, spectrum: np.ndarray
+) -> np.ndarray:
+  """The covariance of each class, as well as noise lets one know it: float64 [K, s, s].
 
   Args:
     counts: float64 [K], noisy numbers of records.
-    means: float64 [K, d], noisy means.
-    seconds: float64 [K, d, d], noisy sums of (x - μ)(x - μ)ᵀ.
+    seconds: float64 [K, s, s], noisy sums of z·zᵀ.
     deviation: standard deviation of the noise on the diagonal of each; off it, it is 1/√2 of that.
-    spectrum: float64 [d], a public guess of the codes' variances, up to a factor.
+    spectrum: float64 [s], a public guess of the scores' variances, up to a factor.
   """
   counts = np.maximum(counts, 0)
   total, classes = max(counts.sum(), 1.0), len(counts)
   pooled = _fill(
     seconds.sum(axis=0) / total, deviation * math.sqrt(classes) / total, np.diag(spectrum)
   )
-  factors = []
-  for count, second in zip(np.maximum(counts, 1.0), seconds, strict=True):
-    values, vectors = np.linalg.eigh(_fill(second / count, deviation / count, pooled))
-    factors.append(vectors * np.sqrt(np.maximum(values, 0)))
-  shares = counts / total if counts.any() else np.full(classes, 1 / classes)
-  return Gaussians(shares, means, np.stack(factors))
+  each = zip(np.maximum(counts, 1.0), seconds, strict=True)
+  return np.stack([_fill(second / n, deviation / n, pooled) for n, second in each])
 
 
 def _fill(noisy: np.ndarray, deviation: float, known: np.ndarray) -> np.ndarray:

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import dp_accounting
+import numpy as np
 
 from dpgan_jax import _validate
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import LONGEST_CODE, TrainConfig
-from dpgan_jax.models.moments.encoding import Encoding, ImageEncoding
+from dpgan_jax.models.moments.encoding import Encoding, ImageEncoding, Means, Scores
+from dpgan_jax.models.moments.table_encoding import TableEncoding
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
 
@@ -22,6 +24,8 @@ MEANS, SECONDS = 'moments_means', 'moments'
 # Chosen on held-out training images: experiments/results/OWN_DATA.md, its last table.
 _MOST_COEFFICIENTS = 144
 _MEANS_SHARE = 0.2
+# Of a table's numbers: an average cell's count is so many deviations of its noise.
+_CELL_OVER_NOISE, _FEWEST_CELLS, _MOST_CELLS = 4.0, 8, 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Moments:
   Attributes:
     config: the settings.
     spec: what is public of the data.
-    dim: d, the length of a code.
+    detail: of an image, how many frequencies it has; of a table, how many cells a number.
     stages: the mechanisms `MEANS` and `SECONDS`.
 
   Raises:
@@ -40,7 +44,7 @@ class Moments:
 
   config: TrainConfig
   spec: Spec
-  dim: int
+  detail: int
   stages: Mapping[str, DPMechanism]
 
   def __post_init__(self) -> None:
@@ -56,14 +60,22 @@ class Moments:
           f'expected {name} to be one step over all {records} records, uncut and of sensitivity 1, '
           f'got {mechanism}'
         )
-    _validate.integer('dim', self.dim, minimum=1, maximum=LONGEST_CODE)
+    _validate.integer('dim', self.detail, minimum=1, maximum=LONGEST_CODE)
     self.encoding  # noqa: B018 - refuses a length that no code has
 
   @functools.cached_property
   def encoding(self) -> Encoding:
     """How records become codes."""
-    height, width, channels = self.spec.shape
-    return ImageEncoding((height, width, channels), self.dim)
+    return _encoding(self.spec, self.detail)
+
+  @property
+  def dim(self) -> int:
+    """d, how many sums the first release has of a class."""
+    return self.encoding.dim
+
+  def scores(self, means: Means) -> Scores:
+    """What the second release is of, after the first one."""
+    return self.encoding.fitted(means, self.stages[MEANS].noise_multiplier)
 
   @property
   def budget(self) -> Budget:
@@ -79,7 +91,7 @@ class Moments:
     """What `read` makes it of again, beside the description of the data; JSON-ready."""
     return {
       'config': self.config.to_dict(),
-      'dim': self.dim,
+      'dim': self.detail,
       'stages': {name: m.to_dict() for name, m in self.stages.items()},
     }
 
@@ -91,8 +103,6 @@ def make(config: TrainConfig, spec: Spec) -> Moments:
     InputError: an ε that no noise reaches.
   """
   assert config.target_epsilon is not None  # TrainConfig has checked it
-  dim = config.moments_coefficients or min(_MOST_COEFFICIENTS, math.prod(spec.shape))
-  _validate.integer('moments_coefficients', dim, minimum=1, maximum=math.prod(spec.shape))
   share = _MEANS_SHARE if config.moments_means_share is None else config.moments_means_share
 
   def stages(noise_multiplier: float) -> dict[str, DPMechanism]:
@@ -118,7 +128,29 @@ def make(config: TrainConfig, spec: Spec) -> Moments:
       delta=config.delta,
       neighboring_relation=config.neighboring_relation,
     )
-  return Moments(config, spec, dim, stages(sigma))
+  found = stages(sigma)
+  return Moments(config, spec, _detail(config, spec, found[MEANS].noise_multiplier), found)
+
+
+def _detail(config: TrainConfig, spec: Spec, noise_multiplier: float) -> int:
+  """What the settings say, or what public numbers let expect to be worth releasing."""
+  if spec.schema is None:
+    dim = config.moments_coefficients or min(_MOST_COEFFICIENTS, math.prod(spec.shape))
+    return _validate.integer('moments_coefficients', dim, minimum=1, maximum=math.prod(spec.shape))
+  if config.moments_coefficients is not None:
+    return config.moments_coefficients
+  noise = noise_multiplier * math.sqrt(spec.shape[0])  # of each count
+  of_a_class = spec.num_records / spec.num_classes
+  return int(
+    np.clip(of_a_class / max(_CELL_OVER_NOISE * noise, 1e-300), _FEWEST_CELLS, _MOST_CELLS)
+  )
+
+
+def _encoding(spec: Spec, detail: int) -> Encoding:
+  if spec.schema is not None:
+    return TableEncoding(spec.schema, detail)
+  height, width, channels = spec.shape
+  return ImageEncoding((height, width, channels), detail)
 
 
 def read(saved: Mapping[str, Any], spec: Spec) -> Moments:

@@ -1,8 +1,8 @@
-"""A release of moments as a model that draws records: a Gaussian of codes for each class.
+"""A release of moments as a model that draws records: a Gaussian of scores for each class.
 
 >>> import jax
 >>> from dpgan_jax import load_dataset
->>> from dpgan_jax.models.moments import settings
+>>> from dpgan_jax.models.moments import release, settings
 >>> from dpgan_jax.privacy.exact_noise import new_secret
 >>> digits = load_dataset('digits')
 >>> moments = settings.make(TrainConfig(target_epsilon=8.0), digits.spec)
@@ -27,12 +27,12 @@ import numpy as np
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.models.moments import denoise, release
-from dpgan_jax.models.moments.denoise import Gaussians
+from dpgan_jax.models.moments import denoise
+from dpgan_jax.models.moments.encoding import Means, Scores
 from dpgan_jax.models.moments.settings import SECONDS, Moments
 from dpgan_jax.models.synthesizer import Synthesizer
 
-_CODES_AT_ONCE = 1000
+_RECORDS_AT_ONCE = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +42,11 @@ class MomentsSynthesizer(Synthesizer):
   Attributes:
     moments: settings, encoding, mechanisms.
     means: the first release.
-    seconds: float64 [K, d, d], the second release.
+    seconds: float64 [K, s, s], the second release.
   """
 
   moments: Moments
-  means: release.Means
+  means: Means
   seconds: np.ndarray
   steps = 1
 
@@ -68,17 +68,28 @@ class MomentsSynthesizer(Synthesizer):
 
   @property
   def num_parameters(self) -> int:
-    classes, dim = self.means.sums.shape
-    return classes * (1 + dim + dim * (dim + 1) // 2)
+    (classes, dim), scores = self.means.sums.shape, self.seconds.shape[1]
+    return classes * (1 + dim + scores * (scores + 1) // 2)
 
   @functools.cached_property
-  def gaussians(self) -> Gaussians:
-    """What samples are drawn from."""
-    encoding = self.moments.encoding
-    return denoise.gaussians(
-      self.means.counts, self.means.centres(encoding), self.seconds,
-      self.moments.stages[SECONDS].noise_multiplier * encoding.spread**2, encoding.spectrum,
+  def shares(self) -> np.ndarray:
+    """Of the records, by the noisy counts: float64 [K], ≥ 0, their sum 1."""
+    counts = np.maximum(self.means.counts, 0)
+    return counts / counts.sum() if counts.any() else np.full(len(counts), 1 / len(counts))
+
+  @functools.cached_property
+  def scores(self) -> Scores:
+    """What the second release is of."""
+    return self.moments.scores(self.means)
+
+  @functools.cached_property
+  def factors(self) -> np.ndarray:
+    """Of each class, what turns standard normals into draws of its scores: float64 [K, s, s]."""
+    found = denoise.covariances(
+      self.means.counts, self.seconds,
+      self.moments.stages[SECONDS].noise_multiplier * self.scores.spread**2, self.scores.spectrum,
     )  # fmt: skip
+    return np.stack([self.scores.factor(each, k) for k, each in enumerate(found)])
 
   def _sample(
     self, num: int, labels: np.ndarray | None, clearest: float, key: jax.Array
@@ -86,22 +97,21 @@ class MomentsSynthesizer(Synthesizer):
     del clearest  # 1: every image was asked for by its class
     label_key, key = jax.random.split(key)
     if labels is None:
-      ends = np.cumsum(self.gaussians.shares)
+      ends = np.cumsum(self.shares)
       # A place on a stratified line for each: the proportions are met as nearly as can be.
       places = (np.arange(num) + 0.5) / num * ends[-1]
       ordered = np.searchsorted(ends, places, side='right').clip(max=len(ends) - 1)
       labels = np.asarray(jax.random.permutation(label_key, ordered)).astype(np.int64)
     parts = []
-    for i, start in enumerate(range(0, num, _CODES_AT_ONCE)):
-      wanted = labels[start : start + _CODES_AT_ONCE]
+    for i, start in enumerate(range(0, num, _RECORDS_AT_ONCE)):
+      wanted = labels[start : start + _RECORDS_AT_ONCE]
       parts.append(self._draw(wanted, jax.random.fold_in(key, i)))
     return np.concatenate(parts), labels if self.is_conditional else None
 
   def _draw(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
-    found, encoding = self.gaussians, self.moments.encoding
-    normals = np.asarray(jax.random.normal(key, (_CODES_AT_ONCE, encoding.dim)), np.float64)
-    codes = found.means[labels]
+    normals = jax.random.normal(key, (_RECORDS_AT_ONCE, self.scores.dim))
+    draws = np.asarray(normals, np.float64)[: len(labels)]
     for k in np.unique(labels):
-      own = np.flatnonzero(labels == k)
-      codes[own] += normals[own] @ found.factors[k].T
-    return encoding.decode(codes)
+      own = labels == k
+      draws[own] = draws[own] @ self.factors[k].T
+    return self.scores.decode(draws, labels)

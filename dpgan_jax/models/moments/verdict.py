@@ -20,7 +20,7 @@ import math
 
 import numpy as np
 
-from dpgan_jax.models.moments import release
+from dpgan_jax.models.moments.encoding import Means
 from dpgan_jax.models.moments.settings import MEANS, Moments
 
 LEVELS = ('useless', 'poor', 'usable', 'good')
@@ -70,31 +70,32 @@ def advice(moments: Moments) -> str:
   )
 
 
-def judge(means: release.Means, seconds: np.ndarray, moments: Moments) -> Verdict | None:
+def judge(means: Means, seconds: np.ndarray, moments: Moments) -> Verdict | None:
   """The verdict on a release; None where records have no classes to be told apart."""
   if moments.spec.num_classes < 2:
     return None
   signal = _signal(means, seconds, moments)
   level = LEVELS[sum(signal >= bound for bound in _SIGNALS)]
-  limit = _SMALL * release.count_noise(moments)
+  limit = _SMALL * moments.encoding.noise(moments.stages[MEANS].noise_multiplier)[0]
   names = zip(moments.spec.class_names, means.counts, strict=True)
   small = tuple(name for name, count in names if count < limit)
   return Verdict(level, signal, small, _sentence(level, signal, small))
 
 
-def _signal(means: release.Means, seconds: np.ndarray, moments: Moments) -> float:
+def _signal(means: Means, seconds: np.ndarray, moments: Moments) -> float:
   counts = np.maximum(means.counts, 1.0)[:, np.newaxis]
   centres = means.sums / counts
-  within = np.maximum(np.diagonal(seconds.sum(axis=0)) / counts.sum(), 0)
+  of_counts, of_sums = moments.encoding.noise(moments.stages[MEANS].noise_multiplier)
+  scores = moments.scores(means)
+  within = scores.variances(seconds.sum(axis=0) / counts.sum())
   common = means.sums.sum(axis=0) / counts.sum()
-  of_counts = (common * release.count_noise(moments) / counts) ** 2
-  errors = (release.sum_noise(moments) / counts) ** 2 + of_counts + _ALIKE * within / counts
-  weights = 1 / np.maximum(errors, 1e-12)
+  noise = (of_sums / counts) ** 2 + (common * of_counts / counts) ** 2
+  weights = 1 / np.maximum(noise + _ALIKE * within / counts, 1e-12)
   common = (weights * centres).sum(axis=0) / weights.sum(axis=0)
-  squares = (weights * (centres - common) ** 2).sum(axis=0)  # of each frequency
-  lengths = [m for m in (4, 8, 16, 32, 64, 128, 256) if m < moments.dim] + [moments.dim]
-  degrees = np.array(lengths) * (len(counts) - 1)
-  return float(((np.cumsum(squares)[np.array(lengths) - 1] - degrees) / np.sqrt(2 * degrees)).max())
+  squares = (weights * (centres - common) ** 2).sum(axis=0)  # of each sum
+  lengths = np.array(moments.encoding.prefixes)
+  degrees = lengths * (len(counts) - 1)
+  return float(((np.cumsum(squares)[lengths - 1] - degrees) / np.sqrt(2 * degrees)).max())
 
 
 _SAYS = {

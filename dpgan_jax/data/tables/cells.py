@@ -1,0 +1,106 @@
+"""The public cells that a column's values are counted in, and what a cell's values are.
+
+A category is a cell. Numbers lie between public bounds: both bounds, and zero between them, are
+cells of their own, since values heap up there; the rest is cut into intervals of one width. Where
+there are no more numbers than that, each is a cell. A missing value has the first cell.
+
+>>> cells = Cells(Column(name='hours', kind='integer', lower=0, upper=80, nullable=True), 4)
+>>> cells.names
+('missing', '0', '0 to 20', '20 to 40', '40 to 60', '60 to 80', '80')
+>>> cells.of(np.array([np.nan, 0, 7, 20, 80])).tolist()
+[0, 1, 2, 3, 6]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+
+import numpy as np
+
+from dpgan_jax.data.tables.schema import Column
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+  """The cells of one column.
+
+  Attributes:
+    column: public.
+    bins: intervals that numbers are cut into, ≥ 1.
+  """
+
+  column: Column
+  bins: int
+
+  @property
+  def count(self) -> int:
+    """How many cells there are."""
+    return len(self.names)
+
+  @functools.cached_property
+  def names(self) -> tuple[str, ...]:
+    """What each cell holds, in words."""
+    missing = ('missing',) if self.column.nullable else ()
+    if self.column.is_category:
+      return (*missing, *self.column.categories)
+    low, high = self._ends
+    said = ((self.column.format(a), self.column.format(b)) for a, b in zip(low, high, strict=True))
+    return (*missing, *(a if a == b else f'{a} to {b}' for a, b in said))
+
+  def of(self, values: np.ndarray) -> np.ndarray:
+    """The cell of each value, int64 [n].
+
+    Args:
+      values: float64 [n], within the column's domain; NaN is missing.
+    """
+    first, missing = int(self.column.nullable), np.isnan(values)
+    present = np.where(missing, self.column.bounds[0] if self.column.is_number else 0, values)
+    if self.column.is_category:
+      return np.where(missing, 0, present.astype(np.int64) + first)
+    low, high = self._ends
+    found = np.searchsorted(low, present, side='right') - 1
+    # A single number and the interval that begins with it have the same lower end.
+    at_point = (found > 0) & (present == low[found]) & (low[found - 1] == high[found - 1])
+    at_point &= low[found - 1] == low[found]
+    return np.where(missing, 0, found - at_point + first)
+
+  def value(self, cells: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """A value of each cell, float64 [n]; NaN is missing.
+
+    Args:
+      cells: int64 [n].
+      places: float64 [n] in [0, 1], where in its cell the value lies.
+    """
+    column = self.column
+    first = int(column.nullable)
+    inner = np.maximum(cells - first, 0)
+    if column.is_category:
+      values = inner.astype(np.float64)
+    else:
+      low, high = self._ends
+      values = low[inner] + (high[inner] - low[inner]) * places
+      if column.step is not None:
+        values = np.round((values - column.bounds[0]) / column.step) * column.step
+        values += column.bounds[0]
+      values = np.clip(values, *column.bounds)
+    return np.where(cells < first, np.nan, values)
+
+  @functools.cached_property
+  def _ends(self) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper end of each cell of numbers; of a single number they are equal."""
+    low, high = self.column.bounds
+    step = self.column.step
+    if low == high:
+      return np.array([low]), np.array([high])
+    if step is not None and (high - low) / step < self.bins + 2:
+      points = np.append(np.arange(low, high - step / 2, step), high)
+      return points, points
+    edges = np.linspace(low, high, self.bins + 1)
+    points = {low, high}
+    if low < 0 < high and self.column.kind in ('integer', 'real'):
+      edges, points = np.unique(np.append(edges, 0.0)), {low, 0.0, high}
+    ends = [(a, b) for a, b in itertools.pairwise(edges)] + [(p, p) for p in points]
+    lower, upper = zip(*sorted(ends), strict=True)
+    return np.array(lower), np.array(upper)

@@ -1,0 +1,1 @@
+"""Sums over private records that are released once: second moments, histograms."""
