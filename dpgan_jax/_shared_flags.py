@@ -7,8 +7,7 @@ import functools
 from typing import Any
 
 from dpgan_jax import _settings
-from dpgan_jax.data.datasets import ImageDataset
-from dpgan_jax.data.sources import Source
+from dpgan_jax.data.sources import Dataset, Source
 from dpgan_jax.evaluation import features, references, tasks
 from dpgan_jax.evaluation.scoring import Amount
 from dpgan_jax.models.config import TrainConfig
@@ -44,7 +43,7 @@ class DataOptions:
     return config.replace(holdout=source.holdout), source
 
 
-def show(dataset: ImageDataset) -> None:
+def show(dataset: Dataset) -> None:
   """Prints what the data are, and what their reader skipped and changed."""
   for line in (dataset.spec.describe(), *dataset.notes):
     print(line)

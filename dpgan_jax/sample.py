@@ -19,9 +19,10 @@ import numpy as np
 
 from dpgan_jax import _cli, _settings, _shared_flags, _validate
 from dpgan_jax.data import distort, writers
+from dpgan_jax.data.tables import write as tables
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.accounting import show_epsilon
-from dpgan_jax.run import generator_file, secrets, trainer
+from dpgan_jax.run import generator_file, samples, secrets, trainer
 
 _source, _samples, _files = (
   functools.partial(_settings.field, group=group, common=True)
@@ -45,11 +46,13 @@ class Options:
     None, 'Seed of the samples; default: from the operating system.', minimum=0,
     maximum=_settings.MOST_SEED,
   )
-  format: str = _files(
-    'npz', 'Of files; png: train/<class>/<n>.png, idx: as MNIST.', choices=writers.FORMATS
+  format: str | None = _files(
+    None, 'Of files: of images npz (default), png (train/<class>/<n>.png), idx (as MNIST) or '
+    'parquet; of tables csv (default) or parquet.',
+    choices=sorted({*writers.FORMATS, *tables.FORMATS}),
   )
   out: str | None = _files(
-    None, 'File (npz, parquet) or folder (png, idx); default: inside run_dir. A file gets the '
+    None, 'File (npz, csv, parquet) or folder (png, idx); default: inside run_dir. A file gets the '
     'ending of its format where it has not.',
   )
   overwrite: bool = _files(False, 'Replace what is there.')
@@ -64,23 +67,23 @@ def define_flags() -> None:
 def main() -> None:
   options = _cli.config_from_flags(Options)
   choice = _cli.config_from_flags(_shared_flags.ChoiceOptions)
-  model, default_out = _generator(options)
+  model, folder = _generator(options)
   key = secrets.root_key(options.seed)
-  images, labels = model.sample(
+  format = options.format or samples.formats(model.spec)[0]
+  if format not in samples.formats(model.spec):
+    listed = ', '.join(samples.formats(model.spec))
+    raise _validate.InputError(f'expected format to be one of {listed}; got {format}')
+  records, labels = model.sample(
     options.num,
     labels=parse_labels(options.labels, options.num, model.spec.class_names),
     clearest=choice.clearest,
     key=key,
   )
   if choice.distort:
-    images = distort.distort(images, key)
-  written = writers.export(
-    with_ending(options.out or default_out, options.format),
-    images,
-    labels,
-    format=options.format,
-    class_names=None if labels is None else model.spec.class_names,
-    overwrite=options.overwrite,
+    records = distort.distort(records, key)
+  written = samples.write(
+    model.spec, records, labels, with_ending(options.out or str(folder / f'synthetic_{format}'), format),
+    format=format, overwrite=options.overwrite,
   )
   epsilon = model.epsilon()
   spent = (
@@ -92,21 +95,20 @@ def main() -> None:
   print(f'{options.num} {kind} examples ({spent}, step {model.steps}): {written}')
 
 
-def _generator(options: Options) -> tuple[Synthesizer, str]:
-  """The generator to draw from, and where samples go unless told otherwise."""
+def _generator(options: Options) -> tuple[Synthesizer, pathlib.Path]:
+  """The generator to draw from, and the folder that samples go to unless told otherwise."""
   if (options.run_dir is None) == (options.model is None):
     raise _validate.InputError('expected --run_dir=DIRECTORY or --model=FILE, one of them')
-  name = f'synthetic_{options.format}'
   if options.model is not None:
-    return generator_file.load(options.model), str(pathlib.Path(options.model).parent / name)
+    return generator_file.load(options.model), pathlib.Path(options.model).parent
   assert options.run_dir is not None
   trained = trainer.restore_model(options.run_dir)
-  return trained.model, str(trained.run.path / name)
+  return trained.model, trained.run.path
 
 
 def with_ending(out: str, format: str) -> pathlib.Path:
   """`'s'`, 'npz' → s.npz: a file ends as its format does, a folder (png, idx) as it likes."""
-  path, ending = pathlib.Path(out), f'.{format}' if format in ('npz', 'parquet') else ''
+  path, ending = pathlib.Path(out), f'.{format}' if format in ('npz', 'csv', 'parquet') else ''
   named = path.is_dir() or path.name.lower().endswith(ending)
   return path if named else path.with_name(path.name + ending)
 

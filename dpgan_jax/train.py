@@ -1,4 +1,4 @@
-"""Trains a GAN with differential privacy: `python -m dpgan_jax.train
+"""Makes a private model of data and draws from it: `python -m dpgan_jax.train
 --flagfile=experiments/eps2.flags`.
 
 Running the same command again continues an interrupted run. `--dry_run` shows the plan and trains
@@ -26,7 +26,7 @@ from dpgan_jax import (
   _shared_flags,
   _validate,
 )
-from dpgan_jax.data import datasets
+from dpgan_jax.data.sources import Dataset
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
 from dpgan_jax.models.moments import settings as moments_settings
@@ -81,7 +81,7 @@ def main() -> None:
   print(f'Samples, figures and report: {trained.run.path}/')
 
 
-def _refuse_useless(config: TrainConfig, dataset: datasets.ImageDataset) -> None:
+def _refuse_useless(config: TrainConfig, dataset: Dataset) -> None:
   if config.method != 'moments':
     return
   planned = moments_settings.make(config, dataset.spec)
@@ -91,7 +91,7 @@ def _refuse_useless(config: TrainConfig, dataset: datasets.ImageDataset) -> None
     )
 
 
-def show_plan(config: TrainConfig, dataset: datasets.ImageDataset) -> None:
+def show_plan(config: TrainConfig, dataset: Dataset) -> None:
   """Prints what a run would do, and how long it would take; no step is taken on the data."""
   planned = plan.make(config, dataset.spec)
   rows = {'data': '; '.join((dataset.spec.describe(), *dataset.notes)), **_describe(planned)}
@@ -122,7 +122,9 @@ def _describe_moments(moments: Moments, epsilon: str) -> dict[str, str]:
     'noise multipliers': ', '.join(
       f'{name} {m.noise_multiplier:.4g}' for name, m in moments.stages.items()
     ),
-    'coefficients': f'{moments.dim} of the {math.prod(moments.spec.shape)} numbers of a record',
+    'coefficients': f'{moments.dim} of the {math.prod(moments.spec.shape)} numbers of a record'
+    if moments.spec.kind == 'image'
+    else f'{moments.dim} cells of {moments.spec.shape[0]} columns',
     'samples': f'{verdict.expected(moments)}, as N, K and epsilon let expect',
     'expected time': 'seconds',
   }

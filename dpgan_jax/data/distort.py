@@ -38,6 +38,8 @@ def distort(images: np.ndarray, key: jax.Array) -> np.ndarray:
   Returns:
     uint8 [n, H, W, C].
   """
+  if images.ndim != 4:
+    raise _validate.InputError('expected images to distort, got rows of a table')
   parts, key = [], jax.random.fold_in(_keys.require('key', key), _KEY)
   bytes_of_one = 4 * _FINER**2 * math.prod(images.shape[1:])
   at_once = max(1, min(_AT_ONCE, _BYTES // bytes_of_one))

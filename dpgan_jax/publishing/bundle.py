@@ -19,23 +19,26 @@ import re
 import jax
 import numpy as np
 
-from dpgan_jax import _figures, _files, _json, _validate
+from dpgan_jax import _files, _json, _validate
 from dpgan_jax.budget.budget import Budget
-from dpgan_jax.data import distort, readers, writers
+from dpgan_jax.data import distort, readers
+from dpgan_jax.data.tables import read as tables
+from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy import accounting
 from dpgan_jax.publishing import cards, run_statement, statement
-from dpgan_jax.run import generator_file, secrets, trainer
+from dpgan_jax.run import directory, generator_file, samples, secrets, trainer
 from dpgan_jax.run.directory import RunDir
 
-GENERATOR, SAMPLES, PICTURE = 'generator.safetensors', 'samples.npz', 'samples.png'
+GENERATOR, PICTURE = 'generator.safetensors', 'samples.png'
 REPORT_JSON, REPORT_MARKDOWN, CURVE = 'report.json', 'report.md', statement.PICTURE
 MODEL_CARD, DATA_CARD, USAGE = 'MODEL_CARD.md', 'DATA_CARD.md', 'USAGE.md'
 MANIFEST = 'SHA256SUMS'
 # All that a bundle consists of.
 FILES = (
-  GENERATOR, SAMPLES, PICTURE, REPORT_JSON, REPORT_MARKDOWN, CURVE, MODEL_CARD, DATA_CARD, USAGE,
-  MANIFEST,
+  GENERATOR, PICTURE, REPORT_JSON, REPORT_MARKDOWN, CURVE, MODEL_CARD, DATA_CARD, USAGE, MANIFEST,
 )  # fmt: skip
+# And one of these, as the kind of data is.
+SAMPLES = tuple(directory.SAMPLES.values())
 _MAX_SUMS = 2**16  # bytes; a manifest of ten lines has a thousand
 _EPSILON_MARGIN = 1e-3  # another version of the accountant may round otherwise
 
@@ -82,12 +85,11 @@ def release(
   _refuse_run(said, allow_no_privacy, allow_unfinished, seed_is_secret)
 
   picture_key, key, *distort_keys = jax.random.split(secrets.root_key(None), 4)
-  images, labels = model.sample(num, clearest=clearest, key=key)
-  num_tiles = 10 * min(model.spec.num_classes, 10)
-  tiles, tile_labels = model.sample_for_picture(num_tiles, picture_key, clearest=clearest)
+  records, labels = model.sample(num, clearest=clearest, key=key)
+  shown, shown_labels = samples.draw_for_picture(model, picture_key, clearest=clearest)
   if distorted:
-    images, tiles = (
-      distort.distort(of, k) for of, k in zip((images, tiles), distort_keys, strict=True)
+    records, shown = (
+      distort.distort(of, k) for of, k in zip((records, shown), distort_keys, strict=True)
     )
   about = cards.About(
     statement=said,
@@ -100,17 +102,11 @@ def release(
   )
   if out.is_dir():
     out.rmdir()  # it is empty; its name is needed for the bundle as a whole
-  names = None if labels is None else model.spec.class_names
   with _files.atomic_directory(out) as staging:
     generator_file.save(model, staging / GENERATOR)
-    writers.export(staging / SAMPLES, images, labels, format='npz', class_names=names)
-    _figures.sample_grid(
-      tiles,
-      staging / PICTURE,
-      labels=tile_labels,
-      class_names=model.spec.class_names,
-      scale=_figures.scale_of(model.spec.shape),
-    )
+    file = directory.SAMPLES[model.spec.kind]
+    samples.write(model.spec, records, labels, staging / file)
+    samples.picture_of(model.spec, shown, shown_labels, staging / PICTURE)
     run_statement.save(said, staging)
     texts = {
       MODEL_CARD: cards.model_card(about),
@@ -122,7 +118,8 @@ def release(
         file.write(text)
     _refuse_paths(staging, run.path, out)
     with _files.atomic_write(staging / MANIFEST) as file:
-      file.write(''.join(f'{_sha256(staging / n)}  {n}\n' for n in FILES if n != MANIFEST))
+      names = sorted({*FILES, directory.SAMPLES[model.spec.kind]} - {MANIFEST})
+      file.write(''.join(f'{_sha256(staging / n)}  {n}\n' for n in names))
   return said
 
 
@@ -190,7 +187,7 @@ def verify(folder: str | os.PathLike[str]) -> str:
       own mechanism costs; a page that states another ε than the report.
   """
   folder = readers.existing_folder(folder)
-  others = {entry.name for entry in itertools.islice(folder.iterdir(), len(FILES) + 1)}
+  others = {entry.name for entry in itertools.islice(folder.iterdir(), len(FILES) + 2)}
   sums = _read_manifest(folder)
   for name, digest in sums.items():
     path = folder / name
@@ -204,13 +201,7 @@ def verify(folder: str | os.PathLike[str]) -> str:
     raise _validate.InputError(f'{folder} holds {min(others)}, which {MANIFEST} does not list')
 
   model = generator_file.load(folder / GENERATOR)
-  parts = ('x', 'y') if model.is_conditional else ('x',)
-  images = readers.read_npz(folder / SAMPLES, parts=parts)[0]
-  height, width, channels = model.spec.shape
-  if images.shape[1:] != ((height, width) if channels == 1 else (height, width, channels)):
-    raise _validate.InputError(
-      f'{folder / SAMPLES}: expected images of {model.spec.shape}, got {images.shape[1:]}'
-    )
+  _require_samples(folder / directory.SAMPLES[model.spec.kind], model)
   stated, steps = _read_report(folder / REPORT_JSON, model.budget)
   if steps < model.steps:
     raise _validate.InputError(
@@ -232,6 +223,22 @@ def verify(folder: str | os.PathLike[str]) -> str:
       else 'NO PRIVACY GUARANTEE: ε is infinite'
     )
   )
+
+
+def _require_samples(path: pathlib.Path, model: Synthesizer) -> None:
+  """Samples are of the kind of data that the model is of."""
+  if not path.is_file():
+    raise _validate.InputError(f'{path}, the samples of this generator, is missing')
+  if model.spec.schema is not None:
+    tables.read_table(path, model.spec.schema)
+    return
+  parts = ('x', 'y') if model.is_conditional else ('x',)
+  images = readers.read_npz(path, parts=parts)[0]
+  height, width, channels = model.spec.shape
+  if images.shape[1:] != ((height, width) if channels == 1 else (height, width, channels)):
+    raise _validate.InputError(
+      f'{path}: expected images of {model.spec.shape}, got {images.shape[1:]}'
+    )
 
 
 _EPSILON_SAID = re.compile(
@@ -261,8 +268,9 @@ def _read_manifest(folder: pathlib.Path) -> dict[str, str]:
   sums = {}
   for line in path.read_bytes().decode('utf-8', 'replace').splitlines():
     digest, _, name = line.partition('  ')
-    if name not in FILES or name in sums:  # so that no name leads out of the folder
-      raise _validate.InputError(f'{path} lists {name!r}; expected {", ".join(FILES[:-1])}, once')
+    if name not in (*FILES, *SAMPLES) or name in sums:  # so that no name leads out of the folder
+      expected = ', '.join((*FILES[:-1], ' or '.join(SAMPLES)))
+      raise _validate.InputError(f'{path} lists {name!r}; expected {expected}, once')
     sums[name] = digest
   missing = sorted(set(FILES) - set(sums) - {MANIFEST})
   if missing:

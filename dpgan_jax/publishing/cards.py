@@ -17,7 +17,7 @@ from typing import Any
 from dpgan_jax import _markdown
 from dpgan_jax.data import distort
 from dpgan_jax.privacy.accounting import show_epsilon
-from dpgan_jax.publishing import caveats, statement_text
+from dpgan_jax.publishing import caveats, statement_text, words
 from dpgan_jax.publishing.statement import Statement
 
 _OWNER = '*To be filled in by the data owner.*'
@@ -55,22 +55,22 @@ class About:
 def model_card(about: About) -> str:
   """The model card: MODEL_CARD.md, or the README.md of a model repository."""
   s, config = about.statement, about.statement.config
-  height, width, channels = s.spec.shape
+  said = words.of(s.spec)
   facts = s.to_json()
   header = {
     'license': about.licence or 'unknown',
     'library_name': 'dpgan_jax',
-    'pipeline_tag': 'unconditional-image-generation',
+    'pipeline_tag': said.tasks[1],
     'tags': _tags(s),
   }
   details = {
     **_made_of(about),
-    'output': f'images, {height}×{width}, {_channels(channels)}',
+    'output': said.form,
     'trained with': f'dpgan_jax {s.environment_at_start.get("dpgan_jax", "(not recorded)")}',
     'licence': about.licence or 'none was named',
   }
   sections = (
-    _title(s, f'Model card: synthetic {_text(config.dataset)} images'),
+    _title(s, f'Model card: synthetic {_text(config.dataset)} {said.records}'),
     _guarantee(s),
     '## Model details',
     _table(details),
@@ -78,7 +78,7 @@ def model_card(about: About) -> str:
     'is safetensors: loading it runs no code. It holds the model and public settings; no '
     'discriminator, optimizer state or key.',
     '## Intended use',
-    'Drawing synthetic images, in any number, in place of the private ones: for teaching, for '
+    f'Drawing synthetic {said.records}, in any number, in place of the private ones: for teaching, for '
     'building and testing software, for method development. Sampling costs no privacy.',
     'Not for: learning about any one person; decisions about people without a check on real data '
     'of what was concluded from synthetic; estimating how common a class is, as '
@@ -93,8 +93,8 @@ def model_card(about: About) -> str:
     'rare styles and small groups come out worst, or not at all. Whoever depends on a group should '
     'compare it with real data, inside the data owner\'s walls.',
     '## Metrics',
-    'None are published here. Scores of samples against real images (FID, the accuracy of a '
-    'classifier trained on samples) read real images without noise, so that ε does not cover them; '
+    f'None are published here. Scores of samples against real {said.records}, such as the accuracy '
+    'of a classifier trained on samples, read these without noise, so that ε does not cover them; '
     'the data owner can compute them with `dpgan_jax.evaluate`.',
     '## Training data',
     _training_data(about),
@@ -123,42 +123,39 @@ def model_card(about: About) -> str:
 def data_card(about: About) -> str:
   """The data card: DATA_CARD.md, or the README.md of a dataset repository."""
   s = about.statement
-  lines = caveats.preparation(s.config, s.mechanism.neighboring_relation)
+  said = words.of(s.spec)
+  lines = caveats.preparation(s.config, s.mechanism.neighboring_relation, said.records)
   prepared = ''.join(f'{line} ' for line in lines)
-  height, width, channels = s.spec.shape
   labelled = about.class_counts is not None
   size = next((name for limit, name in _SIZES if about.num < limit), 'n>1M')
   header = {
     'license': about.licence or 'unknown',
     'pretty_name': f'Synthetic {s.config.dataset}',
     'size_categories': [size],
-    'task_categories': ['image-classification'] if labelled else ['unconditional-image-generation'],
+    'task_categories': [said.tasks[0 if labelled else 1]],
     'tags': _tags(s),
   }
-  arrays = f'`x`, uint8 [{about.num}, {height}, {width}{f", {channels}" if channels > 1 else ""}]'
-  if labelled:
-    arrays += f', and `y`, int64 [{about.num}]'
   sections = (
-    _title(s, f'Data card: synthetic {_text(s.config.dataset)} images'),
+    _title(s, f'Data card: synthetic {_text(s.config.dataset)} {said.records}'),
     _guarantee(s),
     '## Motivation',
-    f'To share the use of a private set of images without sharing the images. {_OWNER}',
+    f'To share the use of private {said.records} without sharing them. {_OWNER}',
     '## Composition',
-    f'{about.num:,} images, {height}×{width}, {_channels(channels)}, in `samples.npz`: {arrays}. '
-    'Read it with `numpy.load`, which needs no pickle for it. Each image was drawn from noise by '
-    'the generator in `generator.safetensors`; none was taken from the private data.',
+    f'{about.num:,} {said.form}, in `{said.samples}`: {said.contents.format(num=about.num)} Each '
+    f'{said.record} was drawn from noise by the generator in `generator.safetensors`; none was '
+    'taken from the private data.',
     _classes(about),
-    f'There are no splits, no missing values, no links to other data. {_chosen(about)} An image '
-    'may be of doubtful class, or of none.',
+    f'There are no splits, and no links to other data. {_chosen(about)} What {said.article} '
+    f'{said.record} shows may be of doubtful class, or of none.',
     '## Collection process',
     'Drawn by the generator with a key from the operating system, which was not kept. '
     + _training_data(about),
     '## Preprocessing, cleaning, labelling',
-    f'Pixels are mapped to 0–255 and rounded; {_changed(about)}. {_labels(about)}'
+    f'{said.made}; {_changed(about)}. {_labels(about)}'
     f'{prepared}What else was done to the private data before training: {_OWNER}',
     '## Uses',
     'As for the model: see `MODEL_CARD.md`. '
-    'Results on these images are no results on the private ones.',
+    f'Results on these {said.records} are no results on the private ones.',
     '## Distribution',
     f'Licence: {_text(about.licence) if about.licence else "none was named by the data owner"}. '
     'Every file of this bundle is listed in `SHA256SUMS`.',
@@ -204,7 +201,7 @@ def _made_of(about: About) -> dict[str, Any]:
   s, config = about.statement, about.statement.config
   if s.is_of_moments:
     return {
-      'kind': 'a Gaussian for each class, of the lowest frequencies of an image',
+      'kind': words.of(s.spec).moments,
       'architecture': f'none; {about.parameters:,} released numbers',
       'input': 'a class',
     }
@@ -236,7 +233,7 @@ def _training_data(about: About) -> str:
   classes = f' in {s.spec.num_classes} classes' if s.spec.num_classes > 1 else ' without classes'
   return (
     f'The private data set {_text(s.config.dataset)}, of N = {s.mechanism.num_examples:,} '
-    f'images (N is treated as public){classes}. It is not part of this '
+    f'{words.of(s.spec).records} (N is treated as public){classes}. It is not part of this '
     f'bundle. Where it comes from, and with whose consent: {_OWNER}'
   )
 
@@ -255,7 +252,7 @@ def _coverage(s: Statement) -> str:
 
 def _classes(about: About) -> str:
   if about.class_counts is None:
-    return 'The images have no labels.'
+    return f'The {words.of(about.statement.spec).records} have no labels.'
   names = about.statement.spec.class_names
   rows = {
     f'{i}: {_text(name)}': count
@@ -297,13 +294,9 @@ def _labels(about: About) -> str:
   return 'Labels are what the generator was asked for, not what somebody saw. '
 
 
-def _channels(channels: int) -> str:
-  return 'grey' if channels == 1 else 'RGB'
-
-
 def _tags(s: Statement) -> list[str]:
   private = 'differential-privacy' if s.holds else 'no-privacy-guarantee'
-  return ['synthetic', s.config.method or 'gan', 'image-generation', private]
+  return ['synthetic', s.config.method or 'gan', words.of(s.spec).tag, private]
 
 
 def _yaml(fields: Mapping[str, Any]) -> str:

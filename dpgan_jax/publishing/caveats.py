@@ -6,6 +6,7 @@ from dpgan_jax.data.spec import Preparation, Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.networks import generators
 from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.publishing import words
 
 
 def of(config: TrainConfig, m: DPMechanism, spec: Spec, *, labelled: bool) -> list[str]:
@@ -17,7 +18,7 @@ def of(config: TrainConfig, m: DPMechanism, spec: Spec, *, labelled: bool) -> li
     spec: what is public of its data.
     labelled: whether private classifiers label the samples of a GAN.
   """
-  of_moments = config.method == 'moments'
+  of_moments, said = config.method == 'moments', words.of(spec)
   if m.neighboring_relation == 'add_or_remove_one':
     public = (
       f'N is treated as public{"" if of_moments else ", and q = B/N with it"}, although '
@@ -40,16 +41,14 @@ def of(config: TrainConfig, m: DPMechanism, spec: Spec, *, labelled: bool) -> li
   lines = [
     f'{public} Under another relation the same run has another ε; compare like with like.',
     f'Public constants besides: the set of classes, their number ({spec.num_classes}) and '
-    f'the image size ({"×".join(map(str, spec.shape))}). Pixels are scaled by constants, '
-    f"not by the data's own statistics. {labels}",
-    *preparation(config, m.neighboring_relation),
+    f'{said.constants} {labels}',
+    *preparation(config, m.neighboring_relation, said.records),
   ]
   lines += [
     'Noise comes from SHAKE-256 with a secret of 256 bits, taken to be indistinguishable from '
     'random. A release made again after an interruption is the same one, and costs nothing, on '
     'the same software and hardware.',
-    'Each class is one Gaussian: what its records have in common beyond mean and covariance is '
-    'not in the samples.',
+    f'The model is {said.moments}: what records have in common beyond that is not in the samples.',
   ] if of_moments else [
     'Noise is hardened against attacks on floating-point bits (Mironov 2012): that of a step has '
     'tails to 9.4 standard deviations and is rounded, with the sum, to a public grid; that of '
@@ -82,15 +81,15 @@ def of(config: TrainConfig, m: DPMechanism, spec: Spec, *, labelled: bool) -> li
   return lines
 
 
-def preparation(config: TrainConfig, relation: str) -> list[str]:
-  """What was done to the images before training, and which of them were kept aside."""
+def preparation(config: TrainConfig, relation: str, records: str) -> list[str]:
+  """What was done to the `records` before training, and which of them were kept aside."""
   lines = []
   if done := Preparation.of(config.image_size, config.channels).describe():
     lines.append(f'Before training each image was {done}. That follows from the image alone.')
   if config.holdout:
     lines.append(
-      f'About {100 * config.holdout:g} % of the images were held out and never trained on: a hash '
-      "of an image's pixels with a public key says which. One record more or less changes one of "
+      f'About {100 * config.holdout:g} % of the {records} were held out and never trained on: a '
+      'hash of each with a public key says which. One record more or less changes one of '
       'the two parts by one record and moves no other: the guarantee is one for all of them. '
       'N is the number of records trained on, public as always. Publish no other count beside it: '
       'with how many were held out, who knows all other records would learn on which side the last '

@@ -23,7 +23,7 @@ from dpgan_jax.networks.discriminators import UNACCOUNTED
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.accounting import rounded_down, show_epsilon
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.publishing import caveats, verdicts
+from dpgan_jax.publishing import caveats, verdicts, words
 from dpgan_jax.publishing import statement_text as text
 from dpgan_jax.publishing.verdicts import PICTURE
 
@@ -177,7 +177,9 @@ class Statement:
 
   def files(self) -> list[dict[str, str]]:
     """For every file that a run leaves: whether it may be published, and why."""
-    return verdicts.of_files(holds=self.holds, seed_fixed=self.seed_fixed)
+    return verdicts.of_files(
+      holds=self.holds, seed_fixed=self.seed_fixed, samples=words.of(self.spec).samples
+    )
 
   def caveats(self) -> list[str]:
     """What a reader has to take on trust, or take into account."""
@@ -214,7 +216,7 @@ class Statement:
         'mechanism': {
           **m.to_dict(),
           'divisor': m.batch_size,
-          'sampling': text.RELEASES if self.is_of_moments else text.SAMPLING,
+          'sampling': words.of(self.spec).releases if self.is_of_moments else text.SAMPLING,
           'noise': self._noise() if m.is_private else 'none',
           'num_examples_is_public': True,
         },
@@ -227,7 +229,9 @@ class Statement:
         },
         'data': {
           'name': self.config.dataset,
-          'image_shape': list(self.spec.shape),
+          'record': self.spec.unit,
+          'image_shape': list(self.spec.shape) if self.spec.kind == 'image' else None,
+          'schema': None if self.spec.schema is None else self.spec.schema.to_record(),
           'num_classes': self.spec.num_classes,
         },
         'settings': {k: v for k, v in settings.items() if k != 'seed' and k not in m.to_dict()},

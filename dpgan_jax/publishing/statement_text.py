@@ -21,31 +21,7 @@ SECRET = (
   '256 bits from the operating system, which only secret.json holds; the keys that follow from '
   'them have 64 bits, and the checkpoints hold these.'
 )
-SECRET_OF_RELEASES = (
-  '256 bits from the operating system, which only secret.json holds; the noise follows from them.'
-)
-ATTAINED = 'of two data sets in which all records but one contribute zeros'
-GROUP = (
-  'A person with k records is protected by the group-privacy bound only: (k·ε, k·e^((k-1)·ε)·δ).'
-)
-SAMPLING = (
-  'Truncated Poisson: in every step each record joins with probability q, independently of all '
-  'other records and steps; of more than the cap, a random subset of the size of the cap is '
-  'kept. The cut is accounted for.'
-)
-NOISE = (
-  "Every real example's gradient is clipped to norm C as a whole. Gaussian noise of standard "
-  'deviation σ·C is added to each coordinate of the sum, once per step, and the noisy sum is '
-  'divided by B, never by the number of examples that came. Gradients of fakes are added after '
-  'the noise.'
-)
-RELEASES = (
-  "Two releases, in which every record takes part once. Of each class: the sum of its records' "
-  'codes and their number; then the sum of (x - μ)(x - μ)ᵀ of codes x clipped around the mean μ '
-  'that the first release gave. A code is the lowest frequencies of an image, a public function '
-  'of it.'
-)
-EXACT_NOISE = (
+SECRET_OF_EXACT_NOISE = (
   'Every record moves a release by at most 1 in the units of σ: a record is in one class. Discrete '
   'Gaussian noise of standard deviation σ is added to an exact sum of whole numbers (Canonne, '
   'Kamath and Steinke 2020).'
@@ -62,8 +38,7 @@ NOT_STATED = 'Not stated: the data owner has not said how the settings were chos
 NOTHING_COVERED = 'Everything that was computed from the private data.'
 MOMENTS_COVERED = (
   'The moments as released, and every covariance that follows from them.',
-  'Everything drawn from them, in any number: samples.npz, samples.png, and what dpgan_jax.sample '
-  'writes.',
+  'Everything drawn from them, in any number: samples.*, and what dpgan_jax.sample writes.',
   'ε itself, and how much of the moments stood out of the noise.',
 )
 COVERED = (

@@ -17,19 +17,22 @@ UNCOVERED_METRICS = sorted(set(StepMetrics._fields) & metrics.REAL_DATA_METRICS)
 """Numbers of a step that are computed on private examples without noise."""
 
 
-def of_files(*, holds: bool, seed_fixed: bool) -> list[dict[str, str]]:
+def of_files(
+  *, holds: bool, seed_fixed: bool, samples: str = 'samples.npz'
+) -> list[dict[str, str]]:
   """A row {'file', 'publish', 'why'} for every file or directory of a run.
 
   Args:
     holds: whether the run has a guarantee at all.
     seed_fixed: whether its keys came from a seed that somebody knows.
+    samples: the file of samples.
   """
   public = (IF_SECRET if seed_fixed else YES) if holds else NO
   ground = 'Drawn' if holds else 'Not covered by any guarantee: drawn'
   rows = (
     ('report.json, report.md', YES, 'This statement: settings and public constants.'),
     (PICTURE, YES, 'Drawn from the mechanism alone.'),
-    ('samples.npz, samples.png', public, f'{ground} from the generator.'),
+    (f'{samples}, samples.png', public, f'{ground} from the generator.'),
     ('samples_steps*.png', public, f'{ground} from the generators in snapshots/.'),
     ('grids/', public, f'{ground} from the generator of that step.'),
     ('snapshots/', public, 'Generators of some steps, averaged and as trained.'),
@@ -48,7 +51,7 @@ def of_files(*, holds: bool, seed_fixed: bool) -> list[dict[str, str]]:
     (
       'evaluation*',
       NO,
-      'Scores of dpgan_jax.evaluate, nearly all computed on real images without noise.',
+      'Scores of dpgan_jax.evaluate, nearly all computed on real records without noise.',
     ),
     ('audit.json', NO, 'Written by dpgan_jax.audit: computed on private data and keys.'),
     ('tensorboard/', NO, 'As metrics.jsonl; its file names hold the name of the machine.'),

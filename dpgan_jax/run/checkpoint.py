@@ -42,7 +42,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from dpgan_jax import _files, _validate
-from dpgan_jax.run import state_leaves
+from dpgan_jax import _state_leaves
 
 PyTree = Any
 T = TypeVar('T')
@@ -136,14 +136,14 @@ class Checkpoints:
     # cores: copy 10 ms, digest 17 ms, orbax's own preparation 25 ms; then 0.1 s in the background.
     # The 50 ms are not worth a thread: no step can run before the copy, and digest and preparation
     # are small against the steps between two checkpoints.
-    leaves, arrays = state_leaves.to_host(state)
+    leaves, arrays = _state_leaves.to_host(state)
     header = json.dumps(
       {
         'format': _FORMAT,
         'step': step,
         'run': self._identity,
         'leaves': [dataclasses.astuple(leaf) for leaf in leaves],
-        'sha256': state_leaves.digest(leaves, arrays),
+        'sha256': _state_leaves.digest(leaves, arrays),
         'metadata': metadata,
       }
     )
@@ -225,7 +225,7 @@ class Checkpoints:
     """The SHA-256 of the state in the checkpoint of one step, computed from what is on the disk.
 
     Two checkpoints have the same one if their states agree bit for bit, names and dtypes included:
-    it equals `state_leaves.state_digest` of the state that was saved.
+    it equals `_state_leaves.state_digest` of the state that was saved.
 
     Raises:
       InputError: there is no such checkpoint, or it is damaged.
@@ -312,7 +312,7 @@ class Checkpoints:
     saved, arrays, header = _read_arrays(path, step)
     abstract, structure = jax.tree.flatten(abstract_state)
     placed = zip(saved, abstract, strict=True)
-    leaves = [state_leaves.place(arrays[leaf.name], leaf, a) for leaf, a in placed]
+    leaves = [_state_leaves.place(arrays[leaf.name], leaf, a) for leaf, a in placed]
     return step, jax.tree.unflatten(structure, leaves), header['metadata']
 
 
@@ -345,31 +345,31 @@ def _read_header(path: pathlib.Path, step: int) -> dict[str, Any]:
   return header
 
 
-def _saved_leaves(header: dict[str, Any]) -> list[state_leaves.Leaf]:
+def _saved_leaves(header: dict[str, Any]) -> list[_state_leaves.Leaf]:
   return [
-    state_leaves.Leaf(name=n, dtype=d, shape=tuple(s), key_impl=k)
+    _state_leaves.Leaf(name=n, dtype=d, shape=tuple(s), key_impl=k)
     for n, d, s, k in header['leaves']
   ]
 
 
 def _read_arrays(
   path: pathlib.Path, step: int
-) -> tuple[list[state_leaves.Leaf], dict[str, np.ndarray], dict[str, Any]]:
+) -> tuple[list[_state_leaves.Leaf], dict[str, np.ndarray], dict[str, Any]]:
   """Leaves, arrays by name, and the header, whose digest the arrays have."""
   header = _read_header(path, step)
   saved = _saved_leaves(header)
   arrays = _read(lambda: ocp.load(str(path)))
-  if _read(lambda: state_leaves.digest(saved, arrays)) != header['sha256']:
+  if _read(lambda: _state_leaves.digest(saved, arrays)) != header['sha256']:
     raise _Damaged('its content does not have the digest it was saved with')
   return saved, arrays, header
 
 
 def _check_same_structure(
-  path: pathlib.Path, saved: list[state_leaves.Leaf], abstract_state: PyTree
+  path: pathlib.Path, saved: list[_state_leaves.Leaf], abstract_state: PyTree
 ) -> None:
   there = {leaf.name: str(leaf) for leaf in saved}
-  leaves = state_leaves.named_leaves(abstract_state)
-  here = {name: str(state_leaves.describe(name, leaf)) for name, leaf in leaves}
+  leaves = _state_leaves.named_leaves(abstract_state)
+  here = {name: str(_state_leaves.describe(name, leaf)) for name, leaf in leaves}
   for name in [*here, *there]:
     if there.get(name) != here.get(name):
       raise _validate.InputError(

@@ -27,6 +27,7 @@ from dpgan_jax import _files, _json, _validate
 
 _CONFIG = 'config.json'
 _LOCK = '.lock'
+SAMPLES = {'image': 'samples.npz', 'table': 'samples.csv'}  # by kind of data
 _DIGEST = 'sha256'
 # What the system says about a path that will not do; any other OSError (disk full, ...) propagates.
 _UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
@@ -100,9 +101,9 @@ class RunDir:
   def samples_png(self) -> pathlib.Path:
     return self.path / 'samples.png'
 
-  @property
-  def samples_npz(self) -> pathlib.Path:
-    return self.path / 'samples.npz'
+  def samples(self, kind: str = 'image') -> pathlib.Path:
+    """The samples that a run of such data leaves."""
+    return self.path / SAMPLES[kind]
 
   @property
   def losses_png(self) -> pathlib.Path:

@@ -89,6 +89,10 @@ def make(config: TrainConfig, spec: Spec) -> Plan:
       stacklevel=2,
     )
   if config.method != 'moments':
+    if spec.kind != 'image':
+      raise _validate.InputError(
+        f'expected method=moments with a {spec.kind}, got {config.method}: GANs here are of images'
+      )
     return _make_gan(config, spec)
   moments = settings.make(config, spec)
   if (level := verdict.expected(moments)) in ('useless', 'poor'):

@@ -19,6 +19,7 @@ from dpgan_jax import _figures, _keys
 from dpgan_jax.budget.budget import STAGE
 from dpgan_jax.data import datasets
 from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.sources import Dataset
 from dpgan_jax.models.classifier import CENTRE, Classifier, ClassifierState
 from dpgan_jax.models.classifier_inputs import prepare
 from dpgan_jax.models.config import TrainConfig
@@ -286,7 +287,7 @@ class MomentsStage(Stage):
 
   name, stride = SECONDS, 1
 
-  def __init__(self, moments: Moments, dataset: ImageDataset) -> None:
+  def __init__(self, moments: Moments, dataset: Dataset) -> None:
     """Reads and writes nothing yet."""
     self._moments, self._dataset, self.mechanisms = moments, dataset, moments.stages
     self._secret: bytes | None = None

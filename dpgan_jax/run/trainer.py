@@ -17,8 +17,8 @@ import jax
 
 from dpgan_jax import _figures, _keys, _validate
 from dpgan_jax.budget.ledger import Ledger
-from dpgan_jax.data import writers
 from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.sources import Dataset
 from dpgan_jax.models import labelling
 from dpgan_jax.models.classifier import Classifier
 from dpgan_jax.models.config import TrainConfig
@@ -28,7 +28,7 @@ from dpgan_jax.models.labelling import Labeller
 from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.models.synthesizer import Synthesizer
-from dpgan_jax.run import generator_file, metrics, plan
+from dpgan_jax.run import generator_file, metrics, plan, samples
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.loop import Run
@@ -61,16 +61,16 @@ class Trained:
 
 def train(
   config: TrainConfig,
-  dataset: ImageDataset,
+  dataset: Dataset,
   run_dir: str | os.PathLike[str],
   *,
   progress: bool = True,
 ) -> Trained:
-  """Trains a GAN with differential privacy, or continues where an earlier call was interrupted.
+  """Makes a model with differential privacy, or continues where an earlier call was interrupted.
 
   Args:
     config: the settings; those of the earlier call when continuing.
-    dataset: the private images.
+    dataset: the private records.
     run_dir: directory of the run; made where missing.
     progress: show a progress bar on stderr.
 
@@ -93,13 +93,14 @@ def train(
     if isinstance(planned, Moments):
       model, key = _release_moments(planned, dataset, run)
     else:
+      assert isinstance(dataset, ImageDataset)  # the plan has refused anything else
       model, key = _train_gan(planned, dataset, run)
     _leave_samples(model, run.directory, key)
   return Trained(model, run.directory)
 
 
 def _release_moments(
-  moments: Moments, dataset: ImageDataset, run: Run
+  moments: Moments, dataset: Dataset, run: Run
 ) -> tuple[MomentsSynthesizer, jax.Array]:
   """The model, and the key of the samples that a run leaves."""
   state = run.carry_out(MomentsStage(moments, dataset))
@@ -153,17 +154,10 @@ def _past(planned: GANPlan, run: RunDir, step: int) -> dict[int, GeneratorState]
 
 def _leave_samples(model: Synthesizer, run: RunDir, key: jax.Array) -> None:
   """Samples and their picture; by a key of the run, so the same every time."""
-  images, labels = model.sample(model.config.num_samples, key=key)
-  names = None if labels is None else model.spec.class_names
-  writers.export(
-    run.samples_npz, images, labels, format='npz', class_names=names, overwrite=True
-  )
-  num = 10 * min(model.spec.num_classes, 10)
-  images, labels = model.sample_for_picture(num, jax.random.fold_in(key, 1))
-  scale = _figures.scale_of(model.spec.shape)
-  _figures.sample_grid(
-    images, run.samples_png, labels=labels, class_names=model.spec.class_names, scale=scale
-  )
+  records, labels = model.sample(model.config.num_samples, key=key)
+  samples.write(model.spec, records, labels, run.samples(model.spec.kind), overwrite=True)
+  shown = samples.draw_for_picture(model, jax.random.fold_in(key, 1))
+  samples.picture_of(model.spec, *shown, run.samples_png)
 
 
 def _samples_key(state: GANState, purpose: int) -> jax.Array:

@@ -309,7 +309,7 @@ def test_no_two_bundles_have_the_same_samples_and_none_those_of_the_run(run, bun
   bundles.release(run, tmp_path / 'second', num=200)
   drawn = {
     path: {image.tobytes() for image in np.load(path)['x']}
-    for path in (bundle / bundles.SAMPLES, tmp_path / 'second' / bundles.SAMPLES, run.samples_npz)
+    for path in (bundle / bundles.SAMPLES, tmp_path / 'second' / bundles.SAMPLES, run.samples())
   }
   one, two, of_run = drawn.values()
   assert not one & two

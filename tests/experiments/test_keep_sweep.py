@@ -73,7 +73,7 @@ def sweep(
     model = GANSynthesizer(gan, generator, 4)
     for file in (run.path / sweep_table.GENERATOR, run.snapshot(4)):
       generator_file.save(model, file)
-    run.samples_npz.touch()
+    run.samples().touch()
     last = run.path / 'label_cnn' / 'checkpoints' / '4'
     last.mkdir(parents=True, exist_ok=True)
     for path, time in ((run.config, 1000), (last, 1000 + 90)):

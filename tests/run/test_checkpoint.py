@@ -23,7 +23,7 @@ import pytest
 from hypothesis import strategies as st
 
 from dpgan_jax._validate import InputError
-from dpgan_jax.run import state_leaves
+from dpgan_jax import _state_leaves
 from dpgan_jax.run.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -104,7 +104,7 @@ def test_the_digest_is_that_of_the_state_and_of_what_is_on_the_disk(tmp_path: pa
   state = make_state(1)._replace(extra=())
   with Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, state, {})
-    assert checkpoints.digest(1) == state_leaves.state_digest(state)
+    assert checkpoints.digest(1) == _state_leaves.state_digest(state)
     with pytest.raises(InputError, match=r'\(1\), got 2'):
       checkpoints.digest(2)
     shutil.rmtree(tmp_path / '1' / 'state')

@@ -42,7 +42,7 @@ def test_every_place_is_inside_and_named_as_promised(run: RunDir) -> None:
     run.report_json: 'report.json',
     run.report_markdown: 'report.md',
     run.samples_png: 'samples.png',
-    run.samples_npz: 'samples.npz',
+    run.samples(): 'samples.npz',
     run.losses_png: 'losses.png',
     run.grids: 'grids',
     run.checkpoints: 'checkpoints',

@@ -41,7 +41,7 @@ def _same(one, other) -> bool:
 
 def test_a_run_leaves_samples_and_a_ledger_of_both_releases(data, tmp_path):
   trained = trainer.train(CONFIG, data, tmp_path / 'run', progress=False)
-  with np.load(trained.run.samples_npz) as file:
+  with np.load(trained.run.samples()) as file:
     assert file['x'].shape == (20, 6, 6)
   assert trained.run.samples_png.is_file()
   planned = plan.read(trained.run.load_config(), trained.run.config)

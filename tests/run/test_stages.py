@@ -18,7 +18,8 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GANState, StepMetrics
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.privacy.accounting import rounded_up
-from dpgan_jax.run import loop, plan, stages, state_leaves
+from dpgan_jax import _state_leaves
+from dpgan_jax.run import loop, plan, stages
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.loop import Run
 from dpgan_jax.run.secrets import Secret
@@ -130,18 +131,18 @@ def test_what_samples_are_drawn_from_is_kept_but_not_as_trained(state, notes, di
 def test_what_is_kept_outlives_the_state(state):
   """The state is donated, overwritten and gone; the copy holds what it held, keys included."""
   own = jax.jit(functools.partial(jax.tree.map, jnp.copy))(state)
-  before = state_leaves.state_digest(state)
+  before = _state_leaves.state_digest(state)
   kept = loop._copy(own)
 
   @functools.partial(jax.jit, donate_argnums=0)
   def overwrite(s):
-    change = lambda x: jax.random.fold_in(x, 1) if state_leaves.is_key(x) else x + 1  # noqa: E731
+    change = lambda x: jax.random.fold_in(x, 1) if _state_leaves.is_key(x) else x + 1  # noqa: E731
     return jax.tree.map(change, s)
 
   after = overwrite(own)
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(own))
-  assert state_leaves.state_digest(after) != before
-  assert state_leaves.state_digest(kept) == before
+  assert _state_leaves.state_digest(after) != before
+  assert _state_leaves.state_digest(kept) == before
 
 
 def test_metrics_are_written_first_and_the_checkpoint_last(state, notes, digits, tmp_path):
@@ -153,7 +154,7 @@ def test_metrics_are_written_first_and_the_checkpoint_last(state, notes, digits,
                   {'steps_per_second': 7.0})  # fmt: skip
   assert bar == ('bar', 6, rounded_up(epsilon), {'d': 4.0, 'g': 2.0})
   assert (save[0], save[1], save[3]) == ('save', 6, {'epsilon': epsilon})
-  assert state_leaves.state_digest(save[2]) == state_leaves.state_digest(state)
+  assert _state_leaves.state_digest(save[2]) == _state_leaves.state_digest(state)
   names = ['grids/step_00000006.png', 'snapshots/step_00000006.safetensors',
            'snapshots/as_trained/step_00000006.safetensors']  # fmt: skip
   assert all((run / name).stat().st_size > 0 for name in names)

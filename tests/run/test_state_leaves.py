@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpgan_jax.run import state_leaves
+from dpgan_jax import _state_leaves
 
 
 def make() -> dict[str, object]:
@@ -20,7 +20,7 @@ def make() -> dict[str, object]:
 
 def test_the_same_bits_have_the_same_digest_wherever_they_lie():
   on_device = {**make(), 'a': jnp.asarray(make()['a']), 'b': jnp.asarray(make()['b'])}
-  assert state_leaves.state_digest(make()) == state_leaves.state_digest(on_device)
+  assert _state_leaves.state_digest(make()) == _state_leaves.state_digest(on_device)
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,11 @@ def test_the_same_bits_have_the_same_digest_wherever_they_lie():
   ],
 )
 def test_any_other_bit_name_or_form_has_another(change):
-  assert state_leaves.state_digest({**make(), **change}) != state_leaves.state_digest(make())
+  assert _state_leaves.state_digest({**make(), **change}) != _state_leaves.state_digest(make())
 
 
 def test_the_arrays_are_copies():
   state = {'a': np.zeros(3)}
-  _, arrays = state_leaves.to_host(state)
+  _, arrays = _state_leaves.to_host(state)
   state['a'][0] = 1
   assert arrays["state['a']"][0] == 0

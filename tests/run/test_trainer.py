@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import pytest
 
-from dpgan_jax import _validate
+from dpgan_jax import _state_leaves, _validate
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
@@ -32,7 +32,6 @@ from dpgan_jax.run import (
   metrics,
   plan,
   stages,
-  state_leaves,
   trainer,
 )
 from dpgan_jax.run.checkpoint import Checkpoints
@@ -329,11 +328,11 @@ def test_records_hold_the_state_of_their_step(watched, digits):
   for step in (3, 6, 9, 12):
     state, _ = chunk(state, images, labels)
     if step > 3:  # the oldest is gone
-      assert checkpoints.digest(step) == state_leaves.state_digest(state)
+      assert checkpoints.digest(step) == _state_leaves.state_digest(state)
     for folder, generator in (('.', state.g_average), ('as_trained', state.g)):
       path = watched.path / 'snapshots' / folder / f'step_{step:08d}.safetensors'
       saved = generator_file.load(path).generator
-      assert state_leaves.state_digest(saved) == state_leaves.state_digest(generator)
+      assert _state_leaves.state_digest(saved) == _state_leaves.state_digest(generator)
 
 
 class _Stop(BaseException):

@@ -1,0 +1,98 @@
+"""What a kind of records is called, and what is particular to it, in pages that are published."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from dpgan_jax.data.spec import Spec
+from dpgan_jax.run.directory import SAMPLES
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+  """Parts of sentences.
+
+  Attributes:
+    article, record, records: one and several.
+    form: what each is like.
+    samples: the file of samples.
+    contents: what that file holds and how it is read, sentences; `{num}` is the number of samples.
+    made: how a draw becomes a record, the beginning of a sentence.
+    constants: public numbers and rules beside N, sentences.
+    moments: the kind of model that a release of moments is.
+    releases: what the two releases of moments are.
+    tag: what models and data sets of the kind are called on a hub.
+    tasks: of a data set with classes, and of one without.
+  """
+
+  article: str
+  record: str
+  records: str
+  form: str
+  samples: str
+  contents: str
+  made: str
+  constants: str
+  moments: str
+  releases: str
+  tag: str
+  tasks: tuple[str, str]
+
+
+_RELEASES = 'Two releases, in which every record takes part once. Of each class: '
+
+
+def of(spec: Spec) -> Words:
+  """The words for the records that `spec` describes."""
+  return _of_images(spec) if spec.schema is None else _of_tables(spec)
+
+
+def _of_images(spec: Spec) -> Words:
+  height, width, channels = spec.shape
+  shape = f'{{num}}, {height}, {width}{f", {channels}" if channels > 1 else ""}'
+  labels = ', and `y`, int64 [{num}]' if spec.num_classes > 1 else ''
+  size = f'{height}×{width}×{channels}'
+  return Words(
+    article='an',
+    record='image',
+    records='images',
+    form=f'images, {height}×{width}, {"grey" if channels == 1 else "RGB"}',
+    samples=SAMPLES[spec.kind],
+    contents=f'`x`, uint8 [{shape}]{labels}. Read it with `numpy.load`, which needs no pickle for '
+    'it.',
+    made='Pixels are mapped to 0–255 and rounded',
+    constants=f'the image size ({size}). Pixels are scaled by constants, not by the data\'s own '
+    'statistics.',
+    moments='a Gaussian for each class, of the lowest frequencies of an image',
+    releases=f"{_RELEASES}the sum of its records' codes and their number; then the sum of (x - "
+    'μ)(x - μ)ᵀ of codes x clipped around the mean μ that the first release gave. A code is the '
+    'lowest frequencies of an image, a public function of it.',
+    tag='image-generation',
+    tasks=('image-classification', 'unconditional-image-generation'),
+  )  # fmt: skip
+
+
+def _of_tables(spec: Spec) -> Words:
+  assert spec.schema is not None
+  columns = len(spec.schema.columns)
+  who = 'declared public, all at once, by the data owner' if spec.schema.declared_public else (
+    'declared by the data owner'
+  )
+  return Words(
+    article='a',
+    record='row',
+    records='rows',
+    form=f'rows of {columns} columns',
+    samples=SAMPLES[spec.kind],
+    contents='a table with the columns, names and order of the private one, in UTF-8 with commas. '
+    'Identifiers in it are made afresh.',
+    made='Values are rounded to the resolution of their column',
+    constants='the schema: names of columns, categories, bounds and resolutions, as '
+    f'{who}. Values are counted in cells that follow from it, not from the data.',
+    moments='a Gaussian copula for each class, of the columns of a row',
+    releases=f'{_RELEASES}how many records are in each cell of each column; then the sum of z·zᵀ '
+    "of records' normal scores z, which follow from the cells and the first release, clipped to "
+    'a public length.',
+    tag='tabular',
+    tasks=('tabular-classification', 'other'),
+  )  # fmt: skip
