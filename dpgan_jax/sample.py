@@ -82,9 +82,10 @@ def main() -> None:
   if choice.distort:
     records = distort.distort(records, key)
   written = samples.write(
-    model.spec, records, labels, with_ending(options.out or str(folder / f'synthetic_{format}'), format),
+    model.spec, records, labels,
+    with_ending(options.out or str(folder / f'synthetic_{format}'), format),
     format=format, overwrite=options.overwrite,
-  )
+  )  # fmt: skip
   epsilon = model.epsilon()
   spent = (
     'no privacy'

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import _keys
+from dpgan_jax import _keys, _validate
 
 TURN, SHIFT, SCALE, SHEAR = 12.0, 1.5 / 28, 0.12, 0.15
 """The most of each: degrees, of the image's side, relative, relative. Small enough for any class of

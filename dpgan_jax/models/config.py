@@ -51,8 +51,8 @@ class TrainConfig:
 
   dataset: str = _data(
     'digits',
-    'Data set (digits, mnist, fashion_mnist, kmnist, emnist, people) or kind of file (idx, npz, png, '
-    'table).',
+    'Data set (digits, mnist, fashion_mnist, kmnist, emnist, people) or kind of file (idx, npz, '
+    'png, table).',
     common=True,
   )
   image_size: str | None = _data(
@@ -65,8 +65,8 @@ class TrainConfig:
   )
   holdout: float | None = _data(
     None,
-    'Share of the records never trained on, which dpgan_jax.evaluate compares with. Default: 0.1 of '
-    'idx, npz, png or table data without a test part of their own; 0: none.', minimum=0, below=1,
+    'Share of the records never trained on, which dpgan_jax.evaluate compares with. Default: 0.1 '
+    'of one\'s own data without a test part; 0: none.', minimum=0, below=1,
     common=True,
   )
 
@@ -127,8 +127,8 @@ class TrainConfig:
   )
 
   moments_coefficients: int | None = _moments(
-    None, "How finely a record is looked at: how many of an image's lowest frequencies, or how many cells "
-    'a number of a table. Default: by N, K and epsilon.',
+    None, "How finely a record is looked at: how many of an image's lowest frequencies, or how many "
+    'cells a number of a table. Default: by N, K and epsilon.',
     minimum=1, maximum=LONGEST_CODE,
   )
   moments_means_share: float | None = _moments(
@@ -231,7 +231,7 @@ class TrainConfig:
     None, 'Metric lines between generators kept in snapshots/ (publishable); default: none are.',
     minimum=1,
   )
-  num_samples: int = _kept(10_000, 'Samples left in samples.npz or .csv at the end of a run.', minimum=1)
+  num_samples: int = _kept(10_000, 'Samples that a run leaves at its end.', minimum=1)
   seed: int | None = _kept(
     None,
     'Fixed seed: reproducible, not private against those who know it. Default: 64 random bits.',

@@ -78,8 +78,8 @@ def model_card(about: About) -> str:
     'is safetensors: loading it runs no code. It holds the model and public settings; no '
     'discriminator, optimizer state or key.',
     '## Intended use',
-    f'Drawing synthetic {said.records}, in any number, in place of the private ones: for teaching, for '
-    'building and testing software, for method development. Sampling costs no privacy.',
+    f'Drawing synthetic {said.records}, in any number, in place of the private ones: for teaching, '
+    'for building and testing software, for method development. Sampling costs no privacy.',
     'Not for: learning about any one person; decisions about people without a check on real data '
     'of what was concluded from synthetic; estimating how common a class is, as '
     + (

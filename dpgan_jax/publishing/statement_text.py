@@ -21,7 +21,25 @@ SECRET = (
   '256 bits from the operating system, which only secret.json holds; the keys that follow from '
   'them have 64 bits, and the checkpoints hold these.'
 )
-SECRET_OF_EXACT_NOISE = (
+SECRET_OF_RELEASES = (
+  '256 bits from the operating system, which only secret.json holds; the noise follows from them.'
+)
+ATTAINED = 'of two data sets in which all records but one contribute zeros'
+GROUP = (
+  'A person with k records is protected by the group-privacy bound only: (k·ε, k·e^((k-1)·ε)·δ).'
+)
+SAMPLING = (
+  'Truncated Poisson: in every step each record joins with probability q, independently of all '
+  'other records and steps; of more than the cap, a random subset of the size of the cap is '
+  'kept. The cut is accounted for.'
+)
+NOISE = (
+  "Every real example's gradient is clipped to norm C as a whole. Gaussian noise of standard "
+  'deviation σ·C is added to each coordinate of the sum, once per step, and the noisy sum is '
+  'divided by B, never by the number of examples that came. Gradients of fakes are added after '
+  'the noise.'
+)
+EXACT_NOISE = (
   'Every record moves a release by at most 1 in the units of σ: a record is in one class. Discrete '
   'Gaussian noise of standard deviation σ is added to an exact sum of whole numbers (Canonne, '
   'Kamath and Steinke 2020).'

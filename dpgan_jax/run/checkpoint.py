@@ -41,8 +41,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from dpgan_jax import _files, _validate
-from dpgan_jax import _state_leaves
+from dpgan_jax import _files, _state_leaves, _validate
 
 PyTree = Any
 T = TypeVar('T')

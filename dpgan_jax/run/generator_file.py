@@ -217,7 +217,7 @@ def _save_moments(model: MomentsSynthesizer, path: str | os.PathLike[str]) -> No
   record = {
     'format': _MOMENTS_FORMAT, **moments.to_record(), 'data': model.spec.to_record(),
   }  # fmt: skip
-  upper = np.triu_indices(model.moments.encoding.scores)  # the rest is the same again
+  upper = np.triu_indices(model.moments.encoding.second_dim)  # the rest is the same again
   arrays = {
     'counts': model.means.counts, 'sums': model.means.sums,
     'seconds': model.seconds[:, *upper],
@@ -233,15 +233,15 @@ def _load_moments(
     moments = settings.read(record, Spec.from_record(record['data']))
   except _DAMAGE as error:
     raise _damaged(path, error) from None
-  classes, scores = moments.spec.num_classes, moments.encoding.scores
-  shapes = {'counts': (), 'sums': (moments.dim,), 'seconds': (scores * (scores + 1) // 2,)}
+  classes, second = moments.spec.num_classes, moments.encoding.second_dim
+  shapes = {'counts': (), 'sums': (moments.dim,), 'seconds': (second * (second + 1) // 2,)}
   expected = {n: jax.ShapeDtypeStruct((classes, *s), jnp.float32) for n, s in shapes.items()}
   tensors = _tensor_file.read(path, header, expected)
   arrays = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
   if not all(np.isfinite(array).all() for array in arrays.values()):
     raise _validate.InputError(f'{path} is damaged: expected finite numbers only')
-  seconds = np.zeros((classes, scores, scores))
-  seconds[:, *np.triu_indices(scores)] = arrays['seconds']
+  seconds = np.zeros((classes, second, second))
+  seconds[:, *np.triu_indices(second)] = arrays['seconds']
   seconds += np.triu(seconds, 1).swapaxes(1, 2)
   return MomentsSynthesizer(moments, Means(arrays['counts'], arrays['sums']), seconds)
 

@@ -320,10 +320,10 @@ class MomentsStage(Stage):
 
 def nothing_released(moments: Moments, key: jax.Array) -> MomentsState:
   """The state before anything is read."""
-  scores = moments.encoding.scores
+  second = moments.encoding.second_dim
   counts, sums, seconds = (
     jnp.zeros((moments.spec.num_classes, *of_a_class))
-    for of_a_class in ((), (moments.dim,), (scores, scores))
+    for of_a_class in ((), (moments.dim,), (second, second))
   )
   return MomentsState(jnp.zeros((), jnp.int32), counts, sums, seconds, key)
 

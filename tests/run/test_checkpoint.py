@@ -22,8 +22,8 @@ import optax
 import pytest
 from hypothesis import strategies as st
 
-from dpgan_jax._validate import InputError
 from dpgan_jax import _state_leaves
+from dpgan_jax._validate import InputError
 from dpgan_jax.run.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import pytest
 from hypothesis import strategies as st
 
+from dpgan_jax import _state_leaves
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GANState, StepMetrics
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.privacy.accounting import rounded_up
-from dpgan_jax import _state_leaves
 from dpgan_jax.run import loop, plan, stages
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.loop import Run

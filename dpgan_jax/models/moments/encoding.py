@@ -1,12 +1,12 @@
 """Public encodings of records as vectors whose moments are released.
 
 An encoding is a function of one record at a time and of public numbers only, so it costs no
-privacy. Two releases are made of each class: sums, from which means follow, and then second moments
-of scores, which the means have a part in. `Encoding` says what both are of.
+privacy. Two releases are made of each class: sums, and then sums of products, which the first may
+have a part in. `Encoding` says what both are of, and what follows from them.
 
 Images are encoded by their lowest spatial frequencies: the type-2 discrete cosine transform of each
 channel, colour as luminance and two chroma channels, whose frequencies count double, as in JPEG.
-What is left out is what noise would drown. Their scores are codes around their class's mean.
+What is left out is what noise would drown. Each class becomes a Gaussian.
 
 >>> import numpy as np
 >>> encoding = ImageEncoding((8, 8, 1), 64)
@@ -23,11 +23,14 @@ import functools
 import math
 from typing import Protocol
 
+import jax
 import numpy as np
 import scipy.fft
 
 from dpgan_jax import _validate
+from dpgan_jax.models.moments import denoise
 from dpgan_jax.privacy import exact_noise
+from dpgan_jax.privacy.releases import second_moments
 
 # Rows are orthonormal: luminance, then blue-yellow and red-green differences.
 _COLOURS = np.array([[1, 1, 1], [1, 1, -2], [1, -1, 0]]) / np.sqrt([[3], [6], [2]])
@@ -50,51 +53,11 @@ class Means:
   sums: np.ndarray
 
 
-class Scores(Protocol):
-  """What the second release is of, once the first is known; all of it follows from that.
+class Model(Protocol):
+  """What records are drawn from, once both releases are known; it follows from them alone."""
 
-  Attributes:
-    dim: s, the length of a record's scores.
-    spread: what scores are clipped to; public.
-    spectrum: float64 [s], a public guess of their variances, up to a factor.
-    centres: float64 [K, d], what a record of each class adds to the first release on average.
-  """
-
-  @property
-  def dim(self) -> int: ...
-
-  @property
-  def spread(self) -> float: ...
-
-  @property
-  def spectrum(self) -> np.ndarray: ...
-
-  @property
-  def centres(self) -> np.ndarray: ...
-
-  def of(self, codes: np.ndarray, label: int) -> np.ndarray:
-    """Codes of records of one class → scores float64 [n, s], about 0 on average."""
-    ...
-
-  def variances(self, covariance: np.ndarray) -> np.ndarray:
-    """Of what a record adds to the first release, within classes, float64 [d].
-
-    Args:
-      covariance: float64 [s, s], of the scores of all classes, as released.
-    """
-    ...
-
-  def factor(self, covariance: np.ndarray, label: int) -> np.ndarray:
-    """A matrix float64 [s, s] that turns standard normals into what `decode` takes.
-
-    Args:
-      covariance: float64 [s, s], of the scores of this class, without noise as well as can be.
-      label: the class.
-    """
-    ...
-
-  def decode(self, draws: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Draws [n, s] of the classes `labels` [n] → records [n, ...]."""
+  def draw(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
+    """Records [n, ...] of the classes `labels` int64 [n]."""
     ...
 
 
@@ -102,9 +65,9 @@ class Encoding(Protocol):
   """What a kind of records has to say for its moments to be released.
 
   Attributes:
-    dim: d, how many sums are released of a class.
-    scores: s, how many scores a record has in the second release.
-    prefixes: of the sums, how many of the first say most of what tells classes apart, in several
+    dim: d, how many sums the first release has of a class.
+    second_dim: s, of the s × s sums of products that the second has.
+    prefixes: of the d sums, how many of the first say most of what tells classes apart, in several
       guesses; the last is d.
   """
 
@@ -112,7 +75,7 @@ class Encoding(Protocol):
   def dim(self) -> int: ...
 
   @property
-  def scores(self) -> int: ...
+  def second_dim(self) -> int: ...
 
   @property
   def prefixes(self) -> tuple[int, ...]: ...
@@ -121,18 +84,31 @@ class Encoding(Protocol):
     """Records [n, ...] → codes [n, ...], each by itself, by public constants."""
     ...
 
-  def release(
+  def release_sums(
     self, codes: np.ndarray, *, noise_multiplier: float, secret: bytes, purpose: str
   ) -> tuple[float, np.ndarray]:
     """(count, sums float64 [d]) of records of one class: one Gaussian mechanism together."""
+    ...
+
+  def release_products(
+    self, codes: np.ndarray, label: int, means: Means, *, noise_multiplier: float, secret: bytes,
+    purpose: str,
+  ) -> np.ndarray:  # fmt: skip
+    """Sums of products, float64 [s, s], of records of one class, after the first release."""
     ...
 
   def noise(self, noise_multiplier: float) -> tuple[float, float]:
     """Standard deviations of the noise in a count, and in each sum."""
     ...
 
-  def fitted(self, means: Means, noise_multiplier: float) -> Scores:
-    """What the second release is of, after a first one with this noise."""
+  def variances(self, means: Means, seconds: np.ndarray) -> np.ndarray:
+    """Of what a record adds to the sums, within its class, float64 [d]."""
+    ...
+
+  def model(
+    self, means: Means, seconds: np.ndarray, noise_multipliers: tuple[float, float]
+  ) -> Model:
+    """What the releases say: seconds float64 [K, s, s], and σ of the first and the second."""
     ...
 
 
@@ -165,7 +141,7 @@ class ImageEncoding:
     _validate.integer('dim', self.dim, minimum=1, maximum=math.prod(self.shape))
 
   @property
-  def scores(self) -> int:
+  def second_dim(self) -> int:
     """As many as coefficients."""
     return self.dim
 
@@ -196,7 +172,7 @@ class ImageEncoding:
     codes = np.asarray(scipy.fft.dctn(self._turned(pixels), axes=(1, 2), norm='ortho'))
     return codes.reshape(len(codes), math.prod(self.shape))[:, self._kept[0]]
 
-  def release(
+  def release_sums(
     self, codes: np.ndarray, *, noise_multiplier: float, secret: bytes, purpose: str
   ) -> tuple[float, np.ndarray]:
     """Sensitivity 1: a record's vector is (a·x/R, b) of `weights`, and ‖x‖ ≤ R."""
@@ -213,12 +189,34 @@ class ImageEncoding:
     in_sum, in_count = weights(self.dim)
     return noise_multiplier / in_count, noise_multiplier * self.radius / in_sum
 
-  def fitted(self, means: Means, noise_multiplier: float) -> ImageScores:
-    """The distance from the class's mean, which is no longer than a code can be."""
-    del noise_multiplier
+  def release_products(
+    self, codes: np.ndarray, label: int, means: Means, *, noise_multiplier: float, secret: bytes,
+    purpose: str,
+  ) -> np.ndarray:  # fmt: skip
+    """Of codes around their class's mean as released, clipped to `spread`."""
+    return second_moments.release_second_moments(
+      codes - self.centres(means)[label], l2_bound=self.spread, noise_multiplier=noise_multiplier,
+      secret=secret, purpose=purpose,
+    )  # fmt: skip
+
+  def centres(self, means: Means) -> np.ndarray:
+    """The mean code of each class, no longer than a code can be: float64 [K, d]."""
     centres = means.sums / np.maximum(means.counts, 1.0)[:, np.newaxis]
     lengths = np.linalg.norm(centres, axis=1, keepdims=True)
-    return ImageScores(self, centres * np.minimum(1, self.radius / np.maximum(lengths, 1e-300)))
+    return centres * np.minimum(1, self.radius / np.maximum(lengths, 1e-300))
+
+  def variances(self, means: Means, seconds: np.ndarray) -> np.ndarray:
+    total = np.maximum(means.counts, 1.0).sum()
+    return np.maximum(np.diagonal(seconds.sum(axis=0)) / total, 0)
+
+  def model(
+    self, means: Means, seconds: np.ndarray, noise_multipliers: tuple[float, float]
+  ) -> Gaussians:
+    deviation = noise_multipliers[1] * self.spread**2
+    found = denoise.covariances(means.counts, seconds, deviation, self.spectrum)
+    values, vectors = np.linalg.eigh(found)
+    factors = vectors * np.sqrt(np.maximum(values, 0))[:, np.newaxis]
+    return Gaussians(self, self.centres(means), factors)
 
   def decode(self, codes: np.ndarray) -> np.ndarray:
     """Codes [n, d] → the nearest images uint8 [n, H, W, C]."""
@@ -248,42 +246,24 @@ class ImageEncoding:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageScores:
-  """Codes of images around the means of their classes.
+class Gaussians:
+  """A Gaussian of codes for each class.
 
   Attributes:
-    encoding: of the images.
-    centres: float64 [K, d].
+    encoding: of images.
+    means: float64 [K, d].
+    factors: float64 [K, d, d]; z ↦ mean + factor·z has the class's covariance.
   """
 
   encoding: ImageEncoding
-  centres: np.ndarray
+  means: np.ndarray
+  factors: np.ndarray
 
-  @property
-  def dim(self) -> int:
-    """As many as coefficients."""
-    return self.encoding.dim
-
-  @property
-  def spread(self) -> float:
-    """A quarter of the range in every pixel."""
-    return self.encoding.spread
-
-  @property
-  def spectrum(self) -> np.ndarray:
-    """That of images."""
-    return self.encoding.spectrum
-
-  def of(self, codes: np.ndarray, label: int) -> np.ndarray:
-    return codes - self.centres[label]
-
-  def variances(self, covariance: np.ndarray) -> np.ndarray:
-    return np.maximum(np.diagonal(covariance), 0)
-
-  def factor(self, covariance: np.ndarray, label: int) -> np.ndarray:
-    del label
-    values, vectors = np.linalg.eigh(covariance)
-    return vectors * np.sqrt(np.maximum(values, 0))
-
-  def decode(self, draws: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return self.encoding.decode(self.centres[labels] + draws)
+  def draw(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
+    """Images uint8 [n, H, W, C]."""
+    normals = np.asarray(jax.random.normal(key, (len(labels), self.encoding.dim)), np.float64)
+    codes = self.means[labels]
+    for k in np.unique(labels):
+      own = np.flatnonzero(labels == k)
+      codes[own] += normals[own] @ self.factors[k].T
+    return self.encoding.decode(codes)

@@ -1,11 +1,9 @@
 """The private part: what is released of each class, under which mechanisms.
 
 Two one-shot releases. `MEANS`: of each class, sums and the number of records. `SECONDS`: of each
-class, the sum of z·zᵀ of scores z, which follow from a record and the first release, and are
-clipped to a public norm S. A record is in one class, so what is released of one class is the
-mechanism's one use of it: classes compose in parallel. Both use the exact noise of
-`privacy.exact_noise`, in units of what a record adds at most: ‖z·zᵀ‖ = ‖z‖² ≤ S² after clipping,
-and what `Encoding.release` says.
+class, sums of products. A record is in one class, so what is released of one class is the
+mechanism's one use of it: classes compose in parallel. Noise is exact (`privacy.exact_noise`), in
+units of what a record adds at most, which the encoding of its kind bounds.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import numpy as np
 
 from dpgan_jax.models.moments.encoding import Means
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
-from dpgan_jax.privacy.releases import second_moments
 
 
 def release_means(codes: np.ndarray, labels: np.ndarray, moments: Moments, secret: bytes) -> Means:
@@ -27,7 +24,7 @@ def release_means(codes: np.ndarray, labels: np.ndarray, moments: Moments, secre
     secret: 32 bytes that the noise follows from.
   """
   found = [
-    moments.encoding.release(
+    moments.encoding.release_sums(
       codes[labels == k], noise_multiplier=moments.stages[MEANS].noise_multiplier, secret=secret,
       purpose=f'{MEANS} of class {k}',
     )
@@ -45,16 +42,14 @@ def release_seconds(
   Args:
     codes: as `Encoding.encode` makes them, [N, ...].
     labels: int [N] in [0, K).
-    means: the first release; nothing else of the records has a part in the scores.
+    means: the first release; all that one release knows of the other.
     moments: encoding and mechanisms.
     secret: 32 bytes that the noise follows from.
   """
-  scores = moments.scores(means)
   return np.stack(
     [
-      second_moments.release_second_moments(
-        scores.of(codes[labels == k], k), l2_bound=scores.spread,
-        noise_multiplier=moments.stages[SECONDS].noise_multiplier,
+      moments.encoding.release_products(
+        codes[labels == k], k, means, noise_multiplier=moments.stages[SECONDS].noise_multiplier,
         secret=secret, purpose=f'{SECONDS} of class {k}',
       )
       for k in range(moments.spec.num_classes)

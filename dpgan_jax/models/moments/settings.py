@@ -15,7 +15,7 @@ from dpgan_jax import _validate
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import LONGEST_CODE, TrainConfig
-from dpgan_jax.models.moments.encoding import Encoding, ImageEncoding, Means, Scores
+from dpgan_jax.models.moments.encoding import Encoding, ImageEncoding
 from dpgan_jax.models.moments.table_encoding import TableEncoding
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
@@ -72,10 +72,6 @@ class Moments:
   def dim(self) -> int:
     """d, how many sums the first release has of a class."""
     return self.encoding.dim
-
-  def scores(self, means: Means) -> Scores:
-    """What the second release is of, after the first one."""
-    return self.encoding.fitted(means, self.stages[MEANS].noise_multiplier)
 
   @property
   def budget(self) -> Budget:

@@ -1,4 +1,4 @@
-"""A release of moments as a model that draws records: a Gaussian of scores for each class.
+"""A release of moments as a model that draws records, class by class.
 
 >>> import jax
 >>> from dpgan_jax import load_dataset
@@ -27,9 +27,8 @@ import numpy as np
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.models.moments import denoise
-from dpgan_jax.models.moments.encoding import Means, Scores
-from dpgan_jax.models.moments.settings import SECONDS, Moments
+from dpgan_jax.models.moments.encoding import Means, Model
+from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
 from dpgan_jax.models.synthesizer import Synthesizer
 
 _RECORDS_AT_ONCE = 1000
@@ -68,8 +67,8 @@ class MomentsSynthesizer(Synthesizer):
 
   @property
   def num_parameters(self) -> int:
-    (classes, dim), scores = self.means.sums.shape, self.seconds.shape[1]
-    return classes * (1 + dim + scores * (scores + 1) // 2)
+    (classes, dim), second = self.means.sums.shape, self.seconds.shape[1]
+    return classes * (1 + dim + second * (second + 1) // 2)
 
   @functools.cached_property
   def shares(self) -> np.ndarray:
@@ -78,18 +77,10 @@ class MomentsSynthesizer(Synthesizer):
     return counts / counts.sum() if counts.any() else np.full(len(counts), 1 / len(counts))
 
   @functools.cached_property
-  def scores(self) -> Scores:
-    """What the second release is of."""
-    return self.moments.scores(self.means)
-
-  @functools.cached_property
-  def factors(self) -> np.ndarray:
-    """Of each class, what turns standard normals into draws of its scores: float64 [K, s, s]."""
-    found = denoise.covariances(
-      self.means.counts, self.seconds,
-      self.moments.stages[SECONDS].noise_multiplier * self.scores.spread**2, self.scores.spectrum,
-    )  # fmt: skip
-    return np.stack([self.scores.factor(each, k) for k, each in enumerate(found)])
+  def model(self) -> Model:
+    """What samples are drawn from."""
+    first, second = (self.moments.stages[name].noise_multiplier for name in (MEANS, SECONDS))
+    return self.moments.encoding.model(self.means, self.seconds, (first, second))
 
   def _sample(
     self, num: int, labels: np.ndarray | None, clearest: float, key: jax.Array
@@ -104,14 +95,7 @@ class MomentsSynthesizer(Synthesizer):
       labels = np.asarray(jax.random.permutation(label_key, ordered)).astype(np.int64)
     parts = []
     for i, start in enumerate(range(0, num, _RECORDS_AT_ONCE)):
-      wanted = labels[start : start + _RECORDS_AT_ONCE]
-      parts.append(self._draw(wanted, jax.random.fold_in(key, i)))
+      wanted = np.zeros(_RECORDS_AT_ONCE, np.int64)  # one shape, one compilation
+      wanted[: num - start] = labels[start : start + _RECORDS_AT_ONCE]
+      parts.append(self.model.draw(wanted, jax.random.fold_in(key, i))[: num - start])
     return np.concatenate(parts), labels if self.is_conditional else None
-
-  def _draw(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
-    normals = jax.random.normal(key, (_RECORDS_AT_ONCE, self.scores.dim))
-    draws = np.asarray(normals, np.float64)[: len(labels)]
-    for k in np.unique(labels):
-      own = labels == k
-      draws[own] = draws[own] @ self.factors[k].T
-    return self.scores.decode(draws, labels)

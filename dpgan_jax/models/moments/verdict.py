@@ -86,8 +86,7 @@ def _signal(means: Means, seconds: np.ndarray, moments: Moments) -> float:
   counts = np.maximum(means.counts, 1.0)[:, np.newaxis]
   centres = means.sums / counts
   of_counts, of_sums = moments.encoding.noise(moments.stages[MEANS].noise_multiplier)
-  scores = moments.scores(means)
-  within = scores.variances(seconds.sum(axis=0) / counts.sum())
+  within = moments.encoding.variances(means, seconds)
   common = means.sums.sum(axis=0) / counts.sum()
   noise = (of_sums / counts) ** 2 + (common * of_counts / counts) ** 2
   weights = 1 / np.maximum(noise + _ALIKE * within / counts, 1e-12)
