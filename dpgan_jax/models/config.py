@@ -127,8 +127,7 @@ class TrainConfig:
   )
 
   moments_coefficients: int | None = _moments(
-    None, "How finely a record is looked at: how many of an image's lowest frequencies, or how many "
-    'cells a number of a table. Default: by N, K and epsilon.',
+    None, "How many of an image's lowest frequencies, or cells a number of a table, are looked at.",
     minimum=1, maximum=LONGEST_CODE,
   )
   moments_means_share: float | None = _moments(

@@ -50,7 +50,7 @@ def test_without_noise_they_are_the_moments():
     own = codes[labels == k]
     assert means.counts[k] == pytest.approx(len(own), rel=1e-6)
     np.testing.assert_allclose(means.sums[k] / len(own), own.mean(axis=0), atol=1e-6)
-    around = own - moments.scores(means).centres[k]
+    around = own - moments.encoding.centres(means)[k]
     assert np.linalg.norm(around, axis=1).max() < moments.encoding.spread  # none is clipped here
     np.testing.assert_allclose(seconds[k], around.T @ around, atol=0.01 * len(own))
 
@@ -149,7 +149,7 @@ def test_with_little_noise_the_covariance_is_the_real_one():
   labels = _records(3000)[1]
   for k in range(CLASSES):
     own = codes[labels == k]
-    factor = model.factors[k]
+    factor = model.model.factors[k]
     np.testing.assert_allclose(factor @ factor.T, np.cov(own.T), atol=0.02)
 
 
@@ -186,7 +186,7 @@ def test_however_much_noise_there_is_samples_can_be_drawn():
   model = _model(0.01, n=30)
   assert (model.shares >= 0).all()
   assert model.shares.sum() == pytest.approx(1)
-  for factor in model.factors:
+  for factor in model.model.factors:
     assert np.isfinite(factor).all()
   images, _ = model.sample(50, key=jax.random.key(0))
   assert images.shape == (50, *SHAPE)

@@ -25,7 +25,8 @@ MEANS, SECONDS = 'moments_means', 'moments'
 _MOST_COEFFICIENTS = 144
 _MEANS_SHARE = 0.2
 # Of a table's numbers: an average cell's count is so many deviations of its noise.
-_CELL_OVER_NOISE, _FEWEST_CELLS, _MOST_CELLS = 4.0, 8, 64
+_CELL_OVER_NOISE, _FEWEST_CELLS, _MOST_CELLS = 4.0, 6, 24
+_ALL_CELLS = 1500  # of a table, about: all their pairs are counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,9 +138,11 @@ def _detail(config: TrainConfig, spec: Spec, noise_multiplier: float) -> int:
     return config.moments_coefficients
   noise = noise_multiplier * math.sqrt(spec.shape[0])  # of each count
   of_a_class = spec.num_records / spec.num_classes
-  return int(
-    np.clip(of_a_class / max(_CELL_OVER_NOISE * noise, 1e-300), _FEWEST_CELLS, _MOST_CELLS)
-  )
+  worth = of_a_class / max(_CELL_OVER_NOISE * noise, 1e-300)
+  columns = spec.schema.modelled
+  numbers = sum(column.is_number for column in columns)
+  room = (_ALL_CELLS - sum(len(c.categories) for c in columns)) / max(numbers, 1)
+  return int(max(_FEWEST_CELLS, min(worth, room, _MOST_CELLS)))
 
 
 def _encoding(spec: Spec, detail: int) -> Encoding:

@@ -21,7 +21,7 @@ from dpgan_jax.models.moments.encoding import Means
 from dpgan_jax.models.moments.mixture import Counts, Mixture
 from dpgan_jax.privacy.releases import marginals
 
-_COMPONENTS = 300
+_FEWEST_COMPONENTS, _MOST_COMPONENTS = 10, 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,10 @@ class TableEncoding:
     if first > 0:  # how much smaller the noise of a one-way count is, as a variance
       precision = max(1.0, (second / first) ** 2 * (columns - 1) / 2)
     counts = Counts(self.sizes, means.sums, seconds, precision)
-    return Rows(self, mixture.fit(counts, _COMPONENTS))
+    # As many as rows that it takes to stand out of the noise of a two-way count.
+    worth = counts.total / max(second * columns, 1e-300)
+    components = int(np.clip(worth, _FEWEST_COMPONENTS, _MOST_COMPONENTS))
+    return Rows(self, mixture.fit(counts, components))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,7 @@ from dpgan_jax import _validate
 from dpgan_jax.privacy import exact_noise
 
 _UNITS = 2**10  # of a count: the discrete noise is wider than the continuous by 4 squares of one
+_DRAWS_AT_ONCE = 2**18
 _ROWS_AT_ONCE = 4096  # exact in float32, whose whole numbers go to 2²⁴
 
 
@@ -107,5 +108,7 @@ def _with_noise(
   if noise_multiplier > 0 and len(units):
     variance = (Fraction(noise_multiplier) * _UNITS) ** 2 * squared_sensitivity
     bits = exact_noise.RandomBits(secret, about)
-    units += exact_noise.draw_at_least(variance, len(units), bits)
+    for start in range(0, len(units), _DRAWS_AT_ONCE):
+      part = units[start : start + _DRAWS_AT_ONCE]
+      part += exact_noise.draw_at_least(variance, len(part), bits)
   return units / _UNITS
