@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import dp_accounting
-import numpy as np
 
 from dpgan_jax import _validate
 from dpgan_jax.budget.budget import Budget
