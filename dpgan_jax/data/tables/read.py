@@ -1,0 +1,196 @@
+"""Tables in: every value checked against the schema, and turned into the numbers of a matrix.
+
+Nothing is guessed: a value that its column does not know is refused, or becomes what the column's
+`outside` says, which is counted in the notes. Messages quote a value of the table: they are for its
+owner's terminal.
+
+>>> from dpgan_jax.data.tables.schema import Column, Schema
+>>> schema = Schema(columns=(
+...   Column(name='plz', kind='categorical', categories=('01067', '50667')),
+...   Column(name='age', kind='integer', lower=0, upper=120, nullable=True),
+... ))
+>>> read_table({'age': ['41', ''], 'plz': ['50667', '01067']}, schema).records.tolist()
+[[1.0, 41.0], [0.0, nan]]
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dpgan_jax._validate import InputError
+from dpgan_jax.data.tables import schema_file
+from dpgan_jax.data.tables.dataset import TableDataset
+from dpgan_jax.data.tables.schema import Column, Schema
+from dpgan_jax.data.tables.text import TextColumn, TextTable
+
+MISSING = ('', 'NA', 'N/A', '?', 'nan', 'NaN', 'NULL', 'null')
+"""How people write that a value is missing."""
+
+_PLAIN = r'^-?[0-9]{1,15}(\.[0-9]{1,15})?$'  # what Arrow and Python read as the same number
+
+
+def read_table(
+  source: Any, schema: Schema, *, name: str = 'table', partial: bool = False
+) -> TableDataset:
+  """Reads a table that a schema describes.
+
+  Args:
+    source: a CSV or Parquet file, or a frame (`text.TextTable`). Its columns are those of the
+      schema, in any order. Of identifiers only the names are read. In Parquet and frames nulls are
+      missing, whatever `Column.missing` says, and so are NaN.
+    schema: what the columns hold.
+    name: what the data are called in messages and reports.
+    partial: as in `TableDataset`.
+
+  Raises:
+    InputError: no such table, other columns, or a value out of its domain, naming file, column and
+      row. Rows are counted from 1, the header not counted.
+  """
+  table = TextTable(source)
+  _require_columns(table, schema)
+  read = [c for c in schema.columns if c.kind != 'id']
+  place = {column.name: number for number, column in enumerate(schema.modelled)}
+  records, labels, notes = np.empty((0, 0)), np.zeros(0, np.int32), []
+  found = table.columns([column.name for column in read])
+  for column, text in zip(read, found, strict=True):
+    values = _encode(table.where, column, text, notes)
+    if not records.size:
+      records = np.empty((len(values), len(place)))
+      labels = np.zeros(len(values), np.int32)
+    if column.name in place:
+      records[:, place[column.name]] = values
+    else:
+      labels = values.astype(np.int32)
+  return TableDataset(
+    records=records, labels=labels, schema=schema, name=name, partial=partial, notes=tuple(notes)
+  )
+
+
+def read_declared(path: str, schema_path: str) -> TableDataset:
+  """Reads a file that a schema file describes, whose every entry somebody has confirmed.
+
+  Raises:
+    InputError: as `read_table`; entries that were read from the data and are not confirmed.
+  """
+  schema = schema_file.read_schema(schema_path)
+  waiting = [f'{name} ({", ".join(fields)})' for name, fields in schema.unconfirmed().items()]
+  if waiting:
+    more = f' and {len(waiting) - 3} more columns' if len(waiting) > 3 else ''
+    raise InputError(
+      f'{schema_path}: {", ".join(waiting[:3])}{more} were read from private data, which is a leak '
+      'unless they are public; correct them and take them out of "drafted", or confirm all: '
+      'python -m dpgan_jax.schema DATA --out=SCHEMA --declare_public --overwrite'
+    )
+  return read_table(path, schema)
+
+
+def _require_columns(table: TextTable, schema: Schema) -> None:
+  known = [column.name for column in schema.columns]
+  missing = [name for name in known if name not in set(table.names)]
+  extra = [name for name in table.names if name not in set(known)]
+  if not missing and not extra:
+    return
+  parts = []
+  if missing:
+    parts.append(f'column {_listed(missing)} of the schema is not there')
+  if extra:
+    parts.append(f'column {_listed(extra)} is not in the schema')
+  close = difflib.get_close_matches(missing[0], extra, n=1) if missing and extra else []
+  hint = f' (is {close[0]!r} meant to be {missing[0]!r}?)' if close else ''
+  raise InputError(
+    f'{table.where}: {" and ".join(parts)}{hint}; expected the columns of the schema, in any order'
+  )
+
+
+def _listed(names: Sequence[str]) -> str:
+  more = f' and {len(names) - 5} more' if len(names) > 5 else ''
+  return ', '.join(map(repr, names[:5])) + more
+
+
+def _encode(where: str, column: Column, text: TextColumn, notes: list[str]) -> np.ndarray:
+  """A column of the matrix, float64 [N]; what was changed is added to `notes`."""
+  texts = text.texts.to_pylist()
+  values = np.full(len(texts) + 1, np.nan)  # the last one is what -1 stands for
+  changed, bad = np.zeros(len(values), bool), np.zeros(len(values), bool)
+  bad[-1] = not column.nullable
+  if column.is_category and text.type == 'boolean' and column.kind == 'boolean':
+    values[:-1] = [float(each == 'true') for each in texts]
+    slow: Any = ()
+  elif column.is_category:
+    slow = range(len(texts))
+  else:
+    slow = np.flatnonzero(~_plain(column, text.texts, values, changed))
+  for number in slow:
+    try:
+      values[number] = value = column.parse(texts[number])
+      changed[number] = _is_changed(column, texts[number], value)
+    except InputError:
+      bad[number] = True
+  if bad.any() and len(rows := np.flatnonzero(bad[text.codes])):
+    code = text.codes[rows[0]]
+    raise InputError(
+      f'{where}: column {column.name!r}, row {rows[0] + 1}: '
+      + _why(column, None if code < 0 else texts[code])
+    )
+  if changed.any() and (count := int(changed[text.codes].sum())):
+    how = 'became other' if column.is_category else 'moved to its bounds or its resolution'
+    notes.append(f'{count:,} values of column {column.name!r} {how}')
+  return values[text.codes]
+
+
+def _plain(column: Column, texts: Any, values: np.ndarray, changed: np.ndarray) -> np.ndarray:
+  """Parses what is plainly a number within the bounds, all at once; bool, which texts were that.
+
+  It does to each what `Column.parse` does.
+  """
+  import pyarrow as pa
+  import pyarrow.compute as pc
+
+  if column.kind not in ('integer', 'real'):
+    return np.zeros(len(texts), bool)
+  plain = pc.match_substring_regex(texts, _PLAIN)
+  if column.nullable:
+    plain = pc.and_(plain, pc.not_equal(texts, column.missing))
+  numbers = pc.cast(pc.if_else(plain, texts, None), pa.float64())
+  raw = np.asarray(pc.fill_null(numbers, np.nan)) + 0.0
+  low, high = column.bounds
+  with np.errstate(invalid='ignore'):
+    done = (raw >= low) & (raw <= high)
+    if column.kind == 'integer':
+      done &= raw == np.rint(raw)
+  steps = column.step
+  rounded = raw if steps is None else np.minimum(low + np.rint((raw - low) / steps) * steps, high)
+  values[:-1][done] = rounded[done] + 0.0
+  changed[:-1][done] = _moved(column, raw, rounded)[done]
+  return done
+
+
+def _moved(column: Column, raw: Any, value: Any) -> Any:
+  return np.abs(raw - value) > 1e-6 * (column.step or 0) + 1e-12 * np.abs(raw)
+
+
+def _is_changed(column: Column, text: str, value: float) -> bool:
+  if np.isnan(value):
+    return False
+  if column.is_category:
+    return text != column.categories[int(value)]
+  return bool(_moved(column, column.number(text), value))
+
+
+def _why(column: Column, text: str | None) -> str:
+  """What is wrong with a value; None: a null."""
+  hint = '; a missing value? Then the schema has to say "nullable": true'
+  if text is None:
+    return f'expected a value, got none{hint}'
+  try:
+    column.parse(text)
+  except InputError as error:
+    if text not in MISSING:
+      return str(error)
+    spelled = f' and "missing": "{text}"' if text != Column.missing or column.nullable else ''
+    return f'{error}{hint}{spelled}'
+  raise AssertionError('it was refused before')
