@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,6 +34,8 @@ class TableDataset:
   partial: bool = False
   notes: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
+  unit: ClassVar = 'row'
+
   def __post_init__(self) -> None:
     count, columns = len(self.records), self.schema.modelled
     if self.records.dtype != np.float64 or self.records.shape != (count, len(columns)):
@@ -56,6 +59,16 @@ class TableDataset:
 
   def __len__(self) -> int:
     return len(self.records)
+
+  @property
+  def content(self) -> np.ndarray:
+    """[N, ...], by which `sources` tells records apart: whole rows, the target included."""
+    return np.column_stack([self.records, self.labels])
+
+  def part(self, chosen: np.ndarray, *, partial: bool) -> TableDataset:
+    """The rows where `chosen`, bool [N], is true."""
+    records, labels = self.records[chosen], self.labels[chosen]
+    return dataclasses.replace(self, records=records, labels=labels, partial=partial)
 
   @property
   def class_names(self) -> tuple[str, ...]:

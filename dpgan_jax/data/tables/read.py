@@ -70,20 +70,27 @@ def read_table(
   )
 
 
-def read_declared(path: str, schema_path: str) -> TableDataset:
+def read_declared(path: str, schema_path: str | None, split: str = 'train') -> TableDataset:
   """Reads a file that a schema file describes, whose every entry somebody has confirmed.
 
   Raises:
-    InputError: as `read_table`; entries that were read from the data and are not confirmed.
+    InputError: as `read_table`; entries that were read from the data and are not confirmed; no
+      schema; a test split, which a table has only by holding rows out (`sources`).
   """
+  if schema_path is None:
+    raise InputError(
+      f'expected schema to name the file that describes {path}; dpgan_jax.schema drafts one'
+    )
+  if split == 'test':
+    raise InputError(f'{path}: a table has no test split of its own; expected holdout')
   schema = schema_file.read_schema(schema_path)
   waiting = [f'{name} ({", ".join(fields)})' for name, fields in schema.unconfirmed().items()]
   if waiting:
     more = f' and {len(waiting) - 3} more columns' if len(waiting) > 3 else ''
     raise InputError(
       f'{schema_path}: {", ".join(waiting[:3])}{more} were read from private data, which is a leak '
-      'unless they are public; correct them and take them out of "drafted", or confirm all: '
-      'python -m dpgan_jax.schema DATA --out=SCHEMA --declare_public --overwrite'
+      'unless they are public; correct them and take them out of "drafted", or confirm all: set '
+      '"declared_public" to true, or draft it with python -m dpgan_jax.schema --declare_public'
     )
   return read_table(path, schema)
 
@@ -170,7 +177,8 @@ def _plain(column: Column, texts: Any, values: np.ndarray, changed: np.ndarray) 
 
 
 def _moved(column: Column, raw: Any, value: Any) -> Any:
-  return np.abs(raw - value) > 1e-6 * (column.step or 0) + 1e-12 * np.abs(raw)
+  rounding = 1e-12 * np.abs(raw) + 1e-15 * max(map(abs, column.bounds))  # of float64
+  return np.abs(raw - value) > 1e-6 * (column.step or 0) + rounding
 
 
 def _is_changed(column: Column, text: str, value: float) -> bool:

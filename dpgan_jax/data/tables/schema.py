@@ -79,7 +79,7 @@ class Column:
   drafted: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
-    if not _is_text(self.name) or not self.name:
+    if not _is_text(self.name) or not self.name.strip():
       raise InputError(
         f'expected names of columns to have 1 to {LONGEST} characters, got {self.name!r}'
       )
@@ -147,8 +147,10 @@ class Column:
       _validate.integer('resolution', self.resolution, minimum=1)
     if self.resolution is not None:
       _validate.positive('resolution', self.resolution)
-      if (high - low) / self.resolution > _LARGEST:
-        raise InputError(f'expected a larger resolution between its bounds, got {self.resolution}')
+    if self.step is not None and high - low > _LARGEST * min(self.step, 1):
+      raise InputError(
+        f'expected bounds at most 2^53 and 2^53 steps apart, got {self.lower!r} and {self.upper!r}'
+      )
     if self.nullable and self._holds(self.missing):
       raise InputError(
         f'expected missing to be written as no value within the bounds, got {self.missing!r}'
@@ -229,7 +231,7 @@ class Column:
     if self.kind == 'date':
       return (_EPOCH + datetime.timedelta(days=round(value))).date().isoformat()
     if self.kind == 'datetime':
-      return (_EPOCH + datetime.timedelta(seconds=round(value))).isoformat()
+      return (_EPOCH + datetime.timedelta(seconds=value)).isoformat()
     if self.kind == 'integer':
       return str(round(value))
     if self.step is None:
