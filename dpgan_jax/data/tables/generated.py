@@ -1,9 +1,9 @@
 """A generated table that anyone may have: people, of every kind of column, from a fixed seed.
 
 It stands in for a private table in tests and in the quickstart. The schema is declared, not read:
-ages end at 95 although nobody may be that old. `outcome` is what a logistic regression finds with
-an AUROC of about 0.87, by age, hours, income, smoking, education and the region, and what is
-missing tells something too.
+hours may be 80, although nobody has them. A logistic regression finds `outcome` with an AUROC of
+about 0.87, by the lab value, region, age, income and education; part of it goes with both smoking
+and hours, which it does not see, and a missing lab value tells something too.
 
 >>> table = people('test')
 >>> len(table), len(table.schema.columns), table.class_names
@@ -72,17 +72,17 @@ def people(split: str = 'train') -> TableDataset:
   income = np.where(hours > 0, np.exp(level + 0.45 * rng.normal(size=n)) * (hours / 38), 0)
   income = np.round(income.clip(0, 500_000), 2)
   smoker = (rng.random(n) < _sigmoid(-0.7 - 0.4 * talent + 0.3 * sex)).astype(float)
-  strain = 0.045 * (age - 45) + 0.9 * smoker + rng.normal(size=n)
+  strain = 0.015 * (age - 45) + 0.7 * smoker + rng.normal(size=n)
   lab = np.where(rng.random(n) < 0.12 + 0.1 * (strain > 1), np.nan, (7 + 1.3 * strain).clip(0, 20))
   lab = np.round(lab, 1)
   days, last = (c.bounds for c in PEOPLE.columns if c.kind in ('date', 'datetime'))
   since = np.rint(days[1] - (days[1] - days[0]) * rng.beta(1.2, 2.5, n) * np.minimum(age / 60, 1))
   seen = np.floor(last[1] - (last[1] - last[0]) * rng.beta(1, 3, n))
   score = (
-    1.1 * strain + 0.35 * (education - 2.5) + 1.3 * wealth + 0.9 * np.log1p(income) / 10
-    + 0.02 * (hours - 25) - 1.2 * smoker * (hours > 40)
+    0.9 * strain + 0.035 * (age - 45) + 0.3 * (education - 2.5) + 1.2 * wealth
+    + np.sqrt(income) / 100 - 0.8 * smoker * (hours > 40)
   )  # fmt: skip
-  outcome = rng.random(n) < _sigmoid(1.7 * (score - 1.6))
+  outcome = rng.random(n) < _sigmoid(1.5 * (score - 1.6))
   columns = (age, sex, region, education, hours, income, since, seen, smoker, lab)
   records = np.stack([np.asarray(c, np.float64) for c in columns], axis=1)
   for number, column in enumerate(PEOPLE.modelled):  # on the grid, as if it had been read
