@@ -99,43 +99,37 @@ def read_columns(
     ragged.append(row)
     return 'error'
 
-  def read(threads: bool) -> Any:
-    return arrow_csv.read_csv(
+  if not _has_rows(path):
+    raise InputError(f'{path}: expected rows below the header, got none')
+  text = pa.dictionary(pa.int32(), pa.string())
+  try:
+    table = arrow_csv.read_csv(
       path,
+      # Threads do not know the numbers of their rows, and some that still read ahead when a process
+      # ends have ended it with an abort (apache/arrow#34314).
       arrow_csv.ReadOptions(
         column_names=list(numbers.values()),
         skip_rows_after_names=1,
         block_size=_BLOCK,
-        use_threads=threads,
+        use_threads=False,
       ),
       arrow_csv.ParseOptions(
         delimiter=separator, newlines_in_values=True, invalid_row_handler=refuse
       ),
       arrow_csv.ConvertOptions(
-        column_types={
-          number: pa.dictionary(pa.int32(), pa.string()) for number in numbers.values()
-        },
+        column_types=dict.fromkeys(numbers.values(), text),
         include_columns=[numbers[name] for name in wanted],
         strings_can_be_null=False,
         quoted_strings_can_be_null=False,
       ),
     )
-
-  if not _has_rows(path):
-    raise InputError(f'{path}: expected rows below the header, got none')
-  try:
-    table = read(True)
   except pa.ArrowInvalid as error:
     if ragged:
-      ragged.clear()
-      try:
-        read(False)  # threads do not know the numbers of their rows
-      except pa.ArrowInvalid:
-        found = ragged[0]
-        raise InputError(
-          f'{path}: row {found.number - 1} has {found.actual_columns} values; expected '
-          f'{found.expected_columns}, one for each name in the header'
-        ) from None
+      found = ragged[0]
+      raise InputError(
+        f'{path}: row {found.number - 1} has {found.actual_columns} values; expected '
+        f'{found.expected_columns}, one for each name in the header'
+      ) from None
     hint = f' (a row longer than {_BLOCK} bytes, or a quote that is never closed?)'
     hint = hint if 'straddling' in str(error) else f' ({error})'
     raise InputError(f'{path}: the table cannot be read{hint}') from None

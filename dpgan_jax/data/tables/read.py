@@ -30,7 +30,10 @@ from dpgan_jax.data.tables.text import TextColumn, TextTable
 MISSING = ('', 'NA', 'N/A', '?', 'nan', 'NaN', 'NULL', 'null')
 """How people write that a value is missing."""
 
-_PLAIN = r'^-?[0-9]{1,15}(\.[0-9]{1,15})?$'  # what Arrow and Python read as the same number
+# What Arrow and Python read as the same number: both round exactly. Longer whole numbers may not be
+# those that float64 holds, which `Column.parse` looks at.
+_PLAIN = r'^-?[0-9]{1,15}(\.[0-9]{1,40})?([eE][-+]?[0-9]{1,3})?$'
+_PLAIN_TIME = r'^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}:[0-9]{2})?$'
 
 
 def read_table(
@@ -120,54 +123,58 @@ def _listed(names: Sequence[str]) -> str:
 
 def _encode(where: str, column: Column, text: TextColumn, notes: list[str]) -> np.ndarray:
   """A column of the matrix, float64 [N]; what was changed is added to `notes`."""
-  texts = text.texts.to_pylist()
-  values = np.full(len(texts) + 1, np.nan)  # the last one is what -1 stands for
+  count = len(text.texts)
+  values = np.full(count + 1, np.nan)  # the last one is what -1 stands for
   changed, bad = np.zeros(len(values), bool), np.zeros(len(values), bool)
   bad[-1] = not column.nullable
   if column.is_category and text.type == 'boolean' and column.kind == 'boolean':
-    values[:-1] = [float(each == 'true') for each in texts]
-    slow: Any = ()
+    values[:-1] = [float(each == 'true') for each in text.texts.to_pylist()]
+    slow = np.arange(0)
   elif column.is_category:
-    slow = range(len(texts))
+    slow = np.arange(count)
   else:
     slow = np.flatnonzero(~_plain(column, text.texts, values, changed))
-  for number in slow:
+  for number, written in zip(slow, text.texts.take(slow).to_pylist(), strict=True):
     try:
-      values[number] = value = column.parse(texts[number])
-      changed[number] = _is_changed(column, texts[number], value)
+      values[number] = value = column.parse(written)
+      changed[number] = _is_changed(column, written, value)
     except InputError:
       bad[number] = True
   if bad.any() and len(rows := np.flatnonzero(bad[text.codes])):
     code = text.codes[rows[0]]
     raise InputError(
       f'{where}: column {column.name!r}, row {rows[0] + 1}: '
-      + _why(column, None if code < 0 else texts[code])
+      + _why(column, None if code < 0 else text.texts[code].as_py())
     )
-  if changed.any() and (count := int(changed[text.codes].sum())):
+  if changed.any() and (moved := int(changed[text.codes].sum())):
     how = 'became other' if column.is_category else 'moved to its bounds or its resolution'
-    notes.append(f'{count:,} values of column {column.name!r} {how}')
+    notes.append(f'{moved:,} values of column {column.name!r} {how}')
   return values[text.codes]
 
 
 def _plain(column: Column, texts: Any, values: np.ndarray, changed: np.ndarray) -> np.ndarray:
-  """Parses what is plainly a number within the bounds, all at once; bool, which texts were that.
+  """Parses what is plainly a value within the bounds, all at once; bool, which texts were that.
 
-  It does to each what `Column.parse` does.
+  It does to each what `Column.parse` does, which the others are left to.
   """
   import pyarrow as pa
   import pyarrow.compute as pc
 
-  if column.kind not in ('integer', 'real'):
-    return np.zeros(len(texts), bool)
-  plain = pc.match_substring_regex(texts, _PLAIN)
+  is_time = column.kind in ('date', 'datetime')
+  plain = pc.match_substring_regex(texts, _PLAIN_TIME if is_time else _PLAIN)
   if column.nullable:
     plain = pc.and_(plain, pc.not_equal(texts, column.missing))
-  numbers = pc.cast(pc.if_else(plain, texts, None), pa.float64())
-  raw = np.asarray(pc.fill_null(numbers, np.nan)) + 0.0
+  found = pc.if_else(plain, texts, None)
+  try:
+    found = found.cast(pa.timestamp('s')).cast(pa.int64()) if is_time else found
+    numbers = pc.cast(found, pa.float64())
+  except pa.ArrowInvalid:  # such as 30 February
+    return np.zeros(len(texts), bool)
+  raw = np.asarray(pc.fill_null(numbers, np.nan)) / (86_400 if column.kind == 'date' else 1) + 0.0
   low, high = column.bounds
   with np.errstate(invalid='ignore'):
     done = (raw >= low) & (raw <= high)
-    if column.kind == 'integer':
+    if column.kind in ('integer', 'date'):
       done &= raw == np.rint(raw)
   steps = column.step
   rounded = raw if steps is None else np.minimum(low + np.rint((raw - low) / steps) * steps, high)

@@ -138,7 +138,7 @@ def _read_parquet(where: str, file: Any, wanted: Sequence[str]) -> dict[str, Any
   import pyarrow as pa
 
   try:
-    table = file.read(columns=list(wanted))
+    table = file.read(columns=list(wanted), use_threads=False)
   except (pa.ArrowException, OSError) as error:
     raise InputError(f'{where}: the Parquet file is damaged: {error}') from None
   return {name: table.column(name) for name in wanted}
