@@ -31,12 +31,13 @@ def fail(message: str, status: int = 2) -> NoReturn:
   sys.exit(status)
 
 
-def run(main: Callable[[], None], *, interrupted: str = '') -> None:
+def run(main: Callable[[], None], *, interrupted: str = '', positional: str | None = None) -> None:
   """Parses the flags and runs a command's `main`; does not return.
 
   Args:
     main: the command; its flags are parsed when it is called.
     interrupted: what to tell a user who pressed Ctrl-C, e.g. how to continue.
+    positional: the flag whose value may stand alone, without its name.
   """
 
   _show_everything()
@@ -44,7 +45,7 @@ def run(main: Callable[[], None], *, interrupted: str = '') -> None:
 
   def parsed(argv: list[str]) -> list[str]:
     try:
-      return parse(argv)
+      return parse(argv, positional)
     except _validate.InputError as error:
       fail(str(error))
 
@@ -114,15 +115,22 @@ def _spelled(error: UnicodeError) -> tuple[str, int]:
   return ''.join(_SPELLED.get(c) or ascii(c)[1:-1] for c in letters), error.end
 
 
-def parse(argv: list[str]) -> list[str]:
+def parse(argv: list[str], positional: str | None = None) -> list[str]:
   """Parses a command line, flag files included, into `flags.FLAGS`.
+
+  Args:
+    argv: the name of the program, then its arguments.
+    positional: the flag whose value may stand alone.
 
   Raises:
     InputError: unknown flags, values that a flag may not have, a flag file that cannot be read.
   """
   argv = [*argv[:1], *_flag_files.expand(argv[1:])]
   try:
+    flags.FLAGS.set_gnu_getopt(positional is not None)  # flags may follow what stands alone
     rest = flags.FLAGS(argv)
+    if positional is not None and len(rest) == 2 and not flags.FLAGS[positional].present:
+      flags.FLAGS[positional].parse(rest.pop())
   except flags.Error as error:
     raise _validate.InputError(str(error).replace('\n', ' ').removeprefix('ERROR:: ')) from None
   except RecursionError:  # from absl's search for a flag of a similar name
@@ -155,7 +163,7 @@ def define_flags(*classes: type, rare: Collection[str] = ()) -> None:
   for setting in (setting for cls in classes for setting in _settings.of(cls)):
     if setting.name in rare:
       setting = dataclasses.replace(setting, common=False)
-    makers[setting.kind](setting.name, setting.default, setting.help)
+    makers[setting.kind](setting.name, setting.default, setting.help, short_name=setting.alias)
     flag = flags.FLAGS[setting.name]
     flag.parser = _Parser(flag.parser, setting)
 

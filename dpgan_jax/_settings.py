@@ -45,6 +45,7 @@ class Setting:
     common: whether it is one of the few that a short help page shows.
     choices: all that it may be; empty: anything.
     range: numbers that it may be.
+    alias: another name of its flag.
   """
 
   name: str
@@ -56,6 +57,7 @@ class Setting:
   common: bool
   choices: tuple[str, ...]
   range: _validate.Range
+  alias: str | None
 
   def check(self, value: Any) -> Any:
     """Returns `value` as Python's own type, which JSON can hold.
@@ -100,6 +102,7 @@ def field(
   above: float | None = None,
   maximum: float | None = None,
   below: float | None = None,
+  alias: str | None = None,
 ) -> Any:
   """A field of a dataclass; its type is that of the annotation, and None if that says so.
 
@@ -110,6 +113,7 @@ def field(
     minimum, above: the smallest number, or one that all are larger than; default: any.
     maximum, below: the largest number, or one that all are smaller than; default: any that is
       finite.
+    alias: another name of its flag.
   """
   low = minimum if above is None else above
   high = maximum if below is None else below
@@ -124,6 +128,7 @@ def field(
       open_left=minimum is None,
       open_right=maximum is None,
     ),
+    'alias': alias,
   }
   return dataclasses.field(default=default, metadata=about)
 

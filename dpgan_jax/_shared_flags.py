@@ -21,12 +21,16 @@ class DataOptions:
   """Where the data are; which they are, and what is done to them, are settings."""
 
   data_dir: str | None = _settings.field(
-    None, 'Folder (or .npz file) of the data; default: download by name.', group='data', common=True
+    None, 'Folder (or file: .npz, a table) of the data; default: download by name. Also --data.',
+    group='data', common=True, alias='data',
   )
   labels_csv: str | None = _settings.field(
     None,
     "With png: a table of every image's class, with the columns file (within data_dir) and label.",
     group='data', common=True,
+  )
+  schema: str | None = _settings.field(
+    None, 'With table: its description, by dpgan_jax.schema.', group='data', common=True
   )
 
   __post_init__ = _settings.check
@@ -34,7 +38,8 @@ class DataOptions:
   def source(self, settings: Any, dataset: str | None = None) -> Source:
     """The data that these and the settings name; `dataset` in the place of the settings'."""
     return Source.of(
-      settings, data_dir=self.data_dir, labels_csv=self.labels_csv, dataset=dataset
+      settings, data_dir=self.data_dir, labels_csv=self.labels_csv, schema=self.schema,
+      dataset=dataset,
     )
 
   def settled(self, config: TrainConfig) -> tuple[TrainConfig, Source]:

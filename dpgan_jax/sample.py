@@ -19,7 +19,7 @@ import numpy as np
 
 from dpgan_jax import _cli, _settings, _shared_flags, _validate
 from dpgan_jax.data import distort, writers
-from dpgan_jax.data.tables import write as tables
+from dpgan_jax.data.tables.files import write as tables
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.accounting import show_epsilon
 from dpgan_jax.run import generator_file, samples, secrets, trainer

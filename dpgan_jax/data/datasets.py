@@ -19,10 +19,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -39,7 +38,9 @@ from dpgan_jax.data.readers import (
   read_idx,
   read_npz,
 )
-from dpgan_jax.data.spec import Preparation, Spec
+from dpgan_jax.data.spec import Preparation, Spec, fingerprint
+from dpgan_jax.data.tables import generated
+from dpgan_jax.data.tables.files.read import read_declared
 
 SPLITS = ('train', 'test')
 
@@ -59,9 +60,10 @@ _CLASS_NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _EMNIST_PART = {'emnist': 'balanced', 'emnist_digits': 'digits', 'emnist_letters': 'letters'}
 
-PUBLIC = tuple(_CLASS_NAMES)
-"""Data sets that anyone may download: scores on their images may be shown."""
-DATASETS = (*PUBLIC, 'idx', 'npz', 'png')
+PUBLIC = (*_CLASS_NAMES, 'people')
+"""Data sets that anyone may download or make: scores on their records may be shown."""
+TABLES = ('people', 'table')
+DATASETS = (*PUBLIC, 'idx', 'npz', 'png', 'table')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,6 +91,8 @@ class ImageDataset:
   class_names: tuple[str, ...]
   partial: bool = False
   notes: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+
+  unit: ClassVar = 'image'
 
   def __post_init__(self) -> None:
     name, images, labels = self.name, self.images, self.labels
@@ -118,7 +122,7 @@ class ImageDataset:
       raise InputError(
         f'{name}: expected {self.num_classes} class names, got {len(self.class_names)}'
       )
-    _check_labels_in_range(name, labels, self.num_classes)
+    naming.check_labels(name, labels, self.num_classes)
     empty = np.flatnonzero(np.bincount(labels, minlength=self.num_classes) == 0)
     if len(empty) and not self.partial:
       raise InputError(
@@ -131,8 +135,23 @@ class ImageDataset:
 
   @property
   def records(self) -> np.ndarray:
+    """The images."""
+    return self.images
+
+  @property
+  def records(self) -> np.ndarray:
     """The images: what a data set of any kind calls what it holds."""
     return self.images
+
+  @property
+  def content(self) -> np.ndarray:
+    """[N, ...], by which `sources` tells records apart: pixels, whatever their labels."""
+    return self.images
+
+  def part(self, chosen: np.ndarray, *, partial: bool) -> ImageDataset:
+    """The images where `chosen`, bool [N], is true."""
+    images, labels = self.images[chosen], self.labels[chosen]
+    return dataclasses.replace(self, images=images, labels=labels, partial=partial)
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -148,17 +167,8 @@ class ImageDataset:
     )
 
   def fingerprint(self) -> str:
-    """Returns the SHA-256 (hex) of shapes, images and labels, to refuse resuming on other data.
-
-    It is private: whoever holds a guess at the data set can confirm it, one person's presence
-    included, by comparing hashes. Keep it beside the ledger; never publish it with a report or a
-    model.
-    """
-    digest = hashlib.sha256()
-    for array in (self.images, np.ascontiguousarray(self.labels)):
-      digest.update(repr((array.shape, array.dtype.str)).encode())
-      digest.update(array.data)
-    return digest.hexdigest()
+    """A private hash of images and labels (`spec.fingerprint`)."""
+    return fingerprint(self.images, self.labels)
 
 
 def load_dataset(
@@ -170,7 +180,8 @@ def load_dataset(
   labels_csv: str | None = None,
   image_size: str | int | None = None,
   channels: int | None = None,
-) -> ImageDataset:
+  schema: str | None = None,
+) -> Any:
   """Loads one split of a data set by name; `sources` holds out a part of it, if that is asked for.
 
   Args:
@@ -178,8 +189,9 @@ def load_dataset(
       'mnist', 'fashion_mnist', 'kmnist', 'emnist' (Balanced), 'emnist_digits' and 'emnist_letters'
       are read from `data_dir`, or downloaded into the cache without one. 'idx', 'npz' and 'png' are
       your own files: see `find_idx`, `readers.read_npz`, `image_folder.read_image_folder`. Without
-      labels, images of the last two are of one class, called 'unlabelled'.
-    data_dir: the folder (for 'npz' the file) that holds the data.
+      labels, images of the last two are of one class, called 'unlabelled'. 'people' is a generated
+      table, 'table' one of your own (`tables.read`).
+    data_dir: the folder (for 'npz' and 'table' the file) that holds the data.
     split: 'train' or 'test'. Classes of the test split are those of training, in their order.
     num_classes: for 'idx' and 'npz', the public number of classes. Without it their names (the file
       class_names.json, the array class_names) or the largest training label give it, which is
@@ -187,6 +199,10 @@ def load_dataset(
     labels_csv: for 'png', a table of the class of each file.
     image_size, channels: for 'npz' and 'png', what each image is resized to, 28 or '28x32' (height
       by width), and turned into: grey (1) or RGB (3). Without them images are taken as they are.
+    schema: for 'table', the file that describes it (`tables.schema_file`).
+
+  Returns:
+    An `ImageDataset`; a `TableDataset` for the names in `TABLES`.
 
   Raises:
     InputError: an unknown name, or files that are missing, damaged or inconsistent.
@@ -205,9 +221,15 @@ def load_dataset(
     raise InputError(f'expected image_size and channels only with npz or png, got them with {name}')
   if labels_csv is not None and name != 'png':
     raise InputError(f'expected labels_csv only with png; {name} has labels of its own')
+  if schema is not None and name != 'table':
+    raise InputError(f'expected schema only with table; {name} describes itself')
+  if name in ('digits', 'people') and data_dir is not None:
+    raise InputError(f'expected no data_dir with {name} (built in), got {data_dir!r}')
+  if name == 'people':
+    return generated.people(split)
+  if name == 'table':
+    return read_declared(_need(name, data_dir), schema, split)
   if name == 'digits':
-    if data_dir is not None:
-      raise InputError(f'expected no data_dir with digits (built in), got {data_dir!r}')
     images, labels = _digits(split)
   elif name == 'png':
     found = image_folder.read_image_folder(
@@ -223,7 +245,7 @@ def load_dataset(
     if split == 'test' and num_classes is None and names is None:
       path = find_idx(folder, _stems(name, 'train'), ('labels',))['labels']
       named_by = int32_labels(str(path), read_idx(path, 'labels'))
-    return _assemble(name, images, labels, _class_names(name, named_by, num_classes, names))
+    return _assemble(name, images, labels, naming.of_labels(name, named_by, num_classes, names))
   else:
     files = download.fetch(name, split) if data_dir is None else find_idx(
       data_dir, _stems(name, split)
@@ -319,7 +341,7 @@ def _load_npz(
     notes.append(f'no {members[split]["y"]} among the arrays {", ".join(listed[:10])}: no classes')
   if 'val_images' in listed and members['test']['x'] != 'val_images':
     notes.append(f'the val_images of {file} are used neither for training nor for testing')
-  names = _class_names('npz', named_by, num_classes, names)
+  names = naming.of_labels('npz', named_by, num_classes, names)
   return _assemble('npz', images, labels, names, tuple(notes))
 
 
@@ -365,36 +387,8 @@ def _assemble(
   )  # fmt: skip
 
 
-def _class_names(
-  name: str, labels: np.ndarray, num_classes: int | None, names: tuple[str, ...] | None
-) -> tuple[str, ...]:
-  if names is not None:
-    if num_classes not in (None, len(names)):
-      raise InputError(f'{name}: expected num_classes={len(names)}, as many as have names there')
-    _check_labels_in_range(name, labels, len(names))
-    return names
-  if num_classes is None:
-    num_classes = int(labels.max(initial=-1)) + 1
-    if num_classes > len(labels):  # also keeps a stray 2^31 from making as many names
-      raise InputError(
-        f'{name}: label {num_classes - 1} among {len(labels)} labels leaves classes empty; '
-        'expected labels 0, 1, ... without gaps'
-      )
-  _check_labels_in_range(name, labels, num_classes)
-  return tuple(map(str, range(num_classes)))
-
-
-def _check_labels_in_range(name: str, labels: np.ndarray, num_classes: int) -> None:
-  wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-  if len(wrong):
-    raise InputError(
-      f'{name}: expected labels in [0, {num_classes}), got {int(labels[wrong[0]])} at index '
-      f'{wrong[0]}'
-    )
-
-
 def _need(name: str, data_dir: str | None) -> str:
   if data_dir is None:
-    what = 'an .npz file' if name == 'npz' else 'a folder'
+    what = {'npz': 'an .npz file', 'table': 'a CSV or Parquet file'}.get(name, 'a folder')
     raise InputError(f'expected data_dir to name {what} with dataset {name}, got none')
   return data_dir

@@ -13,6 +13,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from dpgan_jax import _json
 from dpgan_jax._validate import InputError
 
@@ -95,6 +97,40 @@ def checked(where: str, names: Any) -> tuple[str, ...]:
     twice = next(name for name in found if found.count(name) > 1)
     raise InputError(f'{where}: expected different names, got {twice!r} twice')
   return found
+
+
+def of_labels(
+  name: str, labels: np.ndarray, num_classes: int | None, names: tuple[str, ...] | None
+) -> tuple[str, ...]:
+  """The classes of `labels`: their `names`, or as many numbers as are said or as occur.
+
+  Raises:
+    InputError: labels that are not of these classes, or that leave some empty.
+  """
+  if names is not None:
+    if num_classes not in (None, len(names)):
+      raise InputError(f'{name}: expected num_classes={len(names)}, as many as have names there')
+    check_labels(name, labels, len(names))
+    return names
+  if num_classes is None:
+    num_classes = int(labels.max(initial=-1)) + 1
+    if num_classes > len(labels):  # also keeps a stray 2^31 from making as many names
+      raise InputError(
+        f'{name}: label {num_classes - 1} among {len(labels)} labels leaves classes empty; '
+        'expected labels 0, 1, ... without gaps'
+      )
+  check_labels(name, labels, num_classes)
+  return tuple(map(str, range(num_classes)))
+
+
+def check_labels(name: str, labels: np.ndarray, num_classes: int) -> None:
+  """Refuses labels outside [0, num_classes), naming the first."""
+  wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+  if len(wrong):
+    raise InputError(
+      f'{name}: expected labels in [0, {num_classes}), got {int(labels[wrong[0]])} at index '
+      f'{wrong[0]}'
+    )
 
 
 def require_same(what: str, here: Sequence[str], there: Sequence[str], whose: str) -> None:

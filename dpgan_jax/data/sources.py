@@ -1,12 +1,12 @@
 """Where the records of a run come from, and which of them it never sees.
 
-Which are held out is a function of each record alone, and of nothing else: a hash of its pixels
-with a public key says it. One record more or less then moves no other to the other side, so that it
-changes one of the two parts by one record, and a guarantee for what is trained on is one for the
-whole. (A permutation of N records moves a fifth of them when N changes by one.) How many are held
-out is therefore known only about, and N of the guarantee is the number of records that remain.
-Copies of an image stay together, whatever their labels; a copy among what is scored would be scored
-on what was learnt.
+Which are held out is a function of each record alone, and of nothing else: a hash of its pixels, or
+of its row in a table, with a public key says it. One record more or less then moves no other to the
+other side, so that it changes one of the two parts by one record, and a guarantee for what is
+trained on is one for the whole. (A permutation of N records moves a fifth of them when N changes by
+one.) How many are held out is therefore known only about, and N of the guarantee is the number of
+records that remain. Copies of an image stay together, whatever their labels, and so do rows that
+are alike in every column; a copy among what is scored would be scored on what was learnt.
 
 >>> share(10_000, 60_000), share(0.2, 60_000)
 (0.171875, 0.2)
@@ -20,16 +20,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from dpgan_jax import _validate
 from dpgan_jax.data import datasets, image_folder, readers
 from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.tables.dataset import TableDataset
+
+Dataset = ImageDataset | TableDataset
+T = TypeVar('T', ImageDataset, TableDataset)
 
 DEFAULT = 0.1
-"""The share of one's own images that is held out where there are none for testing. It does not
+"""The share of one's own records that is held out where there are none for testing. It does not
 depend on their number, so that one record less changes it for no other."""
 ENOUGH = 30  # held-out images, below which dpgan_jax.evaluate cannot score
 
@@ -58,19 +62,19 @@ def share(held: float, count: int) -> float:
   return rounded
 
 
-def chosen(images: np.ndarray, share: float) -> np.ndarray:
-  """Which of `images` [n, ...] are held out, bool [n]; on average `share` of them."""
-  return np.array([_place(image) < share for image in images])
+def chosen(records: np.ndarray, share: float) -> np.ndarray:
+  """Which of `records` [n, ...] are held out, bool [n]; on average `share` of them."""
+  return np.array([_place(record) < share for record in records])
 
 
-def _place(image: np.ndarray) -> float:
-  """Where the hash puts an image in [0, 1): anywhere, and always there."""
-  about = repr(image.shape).encode()
-  digest = hashlib.blake2b(about + image.tobytes(), digest_size=6, key=_KEY).digest()
+def _place(record: np.ndarray) -> float:
+  """Where the hash puts a record in [0, 1): anywhere, and always there."""
+  about = repr(record.shape).encode()
+  digest = hashlib.blake2b(about + record.tobytes(), digest_size=6, key=_KEY).digest()
   return int.from_bytes(digest, 'big') / 2**48
 
 
-def hold_out(dataset: ImageDataset, held: float) -> tuple[ImageDataset, ImageDataset]:
+def hold_out(dataset: T, held: float) -> tuple[T, T]:
   """A data set without some of its examples, and these, as `chosen` chooses them.
 
   What is chosen by scores on the second is chosen on private data, if the data are private.
@@ -85,20 +89,16 @@ def hold_out(dataset: ImageDataset, held: float) -> tuple[ImageDataset, ImageDat
   Raises:
     InputError: as many examples or more; a class of which all are held out; none that are.
   """
-  aside = chosen(dataset.images, share(held, len(dataset)))
+  aside = chosen(dataset.content, share(held, len(dataset)))
   gone = np.setdiff1d(dataset.labels, dataset.labels[~aside])
   if len(gone) or not aside.any():
-    what = f'all images of class {dataset.class_names[gone[0]]!r}' if len(gone) else 'no image'
+    unit = dataset.unit
+    what = f'all {unit}s of class {dataset.class_names[gone[0]]!r}' if len(gone) else f'no {unit}'
     raise _validate.InputError(
       f'{dataset.name}: with holdout={held:g} {what} would be held out; expected another holdout, '
       'or 0 for none'
     )
-
-  def part(chosen: np.ndarray, *, partial: bool) -> ImageDataset:
-    images, labels = dataset.images[chosen], dataset.labels[chosen]
-    return dataclasses.replace(dataset, images=images, labels=labels, partial=partial)
-
-  return part(~aside, partial=dataset.partial), part(aside, partial=True)
+  return dataset.part(~aside, partial=dataset.partial), dataset.part(aside, partial=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,9 +106,9 @@ class Source:
   """A data set by name, where it is, what is done to its images, and how many are held out.
 
   Attributes:
-    dataset: as `datasets.load_dataset` knows it; so are `data_dir`, `labels_csv`, `image_size` and
-      `channels`.
-    holdout: the share of the images never trained on, in the place of the test split; None or 0:
+    dataset: as `datasets.load_dataset` knows it; so are `data_dir`, `labels_csv`, `image_size`,
+      `channels` and `schema`.
+    holdout: the share of the records never trained on, in the place of the test split; None or 0:
       none, and the test split is the data set's own.
   """
 
@@ -117,11 +117,18 @@ class Source:
   labels_csv: str | None = None
   image_size: str | None = None
   channels: int | None = None
+  schema: str | None = None
   holdout: float | None = None
 
   @classmethod
   def of(
-    cls, settings: Any, *, data_dir: str | None, labels_csv: str | None, dataset: str | None = None
+    cls,
+    settings: Any,
+    *,
+    data_dir: str | None,
+    labels_csv: str | None,
+    schema: str | None = None,
+    dataset: str | None = None,
   ) -> Source:
     """Of the settings of a run, which have the other fields; `dataset` in the place of theirs."""
     return cls(
@@ -130,6 +137,7 @@ class Source:
       labels_csv=labels_csv,
       image_size=settings.image_size,
       channels=settings.channels,
+      schema=schema,
       holdout=settings.holdout,
     )
 
@@ -145,6 +153,8 @@ class Source:
     return dataclasses.replace(self, holdout=holdout or None)
 
   def _has_test_split(self) -> bool:
+    if self.dataset == 'table':
+      return False
     if self.data_dir is None:
       return True
     if self.dataset == 'npz':
@@ -157,7 +167,7 @@ class Source:
         return False
     return self.dataset != 'png' or image_folder.has_test_split(self.data_dir)
 
-  def load(self, split: str = 'train') -> ImageDataset:
+  def load(self, split: str = 'train') -> Any:
     """Loads a split: 'train', what a run may see, or 'test', what it never does.
 
     Raises:
@@ -168,7 +178,7 @@ class Source:
     if not holdout:
       return datasets.load_dataset(name, split=split, **options)
     train, test = hold_out(datasets.load_dataset(name, **options), holdout)
-    note = f'{len(test):,} images are held out, never trained on: for dpgan_jax.evaluate'
+    note = f'{len(test):,} {test.unit}s are held out, never trained on: for dpgan_jax.evaluate'
     if len(test) < ENOUGH:
       note += f', which needs {ENOUGH}: a larger --holdout gives more'
     return dataclasses.replace(train if split == 'train' else test, notes=(*train.notes, note))

@@ -22,7 +22,7 @@ import numpy as np
 from dpgan_jax import _files, _json, _validate
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data import distort, readers
-from dpgan_jax.data.tables import read as tables
+from dpgan_jax.data.tables.files import read as tables
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy import accounting
 from dpgan_jax.publishing import cards, run_statement, statement

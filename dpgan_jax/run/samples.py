@@ -11,7 +11,7 @@ from dpgan_jax import _figures
 from dpgan_jax.data import writers
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.data.tables import picture
-from dpgan_jax.data.tables import write as tables
+from dpgan_jax.data.tables.files import write as tables
 from dpgan_jax.models.synthesizer import Synthesizer
 
 

@@ -20,10 +20,9 @@ import datetime
 import decimal
 import functools
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from dpgan_jax import _validate
 from dpgan_jax._validate import InputError
@@ -31,10 +30,17 @@ from dpgan_jax._validate import InputError
 CATEGORIES = ('categorical', 'ordinal', 'boolean')
 NUMBERS = ('integer', 'real', 'date', 'datetime')
 KINDS = (*CATEGORIES, *NUMBERS, 'id')
+DRAFTED = ('categories', 'lower', 'upper', 'resolution', 'nullable', 'missing')
 MOST_COLUMNS, MOST_CATEGORIES, LONGEST = 2000, 10_000, 1000
 _LARGEST = 2.0**53  # whole numbers beyond it are not all different as float64
 _EPOCH = datetime.datetime(1970, 1, 1)
 _FORMAT = 'dpgan_jax table 1'
+_NUMBER = re.compile(r'\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*')
+_NO_TEXT = re.compile('[\x00\ud800-\udfff]')  # what no file of UTF-8 text holds
+
+
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str) and len(value) <= LONGEST and _NO_TEXT.search(value) is None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +60,8 @@ class Column:
     missing: how a missing value is written.
     outside: what becomes of a value out of the domain: 'refuse', 'clip' (numbers: the nearest
       bound) or 'other' (the category of that name).
-    drafted: names of the fields above that were read from the data, and are not confirmed yet.
+    drafted: names of the fields above that were read from the data, and are not confirmed yet;
+      the kind is not among them.
 
   Raises:
     InputError: fields that do not fit each other, naming the column.
@@ -72,7 +79,7 @@ class Column:
   drafted: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
-    if not isinstance(self.name, str) or not 0 < len(self.name) <= LONGEST:
+    if not _is_text(self.name) or not self.name.strip():
       raise InputError(
         f'expected names of columns to have 1 to {LONGEST} characters, got {self.name!r}'
       )
@@ -84,10 +91,15 @@ class Column:
   def _check(self) -> None:
     _validate.one_of('kind', self.kind, KINDS)
     _validate.one_of('outside', self.outside, ('refuse', 'clip', 'other'))
-    for field in ('nullable',):
-      _validate.one_of(field, getattr(self, field), (True, False))
-    if not isinstance(self.missing, str):
+    if not isinstance(self.nullable, bool):
+      raise InputError(f'expected nullable to be true or false, got {self.nullable!r}')
+    if not _is_text(self.missing):
       raise InputError(f'expected missing to be text, got {self.missing!r}')
+    for field in ('categories', 'drafted'):
+      if not isinstance(getattr(self, field), tuple):
+        raise InputError(f'expected {field} to be a list, got {getattr(self, field)!r}')
+    for field in self.drafted:
+      _validate.one_of('drafted', field, DRAFTED)
     if self.is_category:
       self._check_categories()
     elif self.categories:
@@ -106,7 +118,7 @@ class Column:
         'of the kind id'
       )
     for category in self.categories:
-      if not isinstance(category, str) or len(category) > LONGEST:
+      if not _is_text(category):
         raise InputError(
           f'expected categories to be text of at most {LONGEST} characters, got {category!r}'
         )
@@ -135,6 +147,21 @@ class Column:
       _validate.integer('resolution', self.resolution, minimum=1)
     if self.resolution is not None:
       _validate.positive('resolution', self.resolution)
+    if self.step is not None and high - low > _LARGEST * min(self.step, 1):
+      raise InputError(
+        f'expected bounds at most 2^53 and 2^53 steps apart, got {self.lower!r} and {self.upper!r}'
+      )
+    if self.nullable and self._holds(self.missing):
+      raise InputError(
+        f'expected missing to be written as no value within the bounds, got {self.missing!r}'
+      )
+
+  def _holds(self, text: str) -> bool:
+    low, high = self.bounds
+    try:
+      return low <= self.number(text) <= high
+    except InputError:
+      return False
 
   @property
   def is_category(self) -> bool:
@@ -154,9 +181,9 @@ class Column:
   @functools.cached_property
   def bounds(self) -> tuple[float, float]:
     """(lower, upper) as numbers."""
-    assert self.lower is not None
+    assert self.lower is not None, 'it is checked'
     assert self.upper is not None
-    return self._number(self.lower), self._number(self.upper)
+    return self.number(self.lower), self.number(self.upper)
 
   @property
   def step(self) -> float | None:
@@ -180,7 +207,7 @@ class Column:
       if index is None:
         raise InputError(f'expected one of its {len(self.categories)} categories, got {text!r}')
       return float(index)
-    value = self._number(text)
+    value = self.number(text)
     low, high = self.bounds
     if not low <= value <= high:
       if self.outside != 'clip':
@@ -193,7 +220,7 @@ class Column:
     low, high = self.bounds
     if self.step is None:
       return value
-    return min(low + round((value - low) / self.step) * self.step, high)
+    return min(low + round((value - low) / self.step) * self.step, high) + 0.0
 
   def format(self, value: float) -> str:
     """A value as it is written: the inverse of `parse`."""
@@ -204,37 +231,63 @@ class Column:
     if self.kind == 'date':
       return (_EPOCH + datetime.timedelta(days=round(value))).date().isoformat()
     if self.kind == 'datetime':
-      return (_EPOCH + datetime.timedelta(seconds=round(value))).isoformat()
+      return (_EPOCH + datetime.timedelta(seconds=value)).isoformat()
     if self.kind == 'integer':
       return str(round(value))
     if self.step is None:
       return repr(float(value))
-    digits = max(0, -decimal.Decimal(repr(float(self.step))).normalize().as_tuple().exponent)
-    return f'{value:.{digits}f}'
+    return f'{value:z.{self._digits}f}'
+
+  def number(self, text: float | str) -> float:
+    """What a number or a date counts as, within the bounds or not.
+
+    Raises:
+      InputError: text that is none, quoting it.
+    """
+    if self.kind in ('date', 'datetime'):
+      return self._since(text)
+    if isinstance(text, str) and _NUMBER.fullmatch(text) is None:
+      if text.strip().lstrip('+-').lower() in ('inf', 'infinity', 'nan'):
+        raise InputError(f'expected a finite number, got {text!r}')
+      hint = '; a decimal comma has to be a point' if re.search('[0-9],[0-9]', text) else ''
+      raise InputError(f'expected a number, got {text!r}{hint}')
+    if isinstance(text, bool) or not isinstance(text, int | float | str):
+      raise InputError(f'expected a number, got {text!r}')
+    value = float(text)
+    if not math.isfinite(value):
+      raise InputError(f'expected a finite number, got {text!r}')
+    if self.kind == 'integer':
+      # float('9007199254740993') would be another whole number, and pass.
+      whole = isinstance(text, int) or str(text).strip().lstrip('+-').isdigit()
+      exact = int(text) if whole else value
+      if value != round(value) or abs(exact) > _LARGEST:
+        raise InputError(f'expected a whole number within 2^53 of zero, got {text!r}')
+    return value + 0.0
+
+  def _since(self, text: float | str) -> float:
+    day = self.kind == 'date'
+    try:
+      when = datetime.datetime.fromisoformat(str(text).strip())
+      if when.tzinfo is not None:
+        when = when.replace(tzinfo=None) - (when.utcoffset() or datetime.timedelta())
+    except (ValueError, OverflowError):
+      when = None
+    if when is None or (day and when.time() != datetime.time()):
+      wanted = 'YYYY-MM-DD' if day else 'YYYY-MM-DDTHH:MM:SS'
+      raise InputError(f'expected {wanted}, got {text!r}')
+    since = when - _EPOCH
+    return float(since.days if day else since.total_seconds())
+
+  @functools.cached_property
+  def _digits(self) -> int:
+    # Those of the lower bound too: values are whole steps from it.
+    parts = (float(self.step or 1), *self.bounds)
+    exponents = [decimal.Decimal(repr(p)).normalize().as_tuple().exponent for p in parts]
+    return max(0, *(-e for e in exponents if isinstance(e, int)))
 
   @functools.cached_property
   def _indices(self) -> dict[str, int]:
     return {category: index for index, category in enumerate(self.categories)}
-
-  def _number(self, text: float | str) -> float:
-    if self.kind in ('date', 'datetime'):
-      try:
-        since = datetime.datetime.fromisoformat(str(text).strip()).replace(tzinfo=None) - _EPOCH
-      except ValueError:
-        wanted = 'YYYY-MM-DD' if self.kind == 'date' else 'YYYY-MM-DDTHH:MM:SS'
-        raise InputError(f'expected {wanted}, got {text!r}') from None
-      return float(since.days if self.kind == 'date' else since.total_seconds())
-    try:
-      value = float(text)
-    except ValueError:
-      comma = isinstance(text, str) and ',' in text
-      hint = '; a decimal comma has to be a point' if comma else ''
-      raise InputError(f'expected a number, got {text!r}{hint}') from None
-    if not math.isfinite(value):
-      raise InputError(f'expected a finite number, got {text!r}')
-    if self.kind == 'integer' and (value != round(value) or abs(value) > _LARGEST):
-      raise InputError(f'expected a whole number within 2^53 of zero, got {text!r}')
-    return value
 
   # --- records -----------------------------------------------------------------------------------
 
@@ -338,61 +391,3 @@ class Schema:
         'declared_public', record.get('declared_public', False), (True, False)
       ),
     )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class TableDataset:
-  """A table that has passed every check.
-
-  Attributes:
-    records: float64 [N, C], of the columns `schema.modelled`; NaN is missing.
-    labels: int32 [N], of the target in [0, K); zeros without one.
-    schema: public.
-    name: what the data are called in messages and reports.
-    partial: a part held out, which may happen to have no record of a class.
-    notes: what the reader changed, in words for the owner: counts of private data.
-
-  Raises:
-    InputError: arrays that do not fit the schema.
-  """
-
-  records: np.ndarray = dataclasses.field(repr=False)
-  labels: np.ndarray = dataclasses.field(repr=False)
-  schema: Schema
-  name: str
-  partial: bool = False
-  notes: tuple[str, ...] = dataclasses.field(default=(), repr=False)
-
-  def __post_init__(self) -> None:
-    count, columns = len(self.records), self.schema.modelled
-    if self.records.dtype != np.float64 or self.records.shape != (count, len(columns)):
-      raise InputError(
-        f'{self.name}: expected records to be float64 [N, {len(columns)}], got '
-        f'{self.records.dtype} {self.records.shape}'
-      )
-    if self.labels.dtype != np.int32 or self.labels.shape != (count,) or not count:
-      raise InputError(
-        f'{self.name}: expected labels to be int32 [{count}] of at least one record, got '
-        f'{self.labels.dtype} {self.labels.shape}'
-      )
-    if self.labels.min() < 0 or self.labels.max() >= self.num_classes:
-      raise InputError(f'{self.name}: expected labels in [0, {self.num_classes})')
-    for column, values in zip(columns, self.records.T, strict=True):
-      low, high = (0, len(column.categories) - 1) if column.is_category else column.bounds
-      with np.errstate(invalid='ignore'):
-        outside = (values < low) | (values > high)
-      if outside.any() or (np.isnan(values).any() and not column.nullable):
-        raise InputError(f'{self.name}: values of column {column.name!r} are out of its domain')
-
-  def __len__(self) -> int:
-    return len(self.records)
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """Of the target; a single one without a target."""
-    return self.schema.class_names or ('rows',)
-
-  @property
-  def num_classes(self) -> int:
-    """K."""
-    return len(self.class_names)

@@ -1,0 +1,91 @@
+"""A table in memory: a checked matrix of records, their classes, and the schema of both."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from dpgan_jax._validate import InputError
+from dpgan_jax.data.spec import ALL_ROWS, Spec, fingerprint
+from dpgan_jax.data.tables.schema import Schema
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class TableDataset:
+  """A table that has passed every check.
+
+  Attributes:
+    records: float64 [N, C], of the columns `schema.modelled`; NaN is missing.
+    labels: int32 [N], of the target in [0, K); zeros without one.
+    schema: public.
+    name: what the data are called in messages and reports.
+    partial: a part held out, which may happen to have no record of a class.
+    notes: what the reader changed, in words for the owner: counts of private data.
+
+  Raises:
+    InputError: arrays that do not fit the schema.
+  """
+
+  records: np.ndarray = dataclasses.field(repr=False)
+  labels: np.ndarray = dataclasses.field(repr=False)
+  schema: Schema
+  name: str
+  partial: bool = False
+  notes: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+
+  unit: ClassVar = 'row'
+
+  def __post_init__(self) -> None:
+    count, columns = len(self.records), self.schema.modelled
+    if self.records.dtype != np.float64 or self.records.shape != (count, len(columns)):
+      raise InputError(
+        f'{self.name}: expected records to be float64 [N, {len(columns)}], got '
+        f'{self.records.dtype} {self.records.shape}'
+      )
+    if self.labels.dtype != np.int32 or self.labels.shape != (count,) or not count:
+      raise InputError(
+        f'{self.name}: expected labels to be int32 [{count}] of at least one record, got '
+        f'{self.labels.dtype} {self.labels.shape}'
+      )
+    if self.labels.min() < 0 or self.labels.max() >= self.num_classes:
+      raise InputError(f'{self.name}: expected labels in [0, {self.num_classes})')
+    for column, values in zip(columns, self.records.T, strict=True):
+      low, high = (0, len(column.categories) - 1) if column.is_category else column.bounds
+      with np.errstate(invalid='ignore'):
+        outside = (values < low) | (values > high)
+      if outside.any() or (np.isnan(values).any() and not column.nullable):
+        raise InputError(f'{self.name}: values of column {column.name!r} are out of its domain')
+
+  def __len__(self) -> int:
+    return len(self.records)
+
+  @property
+  def content(self) -> np.ndarray:
+    """[N, ...], by which `sources` tells records apart: whole rows, the target included."""
+    return np.column_stack([self.records, self.labels])
+
+  def part(self, chosen: np.ndarray, *, partial: bool) -> TableDataset:
+    """The rows where `chosen`, bool [N], is true."""
+    records, labels = self.records[chosen], self.labels[chosen]
+    return dataclasses.replace(self, records=records, labels=labels, partial=partial)
+
+  @property
+  def spec(self) -> Spec:
+    """What is public of this table."""
+    return Spec.of_table(self.schema, num_records=len(self), name=self.name)
+
+  def fingerprint(self) -> str:
+    """A private hash of rows and classes (`spec.fingerprint`)."""
+    return fingerprint(self.records, self.labels)
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Of the target; a single one without a target."""
+    return self.schema.class_names or ALL_ROWS
+
+  @property
+  def num_classes(self) -> int:
+    """K."""
+    return len(self.class_names)

@@ -1,0 +1,1 @@
+"""Tables as files: CSV, Parquet and the JSON of a schema, read and written."""

@@ -1,0 +1,211 @@
+"""Tables in: every value checked against the schema, and turned into the numbers of a matrix.
+
+Nothing is guessed: a value that its column does not know is refused, or becomes what the column's
+`outside` says, which is counted in the notes. Messages quote a value of the table: they are for its
+owner's terminal.
+
+>>> from dpgan_jax.data.tables.schema import Column, Schema
+>>> schema = Schema(columns=(
+...   Column(name='plz', kind='categorical', categories=('01067', '50667')),
+...   Column(name='age', kind='integer', lower=0, upper=120, nullable=True),
+... ))
+>>> read_table({'age': ['41', ''], 'plz': ['50667', '01067']}, schema).records.tolist()
+[[1.0, 41.0], [0.0, nan]]
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dpgan_jax._validate import InputError
+from dpgan_jax.data.tables.dataset import TableDataset
+from dpgan_jax.data.tables.files import schema_file
+from dpgan_jax.data.tables.files.text import TextColumn, TextTable
+from dpgan_jax.data.tables.schema import Column, Schema
+
+MISSING = ('', 'NA', 'N/A', '?', 'nan', 'NaN', 'NULL', 'null')
+"""How people write that a value is missing."""
+
+# What Arrow and Python read as the same number: both round exactly. Longer whole numbers may not be
+# those that float64 holds, which `Column.parse` looks at.
+_PLAIN = r'^-?[0-9]{1,15}(\.[0-9]{1,40})?([eE][-+]?[0-9]{1,3})?$'
+_PLAIN_TIME = r'^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}:[0-9]{2})?$'
+
+
+def read_table(
+  source: Any, schema: Schema, *, name: str = 'table', partial: bool = False
+) -> TableDataset:
+  """Reads a table that a schema describes.
+
+  Args:
+    source: a CSV or Parquet file, or a frame (`text.TextTable`). Its columns are those of the
+      schema, in any order. Of identifiers only the names are read. In Parquet and frames nulls are
+      missing, whatever `Column.missing` says, and so are NaN.
+    schema: what the columns hold.
+    name: what the data are called in messages and reports.
+    partial: as in `TableDataset`.
+
+  Raises:
+    InputError: no such table, other columns, or a value out of its domain, naming file, column and
+      row. Rows are counted from 1, the header not counted.
+  """
+  table = TextTable(source)
+  _require_columns(table, schema)
+  read = [c for c in schema.columns if c.kind != 'id']
+  place = {column.name: number for number, column in enumerate(schema.modelled)}
+  records, labels, notes = np.empty((0, 0)), np.zeros(0, np.int32), []
+  found = table.columns([column.name for column in read])
+  for column, text in zip(read, found, strict=True):
+    values = _encode(table.where, column, text, notes)
+    if not records.size:
+      records = np.empty((len(values), len(place)))
+      labels = np.zeros(len(values), np.int32)
+    if column.name in place:
+      records[:, place[column.name]] = values
+    else:
+      labels = values.astype(np.int32)
+  return TableDataset(
+    records=records, labels=labels, schema=schema, name=name, partial=partial, notes=tuple(notes)
+  )
+
+
+def read_declared(path: str, schema_path: str | None, split: str = 'train') -> TableDataset:
+  """Reads a file that a schema file describes, whose every entry somebody has confirmed.
+
+  Raises:
+    InputError: as `read_table`; entries that were read from the data and are not confirmed; no
+      schema; a test split, which a table has only by holding rows out (`sources`).
+  """
+  if schema_path is None:
+    raise InputError(
+      f'expected schema to name the file that describes {path}; dpgan_jax.schema drafts one'
+    )
+  if split == 'test':
+    raise InputError(f'{path}: a table has no test split of its own; expected holdout')
+  schema = schema_file.read_schema(schema_path)
+  waiting = [f'{name} ({", ".join(fields)})' for name, fields in schema.unconfirmed().items()]
+  if waiting:
+    more = f' and {len(waiting) - 3} more columns' if len(waiting) > 3 else ''
+    raise InputError(
+      f'{schema_path}: {", ".join(waiting[:3])}{more} were read from private data, which is a leak '
+      'unless they are public; correct them and take them out of "drafted", or confirm all: set '
+      '"declared_public" to true, or draft it with python -m dpgan_jax.schema --declare_public'
+    )
+  return read_table(path, schema)
+
+
+def _require_columns(table: TextTable, schema: Schema) -> None:
+  known = [column.name for column in schema.columns]
+  missing = [name for name in known if name not in set(table.names)]
+  extra = [name for name in table.names if name not in set(known)]
+  if not missing and not extra:
+    return
+  parts = []
+  if missing:
+    parts.append(f'column {_listed(missing)} of the schema is not there')
+  if extra:
+    parts.append(f'column {_listed(extra)} is not in the schema')
+  close = difflib.get_close_matches(missing[0], extra, n=1) if missing and extra else []
+  hint = f' (is {close[0]!r} meant to be {missing[0]!r}?)' if close else ''
+  raise InputError(
+    f'{table.where}: {" and ".join(parts)}{hint}; expected the columns of the schema, in any order'
+  )
+
+
+def _listed(names: Sequence[str]) -> str:
+  more = f' and {len(names) - 5} more' if len(names) > 5 else ''
+  return ', '.join(map(repr, names[:5])) + more
+
+
+def _encode(where: str, column: Column, text: TextColumn, notes: list[str]) -> np.ndarray:
+  """A column of the matrix, float64 [N]; what was changed is added to `notes`."""
+  count = len(text.texts)
+  values = np.full(count + 1, np.nan)  # the last one is what -1 stands for
+  changed, bad = np.zeros(len(values), bool), np.zeros(len(values), bool)
+  bad[-1] = not column.nullable
+  if column.is_category and text.type == 'boolean' and column.kind == 'boolean':
+    values[:-1] = [float(each == 'true') for each in text.texts.to_pylist()]
+    slow = np.arange(0)
+  elif column.is_category:
+    slow = np.arange(count)
+  else:
+    slow = np.flatnonzero(~_plain(column, text.texts, values, changed))
+  for number, written in zip(slow, text.texts.take(slow).to_pylist(), strict=True):
+    try:
+      values[number] = value = column.parse(written)
+      changed[number] = _is_changed(column, written, value)
+    except InputError:
+      bad[number] = True
+  if bad.any() and len(rows := np.flatnonzero(bad[text.codes])):
+    code = text.codes[rows[0]]
+    raise InputError(
+      f'{where}: column {column.name!r}, row {rows[0] + 1}: '
+      + _why(column, None if code < 0 else text.texts[code].as_py())
+    )
+  if changed.any() and (moved := int(changed[text.codes].sum())):
+    how = 'became other' if column.is_category else 'moved to its bounds or its resolution'
+    notes.append(f'{moved:,} values of column {column.name!r} {how}')
+  return values[text.codes]
+
+
+def _plain(column: Column, texts: Any, values: np.ndarray, changed: np.ndarray) -> np.ndarray:
+  """Parses what is plainly a value within the bounds, all at once; bool, which texts were that.
+
+  It does to each what `Column.parse` does, which the others are left to.
+  """
+  import pyarrow as pa
+  import pyarrow.compute as pc
+
+  is_time = column.kind in ('date', 'datetime')
+  plain = pc.match_substring_regex(texts, _PLAIN_TIME if is_time else _PLAIN)
+  if column.nullable:
+    plain = pc.and_(plain, pc.not_equal(texts, column.missing))
+  found = pc.if_else(plain, texts, None)
+  try:
+    found = found.cast(pa.timestamp('s')).cast(pa.int64()) if is_time else found
+    numbers = pc.cast(found, pa.float64())
+  except pa.ArrowInvalid:  # such as 30 February
+    return np.zeros(len(texts), bool)
+  raw = np.asarray(pc.fill_null(numbers, np.nan)) / (86_400 if column.kind == 'date' else 1) + 0.0
+  low, high = column.bounds
+  with np.errstate(invalid='ignore'):
+    done = (raw >= low) & (raw <= high)
+    if column.kind in ('integer', 'date'):
+      done &= raw == np.rint(raw)
+  steps = column.step
+  rounded = raw if steps is None else np.minimum(low + np.rint((raw - low) / steps) * steps, high)
+  values[:-1][done] = rounded[done] + 0.0
+  changed[:-1][done] = _moved(column, raw, rounded)[done]
+  return done
+
+
+def _moved(column: Column, raw: Any, value: Any) -> Any:
+  rounding = 1e-12 * np.abs(raw) + 1e-15 * max(map(abs, column.bounds))  # of float64
+  return np.abs(raw - value) > 1e-6 * (column.step or 0) + rounding
+
+
+def _is_changed(column: Column, text: str, value: float) -> bool:
+  if np.isnan(value):
+    return False
+  if column.is_category:
+    return text != column.categories[int(value)]
+  return bool(_moved(column, column.number(text), value))
+
+
+def _why(column: Column, text: str | None) -> str:
+  """What is wrong with a value; None: a null."""
+  hint = '; a missing value? Then the schema has to say "nullable": true'
+  if text is None:
+    return f'expected a value, got none{hint}'
+  try:
+    column.parse(text)
+  except InputError as error:
+    if text not in MISSING:
+      return str(error)
+    spelled = f' and "missing": "{text}"' if text != Column.missing or column.nullable else ''
+    return f'{error}{hint}{spelled}'
+  raise AssertionError('it was refused before')
