@@ -139,11 +139,6 @@ class ImageDataset:
     return self.images
 
   @property
-  def records(self) -> np.ndarray:
-    """The images: what a data set of any kind calls what it holds."""
-    return self.images
-
-  @property
   def content(self) -> np.ndarray:
     """[N, ...], by which `sources` tells records apart: pixels, whatever their labels."""
     return self.images

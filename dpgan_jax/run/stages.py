@@ -320,11 +320,8 @@ class MomentsStage(Stage):
 
 def nothing_released(moments: Moments, key: jax.Array) -> MomentsState:
   """The state before anything is read."""
-  second = moments.encoding.second_dim
-  counts, sums, seconds = (
-    jnp.zeros((moments.spec.num_classes, *of_a_class))
-    for of_a_class in ((), (moments.dim,), (second, second))
-  )
+  shapes = ((), (moments.dim,), (moments.encoding.second_dim,) * 2)
+  counts, sums, seconds = (jnp.zeros((moments.spec.num_classes, *shape)) for shape in shapes)
   return MomentsState(jnp.zeros((), jnp.int32), counts, sums, seconds, key)
 
 

@@ -1,4 +1,4 @@
-"""dpgan_jax.data.tables.files.read: what a table holds is read exactly, or refused by row and column."""
+"""tables.files.read: what a table holds is read exactly, or refused by row and column."""
 
 from __future__ import annotations
 

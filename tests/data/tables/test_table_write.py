@@ -1,4 +1,4 @@
-"""dpgan_jax.data.tables.files.write: what comes out is what went in, in both formats, whole or not."""
+"""tables.files.write: what comes out is what went in, in both formats, whole or not."""
 
 from __future__ import annotations
 
