@@ -42,8 +42,8 @@ _PRIVACY = scores.PRIVACY.replace('real images', 'real rows')
 _NOTES = (
   '*Real* is what real training rows get in the place of synthetic ones: the ceiling of an AUROC, '
   'the floor of a distance. Of rows near or equal to a training row, it is what held-out rows get.',
-  '*Noise* is what the worthless table gets that looks better: with the target shuffled (TSTR), '
-  'with every column shuffled by itself, or drawn evenly from the public domain (static; alone for '
+  '*Noise* is what the worthless table gets that looks better: with the target shuffled (eight '
+  'times, for the best AUROC), with every column shuffled by itself, or drawn evenly from the public domain (static; alone for '
   'one-way marginals, which shuffling keeps). A score that likes noise about as well as real rows '
   '**says nothing here**, whatever synthetic rows get.',
   'TSTR: classifiers trained on synthetic rows and tested on held-out real ones. Of every other '

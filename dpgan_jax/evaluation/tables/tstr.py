@@ -41,28 +41,36 @@ class Effort:
     rows: of a table, for the target of the schema.
     column_rows: the same for every other column.
     columns: how many other columns are made targets; drawn if there are more.
+    trees: of the forest, and steps of boosting.
     seed: of what is drawn, and of classifiers.
   """
 
   rows: int = 30_000
   column_rows: int = 8_000
   columns: int = 30
+  trees: int = 100
   seed: int = 0
 
 
-def target(learnt_from: TableDataset, test: TableDataset, effort: Effort) -> dict[str, Any]:
-  """TSTR of the target of the schema; JSON-ready.
+def target(
+  learnt_from: TableDataset,
+  test: TableDataset,
+  effort: Effort,
+  names: tuple[str, ...] = CLASSIFIERS,
+) -> dict[str, Any]:
+  """TSTR of the target of the schema, by classifiers of these names; JSON-ready.
 
   Returns:
     `auroc`, of the classifier with the highest, `best`, its name, `balanced`, its balanced
     accuracy, `guess`, that of a guess, `n`, rows learnt from, and `classifiers`: both by name.
   """
   rows, tested = _some(learnt_from, effort.rows, effort), _some(test, effort.rows, effort)
-  names = CLASSIFIERS if test.num_classes <= _MOST_BOOSTED else ('logistic', 'forest')
+  if test.num_classes > _MOST_BOOSTED:
+    names = tuple(name for name in names if name != 'boosting')
   found = {
     name: train_and_test(
       name, test.schema.modelled, (rows.records, rows.labels), (tested.records, tested.labels),
-      test.num_classes, seed=effort.seed,
+      test.num_classes, effort,
     )
     for name in names
   }  # fmt: skip
@@ -100,7 +108,7 @@ def every_column(learnt_from: TableDataset, test: TableDataset, effort: Effort) 
       found = [
         train_and_test(
           name, tuple(seen[i] for i in others), (x[:, others], y), (tested_x[:, others], tested_y),
-          2, seed=effort.seed,
+          2, effort,
         )
         for name in _QUICK_TO_TRAIN
       ]  # fmt: skip
@@ -171,8 +179,7 @@ def train_and_test(
   train: tuple[np.ndarray, np.ndarray],
   test: tuple[np.ndarray, np.ndarray],
   num_classes: int,
-  *,
-  seed: int = 0,
+  effort: Effort,
 ) -> dict[str, float]:
   """Trains one of `CLASSIFIERS` on some rows and tests it on others.
 
@@ -181,7 +188,7 @@ def train_and_test(
     columns: D of them.
     train, test: records float64 [n, D], NaN where a value is missing, and classes [n].
     num_classes: K.
-    seed: of the classifier.
+    effort: what counts of it is the number of trees and the seed.
 
   Returns:
     `auroc` and `balanced`.
@@ -195,7 +202,7 @@ def train_and_test(
     # Threads of small matrices wait for each other: thirty times as long on a machine at work.
     with warnings.catch_warnings(), threadpoolctl.threadpool_limits(1):
       warnings.simplefilter('ignore')  # that a fit has not converged is its score's business
-      model, encode = _classifier(name, columns, seed)
+      model, encode = _classifier(name, columns, effort)
       model.fit(encode(records), y)
       shares[:, known] = model.predict_proba(encode(tested))
   guessed = shares.argmax(axis=1)
@@ -217,7 +224,7 @@ def auroc(positive: np.ndarray, scores: np.ndarray) -> float | None:
 
 
 def _classifier(
-  name: str, columns: tuple[Column, ...], seed: int
+  name: str, columns: tuple[Column, ...], effort: Effort
 ) -> tuple[Any, Callable[[np.ndarray], np.ndarray]]:
   """A classifier that is not trained yet, and what makes its features of records."""
   # A second of import time that other commands do without.
@@ -225,11 +232,16 @@ def _classifier(
 
   if name == 'boosting':
     model = ensemble.HistGradientBoostingClassifier(
-      categorical_features=split_sets(columns), early_stopping=False, random_state=seed
+      max_iter=effort.trees,
+      categorical_features=split_sets(columns),
+      early_stopping=False,
+      random_state=effort.seed,
     )
     return model, lambda records: records
   if name == 'forest':
-    model = ensemble.RandomForestClassifier(100, min_samples_leaf=5, n_jobs=-1, random_state=seed)
+    model = ensemble.RandomForestClassifier(
+      effort.trees, min_samples_leaf=5, n_jobs=-1, random_state=effort.seed
+    )
   else:
     model = linear_model.LogisticRegression(max_iter=300)
   return model, Encoder(columns)

@@ -2,8 +2,8 @@
 
 Two shares, each between what is worth nothing (0) and what real rows are worth (1):
 
-* *usefulness*: how far the AUROC of classifiers trained on synthetic rows lies above a guess, 0.5,
-  by how far that of classifiers trained on real rows does;
+* *usefulness*: how far the AUROC of classifiers trained on synthetic rows has come from what noise
+  gets, at least 0.5, to that of classifiers trained on real rows;
 * *likeness*: how far the total variation of two-way marginals has come from a worthless table to
   real rows; the mean over two such tables, `static` and `independent` columns.
 
@@ -11,9 +11,9 @@ What says nothing on a table, because real rows are hardly better than a worthle
 out, and without usefulness nothing is called good. The levels of usefulness are those of images;
 those of likeness were chosen on generated tables (`tests/evaluation/tables`).
 
->>> judge((0.9, 0.89), (0.02, 0.025, {'static': 0.6, 'independent': 0.1})).level
+>>> judge((0.9, 0.89, 0.5), (0.02, 0.025, {'static': 0.6, 'independent': 0.1})).level
 'good'
->>> judge((0.9, 0.51), (0.02, 0.1, {'static': 0.6, 'independent': 0.1})).level
+>>> judge((0.9, 0.51, 0.5), (0.02, 0.1, {'static': 0.6, 'independent': 0.1})).level
 'useless'
 """
 
@@ -32,12 +32,13 @@ LEVELS = (
   Level('useless', 'red', 0.0, 0.0),
 )
 LEAST_TO_LEARN = 0.05
-"""AUROC above 0.5 of a classifier that was trained on real rows: with less it says nothing."""
+"""AUROC above noise of a classifier that was trained on real rows: with less it says nothing."""
 LEAST_APART = 1.5
 """Times the total variation of real rows that a worthless table has: with less it says nothing."""
 RULE = (
-  'The first sentence: *usefulness* is (TSTR - 0.5) / (real - 0.5), of the AUROC of the best of '
-  'three classifiers for the target, or without one of the mean over all columns; *likeness* is '
+  'The first sentence: *usefulness* is (TSTR - g) / (real - g), of the AUROC of the best of three '
+  'classifiers for the target, where g, at least 0.5, is the highest of eight shuffled targets; '
+  'without a target of the mean over all columns, each shuffled by itself for g. *Likeness* is '
   '(w - d) / (w - r), where d, r and w are the two-way total variations of synthetic rows, of real '
   'training rows and of a worthless table, each to held-out rows, its mean over static and '
   'independent columns; each share in [0, 1]. '
@@ -50,13 +51,14 @@ RULE = (
 
 
 def judge(
-  auroc: tuple[float, float] | None, distance: tuple[float, float, Mapping[str, float]] | None
+  auroc: tuple[float, float, float] | None,
+  distance: tuple[float, float, Mapping[str, float]] | None,
 ) -> Verdict:
   """Applies the rule.
 
   Args:
-    auroc: on held-out real rows, of classifiers trained on real rows and on synthetic ones; None
-      where there are none.
+    auroc: on held-out real rows, of classifiers trained on real rows, on synthetic ones and on
+      noise; None where there are none.
     distance: two-way total variation to held-out rows, of real training rows, of synthetic rows
       and of worthless tables by name; None of a table of one column.
   """
@@ -64,16 +66,16 @@ def judge(
   usefulness = likeness = None
   if auroc is None:
     parts.append('how useful they are was not measured')
-  elif auroc[0] - 0.5 < LEAST_TO_LEARN:
+  elif auroc[0] - auroc[2] < LEAST_TO_LEARN:
     parts.append(
       f'usefulness says nothing here (even trained on real rows a classifier has AUROC '
-      f'{auroc[0]:.3f}, a guess 0.5)'
+      f'{auroc[0]:.3f}, on noise {auroc[2]:.3f})'
     )
   else:
-    usefulness = _share(auroc[0], auroc[1], 0.5)
+    usefulness = _share(*auroc)
     parts.append(
       f'a classifier trained on them has AUROC {auroc[1]:.3f} on held-out real rows, trained on '
-      f'real rows {auroc[0]:.3f}, a guess 0.5'
+      f'real rows {auroc[0]:.3f}, on noise {auroc[2]:.3f}'
     )
   real, synthetic, worthless = distance or (0.0, 0.0, {})
   apart = {name: w for name, w in worthless.items() if w > LEAST_APART * real}

@@ -11,14 +11,27 @@ from PIL import Image
 from dpgan_jax import _json
 from dpgan_jax._validate import InputError
 from dpgan_jax.evaluation import tables
-from dpgan_jax.evaluation.tables import pages, pictures
+from dpgan_jax.evaluation.tables import pages, pictures, scores, tstr
 from tests.support.tables import coins, people, some
 
 TRAIN, TEST, MADE = (people(n, seed=seed) for seed, n in enumerate((300, 250, 200)))
+SETTINGS = scores.Settings(
+  effort=tstr.Effort(rows=200, column_rows=100, columns=2, trees=10),
+  queries=100,
+  marginal_rows=10_000,
+)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def light():
+  """What the scores are is no matter here: they are of a small effort."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(scores.Settings, 'of', lambda quick, seed: SETTINGS)
+    yield
 
 
 @pytest.fixture(scope='module')
-def written(tmp_path_factory):
+def written(tmp_path_factory, light):
   out = tmp_path_factory.mktemp('run')
   labels = MADE.labels.astype(np.int64)
   record = tables.evaluate_run(TRAIN, TEST, MADE.records, labels, out, quick=True, source='run')
@@ -58,7 +71,9 @@ def test_the_summary_is_short(written):
   assert str(out / 'evaluation.md') in lines[-1]
 
 
-def test_rows_without_classes_are_scored_without_the_target(tmp_path):
+def test_rows_without_classes_are_scored_without_the_target(tmp_path, monkeypatch):
+  for name in ('one_way', 'relations'):
+    monkeypatch.setattr(pictures, name, lambda *args: None)
   record = tables.evaluate_run(TRAIN, TEST, MADE.records, None, tmp_path, quick=True)
   assert 'tstr_auroc' in record['skipped']
   assert any('left out' in line for line in pages.summary(record, tmp_path))
@@ -108,7 +123,8 @@ def test_names_of_columns_break_neither_pages_nor_pictures(tmp_path, written):
   assert pictures.relations(table, table, tmp_path / 'b.png').exists()
 
 
-def test_many_columns_and_categories_are_drawn_in_part(tmp_path):
+def test_many_columns_and_categories_are_drawn_in_part(tmp_path, monkeypatch):
+  monkeypatch.setattr(pictures, 'MOST_PANELS', 6)
   rng = np.random.default_rng(0)
   table = coins(rng.integers(0, 90, (200, 40)), sides=90, target=True)
   path = pictures.one_way(table, some(table, slice(0, 50)), tmp_path / 'many.png')

@@ -13,7 +13,7 @@ from dpgan_jax.data.tables.schema import Column
 from dpgan_jax.evaluation.tables import references, tstr
 from tests.support.tables import PEOPLE, coins, people
 
-EFFORT = tstr.Effort(rows=1500, column_rows=500, columns=9)
+EFFORT = tstr.Effort(rows=1500, column_rows=500, columns=9, trees=40)
 NAN = float('nan')
 
 
@@ -59,7 +59,7 @@ def test_every_column_in_turn(tables):
 
 def test_few_columns_are_drawn_where_there_are_many(tables):
   train, _, test = tables
-  found = tstr.every_column(train, test, tstr.Effort(column_rows=200, columns=2))
+  found = tstr.every_column(train, test, tstr.Effort(column_rows=200, columns=2, trees=20))
   assert found['sampled']
   assert len(found['columns']) == 2
 
@@ -145,7 +145,7 @@ def test_boosting_takes_sets_and_missing_values():
   x[rng.random(600) < 0.2] = NAN
   y[np.isnan(x[:, 0])] = 1
   for name in ('logistic', 'boosting'):
-    assert tstr.train_and_test(name, columns, (x, y), (x, y), 2)['auroc'] > 0.999
+    assert tstr.train_and_test(name, columns, (x, y), (x, y), 2, EFFORT)['auroc'] > 0.999
 
 
 def test_many_columns_of_many_categories_stay_narrow():

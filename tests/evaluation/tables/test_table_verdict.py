@@ -14,7 +14,7 @@ ORDER = [level.name for level in reversed(verdict.LEVELS)]
 
 
 def judged(auroc: float, two_way: float):
-  return verdict.judge((0.9, auroc), (0.02, two_way, WORTHLESS))
+  return verdict.judge((0.9, auroc, 0.5), (0.02, two_way, WORTHLESS))
 
 
 @pytest.mark.parametrize(
@@ -49,18 +49,18 @@ def test_better_scores_are_never_called_worse(auroc, two_way):
 
 @hypothesis.given(two_way=SHARES, auroc=SHARES)
 def test_without_usefulness_nothing_is_good(two_way, auroc):
-  for known in (None, (0.54, auroc)):
+  for known in (None, (0.54, auroc, 0.5), (0.9, auroc, 0.86)):
     found = verdict.judge(known, (0.02, two_way, WORTHLESS))
     assert found.usefulness is None
     assert found.level != 'good'
 
 
 def test_what_says_nothing_is_left_out():
-  near = verdict.judge((0.9, 0.9), (0.02, 0.02, {'independent': 0.021, 'static': 0.6}))
+  near = verdict.judge((0.9, 0.9, 0.5), (0.02, 0.02, {'independent': 0.021, 'static': 0.6}))
   assert near.level == 'good'
   assert 'independent' not in near.sentence
   for distance in (None, (0.02, 0.02, {'independent': 0.021})):
-    found = verdict.judge((0.9, 0.9), distance)
+    found = verdict.judge((0.9, 0.9, 0.5), distance)
     assert (found.level, found.likeness) == ('usable', None)
     assert 'not known' in found.sentence
   assert verdict.judge(None, None).level == 'unknown'
