@@ -43,9 +43,9 @@ _NOTES = (
   '*Real* is what real training rows get in the place of synthetic ones: the ceiling of an AUROC, '
   'the floor of a distance. Of rows near or equal to a training row, it is what held-out rows get.',
   '*Noise* is what the worthless table gets that looks better: with the target shuffled (eight '
-  'times, for the best AUROC), with every column shuffled by itself, or drawn evenly from the public domain (static; alone for '
-  'one-way marginals, which shuffling keeps). A score that likes noise about as well as real rows '
-  '**says nothing here**, whatever synthetic rows get.',
+  'times, for the best AUROC), with every column shuffled by itself, or drawn evenly from the '
+  'public domain (static; alone for one-way marginals, which shuffling keeps). A score that likes '
+  'noise about as well as real rows **says nothing here**, whatever synthetic rows get.',
   'TSTR: classifiers trained on synthetic rows and tested on held-out real ones. Of every other '
   'column: numbers above the median of held-out rows or not, categories the commonest or not; the '
   'better of logistic regression and gradient boosting. The target of the schema is not one of '

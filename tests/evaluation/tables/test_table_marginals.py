@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 
 import hypothesis
@@ -38,6 +39,17 @@ def test_exact_of_shares():
   assert found['columns'] == {'c0': 0.25, 'c1': 0.0}
   assert found['two_way'] == 0.25
   assert found['three_way'] is None
+  assert compared([[0, 1]], [[1, 0]])['two_way'] == 1
+
+
+@hypothesis.given(seed=st.integers(0, 50))
+@hypothesis.settings(max_examples=10)
+def test_exact_of_every_pair_counted_one_by_one(seed):
+  a, b = (cells.table(people(n, seed=seed + n)) for n in (30, 45))
+  for i, j, value in marginals.compare(a, b)['pairs']:
+    p, q = (collections.Counter(map(tuple, t.codes[:, [i, j]].tolist())) for t in (a, b))
+    naive = sum(abs(p[cell] / 30 - q[cell] / 45) for cell in p | q) / 2
+    assert value == pytest.approx(naive, abs=1e-12)
 
 
 def test_one_column_has_no_pairs():
