@@ -231,12 +231,11 @@ def _classifier(
   from sklearn import ensemble, linear_model
 
   if name == 'boosting':
-    model = ensemble.HistGradientBoostingClassifier(
-      max_iter=effort.trees,
-      categorical_features=split_sets(columns),
-      early_stopping=False,
-      random_state=effort.seed,
-    )
+    settings: dict[str, Any] = {
+      'categorical_features': split_sets(columns), 'early_stopping': False,
+      'max_iter': effort.trees, 'random_state': effort.seed,
+    }  # fmt: skip
+    model = ensemble.HistGradientBoostingClassifier(**settings)
     return model, lambda records: records
   if name == 'forest':
     model = ensemble.RandomForestClassifier(
