@@ -47,7 +47,7 @@ class Effort:
 
   rows: int = 30_000
   column_rows: int = 8_000
-  columns: int = 30
+  columns: int = 20
   trees: int = 100
   seed: int = 0
 
