@@ -21,11 +21,12 @@ import pathlib
 from dpgan_jax import _cli, _progress, _settings, _shared_flags, _validate
 from dpgan_jax.data import naming, readers
 from dpgan_jax.data.datasets import ImageDataset
-from dpgan_jax.evaluation import scores, scoring, snapshots, tasks
+from dpgan_jax.evaluation import scores, scoring, snapshots, tables, tasks
 from dpgan_jax.models.synthesizer import Synthesizer
-from dpgan_jax.run import generator_file, trainer
+from dpgan_jax.run import generator_file, secrets, trainer
 from dpgan_jax.run.directory import RunDir
 
+_MOST_ROWS = 100_000  # that are sampled of a table unless told otherwise
 _RECORDED = ('image_size', 'channels', 'holdout')  # settings of a run
 _of_file = 'With samples: as for dpgan_jax.train. A run has recorded it.'
 
@@ -100,6 +101,9 @@ def main() -> None:
     assert options.run_dir is not None
     trained = trainer.restore_model(options.run_dir)
     out = pathlib.Path(options.out or trained.run.path)
+    if trained.model.spec.schema is not None:
+      _score_table(trained.model, options, wanted, out)
+      return
     train, test = _real_data_of(trained.model, options)
     samples = scoring.draw(trained.model, amount)
   result = scoring.score(samples, train, test, amount, out, scores_dir=options.scores_dir)
@@ -114,6 +118,23 @@ def main() -> None:
     f'{out / "evaluation.md"} (and .json, .png): {len(result.scores)} scores of '
     f'{len(samples.images)} samples; those that read private data are marked'
   )
+
+
+def _score_table(
+  model: Synthesizer, options: Options, wanted: _shared_flags.AmountOptions, out: pathlib.Path
+) -> None:
+  for name in ('tasks', 'inception', 'cnn_epochs'):
+    if getattr(wanted, name):
+      raise _validate.InputError(f'expected no {name} with a run of a table: it is of images')
+  train, test = _real_data_of(model, options)
+  num = wanted.num or min(len(train), _MOST_ROWS)
+  records, labels = model.sample(num, key=secrets.root_key(wanted.eval_seed))
+  record = tables.evaluate_run(
+    train, test, records, labels, out, quick=wanted.quick, seed=wanted.eval_seed,
+    scores_dir=options.scores_dir,
+  )  # fmt: skip
+  for line in tables.pages.summary(record, out):
+    print(line)
 
 
 def _real_data_of(model: Synthesizer, options: Options) -> tuple[ImageDataset, ImageDataset]:

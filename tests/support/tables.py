@@ -1,102 +1,83 @@
-"""Small schemas and random ones, for tests of tables."""
+"""Small generated tables of every kind of column, whose relations are known.
+
+>>> data = people(9, seed=0)
+>>> data.records.shape, data.schema.target, data.class_names
+((9, 7), 'ill', ('no', 'yes'))
+"""
 
 from __future__ import annotations
 
-import datetime
+import dataclasses
 
 import numpy as np
-from hypothesis import strategies as st
 
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.schema import Column, Schema
 
-SCHEMA = Schema(
+PEOPLE = Schema(
   columns=(
-    Column(name='id', kind='id'),
-    Column(name='plz', kind='categorical', categories=('01067', '50667', 'other')),
-    Column(name='age', kind='integer', lower=0, upper=120, nullable=True),
-    Column(name='x', kind='real', lower=-1.0, upper=1.0, resolution=0.1),
-    Column(name='ill', kind='boolean', categories=('false', 'true')),
+    Column(name='person', kind='id'),
+    Column(name='age', kind='integer', lower=0, upper=120),
+    Column(name='weight', kind='real', lower=0, upper=250, resolution=0.1, nullable=True),
+    Column(name='town', kind='categorical', categories=('north', 'east', 'south', 'west')),
+    Column(
+      name='school', kind='ordinal', categories=('none', 'low', 'high'), nullable=True, missing='?'
+    ),
+    Column(name='smokes', kind='boolean', categories=('false', 'true')),
+    Column(name='since', kind='date', lower='2000-01-01', upper='2019-12-31'),
+    Column(name='costs', kind='real', lower=0, upper=1e6),
+    Column(name='ill', kind='categorical', categories=('no', 'yes')),
   ),
   target='ill',
+  declared_public=True,
 )
-"""One column of most kinds."""
-
-ROWS = 'id,plz,age,x,ill\nA1,01067,41,0.5,true\nA2,50667,,-0.3,false\n'
-"""Two rows of `SCHEMA`: [[0, 41, 0.5], [1, nan, -0.3]] of the classes 1 and 0."""
-
-_texts = st.text(
-  st.one_of(
-    st.characters(exclude_categories=('Cs',), exclude_characters='\0'),
-    st.sampled_from(list(',;\t"\'\r\n 0159.-NA\ufeff')),
-  ),
-  max_size=8,
-)
-_days = st.dates(datetime.date(1, 1, 1), datetime.date(9999, 12, 31))
-_seconds = st.datetimes(
-  datetime.datetime(1000, 1, 1), datetime.datetime(9999, 12, 31), allow_imaginary=False
-).map(lambda each: each.replace(microsecond=0))
 
 
-@st.composite
-def columns(draw: st.DrawFn, name: str) -> Column:
-  """A column of any kind, but an identifier."""
-  kind = draw(
-    st.sampled_from(('categorical', 'ordinal', 'boolean', 'integer', 'real', 'date', 'datetime'))
+def people(num: int, *, seed: int) -> TableDataset:
+  """Records of people: the old weigh more, smoke less and are ill more often; costs are of the ill.
+
+  Args:
+    num: how many.
+    seed: of everything.
+  """
+  rng = np.random.default_rng(seed)
+  age = np.clip(np.rint(rng.normal(45, 20, num)), 0, 120)
+  weight = np.clip(np.round(60 + age / 4 + rng.normal(0, 8, num), 1), 0, 250)
+  weight[rng.random(num) < 0.1] = np.nan
+  town = rng.choice(4, num, p=(0.5, 0.3, 0.15, 0.05)).astype(float)
+  school = np.clip(np.rint(town / 2 + rng.normal(0.3, 0.5, num)), 0, 2)
+  school[rng.random(num) < 0.05] = np.nan
+  smokes = (rng.random(num) < 0.6 - age / 200).astype(float)
+  low, high = PEOPLE.modelled[5].bounds
+  since = np.rint(rng.uniform(low, high, num))
+  ill = rng.random(num) < 1 / (1 + np.exp((60 - age) / 6 - 2 * smokes))
+  costs = np.where(ill, np.minimum(rng.lognormal(8, 1.5, num), 1e6), 0.0)
+  return TableDataset(
+    records=np.stack([age, weight, town, school, smokes, since, costs], axis=1),
+    labels=(ill ^ (rng.random(num) < 0.05)).astype(np.int32),
+    schema=PEOPLE,
+    name='people',
+    partial=True,
   )
-  nullable = draw(st.booleans())
-  if kind in ('categorical', 'ordinal', 'boolean'):
-    least, most = (2, 2) if kind == 'boolean' else (1, 6)
-    found = draw(st.lists(_texts, min_size=least, max_size=most, unique=True))
-    if kind == 'boolean':
-      found = draw(st.sampled_from((found, ['false', 'true'], ['False', 'True'], ['0', '1'])))
-    missing = draw(_texts.filter(lambda text: text not in found))
-    return Column(name=name, kind=kind, categories=tuple(found), nullable=nullable, missing=missing)
-  missing, resolution = draw(st.sampled_from(('', 'NA', 'n, "a"'))), None
-  if kind == 'integer':
-    ends = st.one_of(st.integers(-(2**52), 2**52), st.integers(-200, 200))
-    resolution = draw(st.sampled_from((None, 1, 5)))
-  elif kind == 'real':
-    ends = st.floats(-1e6, 1e6).map(lambda each: round(each, 4))
-    resolution = draw(st.sampled_from((None, 1, 0.1, 0.25, 0.001, 1e-5)))
-  else:
-    ends = (_days if kind == 'date' else _seconds).map(lambda each: each.isoformat())
-    resolution = draw(st.sampled_from((None, 1, 7)))
-  low, high = sorted((draw(ends), draw(ends)))
-  return Column(
-    name=name, kind=kind, lower=low, upper=high, resolution=resolution, nullable=nullable,
-    missing=missing,
-  )  # fmt: skip
 
 
-@st.composite
-def tables(draw: st.DrawFn) -> TableDataset:
-  """A table of a random schema, its values anywhere in the domain."""
-  names = draw(
-    st.lists(_texts.filter(lambda name: name.strip()), min_size=1, max_size=5, unique=True)
+def coins(rows: np.ndarray, *, sides: int = 2, target: bool = False) -> TableDataset:
+  """A table of categories from codes [n, C]; the last column is the target, if there is one."""
+  sizes = tuple(str(k) for k in range(sides))
+  columns = tuple(
+    Column(name=f'c{i}', kind='categorical', categories=sizes) for i in range(rows.shape[1])
   )
-  found = [draw(columns(name)) for name in names]
-  target = None
-  if len(found) > 1 and found[-1].is_category and not found[-1].nullable:
-    target = found[-1].name
-  if draw(st.booleans()):
-    place = draw(st.integers(0, len(found)))
-    found.insert(place, Column(name='the id', kind='id'))
-  schema = Schema(columns=tuple(found), target=target)
-  rows = draw(st.integers(1, 6))
-  records = np.empty((rows, len(schema.modelled)))
-  for number, column in enumerate(schema.modelled):
-    for row in range(rows):
-      records[row, number] = draw(values(column))
-  classes = max(len(schema.class_names), 1)
-  labels = np.array([draw(st.integers(0, classes - 1)) for _ in range(rows)], np.int32)
-  return TableDataset(records=records, labels=labels, schema=schema, name='random')
+  schema = Schema(columns=columns, target=columns[-1].name if target else None)
+  rows = np.asarray(rows, np.float64)
+  labels = rows[:, -1].astype(np.int32) if target else np.zeros(len(rows), np.int32)
+  records = rows[:, :-1] if target else rows
+  return TableDataset(
+    records=np.ascontiguousarray(records), labels=labels, schema=schema, name='coins', partial=True
+  )
 
 
-def values(column: Column) -> st.SearchStrategy[float]:
-  """Numbers that a column may hold, the missing one among them."""
-  if column.is_category:
-    held = st.integers(0, len(column.categories) - 1).map(float)
-  else:
-    held = st.floats(*column.bounds).map(column.rounded)
-  return st.one_of(held, st.just(np.nan)) if column.nullable else held
+def some(data: TableDataset, rows: np.ndarray | slice) -> TableDataset:
+  """Rows of a table."""
+  return dataclasses.replace(
+    data, records=data.records[rows], labels=data.labels[rows], partial=True
+  )

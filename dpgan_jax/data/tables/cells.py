@@ -2,7 +2,7 @@
 
 A category is a cell. Numbers lie between public bounds: both bounds, and zero between them, are
 cells of their own, since values heap up there; the rest is cut into intervals of one width. Where
-there are no more numbers than that, each is a cell. A missing value has the first cell.
+there are no more numbers than cells then, each is one. A missing value has the first cell.
 
 >>> cells = Cells(Column(name='hours', kind='integer', lower=0, upper=80, nullable=True), 4)
 >>> cells.names
@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 
 import numpy as np
 
@@ -60,6 +61,10 @@ class Cells:
     if self.column.is_category:
       return np.where(missing, 0, present.astype(np.int64) + first)
     low, high = self._ends
+    if self._points is not None:  # the bound may lie off the grid, between two of its points
+      found = np.rint((present - low[0]) / (self.column.step or 1.0)).astype(np.int64)
+      found = np.where(present == high[-1], self._points - 1, np.minimum(found, self._points - 1))
+      return np.where(missing, 0, found + first)
     found = np.searchsorted(low, present, side='right') - 1
     # A single number and the interval that begins with it have the same lower end.
     at_point = (found > 0) & (present == low[found]) & (low[found - 1] == high[found - 1])
@@ -81,21 +86,27 @@ class Cells:
     else:
       low, high = self._ends
       values = low[inner] + (high[inner] - low[inner]) * places
-      if column.step is not None:
+      if column.step is not None and self._points is None:
         values = np.round((values - column.bounds[0]) / column.step) * column.step
         values += column.bounds[0]
       values = np.clip(values, *column.bounds)
     return np.where(cells < first, np.nan, values)
 
   @functools.cached_property
+  def _points(self) -> int | None:
+    """How many numbers there are, if it is so few that each is a cell."""
+    (low, high), step = self.column.bounds, self.column.step
+    if low == high:
+      return 1
+    many = math.inf if step is None else math.ceil((high - low) / step - 1e-9) + 1
+    return int(many) if many <= self.bins + 2 else None
+
+  @functools.cached_property
   def _ends(self) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper end of each cell of numbers; of a single number they are equal."""
     low, high = self.column.bounds
-    step = self.column.step
-    if low == high:
-      return np.array([low]), np.array([high])
-    if step is not None and (high - low) / step < self.bins + 2:
-      points = np.append(np.arange(low, high - step / 2, step), high)
+    if self._points is not None:
+      points = np.append(low + np.arange(self._points - 1) * (self.column.step or 1.0), high)
       return points, points
     edges = np.linspace(low, high, self.bins + 1)
     points = {low, high}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -103,8 +103,3 @@ def _panel(axes: Axes, cells: Cells, shares: Mapping[str, np.ndarray]) -> None:
   axes.set_axisbelow(True)
   for side in ('top', 'right'):
     axes.spines[side].set_visible(False)
-
-
-def names_of(schema: Schema) -> Sequence[str]:
-  """Of the columns that are shown: the modelled ones, then the target."""
-  return [*(c.name for c in schema.modelled), *([schema.target] if schema.target else [])]

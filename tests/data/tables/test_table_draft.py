@@ -17,7 +17,7 @@ from dpgan_jax.data.tables.draft import draft_schema
 from dpgan_jax.data.tables.files import read, schema_file, write
 from dpgan_jax.data.tables.schema import Column
 from tests.support.images import refused
-from tests.support.tables import ROWS
+from tests.support.random_tables import ROWS
 
 
 def drafted(folder: pathlib.Path, name: str, values: list[str]) -> Column:

@@ -17,7 +17,7 @@ from dpgan_jax.data.tables.files import csv_file, read
 from dpgan_jax.data.tables.files.read import read_table
 from dpgan_jax.data.tables.schema import Column, Schema
 from tests.support.images import refused
-from tests.support.tables import ROWS, SCHEMA, columns
+from tests.support.random_tables import ROWS, SCHEMA, columns
 
 WANTED = np.array([[0, 41, 0.5], [1, np.nan, -0.3]])
 

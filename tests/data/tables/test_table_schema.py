@@ -13,7 +13,7 @@ from dpgan_jax.data.tables import generated
 from dpgan_jax.data.tables.files.schema_file import read_schema, write_schema
 from dpgan_jax.data.tables.schema import Column, Schema
 from tests.support.images import refused
-from tests.support.tables import SCHEMA, columns, tables, values
+from tests.support.random_tables import SCHEMA, columns, tables, values
 
 CODE = {'name': 'c', 'kind': 'categorical', 'categories': ('a', 'b')}
 AGE = {'name': 'n', 'kind': 'integer', 'lower': 0, 'upper': 120}

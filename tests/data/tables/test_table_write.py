@@ -17,7 +17,7 @@ from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files import read, write
 from dpgan_jax.data.tables.schema import Column, Schema
 from tests.support.images import refused
-from tests.support.tables import SCHEMA, tables
+from tests.support.random_tables import SCHEMA, tables
 
 RECORDS = np.array([[0, 41, 0.5], [1, np.nan, -0.3]])
 LABELS = np.array([1, 0])

@@ -1,0 +1,114 @@
+"""One sentence over the scores of a table, by the public rule of `evaluation.verdict`.
+
+Two shares, each between what is worth nothing (0) and what real rows are worth (1):
+
+* *usefulness*: how far the AUROC of classifiers trained on synthetic rows has come from what noise
+  gets, at least 0.5, to that of classifiers trained on real rows;
+* *likeness*: how far the total variation of two-way marginals has come from a worthless table to
+  real rows; the mean over two such tables, `static` and `independent` columns.
+
+What says nothing on a table, because real rows are hardly better than a worthless table, is left
+out, and without usefulness nothing is called good. The levels of usefulness are those of images;
+those of likeness were chosen on generated tables (`tests/evaluation/tables`).
+
+>>> judge((0.9, 0.89, 0.5), (0.02, 0.025, {'static': 0.6, 'independent': 0.1})).level
+'good'
+>>> judge((0.9, 0.51, 0.5), (0.02, 0.1, {'static': 0.6, 'independent': 0.1})).level
+'useless'
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from dpgan_jax.evaluation.verdict import UNKNOWN, Level, Verdict
+
+LEVELS = (
+  Level('good', 'green', 0.9, 0.8),
+  Level('usable', 'yellow', 0.6, 0.5),
+  Level('poor', 'orange', 0.2, 0.1),
+  Level('useless', 'red', 0.0, 0.0),
+)
+LEAST_TO_LEARN = 0.05
+"""AUROC above noise of a classifier that was trained on real rows: with less it says nothing."""
+LEAST_APART = 1.5
+"""Times the total variation of real rows that a worthless table has: with less it says nothing."""
+RULE = (
+  'The first sentence: *usefulness* is (TSTR - g) / (real - g), of the AUROC of the best of three '
+  'classifiers for the target, where g, at least 0.5, is the highest of eight shuffled targets; '
+  'without a target of the mean over all columns, each shuffled by itself for g. *Likeness* is '
+  '(w - d) / (w - r), where d, r and w are the two-way total variations of synthetic rows, of real '
+  'training rows and of a worthless table, each to held-out rows, its mean over static and '
+  'independent columns; each share in [0, 1]. '
+  + ', '.join(
+    f'{level.name} ({level.colour}) from {level.usefulness:g} and {level.likeness:g} up'
+    for level in LEVELS[:-1]
+  )
+  + '; else useless (red). Where one of them is not known, the other decides, and nothing is good.'
+)
+
+
+def judge(
+  auroc: tuple[float, float, float] | None,
+  distance: tuple[float, float, Mapping[str, float]] | None,
+) -> Verdict:
+  """Applies the rule.
+
+  Args:
+    auroc: on held-out real rows, of classifiers trained on real rows, on synthetic ones and on
+      noise; None where there are none.
+    distance: two-way total variation to held-out rows, of real training rows, of synthetic rows
+      and of worthless tables by name; None of a table of one column.
+  """
+  parts: list[str] = []
+  usefulness = likeness = None
+  if auroc is None:
+    parts.append('how useful they are was not measured')
+  elif auroc[0] - auroc[2] < LEAST_TO_LEARN:
+    parts.append(
+      f'usefulness says nothing here (even trained on real rows a classifier has AUROC '
+      f'{auroc[0]:.3f}, on noise {auroc[2]:.3f})'
+    )
+  else:
+    usefulness = _share(*auroc)
+    parts.append(
+      f'a classifier trained on them has AUROC {auroc[1]:.3f} on held-out real rows, trained on '
+      f'real rows {auroc[0]:.3f}, on noise {auroc[2]:.3f}'
+    )
+  real, synthetic, worthless = distance or (0.0, 0.0, {})
+  apart = {name: w for name, w in worthless.items() if w > LEAST_APART * real}
+  if not apart:
+    parts.append('how much they look like real rows is not known')
+  else:
+    likeness = statistics.fmean(_share(real, synthetic, w) for w in apart.values())
+    parts.append(
+      f'two-way marginals are {synthetic:.3f} from held-out rows, those of real rows {real:.3f}, '
+      + ', '.join(f'of {name} columns {w:.3f}' for name, w in apart.items())
+    )
+  level = UNKNOWN
+  if usefulness is not None or likeness is not None:
+    best = LEVELS if usefulness is not None and likeness is not None else LEVELS[1:]
+    level = next(
+      one for one in best
+      if (usefulness is None or usefulness >= one.usefulness)
+      and (likeness is None or likeness >= one.likeness)
+    )  # fmt: skip
+  say = 'Not known what these rows are worth' if level is UNKNOWN else (
+    f'These rows are {level.name}'
+  )  # fmt: skip
+  return Verdict(
+    level=level.name, colour=level.colour, usefulness=usefulness, likeness=likeness,
+    sentence=f'{say} ({level.colour}): {"; ".join(parts)}.',
+  )  # fmt: skip
+
+
+def to_json(found: Verdict) -> dict[str, Any]:
+  """JSON-ready, with the rule for tables."""
+  return {**found.to_json(), 'rule': RULE.replace('*', ''), 'reads_private_data': True}
+
+
+def _share(best: float, value: float, worst: float) -> float:
+  """Where a value is between the worst (0) and the best (1), which differ."""
+  return min(max((value - worst) / (best - worst), 0.0), 1.0)
