@@ -68,9 +68,10 @@ def main() -> None:
     seed_is_secret=options.seed_is_secret,
   )
   print(said.guarantee())
+  files = bundle.files(said.spec)
   print(
-    f'{options.out}: {len(bundle.FILES)} files with {options.num} samples, which may be published, '
-    f'and nothing else of the run: {", ".join(bundle.FILES)}'
+    f'{options.out}: {len(files)} files with {options.num} samples, which may be published, '
+    f'and nothing else of the run: {", ".join(files)}'
   )
 
 

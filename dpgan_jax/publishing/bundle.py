@@ -22,6 +22,7 @@ import numpy as np
 from dpgan_jax import _files, _json, _validate
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data import distort, readers
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.data.tables.files import read as tables
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy import accounting
@@ -33,14 +34,20 @@ GENERATOR, PICTURE = 'generator.safetensors', 'samples.png'
 REPORT_JSON, REPORT_MARKDOWN, CURVE = 'report.json', 'report.md', statement.PICTURE
 MODEL_CARD, DATA_CARD, USAGE = 'MODEL_CARD.md', 'DATA_CARD.md', 'USAGE.md'
 MANIFEST = 'SHA256SUMS'
-# All that a bundle consists of.
+# What every bundle consists of, beside its samples.
 FILES = (
   GENERATOR, PICTURE, REPORT_JSON, REPORT_MARKDOWN, CURVE, MODEL_CARD, DATA_CARD, USAGE, MANIFEST,
 )  # fmt: skip
-# And one of these, as the kind of data is.
+# Of which it holds one, as the kind of data is.
 SAMPLES = tuple(directory.SAMPLES.values())
+
 _MAX_SUMS = 2**16  # bytes; a manifest of ten lines has a thousand
 _EPSILON_MARGIN = 1e-3  # another version of the accountant may round otherwise
+
+
+def files(spec: Spec) -> tuple[str, ...]:
+  """All that a bundle of such data consists of."""
+  return (FILES[0], directory.SAMPLES[spec.kind], *FILES[1:])
 
 
 def release(
@@ -118,7 +125,7 @@ def release(
         file.write(text)
     _refuse_paths(staging, run.path, out)
     with _files.atomic_write(staging / MANIFEST) as file:
-      names = sorted({*FILES, directory.SAMPLES[model.spec.kind]} - {MANIFEST})
+      names = (n for n in files(model.spec) if n != MANIFEST)
       file.write(''.join(f'{_sha256(staging / n)}  {n}\n' for n in names))
   return said
 

@@ -264,7 +264,7 @@ def test_the_bundle_is_verified_with_all_stages_and_says_what_was_done_to_sample
   _, key, distort_key, _ = jax.random.split(jax.random.key(7), 4)
   model = trainer.restore_model(finished).model
   images, labels = model.sample(20, clearest=0.25, key=key)
-  with np.load(tmp_path / 'other' / bundle.SAMPLES) as samples:
+  with np.load(tmp_path / 'other' / 'samples.npz') as samples:
     np.testing.assert_array_equal(samples['x'], distort.distort(images, distort_key)[..., 0])
     np.testing.assert_array_equal(samples['y'], labels)
 

@@ -20,13 +20,17 @@ import math
 
 import numpy as np
 
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.moments.encoding import Means
-from dpgan_jax.models.moments.settings import MEANS, Moments
+from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
 
 LEVELS = ('useless', 'poor', 'usable', 'good')
 COLOURS = {'useless': 'red', 'poor': 'orange', 'usable': 'yellow', 'good': 'green'}
 _SIGNALS = (3.0, 6.0, 30.0)  # from which the next level begins
 _NOISES = (0.2, 0.08, 0.03)  # below which the next level is likely
+# Of a table, from which the next level begins: on subsets of Adult's training rows a classifier
+# keeps about 0.8, 0.9 and 0.95 of the AUROC that real rows teach.
+_ROWS = (5.0, 30.0, 200.0)
 _ALIKE = 1.5  # frequencies of few records deviate together, more than if each did by itself
 _SMALL = 3.0  # a class whose count is below so many deviations of its noise is too small
 
@@ -54,6 +58,8 @@ class Verdict:
 
 def expected(moments: Moments) -> str:
   """The level that N, K and ε let expect, before anything is read: for classes of equal size."""
+  if moments.spec.schema is not None:
+    return LEVELS[sum(_rows_over_noise(moments) >= bound for bound in _ROWS)]
   of_a_class = moments.spec.num_records / moments.spec.num_classes
   noise = moments.stages[MEANS].noise_multiplier / of_a_class
   return LEVELS[sum(noise < bound for bound in _NOISES)]
@@ -62,24 +68,46 @@ def expected(moments: Moments) -> str:
 def advice(moments: Moments) -> str:
   """What would let expect more, in numbers that are all public."""
   spec, noise = moments.spec, moments.stages[MEANS].noise_multiplier
-  wanted = math.ceil(noise * spec.num_classes / _NOISES[-1] / 100) * 100
+  wanted = noise * spec.num_classes / _NOISES[-1]
+  if spec.schema is not None:
+    wanted = spec.num_records * _ROWS[-1] / _rows_over_noise(moments)
+  wanted = math.ceil(wanted / 100) * 100
   return (
-    f'{spec.num_records} records in {spec.num_classes} classes are few at epsilon = '
+    f'{spec.num_records} records {_in_classes(spec)} are few at epsilon = '
     f'{moments.config.target_epsilon:g}: about {wanted} would make good samples, or a larger '
     'epsilon, or fewer classes'
   )
 
 
+def _rows_over_noise(moments: Moments) -> float:
+  """How often the rows are as many as the noise of a two-way count, but for a factor of √2."""
+  noise = moments.stages[SECONDS].noise_multiplier * moments.spec.shape[0]
+  return moments.spec.num_records / max(noise, 1e-300)
+
+
+def _in_classes(spec: Spec) -> str:
+  columns = f'of {len(spec.schema.modelled)} columns ' if spec.schema is not None else ''
+  return f'{columns}in {spec.num_classes} classes'
+
+
 def judge(means: Means, seconds: np.ndarray, moments: Moments) -> Verdict | None:
-  """The verdict on a release; None where records have no classes to be told apart."""
-  if moments.spec.num_classes < 2:
+  """The verdict on a release; None of images without classes, which nothing is said of."""
+  of_table = moments.spec.schema is not None
+  if moments.spec.num_classes < 2 and not of_table:
     return None
-  signal = _signal(means, seconds, moments)
-  level = LEVELS[sum(signal >= bound for bound in _SIGNALS)]
+  signal, level, factor = math.inf, LEVELS[-1], 1.0
+  if moments.spec.num_classes > 1:
+    signal = _signal(means, seconds, moments)
+    level = LEVELS[sum(signal >= bound for bound in _SIGNALS)]
+    # The signal grows with the square of what N and ε make of the noise.
+    factor = math.sqrt(_SIGNALS[-1] / max(signal, 1.0))
+  if of_table:  # which are asked for more than their classes
+    level = min(level, expected(moments), key=LEVELS.index)
+    factor = max(factor, _ROWS[-1] / _rows_over_noise(moments))
   limit = _SMALL * moments.encoding.noise(moments.stages[MEANS].noise_multiplier)[0]
   names = zip(moments.spec.class_names, means.counts, strict=True)
   small = tuple(name for name, count in names if count < limit)
-  return Verdict(level, signal, small, _sentence(level, signal, small))
+  return Verdict(level, signal, small, _sentence(level, factor, small))
 
 
 def _signal(means: Means, seconds: np.ndarray, moments: Moments) -> float:
@@ -105,11 +133,9 @@ _SAYS = {
 }
 
 
-def _sentence(level: str, signal: float, small: tuple[str, ...]) -> str:
+def _sentence(level: str, factor: float, small: tuple[str, ...]) -> str:
   parts = [f'{level.capitalize()} ({COLOURS[level]}): {_SAYS[level]}.']
   if level != 'good':
-    # The signal grows with the square of what N and ε make of the noise.
-    factor = math.sqrt(_SIGNALS[-1] / max(signal, 1.0))
     parts.append(
       f'About {factor:.1f} times as many records, an ε larger by as much, or fewer classes would '
       'make it good.'
