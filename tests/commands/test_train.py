@@ -14,6 +14,7 @@ import pytest
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.run import plan
+from tests.support import commands
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOOD = [
@@ -27,7 +28,7 @@ GOOD = [
 
 
 def train(*flags: str) -> subprocess.CompletedProcess:
-  command = [sys.executable, '-m', 'dpgan_jax.train', *flags]
+  command = commands.line('dpgan_jax.train', *flags)
   return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
