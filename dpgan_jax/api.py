@@ -10,21 +10,27 @@ DPGAN.load('generator.safetensors').sample(100)
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from dpgan_jax import _validate
 from dpgan_jax.data import datasets, readers
+from dpgan_jax.data.tables.dataset import TableDataset
+from dpgan_jax.data.tables.files import read, write
+from dpgan_jax.data.tables.schema import Schema
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file, secrets, trainer
 
 
 class DPGAN:
-  """A model of private images, with differential privacy: fit, sample, save, load.
+  """A model of private records, with differential privacy: fit, sample, save, load.
 
   Args:
     config: all settings at once; or
@@ -47,40 +53,49 @@ class DPGAN:
 
   def fit(
     self,
-    images: np.ndarray | datasets.ImageDataset,
+    records: Any,
     labels: np.ndarray | None = None,
     *,
     run_dir: str | os.PathLike[str],
     num_classes: int | None = None,
+    schema: Schema | str | os.PathLike[str] | None = None,
     progress: bool = True,
   ) -> DPGAN:
-    """Trains on private images; the same call after an interruption continues.
+    """Trains on private records; the same call after an interruption continues.
 
     Args:
-      images: uint8 [N, H, W] or [N, H, W, C], C = 1 or 3; or an `ImageDataset`.
-      labels: whole numbers [N] from 0; None puts all images in one class.
+      records: images, uint8 [N, H, W] or [N, H, W, C], C = 1 or 3, or an `ImageDataset`; or, with a
+        schema, a table: a data frame, or the CSV or Parquet file of one; or a `TableDataset`.
+      labels: of images, whole numbers [N] from 0; None puts all of them in one class.
       run_dir: directory of the run: ledger, checkpoints, samples, figures. It is private as a
         whole.
       num_classes: K, a public number; default: the largest label + 1.
+      schema: of a table, or the JSON file that dpgan_jax.schema drafted of it.
       progress: show a progress bar.
 
     Returns:
       Itself.
 
     Raises:
-      InputError: arrays that are not images and labels, or a directory of another run.
+      InputError: arrays that are not images and labels, a table that is not as its schema says, or
+        a directory of another run.
     """
-    if not isinstance(images, datasets.ImageDataset):
+    if schema is not None:
+      records = _table(records, schema)
+    if isinstance(records, datasets.ImageDataset | TableDataset):
+      if labels is not None or num_classes is not None:
+        raise _validate.InputError(
+          'expected no labels or num_classes beside an ImageDataset or a table'
+        )
+    else:
       for name in ('image_size', 'channels', 'holdout'):
         if getattr(self.config, name) is not None:
           raise _validate.InputError(
             f'expected no {name} with arrays, which are trained on as they are: prepare and split '
             'them before, or give what sources.Source(...).load() returns'
           )
-      images = _dataset(images, labels, num_classes)
-    elif labels is not None or num_classes is not None:
-      raise _validate.InputError('expected no labels or num_classes beside an ImageDataset')
-    self._model = trainer.train(self.config, images, run_dir, progress=progress).model
+      records = _dataset(records, labels, num_classes)
+    self._model = trainer.train(self.config, records, run_dir, progress=progress).model
     return self
 
   def sample(
@@ -89,22 +104,30 @@ class DPGAN:
     *,
     labels: np.ndarray | None = None,
     clearest: float = 1.0,
+    given: Mapping[str, Any] | None = None,
     seed: int | None = None,
-  ) -> tuple[np.ndarray, np.ndarray | None]:
-    """`num` synthetic examples: images uint8 [num, H, W, C] and labels int64 [num].
+  ) -> Any:
+    """`num` synthetic records: images uint8 [num, H, W, C] and labels int64 [num]; of a table, a
+    frame of its columns: of pandas where that is installed, else a `pyarrow.Table`.
 
     Args:
       num: how many.
       labels: int [num], the class of each; default: all classes equally often.
       clearest: the share kept of what is drawn of each class, where a private classifier names
         samples (label_share): what it is surest of. Free of privacy cost.
+      given: of a table, values that all rows have, by column: {'sex': 'female'}.
       seed: for the same samples again; default: from the operating system.
     """
     if seed is not None:
       _validate.integer('seed', seed, minimum=0, maximum=2**32 - 1)
-    return self._fitted.sample(
-      num, labels=labels, clearest=clearest, key=secrets.root_key(seed)
-    )
+    model, key = self._fitted, secrets.root_key(seed)
+    if given:
+      if labels is not None or not isinstance(model, MomentsSynthesizer):
+        raise _validate.InputError('expected given values of a table, without labels')
+      found = model.sample_given(num, given, key=key)
+    else:
+      found = model.sample(num, labels=labels, clearest=clearest, key=key)
+    return found if model.spec.schema is None else _frame(model.spec.schema, *found)
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes the generator (safetensors). The file holds nothing private and may be published."""
@@ -137,6 +160,22 @@ class DPGAN:
     if self._model is None:
       raise _validate.InputError('expected a trained model: call fit or load first')
     return self._model
+
+
+def _table(records: Any, schema: Schema | str | os.PathLike[str]) -> TableDataset:
+  if isinstance(schema, Schema):
+    if schema.unconfirmed():
+      raise _validate.InputError('expected a schema whose every entry is confirmed (`drafted`)')
+    return read.read_table(records, schema)
+  return read.read_declared(records, os.fspath(schema))
+
+
+def _frame(schema: Schema, records: np.ndarray, labels: np.ndarray | None) -> Any:
+  labels = np.zeros(len(records), np.int32) if labels is None else labels.astype(np.int32)
+  table = write.to_arrow(
+    TableDataset(records=records, labels=labels, schema=schema, name='samples', partial=True)
+  )
+  return table.to_pandas() if importlib.util.find_spec('pandas') else table
 
 
 def _dataset(

@@ -71,9 +71,9 @@ def load(
   source = sources.Source.of(
     dataclasses.replace(config, holdout=0), data_dir=data_dir, labels_csv=labels_csv
   )
-  whole = source.load()
+  whole = source.load_images()
   if not config.holdout:
-    test = source.load('test')
+    test = source.load_images('test')
     if test.spec.shape != whole.spec.shape or test.num_classes != whole.num_classes:
       raise _validate.InputError(
         f'expected test images like those for training, {whole.spec.shape} of '

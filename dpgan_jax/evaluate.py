@@ -20,7 +20,9 @@ import pathlib
 
 from dpgan_jax import _cli, _progress, _settings, _shared_flags, _validate
 from dpgan_jax.data import naming, readers
-from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.datasets import SPLITS, ImageDataset
+from dpgan_jax.data.sources import Source
+from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.evaluation import scores, scoring, snapshots, tables, tasks
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.run import generator_file, secrets, trainer
@@ -126,7 +128,12 @@ def _score_table(
   for name in ('tasks', 'inception', 'cnn_epochs'):
     if getattr(wanted, name):
       raise _validate.InputError(f'expected no {name} with a run of a table: it is of images')
-  train, test = _real_data_of(model, options)
+  source = _source_of(model, options)
+  train, test = (source.load(split) for split in SPLITS)
+  assert isinstance(train, TableDataset)
+  assert isinstance(test, TableDataset)
+  if train.schema != model.spec.schema:
+    raise _validate.InputError('expected the schema that the run was trained with, got another')
   num = wanted.num or min(len(train), _MOST_ROWS)
   records, labels = model.sample(num, key=secrets.root_key(wanted.eval_seed))
   record = tables.evaluate_run(
@@ -139,13 +146,17 @@ def _score_table(
 
 def _real_data_of(model: Synthesizer, options: Options) -> tuple[ImageDataset, ImageDataset]:
   """The images a run was trained on and those it never saw, prepared as it has recorded."""
+  spec = model.spec
+  train, test = scoring.load_real(_source_of(model, options))
+  naming.require_same(train.name, train.class_names, spec.class_names, 'the run')
+  return train, test
+
+
+def _source_of(model: Synthesizer, options: Options) -> Source:
   for name in _RECORDED:
     if getattr(options, name) is not None:
       raise _validate.InputError(f'expected no {name} with run_dir: the run has recorded its own')
-  spec = model.spec
-  train, test = scoring.load_real(options.source(model.config, options.dataset or spec.name))
-  naming.require_same(train.name, train.class_names, spec.class_names, 'the run')
-  return train, test
+  return options.source(model.config, options.dataset or model.spec.name)
 
 
 def _score_over_steps(options: Options, wanted: _shared_flags.AmountOptions) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from dpgan_jax import _cli, _settings, _shared_flags, _validate
 from dpgan_jax.data import distort, writers
 from dpgan_jax.data.tables.files import write as tables
+from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.accounting import show_epsilon
 from dpgan_jax.run import generator_file, samples, secrets, trainer
@@ -41,6 +42,9 @@ class Options:
   num: int = _samples(10_000, 'How many examples.', minimum=1)
   labels: str | None = _samples(
     None, 'Classes to draw, by name or number: köln or 0,1,7; default: all equally.'
+  )
+  given: str | None = _samples(
+    None, 'Of a table: values that all rows have, as sex=female,region=01.'
   )
   seed: int | None = _samples(
     None, 'Seed of the samples; default: from the operating system.', minimum=0,
@@ -73,12 +77,17 @@ def main() -> None:
   if format not in samples.formats(model.spec):
     listed = ', '.join(samples.formats(model.spec))
     raise _validate.InputError(f'expected format to be one of {listed}; got {format}')
-  records, labels = model.sample(
-    options.num,
-    labels=parse_labels(options.labels, options.num, model.spec.class_names),
-    clearest=choice.clearest,
-    key=key,
-  )
+  if options.given is not None:
+    if options.labels is not None or not isinstance(model, MomentsSynthesizer):
+      raise _validate.InputError('expected given with a table, and without labels')
+    records, labels = model.sample_given(options.num, parse_given(options.given), key=key)
+  else:
+    records, labels = model.sample(
+      options.num,
+      labels=parse_labels(options.labels, options.num, model.spec.class_names),
+      clearest=choice.clearest,
+      key=key,
+    )
   if choice.distort:
     records = distort.distort(records, key)
   written = samples.write(
@@ -139,6 +148,20 @@ def parse_labels(text: str | None, num: int, names: Sequence[str]) -> np.ndarray
     parts = [text]
   parts = parts or ['']
   return np.resize(np.asarray([_number(p.strip(), numbers) for p in parts], np.int64), num)
+
+
+def parse_given(text: str) -> dict[str, str]:
+  """`'sex=female,region=01'` → {'sex': 'female', 'region': '01'}; quoted as in CSV.
+
+  Raises:
+    InputError: another form.
+  """
+  pairs = [part.partition('=') for part in next(csv.reader([text], skipinitialspace=True), [])]
+  if not pairs or not all(name and equals for name, equals, _ in pairs):
+    raise _validate.InputError(
+      f'expected given as COLUMN=VALUE, with commas between several, got {text!r}'
+    )
+  return {name: value for name, _, value in pairs}
 
 
 def _number(part: str, numbers: Mapping[str, int]) -> int:

@@ -66,8 +66,8 @@ def main() -> None:
   config, source = options.settled(runs[0].config)
   settings['holdout'] = config.holdout
   runs = sweeping.plan(settings, epsilons, options.seeds, steps_at, options.first_seed)
-  dataset = source.load()
-  test = source.load('test') if options.evaluate else None
+  dataset = source.load_images()
+  test = source.load_images('test') if options.evaluate else None
   _shared_flags.show(dataset)
   print(f'{len(runs)} runs')
   as_validated = sweeping.plan(settings, epsilons[:1], options.seeds)[0].config

@@ -75,8 +75,8 @@ def one_real_run(
   source: Source,
 ) -> dict[str, Any]:
   """One real run with canaries; on private data it is a release of its own."""
-  dataset = source.load()
-  others = source.load('test') if canary_kind == 'mislabelled' else None
+  dataset = source.load_images()
+  others = source.load_images('test') if canary_kind == 'mislabelled' else None
   planted = canaries.make_canaries(
     canary_kind,
     num_canaries,

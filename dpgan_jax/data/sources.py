@@ -167,7 +167,7 @@ class Source:
         return False
     return self.dataset != 'png' or image_folder.has_test_split(self.data_dir)
 
-  def load(self, split: str = 'train') -> Any:
+  def load(self, split: str = 'train') -> Dataset:
     """Loads a split: 'train', what a run may see, or 'test', what it never does.
 
     Raises:
@@ -182,3 +182,18 @@ class Source:
     if len(test) < ENOUGH:
       note += f', which needs {ENOUGH}: a larger --holdout gives more'
     return dataclasses.replace(train if split == 'train' else test, notes=(*train.notes, note))
+
+  def load_images(self, split: str = 'train') -> ImageDataset:
+    """`load` of images, for what is of images only.
+
+    Raises:
+      InputError: as `load`, or it is a table.
+    """
+    if self.dataset in datasets.TABLES:
+      raise _validate.InputError(
+        f'expected images, got the table {self.dataset}: of tables there are dpgan_jax.train, '
+        'sample, report, evaluate and release'
+      )
+    found = self.load(split)
+    assert isinstance(found, ImageDataset)
+    return found

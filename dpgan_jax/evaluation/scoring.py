@@ -62,7 +62,7 @@ def source_of(model: Synthesizer) -> str:
 
 def load_real(source: Source) -> tuple[datasets.ImageDataset, datasets.ImageDataset]:
   """What a run was trained on, and images that it never saw: held out, or the test split."""
-  train, test = (source.load(split) for split in datasets.SPLITS)
+  train, test = (source.load_images(split) for split in datasets.SPLITS)
   naming.require_same(test.name, test.class_names, train.class_names, 'training')
   return train, test
 

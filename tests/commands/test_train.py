@@ -14,6 +14,7 @@ import pytest
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.run import plan
+from tests.support import commands
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOOD = [
@@ -26,9 +27,19 @@ GOOD = [
 ]
 
 
+@pytest.fixture(scope='module', autouse=True)
+def command():
+  """Imported once for all the calls of these tests."""
+  started = commands.Command('dpgan_jax.train')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(globals(), '_command', started)
+    yield
+  started.close()
+
+
 def train(*flags: str) -> subprocess.CompletedProcess:
-  command = [sys.executable, '-m', 'dpgan_jax.train', *flags]
-  return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+  done = globals()['_command'](*flags)
+  return subprocess.CompletedProcess(flags, done.status, done.out, done.err)
 
 
 def test_dry_run_shows_the_plan_and_trains_nothing(tmp_path):

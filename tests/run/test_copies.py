@@ -5,13 +5,12 @@ from __future__ import annotations
 import shutil
 
 import numpy as np
-import pytest
 
-from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
 from dpgan_jax.models import labelling
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.run import generator_file, trainer
+from tests.support import interruptions
 
 CONFIG = TrainConfig(
   dataset='digits', target_epsilon=1.0, label_share=0.3, label_cnn_share=0.3, steps=4,
@@ -20,34 +19,24 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 
 
-class _Stop(BaseException):
-  pass
-
-
-@pytest.mark.parametrize(('stage', 'step'), [('classifier', 70), ('dp_sgd', 4)])
-def test_a_copy_that_is_finished_too_is_the_same_release(stage, step, tmp_path, monkeypatch):
-  """Stopped in one stage, with the later ones yet to begin; keys are from the operating system."""
+def test_copies_that_are_finished_too_are_the_same_release(tmp_path, monkeypatch):
+  """Copied when stopped in one stage, with the later ones yet to begin, and in the next; keys are
+  from the operating system.
+  """
   monkeypatch.setattr(labelling, '_MOST_SAMPLES', 500)
   monkeypatch.setattr(labelling, '_CNN_STEPS', 10)
-  digits, one, two = datasets.load_dataset('digits'), tmp_path / 'one', tmp_path / 'two'
-  charge = Ledger.charge
-
-  def stopping(self, up_to_step, name='dp_sgd'):
-    charge(self, up_to_step, name)
-    if name == stage and up_to_step >= step:
-      raise _Stop  # charged and not taken
-
-  with monkeypatch.context() as patch:
-    patch.setattr(Ledger, 'charge', stopping)
-    with pytest.raises(_Stop):
-      trainer.train(CONFIG, digits, one, progress=False)
-  shutil.copytree(one, two)
+  digits, path = datasets.load_dataset('digits'), tmp_path / 'run'
+  copies = []
+  for stage, step in (('classifier', 70), ('dp_sgd', 4)):
+    with interruptions.interrupted(stage, step):
+      trainer.train(CONFIG, digits, path, progress=False)
+    copies.append(shutil.copytree(path, tmp_path / f'stopped in {stage}'))
   files = []
-  for path in (one, two):
-    model = trainer.train(CONFIG, digits, path, progress=False).model
+  for each in (path, *copies):
+    model = trainer.train(CONFIG, digits, each, progress=False).model
     assert len(model.labellers) == 2
     generator_file.save(model, tmp_path / 'model')  # generator, both labellers, centre
-    files.append([(path / 'samples.npz').read_bytes(), (tmp_path / 'model').read_bytes()])
-  assert files[0] == files[1]
-  with np.load(one / 'samples.npz') as samples:
+    files.append([(each / 'samples.npz').read_bytes(), (tmp_path / 'model').read_bytes()])
+  assert files[0] == files[1] == files[2]
+  with np.load(path / 'samples.npz') as samples:
     assert len(samples['x']) == 40

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -89,3 +90,28 @@ class TableDataset:
   def num_classes(self) -> int:
     """K."""
     return len(self.class_names)
+
+
+def parse_given(
+  schema: Schema, given: Mapping[str, Any]
+) -> tuple[int | None, dict[int, float]]:
+  """(class, values by the number of their column in the matrix) of values as they are written.
+
+  Raises:
+    InputError: no such column, or a value outside its domain.
+  """
+  label, found = None, {}
+  places = {column.name: i for i, column in enumerate(schema.modelled)}
+  columns = {column.name: column for column in schema.columns if column.kind != 'id'}
+  for name, value in given.items():
+    if name not in columns:
+      raise InputError(f'expected a column among {", ".join(columns)}; got {name!r}')
+    try:
+      parsed = columns[name].parse(str(value))
+    except InputError as error:
+      raise InputError(f'column {name!r}: {error}') from None
+    if name == schema.target:
+      label = int(parsed)
+    else:
+      found[places[name]] = parsed
+  return label, found

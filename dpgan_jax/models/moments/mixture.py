@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -130,12 +131,44 @@ def draw(
   mixture: Mixture, sizes: tuple[int, ...], labels: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
   """Rows of the classes `labels` [n], as cells int64 [n, C]."""
-  weights, cells = (np.asarray(each, np.float64) for each in mixture)
+  weights = np.asarray(mixture.weights, np.float64)
   component = np.empty(len(labels), np.int64)
   for k in np.unique(labels):
     own = np.flatnonzero(labels == k)
-    component[own] = _pick(weights[np.newaxis, :, k], np.zeros(len(own), np.int64), rng)
-  ends = np.cumsum(sizes)
+    component[own] = pick(weights[:, k], len(own), rng)
+  return draw_cells(mixture, sizes, component, rng)
+
+
+def pick(shares: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
+  """So many of the numbers 0 ..., with probabilities in proportion to `shares`, int64 [num]."""
+  return _pick(shares[np.newaxis], np.zeros(num, np.int64), rng)
+
+
+def condition(
+  mixture: Mixture, sizes: tuple[int, ...], given: Mapping[int, int], label: int | None
+) -> np.ndarray:
+  """How likely each component and class is where some cells are given, float64 [M, K], unscaled.
+
+  Args:
+    mixture: the parameters.
+    sizes: [C], cells of each column.
+    given: the cell of a column, by its number.
+    label: the class, if it is given.
+  """
+  weights, cells = (np.asarray(each, np.float64) for each in mixture)
+  starts = np.cumsum([0, *sizes])
+  for column, cell in given.items():
+    weights = weights * cells[:, starts[column] + cell, np.newaxis]
+  if label is not None:
+    weights = weights * (np.arange(weights.shape[1]) == label)
+  return weights
+
+
+def draw_cells(
+  mixture: Mixture, sizes: tuple[int, ...], component: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+  """Rows of the components int64 [n], as cells int64 [n, C]."""
+  cells, ends = np.asarray(mixture.cells, np.float64), np.cumsum(sizes)
   return np.stack(
     [
       _pick(cells[:, end - size : end], component, rng)

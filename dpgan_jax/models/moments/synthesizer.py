@@ -20,15 +20,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 
+from dpgan_jax import _validate
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data.spec import Spec
+from dpgan_jax.data.tables.dataset import parse_given
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments.encoding import Means, Model
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
+from dpgan_jax.models.moments.table_encoding import Rows
 from dpgan_jax.models.synthesizer import Synthesizer
 
 _RECORDS_AT_ONCE = 1000
@@ -81,6 +85,27 @@ class MomentsSynthesizer(Synthesizer):
     """What samples are drawn from."""
     first, second = (self.moments.stages[name].noise_multiplier for name in (MEANS, SECONDS))
     return self.moments.encoding.model(self.means, self.seconds, (first, second))
+
+  def sample_given(
+    self, num: int, given: Mapping[str, str], *, key: jax.Array
+  ) -> tuple[np.ndarray, np.ndarray | None]:
+    """`sample` of rows of a table that have some values.
+
+    Args:
+      num: how many, ≥ 1.
+      given: a value as it is written, by the name of its column.
+      key: a typed key.
+
+    Raises:
+      InputError: not of a table, no such column, a value outside its domain, or values that no row
+        of the model has together.
+    """
+    _validate.integer('num', num, minimum=1)
+    if self.spec.schema is None or not isinstance(self.model, Rows):
+      raise _validate.InputError('expected given values only of a table, got them of images')
+    label, values = parse_given(self.spec.schema, given)
+    rows, labels = self.model.draw_given(num, values, label, key)
+    return rows, labels if self.is_conditional else None
 
   def _sample(
     self, num: int, labels: np.ndarray | None, clearest: float, key: jax.Array

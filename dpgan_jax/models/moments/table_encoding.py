@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 
+from dpgan_jax import _validate
 from dpgan_jax.data.tables.cells import Cells
 from dpgan_jax.data.tables.schema import Schema
 from dpgan_jax.models.moments import mixture
@@ -125,12 +127,43 @@ class Rows:
 
   def draw(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
     """Rows float64 [n, C]."""
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
-    found = mixture.draw(self.mixture, self.encoding.sizes, labels, rng)
+    rng = _generator(key)
+    return self._values(mixture.draw(self.mixture, self.encoding.sizes, labels, rng), rng)
+
+  def draw_given(
+    self, num: int, given: Mapping[int, float], label: int | None, key: jax.Array
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Rows float64 [num, C] that have some values, and their classes int64 [num].
+
+    Args:
+      num: how many.
+      given: the value of a column, by its number.
+      label: the class, if it is given.
+      key: a typed key.
+
+    Raises:
+      InputError: values that no row of the model has together.
+    """
+    rng, sizes = _generator(key), self.encoding.sizes
+    cells = {c: int(self.encoding.cells[c].of(np.array([v]))[0]) for c, v in given.items()}
+    likely = mixture.condition(self.mixture, sizes, cells, label)
+    if not likely.sum() > 0:
+      raise _validate.InputError('expected values that some row has together, got none that has')
+    component, labels = np.divmod(mixture.pick(likely.ravel(), num, rng), likely.shape[1])
+    rows = self._values(mixture.draw_cells(self.mixture, sizes, component, rng), rng)
+    for column, value in given.items():
+      rows[:, column] = value
+    return rows, labels
+
+  def _values(self, found: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.stack(
       [
-        cells.value(column, rng.random(len(labels)))
+        cells.value(column, rng.random(len(found)))
         for cells, column in zip(self.encoding.cells, found.T, strict=True)
       ],
       axis=1,
     )
+
+
+def _generator(key: jax.Array) -> np.random.Generator:
+  return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())

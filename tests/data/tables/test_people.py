@@ -100,6 +100,12 @@ def test_one_row_less_moves_no_other(people):
   assert sides(shuffled) == whole
 
 
+def test_the_target_is_a_part_of_its_row(people):
+  other = dataclasses.replace(people, labels=1 - people.labels)
+  here, there = (sources.chosen(table.content, 0.5) for table in (people, other))
+  assert 0.4 < (here == there).mean() < 0.6
+
+
 def test_all_rows_of_a_class_are_not_held_out_unsaid(people):
   with_labels = dataclasses.replace(people, labels=np.zeros(5000, np.int32))
   aside = sources.chosen(with_labels.content, 0.1)

@@ -130,13 +130,19 @@ def _quoted(text: str, *, alone: bool = False) -> str:
   return text
 
 
-def _write_parquet(file: Any, table: TableDataset) -> None:
+def to_arrow(table: TableDataset) -> Any:
+  """A pyarrow.Table of the schema's columns, as Parquet has them (`export`)."""
   import pyarrow as pa
-  from pyarrow import parquet
 
   columns = table.schema.columns
   arrays = [_array(column, v) for column, v in zip(columns, _values(table), strict=True)]
-  parquet.write_table(pa.table(arrays, names=[column.name for column in columns]), file)
+  return pa.table(arrays, names=[column.name for column in columns])
+
+
+def _write_parquet(file: Any, table: TableDataset) -> None:
+  from pyarrow import parquet
+
+  parquet.write_table(to_arrow(table), file)
 
 
 def _array(column: Column, values: np.ndarray) -> Any:
