@@ -233,3 +233,24 @@ def test_other_numbers_draw_other_rows(fitted):
   )
   np.testing.assert_array_equal(first, again)
   assert (first != other).any()
+
+
+def test_each_row_is_of_the_class_that_was_asked_for():
+  """A class that is all of one cell, in any order of classes; columns of a row go together."""
+  cells = jnp.asarray([[1.0, 0, 1, 0, 0], [0, 1, 0, 1, 0], [0, 1, 0, 0, 1]])
+  weights = jnp.asarray([[0.2, 0], [0, 0.4], [0, 0.4]])
+  labels = np.random.default_rng(0).integers(0, 2, 500)
+  drawn = mixture.draw(Mixture(weights, cells), (2, 3), labels, np.random.default_rng(1))
+  np.testing.assert_array_equal(drawn[:, 0], labels)
+  np.testing.assert_array_equal(drawn[:, 1] > 0, labels)
+
+
+def test_what_is_given_conditions_components_and_classes():
+  """Bayes by hand, for all that may be given."""
+  truth = _truth()
+  weights, cells = (np.asarray(each, np.float64) for each in truth)
+  found = mixture.condition(truth, SIZES, {0: 2, 3: 1}, None)
+  np.testing.assert_allclose(found, weights * (cells[:, 2] * cells[:, 10])[:, np.newaxis])
+  found = mixture.condition(truth, SIZES, {1: 3}, 0)
+  np.testing.assert_allclose(found, weights * cells[:, [6]] * [1, 0])
+  np.testing.assert_allclose(mixture.condition(truth, SIZES, {}, None), weights)
