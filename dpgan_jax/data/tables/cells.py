@@ -61,6 +61,7 @@ class Cells:
     if self.column.is_category:
       return np.where(missing, 0, present.astype(np.int64) + first)
     low, high = self._ends
+    present = self._snapped(present)
     if self._points is not None:  # the bound may lie off the grid, between two of its points
       found = np.rint((present - low[0]) / (self.column.step or 1.0)).astype(np.int64)
       found = np.where(present == high[-1], self._points - 1, np.minimum(found, self._points - 1))
@@ -100,6 +101,17 @@ class Cells:
         values += column.bounds[0]
       values = np.clip(values, *column.bounds)
     return np.where(cells < first, np.nan, values)
+
+  def _snapped(self, present: np.ndarray) -> np.ndarray:
+    """Zero and the upper bound where steps from the lower bound miss them by a rounding error:
+    -0.3 + 3·0.1 is not 0.
+    """
+    low, high = self.column.bounds
+    if self.column.step is None:
+      return present
+    for point in (0.0, high) if low < 0 < high else (high,):
+      present = np.where(np.abs(present - point) < 1e-6 * self.column.step, point, present)
+    return present
 
   @functools.cached_property
   def _points(self) -> int | None:

@@ -74,7 +74,7 @@ def fit(counts: Counts, components: int, steps: int = STEPS) -> Mixture:
   start_key, weight_key = jax.random.split(_keys.from_seed(_KEY))
   logits = (
     jax.random.normal(weight_key, (components, classes)),
-    jnp.log(jnp.asarray(shares, jnp.float32))
+    jnp.log(jnp.asarray(shares, jnp.float32))[jnp.newaxis]
     + jax.random.normal(start_key, (components, dim)),
   )
   return _fit(
@@ -96,7 +96,7 @@ def _fit(
   steps: int,
 ) -> Mixture:
   of_column = jax.nn.one_hot(of, columns)
-  between = of[:, jnp.newaxis] != of
+  between = of[:, jnp.newaxis] != of[jnp.newaxis]
 
   def mixture(logits: tuple[jax.Array, jax.Array]) -> Mixture:
     weights, cells = logits

@@ -1,0 +1,385 @@
+"""Releases of tables: what they cost, how far a row moves them, what is drawn, and its verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from dpgan_jax import _validate
+from dpgan_jax.data import datasets
+from dpgan_jax.data.spec import Spec
+from dpgan_jax.data.tables import generated
+from dpgan_jax.data.tables.dataset import TableDataset
+from dpgan_jax.data.tables.schema import Column, Schema
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.moments import release, settings, table_encoding, verdict
+from dpgan_jax.models.moments.encoding import Means
+from dpgan_jax.models.moments.settings import MEANS, SECONDS
+from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
+from dpgan_jax.run import generator_file, plan
+from tests.support import random_tables, tables
+
+SECRET = bytes(range(32))
+NO_TARGET = Schema(columns=tables.PEOPLE.columns[:6])
+
+
+def _moments(data: TableDataset, epsilon: float = math.inf, **changes) -> settings.Moments:
+  return settings.make(TrainConfig(target_epsilon=epsilon, delta=1e-5, **changes), data.spec)
+
+
+def _released(data, moments, secret=SECRET) -> tuple[Means, np.ndarray]:
+  codes = moments.encoding.encode(data.records)
+  means = release.release_means(codes, data.labels, moments, secret)
+  return means, release.release_seconds(codes, data.labels, means, moments, secret)
+
+
+def _model(data, epsilon: float, secret=SECRET, **changes) -> MomentsSynthesizer:
+  moments = _moments(data, epsilon, **changes)
+  return MomentsSynthesizer(moments, *_released(data, moments, secret))
+
+
+def _table(records, labels, schema=generated.PEOPLE) -> TableDataset:
+  """Checks that rows are in their domain."""
+  return TableDataset(
+    records=records, labels=labels.astype(np.int32), schema=schema, name='drawn', partial=True
+  )
+
+
+@pytest.fixture(scope='module')
+def people() -> TableDataset:
+  return generated.people()
+
+
+@pytest.fixture(scope='module')
+def few() -> TableDataset:
+  """300 rows of every kind of column, in two classes."""
+  return tables.people(300, seed=0)
+
+
+@pytest.fixture(scope='module')
+def exact(people) -> MomentsSynthesizer:
+  """Of people with hardly any noise; smaller than it would be, which takes a fifth of the time."""
+  model = _model(people, 1000.0, moments_coefficients=10)
+  with pytest.MonkeyPatch.context() as patched:
+    patched.setattr(table_encoding, '_MOST_COMPONENTS', 50)
+    assert model.model
+  return model
+
+
+@pytest.fixture(scope='module')
+def private(few) -> MomentsSynthesizer:
+  return _model(few, 4.0, seed=5, moments_coefficients=6)
+
+
+# --- what it costs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('epsilon', [0.1, 1.0, 8.0])
+@pytest.mark.parametrize('share', [None, 0.5])
+def test_both_releases_cost_what_was_asked_for(few, epsilon, share):
+  moments = _moments(few, epsilon, moments_means_share=share)
+  assert 0.99 * epsilon < moments.budget.epsilon() <= epsilon
+  assert set(moments.budget.stages) == {MEANS, SECONDS}
+  for mechanism in moments.stages.values():
+    assert mechanism.batch_size == mechanism.num_examples == 300
+    assert (mechanism.steps, mechanism.l2_clip_norm) == (1, 1)
+  first, second = (moments.stages[name].noise_multiplier for name in (MEANS, SECONDS))
+  one = math.sqrt(1 / (1 / first**2 + 1 / second**2))  # a single Gaussian release of that cost
+  assert (one / first) ** 2 == pytest.approx(share or 0.2)
+
+
+@hypothesis.given(table=random_tables.tables(), kept=st.floats(0, 1), bins=st.integers(1, 8))
+@hypothesis.settings(max_examples=60)
+def test_one_row_moves_each_release_by_exactly_one(table, kept, bins):
+  """In units of the noise, of all classes together: its own alone moves, whatever the row."""
+  spec = dataclasses.replace(table.spec, num_records=5)
+  moments = settings.make(
+    TrainConfig(target_epsilon=math.inf, moments_coefficients=bins), spec
+  )
+  row = min(int(kept * len(table)), len(table) - 1)
+  codes = moments.encoding.encode(table.records)
+  others = np.arange(len(table)) != row
+  nothing = Means(np.zeros(table.num_classes), np.zeros((table.num_classes, moments.dim)))
+  columns = len(table.schema.modelled)
+  moved, pairs = [], []
+  for chosen in (np.ones(len(table), bool), others):
+    own = codes[chosen], table.labels[chosen]
+    moved.append(release.release_means(*own, moments, SECRET))
+    # Whatever the first release was: two-way counts have no use for it.
+    pairs.append(release.release_seconds(*own, nothing, moments, SECRET))
+  sums = (moved[0].sums - moved[1].sums) / math.sqrt(columns)
+  assert np.linalg.norm(sums) == pytest.approx(1)
+  upper = np.triu(pairs[0] - pairs[1])
+  if columns > 1:
+    assert np.linalg.norm(upper) / math.sqrt(columns * (columns - 1) / 2) == pytest.approx(1)
+  assert np.flatnonzero(np.abs(sums).sum(axis=1)).tolist() == [table.labels[row]]
+  assert (moved[0].counts - moved[1].counts).tolist() == [
+    k == table.labels[row] for k in range(table.num_classes)
+  ]
+
+
+def test_noise_is_that_of_the_mechanisms_and_of_each_class_its_own(few):
+  """Of no rows. With n draws a deviation is off by 1/√(2n): five of them are allowed."""
+  moments = _moments(few, 1.0)
+  nothing = np.zeros((0, 7), np.int64), np.zeros(0, np.int32)
+  means = release.release_means(*nothing, moments, SECRET)
+  seconds = release.release_seconds(*nothing, means, moments, SECRET)
+  of = np.repeat(np.arange(7), moments.encoding.sizes)
+  above = np.nonzero(of[:, np.newaxis] < of)
+  first = math.sqrt(7) * moments.stages[MEANS].noise_multiplier
+  second = math.sqrt(21) * moments.stages[SECONDS].noise_multiplier
+  assert moments.encoding.noise(moments.stages[MEANS].noise_multiplier)[1] == pytest.approx(first)
+  for values, deviation in ((means.sums, first), (seconds[:, *above], second)):
+    assert abs(values.std() / deviation - 1) < 5 / math.sqrt(2 * values.size)
+    assert (values[0] != values[1]).mean() > 0.99
+  assert abs(np.corrcoef(seconds[0][above], seconds[1][above])[0, 1]) < 5 / math.sqrt(
+    len(above[0])
+  )
+
+
+def test_the_number_of_rows_has_the_noise_that_is_said(few):
+  """40 counts of nothing: within five standard errors, 5/√80 = 56 %."""
+  moments = _moments(few, 1.0)
+  nothing = np.zeros((0, 7), np.int64), np.zeros(0, np.int32)
+  found = [
+    release.release_means(*nothing, moments, bytes([number]) * 32).counts for number in range(20)
+  ]
+  said = moments.encoding.noise(moments.stages[MEANS].noise_multiplier)[0]
+  assert 0.44 < np.std(found) / said < 1.56
+
+
+# --- what is public -------------------------------------------------------------------------------
+
+
+def test_how_fine_numbers_are_counted_is_public(few, people):
+  """The same for any rows of one schema and N; finer for more rows and a larger ε."""
+  other = dataclasses.replace(few, records=few.records[::-1].copy(), labels=few.labels[::-1].copy())
+  constant = dataclasses.replace(few, records=np.repeat(few.records[:1], 300, axis=0))
+  for epsilon in (0.1, 1.0, 100.0):
+    made = [_moments(data, epsilon) for data in (few, other, constant)]
+    assert made[0] == made[1] == made[2]
+    assert made[0].encoding.sizes == made[2].encoding.sizes
+  details = [_moments(people, epsilon).detail for epsilon in (0.1, 1.0, 10.0, math.inf)]
+  assert details == sorted(details)
+  assert details[0] == 6
+  assert details[-1] == 24
+  assert _moments(people, 1.0, moments_coefficients=3).detail == 3
+
+
+def test_wide_tables_have_coarser_cells():
+  wide = Schema(
+    columns=tuple(Column(name=f'x{i}', kind='real', lower=0, upper=1) for i in range(100))
+  )
+  spec = Spec.of_table(wide, num_records=10**9, name='wide')
+  moments = settings.make(TrainConfig(target_epsilon=1.0, delta=1e-10), spec)
+  assert moments.detail == 15
+  assert moments.dim == 1700
+
+
+def test_a_record_of_the_settings_reads_back(few):
+  moments = _moments(few, 2.0, moments_coefficients=11, moments_means_share=0.3)
+  record = json.loads(json.dumps(moments.to_record()))
+  assert settings.read(record, few.spec) == moments
+  with pytest.raises(_validate.InputError, match='over all 299 records'):
+    settings.read(record, dataclasses.replace(few.spec, num_records=299))
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+
+def test_rows_are_in_the_domain_and_in_the_proportions_of_the_counts(exact):
+  rows, labels = exact.sample(2500, key=jax.random.key(0))
+  drawn = _table(rows, labels)
+  assert rows.dtype == np.float64
+  shares = np.bincount(labels, minlength=2) / 2500
+  np.testing.assert_allclose(shares, exact.shares, atol=1.01 / 2500)
+  assert (np.diff(labels) != 0).mean() > 0.2  # in no order
+  for column, values in zip(drawn.schema.modelled, rows.T, strict=True):
+    present = values[~np.isnan(values)]
+    assert len(present) == 2500 or column.nullable
+    if column.is_number and column.step is not None:
+      steps = (present - column.bounds[0]) / column.step
+      np.testing.assert_allclose(steps, np.rint(steps), atol=1e-4)
+
+
+def test_however_much_noise_there_is_rows_are_in_the_domain(few):
+  model = _model(few, 0.01, moments_coefficients=6)
+  rows, labels = model.sample(300, key=jax.random.key(0))
+  _table(rows, labels, few.schema)
+  assert model.shares.sum() == pytest.approx(1)
+
+
+def test_one_way_shares_are_the_real_ones(people, exact):
+  """Of 5,000 rows, by a sample of as many: five standard errors of both, √(2·p(1 - p)/5,000)."""
+  rows, _ = exact.sample(5000, key=jax.random.key(1))
+  for number, column in enumerate(people.schema.modelled):
+    if not column.is_category:
+      continue
+    count = len(column.categories)
+    real, found = (
+      np.bincount(each[:, number].astype(int), minlength=count) / 5000
+      for each in (people.records, rows)
+    )
+    off = np.abs(real - found) / np.sqrt(2 * np.maximum(real * (1 - real), 1e-4) / 5000)
+    assert off.max() < 5
+
+
+def test_classes_can_be_asked_for_and_keys_repeat(private):
+  wanted = np.array([1, 1, 0, 1, 0])
+  rows, labels = private.sample(5, labels=wanted, key=jax.random.key(3))
+  again, _ = private.sample(5, labels=wanted, key=jax.random.key(3))
+  other, _ = private.sample(5, labels=wanted, key=jax.random.key(4))
+  assert labels.tolist() == wanted.tolist()
+  np.testing.assert_array_equal(rows, again)
+  assert (rows != other).any()
+  with pytest.raises(_validate.InputError, match='labels'):
+    private.sample(1, labels=np.array([2]), key=jax.random.key(0))
+  with pytest.raises(_validate.InputError, match='clearest'):
+    private.sample(4, clearest=0.5, key=jax.random.key(0))
+
+
+def test_values_can_be_given(exact):
+  """All rows have them; and what goes with them follows: the rich are of other regions."""
+  given = {'region': '08', 'smoker': 'yes', 'outcome': 'high'}
+  rows, labels = exact.sample_given(400, given, key=jax.random.key(0))
+  drawn = _table(rows, labels)
+  names = [column.name for column in drawn.schema.modelled]
+  assert (rows[:, names.index('region')] == 5).all()
+  assert (rows[:, names.index('smoker')] == 1).all()
+  assert (labels == 1).all()
+  means = []
+  for region in ('08', '11'):  # the richest and the poorest
+    rows, _ = exact.sample_given(1000, {'region': region}, key=jax.random.key(1))
+    means.append(rows[:, names.index('education')].mean())
+  assert means[0] > means[1] + 0.3
+  for wrong in ({'nothing': 1}, {'region': '99'}, {'age': 17}, {'id': 1}):
+    with pytest.raises(_validate.InputError, match=next(iter(wrong))):
+      exact.sample_given(5, wrong, key=jax.random.key(0))
+
+
+def test_a_classifier_learns_from_rows_what_it_learns_from_real_ones(people, exact):
+  """Of people, with little noise: the AUROC of a logistic regression is at most 0.03 lower."""
+  from sklearn.linear_model import LogisticRegression
+  from sklearn.metrics import roc_auc_score
+
+  test = generated.people('test')
+  drawn = exact.sample(5000, key=jax.random.key(0))
+  found = {}
+  for name, (records, labels) in {
+    'real': (people.records, people.labels), 'drawn': drawn,
+  }.items():  # fmt: skip
+    judge = LogisticRegression(max_iter=300).fit(_features(records), labels)
+    score = judge.predict_proba(_features(test.records))[:, 1]
+    found[name] = roc_auc_score(test.labels, score)
+  assert found['real'] > 0.83
+  assert found['drawn'] > found['real'] - 0.03
+
+
+def _features(records: np.ndarray) -> np.ndarray:
+  """Numbers to about [0, 1]; missing values and categories one by one."""
+  parts = []
+  for column, values in zip(generated.PEOPLE.modelled, records.T, strict=True):
+    if column.is_category:
+      parts.append(np.eye(len(column.categories))[values.astype(int)])
+      continue
+    low, high = column.bounds
+    missing = np.isnan(values)
+    scaled = (np.where(missing, low, values) - low) / (high - low)
+    parts.append(np.stack([scaled, np.sqrt(scaled), missing], axis=1))
+  return np.concatenate(parts, axis=1)
+
+
+def test_a_table_without_a_target(few):
+  records = few.records[:, :5]
+  data = TableDataset(
+    records=records, labels=np.zeros(300, np.int32), schema=NO_TARGET, name='people'
+  )
+  model = _model(data, 5.0)
+  assert not model.is_conditional
+  rows, labels = model.sample(50, key=jax.random.key(0))
+  assert labels is None
+  assert rows.shape == (50, 5)
+  found = verdict.judge(model.means, model.seconds, model.moments)
+  assert found is not None
+  assert found.signal == math.inf
+  assert found.level in verdict.LEVELS
+
+
+# --- verdict --------------------------------------------------------------------------------------
+
+
+def _judged(data, epsilon: float, secret=SECRET) -> verdict.Verdict:
+  moments = _moments(data, epsilon)
+  found = verdict.judge(*_released(data, moments, secret), moments)
+  assert found is not None
+  return found
+
+
+@pytest.mark.parametrize('number', range(2))
+def test_people_are_worth_it_and_shuffled_or_few_rows_are_not(people, number):
+  secret = bytes([number]) * 32
+  assert _judged(people, 1.0, secret).level != 'useless'
+  rng = np.random.default_rng(number)
+  shuffled = dataclasses.replace(people, labels=rng.permutation(people.labels))
+  found = _judged(shuffled, 1.0, secret)
+  assert found.level == 'useless'
+  assert 'do not stand out of the noise' in found.sentence
+  assert _judged(tables.people(50, seed=number), 0.1, secret).level == 'useless'
+
+
+def test_what_is_expected_grows_with_rows_and_epsilon(few, people):
+  levels = [
+    verdict.LEVELS.index(verdict.expected(_moments(people, epsilon)))
+    for epsilon in (0.001, 0.1, 1.0, 10.0, math.inf)
+  ]
+  assert levels == sorted(levels)
+  assert (levels[0], levels[-1]) == (0, 3)
+  assert verdict.expected(_moments(few, 0.1)) == 'useless'
+  assert '300 records of 7 columns in 2 classes are few' in verdict.advice(_moments(few, 0.1))
+
+
+# --- files and other methods ----------------------------------------------------------------------
+
+
+def test_a_file_draws_the_same_and_holds_no_seed_and_no_secret(private, tmp_path):
+  path = tmp_path / 'model.safetensors'
+  generator_file.save(private, path)
+  again = generator_file.load(path)
+  assert again.spec == private.spec
+  assert again.epsilon() == private.epsilon()
+  assert again.config.seed is None
+  assert private.config.seed == 5
+  assert isinstance(again, MomentsSynthesizer)
+  np.testing.assert_allclose(again.seconds, private.seconds, rtol=1e-6)
+  generator_file.save(again, path)
+  once_more = generator_file.load(path)  # of what is in the file; the first was of more digits
+  drawn = [model.sample(40, key=jax.random.key(0)) for model in (again, once_more)]
+  for one, other in zip(*drawn, strict=True):
+    np.testing.assert_array_equal(one, other)
+  content = path.read_bytes()
+  assert SECRET not in content
+  assert SECRET.hex().encode() not in content
+  length = int.from_bytes(content[:8], 'little')
+  record = json.loads(json.loads(content[8 : 8 + length])['__metadata__']['dpgan_jax'])
+  assert record['config']['seed'] is None
+  assert 'purpose' not in json.dumps(record)
+
+
+def test_a_gan_of_a_table_is_refused(few):
+  config = TrainConfig(target_epsilon=1.0, steps=10, batch_size=10)
+  with pytest.raises(_validate.InputError, match='moments') as caught:
+    plan.make(config, few.spec)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('option', [{'image_size': '28'}, {'channels': 1}])
+def test_settings_of_images_are_refused_with_tables(option):
+  with pytest.raises(_validate.InputError, match='image_size and channels'):
+    datasets.load_dataset('people', **option)
