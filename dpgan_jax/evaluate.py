@@ -23,7 +23,8 @@ from dpgan_jax.data import naming, readers
 from dpgan_jax.data.datasets import SPLITS, ImageDataset
 from dpgan_jax.data.sources import Source
 from dpgan_jax.data.tables.dataset import TableDataset
-from dpgan_jax.evaluation import scores, scoring, snapshots, tables, tasks
+from dpgan_jax.evaluation import scores, scoring, snapshots, tasks
+from dpgan_jax.evaluation.tables import pages
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.run import generator_file, secrets, trainer
 from dpgan_jax.run.directory import RunDir
@@ -136,11 +137,11 @@ def _score_table(
     raise _validate.InputError('expected the schema that the run was trained with, got another')
   num = wanted.num or min(len(train), _MOST_ROWS)
   records, labels = model.sample(num, key=secrets.root_key(wanted.eval_seed))
-  record = tables.evaluate_run(
+  record = pages.evaluate_run(
     train, test, records, labels, out, quick=wanted.quick, seed=wanted.eval_seed,
     scores_dir=options.scores_dir,
   )  # fmt: skip
-  for line in tables.pages.summary(record, out):
+  for line in pages.summary(record, out):
     print(line)
 
 

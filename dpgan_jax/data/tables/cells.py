@@ -72,6 +72,15 @@ class Cells:
     at_point &= low[found - 1] == low[found]
     return np.where(missing, 0, found - at_point + first)
 
+  @functools.cached_property
+  def middles(self) -> np.ndarray:
+    """The middle of each cell, float64 [cells]; NaN of what is missing."""
+    missing = [np.nan] if self.column.nullable else []
+    if self.column.is_category:
+      return np.append(missing, np.arange(len(self.column.categories)))
+    low, high = self._ends
+    return np.append(missing, (low + high) / 2)
+
   def value(self, cells: np.ndarray, places: np.ndarray) -> np.ndarray:
     """A value of each cell, float64 [n]; NaN is missing.
 

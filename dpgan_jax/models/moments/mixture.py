@@ -22,7 +22,7 @@ import optax
 
 from dpgan_jax import _keys
 
-STEPS, _LEARNING_RATE = 1500, 0.05
+STEPS, _LEARNING_RATE = 3000, 0.1
 _KEY = 20  # of the start; public, so that the same release gives the same model
 
 
@@ -34,13 +34,13 @@ class Counts:
     sizes: [C], cells of each column.
     one_way: float64 [K, D], of each class, cell after cell.
     two_way: float64 [K, D, D], symmetric, zero within a column.
-    precision: of a one-way count, relative to that of a two-way count; 1 without noise.
+    precision: float64 [D], of one-way counts, relative to that of two-way counts.
   """
 
   sizes: tuple[int, ...]
   one_way: np.ndarray
   two_way: np.ndarray
-  precision: float
+  precision: np.ndarray
 
   @property
   def total(self) -> float:
@@ -80,7 +80,7 @@ def fit(counts: Counts, components: int, steps: int = STEPS) -> Mixture:
   return _fit(
     logits, jnp.asarray(counts.one_way / counts.total, jnp.float32),
     jnp.asarray(counts.two_way / counts.total, jnp.float32), jnp.asarray(of),
-    counts.precision, columns=len(counts.sizes), steps=steps,
+    jnp.asarray(counts.precision, jnp.float32), columns=len(counts.sizes), steps=steps,
   )  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def _fit(
   one_way: jax.Array,
   two_way: jax.Array,
   of: jax.Array,
-  precision: float,
+  precision: jax.Array,
   *,
   columns: int,
   steps: int,
@@ -114,7 +114,7 @@ def _fit(
       return total + jnp.square(jnp.where(between, found - two_way[k], 0)).sum(), None
 
     pairs, _ = jax.lax.scan(of_two, jnp.zeros(()), jnp.arange(len(one_way)))
-    return pairs / 2 + precision * jnp.square(of_one).sum()
+    return pairs / 2 + (precision * jnp.square(of_one)).sum()
 
   optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, steps))
 
@@ -141,7 +141,7 @@ def draw(
 
 def pick(shares: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
   """So many of the numbers 0 ..., with probabilities in proportion to `shares`, int64 [num]."""
-  return _pick(shares[np.newaxis], np.zeros(num, np.int64), rng)
+  return pick_in(shares[np.newaxis], np.zeros(num, np.int64), rng)
 
 
 def condition(
@@ -171,14 +171,14 @@ def draw_cells(
   cells, ends = np.asarray(mixture.cells, np.float64), np.cumsum(sizes)
   return np.stack(
     [
-      _pick(cells[:, end - size : end], component, rng)
+      pick_in(cells[:, end - size : end], component, rng)
       for size, end in zip(sizes, ends, strict=True)
     ],
     axis=1,
   )
 
 
-def _pick(shares: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def pick_in(shares: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   """A column for each of `rows` [n], with probabilities in proportion to `shares` [m, columns]."""
   ends = np.cumsum(shares, axis=1)
   levels = rng.random(len(rows)) * ends[rows, -1]

@@ -1,8 +1,10 @@
 """Tables: noisy counts of all cells of each column, then of all pairs of cells of two columns.
 
 A row is in one cell of each of C columns, so it moves one-way counts by √C and two-way counts by
-√(C(C - 1)/2), in Euclidean norm (`privacy.releases.marginals`). A mixture of products is fitted to
-both (`mixture`). Numbers come back anywhere within their cell.
+√(C(C - 1)/2), in Euclidean norm (`privacy.releases.marginals`), however many cells there are. So
+one-way counts are of fine cells, which find where values heap up, and two-way counts of coarse
+ones, which a mixture of products is fitted to (`mixture`). A draw is a coarse cell in each column,
+and in it a fine one, by their shares.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from dpgan_jax.models.moments.mixture import Counts, Mixture
 from dpgan_jax.privacy.releases import marginals
 
 _FEWEST_COMPONENTS, _MOST_COMPONENTS = 10, 300
+_FINER = 8  # fine intervals in a coarse one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,31 +35,48 @@ class TableEncoding:
 
   Attributes:
     schema: public.
-    bins: intervals that numbers are cut into.
+    bins: intervals that numbers are cut into for two-way counts.
   """
 
   schema: Schema
   bins: int
 
   @functools.cached_property
-  def cells(self) -> tuple[Cells, ...]:
-    """Of each column."""
+  def coarse(self) -> tuple[Cells, ...]:
+    """Of each column, for two-way counts."""
     return tuple(Cells(column, self.bins) for column in self.schema.modelled)
 
   @functools.cached_property
+  def fine(self) -> tuple[Cells, ...]:
+    """Of each column, for one-way counts."""
+    return tuple(Cells(column, self.bins * _FINER) for column in self.schema.modelled)
+
+  @functools.cached_property
+  def within(self) -> tuple[np.ndarray, ...]:
+    """Of each column, the coarse cell that each fine cell lies in, int64 [cells]."""
+    return tuple(
+      coarse.of(fine.middles) for coarse, fine in zip(self.coarse, self.fine, strict=True)
+    )
+
+  @functools.cached_property
   def sizes(self) -> tuple[int, ...]:
-    """How many cells each column has."""
-    return tuple(cells.count for cells in self.cells)
+    """How many coarse cells each column has."""
+    return tuple(cells.count for cells in self.coarse)
+
+  @functools.cached_property
+  def fine_sizes(self) -> tuple[int, ...]:
+    """How many fine cells each column has."""
+    return tuple(cells.count for cells in self.fine)
 
   @property
   def dim(self) -> int:
-    """D, cells of all columns together."""
-    return sum(self.sizes)
+    """Fine cells of all columns together."""
+    return sum(self.fine_sizes)
 
   @property
   def second_dim(self) -> int:
-    """Every cell with every other."""
-    return self.dim
+    """D, coarse cells of all columns together: every one with every other."""
+    return sum(self.sizes)
 
   @property
   def prefixes(self) -> tuple[int, ...]:
@@ -64,9 +84,9 @@ class TableEncoding:
     return (self.dim,)
 
   def encode(self, records: np.ndarray) -> np.ndarray:
-    """Rows float64 [n, C] → the cell in each column, int64 [n, C]."""
+    """Rows float64 [n, C] → the fine cell in each column, int64 [n, C]."""
     return np.stack(
-      [cells.of(values) for cells, values in zip(self.cells, records.T, strict=True)], axis=1
+      [cells.of(values) for cells, values in zip(self.fine, records.T, strict=True)], axis=1
     )
 
   def release_sums(
@@ -74,7 +94,7 @@ class TableEncoding:
   ) -> tuple[float, np.ndarray]:
     """One-way counts; the number of rows is the mean over columns of their sums."""
     counts = marginals.release_one_way(
-      codes, self.sizes, noise_multiplier=noise_multiplier, secret=secret, purpose=purpose
+      codes, self.fine_sizes, noise_multiplier=noise_multiplier, secret=secret, purpose=purpose
     )
     return counts.sum() / len(self.sizes), counts
 
@@ -84,8 +104,11 @@ class TableEncoding:
   ) -> np.ndarray:  # fmt: skip
     """Two-way counts."""
     del label, means
+    coarse = np.stack(
+      [within[cells] for within, cells in zip(self.within, codes.T, strict=True)], axis=1
+    )
     return marginals.release_two_way(
-      codes, self.sizes, noise_multiplier=noise_multiplier, secret=secret, purpose=purpose
+      coarse, self.sizes, noise_multiplier=noise_multiplier, secret=secret, purpose=purpose
     )
 
   def noise(self, noise_multiplier: float) -> tuple[float, float]:
@@ -103,14 +126,52 @@ class TableEncoding:
   ) -> Rows:
     first, second = noise_multipliers
     columns = len(self.sizes)
-    precision = 1.0
-    if first > 0:  # how much smaller the noise of a one-way count is, as a variance
-      precision = max(1.0, (second / first) ** 2 * (columns - 1) / 2)
-    counts = Counts(self.sizes, means.sums, seconds, precision)
+    by_column = np.split(means.sums, np.cumsum(self.fine_sizes)[:-1], axis=1)
+    one_way = np.concatenate(
+      [
+        np.stack([np.bincount(within, row, minlength=size) for row in counts])
+        for counts, within, size in zip(by_column, self.within, self.sizes, strict=True)
+      ],
+      axis=1,
+    )
+    # How much smaller the noise of a one-way count is than that of a two-way count, as a variance.
+    precision = np.ones(self.second_dim)
+    if first > 0:
+      finer = np.concatenate(
+        [np.bincount(w, minlength=s) for w, s in zip(self.within, self.sizes, strict=True)]
+      )
+      precision = (second / first) ** 2 * (columns - 1) / 2 / np.maximum(finer, 1)
+    counts = Counts(self.sizes, one_way, seconds, precision)
     # As many as rows that it takes to stand out of the noise of a two-way count.
     worth = counts.total / max(second * columns, 1e-300)
     components = int(np.clip(worth, _FEWEST_COMPONENTS, _MOST_COMPONENTS))
-    return Rows(self, mixture.fit(counts, components))
+    deviation = self.noise(first)[1] * math.sqrt(len(means.counts))
+    shares = tuple(
+      _shares_within(counts.sum(axis=0), within, deviation)
+      for counts, within in zip(by_column, self.within, strict=True)
+    )
+    return Rows(self, mixture.fit(counts, components), shares)
+
+
+def _shares_within(counts: np.ndarray, within: np.ndarray, deviation: float) -> np.ndarray:
+  """The share that each fine cell has of its coarse one, float64 [cells].
+
+  They are alike but for what stands out of the noise, by as much as it does (James & Stein 1961).
+
+  Args:
+    counts: float64 [cells], of all classes together, noisy.
+    within: int64 [cells], the coarse cell of each.
+    deviation: of the noise in each count.
+  """
+  sizes = np.bincount(within)
+  level = (np.bincount(within, counts) / np.maximum(sizes, 1))[within]
+  apart = counts - level
+  energy = np.bincount(within, np.square(apart))[within]
+  noise = (sizes[within] - 1) * deviation**2
+  kept = np.maximum(0, 1 - noise / np.maximum(energy, 1e-300))
+  found = np.maximum(np.maximum(level, 0) + kept * apart, 0)
+  totals = np.bincount(within, found)[within]
+  return np.where(totals > 0, found / np.maximum(totals, 1e-300), 1 / sizes[within])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +180,13 @@ class Rows:
 
   Attributes:
     encoding: of the table.
-    mixture: of its cells.
+    mixture: of its coarse cells.
+    shares: of each column, what each fine cell has of its coarse one.
   """
 
   encoding: TableEncoding
   mixture: Mixture
+  shares: tuple[np.ndarray, ...]
 
   def draw(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
     """Rows float64 [n, C]."""
@@ -145,7 +208,7 @@ class Rows:
       InputError: values that no row of the model has together.
     """
     rng, sizes = _generator(key), self.encoding.sizes
-    cells = {c: int(self.encoding.cells[c].of(np.array([v]))[0]) for c, v in given.items()}
+    cells = {c: int(self.encoding.coarse[c].of(np.array([v]))[0]) for c, v in given.items()}
     likely = mixture.condition(self.mixture, sizes, cells, label)
     if not likely.sum() > 0:
       raise _validate.InputError('expected values that some row has together, got none that has')
@@ -156,13 +219,16 @@ class Rows:
     return rows, labels
 
   def _values(self, found: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return np.stack(
-      [
-        cells.value(column, rng.random(len(found)))
-        for cells, column in zip(self.encoding.cells, found.T, strict=True)
-      ],
-      axis=1,
-    )
+    """Values float64 [n, C] in coarse cells int64 [n, C]."""
+    values = np.empty(found.shape)
+    for i, (fine, within) in enumerate(
+      zip(self.encoding.fine, self.encoding.within, strict=True)
+    ):
+      shares = np.zeros((within.max() + 1, fine.count))
+      shares[within, np.arange(fine.count)] = self.shares[i]
+      cells = mixture.pick_in(shares, found[:, i], rng)
+      values[:, i] = fine.value(cells, rng.random(len(cells)))
+    return values
 
 
 def _generator(key: jax.Array) -> np.random.Generator:
