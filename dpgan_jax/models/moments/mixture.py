@@ -114,7 +114,7 @@ def _fit(
       return total + jnp.square(jnp.where(between, found - two_way[k], 0)).sum(), None
 
     pairs, _ = jax.lax.scan(of_two, jnp.zeros(()), jnp.arange(len(one_way)))
-    return pairs / 2 + (precision * jnp.square(of_one)).sum()
+    return pairs / 2 + (precision[jnp.newaxis] * jnp.square(of_one)).sum()
 
   optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, steps))
 
