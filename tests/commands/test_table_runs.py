@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -17,6 +18,7 @@ import pytest
 from dpgan_jax import release, report, sample
 from dpgan_jax._validate import InputError
 from dpgan_jax.data.tables import generated
+from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files import read, schema_file, write
 from dpgan_jax.publishing import bundle, run_statement
 from dpgan_jax.run import generator_file
@@ -25,7 +27,11 @@ from tests.support import tables
 from tests.support.commands import Command
 
 ROWS = 600
-FLAGS = ('--dataset=table', '--target_epsilon=4', '--delta=1e-4', '--num_samples=200')
+# Few cells: fitting them takes most of a run.
+FLAGS = (
+  '--dataset=table', '--target_epsilon=4', '--delta=1e-4', '--num_samples=200',
+  '--moments_coefficients=2',
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -40,7 +46,7 @@ def short_curve():
 def commands():
   """Commands by name, each imported once."""
   with contextlib.ExitStack() as stack:
-    names = ('train', 'schema', 'evaluate')
+    names = ('train', 'schema')
     yield types.SimpleNamespace(
       **{n: stack.enter_context(contextlib.closing(Command(f'dpgan_jax.{n}'))) for n in names}
     )
@@ -51,10 +57,21 @@ def folder(tmp_path_factory) -> pathlib.Path:
   return tmp_path_factory.mktemp('tables')
 
 
+def _few_columns(data: TableDataset) -> TableDataset:
+  """Of each kind one: a run takes half of the time."""
+  kept = ('id', 'age', 'region', 'smoker', 'lab', 'outcome')
+  chosen = [c.name in kept for c in data.schema.modelled]
+  columns = tuple(c for c in data.schema.columns if c.name in kept)
+  schema = dataclasses.replace(data.schema, columns=columns)
+  return dataclasses.replace(
+    data, schema=schema, records=np.ascontiguousarray(data.records[:, chosen])
+  )
+
+
 @pytest.fixture(scope='module')
 def data(folder, commands) -> tuple[str, str]:
   """Flags of a table of people, and of a schema that was drafted and declared public."""
-  people = tables.some(generated.people(), slice(0, ROWS))
+  people = _few_columns(tables.some(generated.people(), slice(0, ROWS)))
   csv_file, schema = folder / 'people.csv', folder / 'people.schema.json'
   write.export(csv_file, people.schema, people.records, people.labels)
   done = commands.schema(
@@ -97,7 +114,7 @@ def _run(own_flags, command, *arguments: str) -> None:
 
 def test_a_run_says_what_it_spent_and_what_it_leaves(trained, folder):
   run, said = trained
-  assert re.search(r'table: 5\d\d rows of 12 columns, target outcome', said)
+  assert re.search(r'table: 5\d\d rows of 6 columns, target outcome', said)
   assert 'rows are held out, never trained on' in said
   assert 'Privacy: ε = 3.9' in said
   assert 'Samples: ' in said
@@ -109,7 +126,7 @@ def test_a_run_says_what_it_spent_and_what_it_leaves(trained, folder):
   schema = schema_file.read_schema(folder / 'people.schema.json')
   assert len(read.read_table(run / 'samples.csv', schema)) == 200
   own = {tuple(row[1:]) for row in given[1:]}
-  assert not own & {tuple(row[1:]) for row in made[1:]}
+  assert len(own & {tuple(row[1:]) for row in made[1:]}) < 20  # by chance; there are few columns
 
 
 def test_both_releases_are_in_the_ledger_and_N_is_what_is_trained_on(trained):
@@ -128,28 +145,21 @@ def test_the_report_says_what_is_protected_and_that_the_schema_is_public(trained
   assert 'declared public, all at once, by the data owner' in page
   assert 'resolution' in page
   assert 'how many rows are in each cell of each column' in page.replace('records', 'rows')
-  assert 'copula' not in page
-  assert 'z·zᵀ' not in page
+  assert 'how many are in each pair of cells of two columns' in page
+  assert 'σ of two-way counts' in page
+  for word in ('copula', 'z·zᵀ', 'covarianc'):
+    assert word not in page, word
   for word in ('pixel', 'image', 'frequenc', 'discriminator'):
     assert word not in page.split('## Not covered')[0].lower(), word
 
 
-def test_the_same_command_again_charges_nothing_and_changes_nothing(trained, commands, data):
+def test_the_same_command_again_draws_lost_samples_and_charges_nothing(trained, commands, data):
   run = trained[0]
   before = {name: (run / name).read_bytes() for name in ('ledger.jsonl', 'samples.csv')}
-  done = commands.train(*FLAGS, *data, f'--run_dir={run}')
-  assert done.status == 0, done.err
-  assert {name: (run / name).read_bytes() for name in before} == before
-
-
-def test_lost_samples_are_drawn_again_without_a_charge(trained, commands, data, tmp_path):
-  run = tmp_path / 'run'
-  shutil.copytree(trained[0], run)
-  before = (run / 'ledger.jsonl').read_bytes(), (run / 'samples.csv').read_bytes()
   (run / 'samples.csv').unlink()
   done = commands.train(*FLAGS, *data, f'--run_dir={run}')
   assert done.status == 0, done.err
-  assert ((run / 'ledger.jsonl').read_bytes(), (run / 'samples.csv').read_bytes()) == before
+  assert {name: (run / name).read_bytes() for name in before} == before
 
 
 def test_another_schema_or_other_rows_do_not_continue_a_run(trained, commands, data, tmp_path):
@@ -161,7 +171,7 @@ def test_another_schema_or_other_rows_do_not_continue_a_run(trained, commands, d
   other.write_text(json.dumps(record))
   done = commands.train(*FLAGS, data[0], f'--schema={other}', f'--run_dir={trained[0]}')
   assert done.status == 2
-  assert re.fullmatch('error: [^\n]*(schema|data)[^\n]*\n', _last(done.err)), done.err
+  assert re.fullmatch('error: [^\n]*(another run|another mechanism)[^\n]*\n', done.err), done.err
   rows = _rows(pathlib.Path(data[0].partition('=')[2]))
   rows[1][1] = rows[2][1] if rows[2][1] != rows[1][1] else rows[3][1]
   changed = tmp_path / 'changed.csv'
@@ -169,7 +179,7 @@ def test_another_schema_or_other_rows_do_not_continue_a_run(trained, commands, d
     csv.writer(file).writerows(rows)
   done = commands.train(*FLAGS, f'--data={changed}', data[1], f'--run_dir={trained[0]}')
   assert done.status == 2
-  assert re.fullmatch('error: [^\n]*data[^\n]*\n', _last(done.err)), done.err
+  assert re.fullmatch('error: [^\n]*(another run|another mechanism)[^\n]*\n', done.err), done.err
   assert (trained[0] / 'ledger.jsonl').read_bytes() == before
 
 
@@ -191,10 +201,8 @@ def test_an_unconfirmed_schema_is_refused_and_nothing_is_left(commands, data, tm
   ('flags', 'words'),
   [
     (('--steps=10',), 'moments'),
-    (('--method=gan', '--steps=10'), 'moments'),
     (('--image_size=28',), 'image_size'),
     (('--channels=1',), 'channels'),
-    (('--latent_dim=3',), 'latent_dim'),
     (('--target_epsilon=0.01',), 'samples would be useless'),
   ],
 )
@@ -218,15 +226,9 @@ def test_the_plan_of_the_generated_table(commands):
 # --- sampling -------------------------------------------------------------------------------------
 
 
-def test_samples_have_the_header_and_order_of_the_data(trained, folder, tmp_path, own_flags):
-  out = tmp_path / 's.csv'
-  _run(own_flags, sample, f'--run_dir={trained[0]}', '--num=50', f'--out={out}', '--seed=1')
-  made = _rows(out)
-  assert made[0] == _rows(folder / 'people.csv')[0]
-  assert [row[0] for row in made[1:]] == [str(i) for i in range(1, 51)]
-
-
-def test_parquet_and_csv_of_one_seed_hold_the_same(trained, folder, tmp_path, own_flags):
+def test_csv_and_parquet_of_one_seed_hold_the_same_in_the_order_of_the_data(
+  trained, folder, tmp_path, own_flags
+):
   sample.define_flags()
   schema = schema_file.read_schema(folder / 'people.schema.json')
   found = []
@@ -239,6 +241,9 @@ def test_parquet_and_csv_of_one_seed_hold_the_same(trained, folder, tmp_path, ow
     found.append(read.read_table(out, schema))
   np.testing.assert_array_equal(found[0].records, found[1].records)
   np.testing.assert_array_equal(found[0].labels, found[1].labels)
+  made = _rows(tmp_path / 's.csv')
+  assert made[0] == _rows(folder / 'people.csv')[0]
+  assert [row[0] for row in made[1:]] == [str(i) for i in range(1, 61)]
 
 
 def test_formats_of_images_are_refused(trained, tmp_path, own_flags):
@@ -254,9 +259,8 @@ def test_a_bundle_can_be_checked_by_who_receives_it(released, trained, folder, o
   assert 'computed again from the mechanism' in capsys.readouterr().out
   assert len(_rows(released / 'samples.csv')) == 151
   model = generator_file.load(released / 'generator.safetensors')
-  said = json.loads((trained[0] / 'report.json').read_text('utf-8'))
   assert model.spec.schema == schema_file.read_schema(folder / 'people.schema.json')
-  assert model.epsilon() == pytest.approx(said['epsilon'], rel=1e-3)
+  assert model.epsilon() == pytest.approx(run_statement.build(RunDir(trained[0])).epsilon)
   for name in (bundle.MODEL_CARD, bundle.DATA_CARD, bundle.USAGE):
     page = (released / name).read_text('utf-8')
     assert 'samples.npz' not in page
@@ -296,15 +300,18 @@ def test_samples_that_are_not_of_the_schema_are_found_out(released, tmp_path, ed
 
 def test_the_report_again(trained, own_flags, capsys):
   """As the command computes it from what the run has recorded."""
-  before = (trained[0] / 'report.json').read_bytes()
+  before = json.loads((trained[0] / 'report.json').read_bytes())
   _run(own_flags, report, f'--run_dir={trained[0]}')
   assert 'ε = 3.9' in capsys.readouterr().out
-  found, was = (json.loads(c) for c in ((trained[0] / 'report.json').read_bytes(), before))
-  assert found['epsilon'] == was['epsilon']
+  again = json.loads((trained[0] / 'report.json').read_bytes())
+  for name in ('mechanism', 'data', 'verdict'):
+    assert again[name] == before[name]
+  assert again['data']['schema']['declared_public']
 
 
 @pytest.mark.slow
-def test_a_run_is_scored(trained, commands, data):
-  done = commands.evaluate(f'--run_dir={trained[0]}', *data, '--quick')
+def test_a_run_is_scored(trained, data):
+  with contextlib.closing(Command('dpgan_jax.evaluate')) as evaluate:
+    done = evaluate(f'--run_dir={trained[0]}', *data, '--quick')
   assert done.status == 0, done.err
   assert 'error' not in done.out.lower()

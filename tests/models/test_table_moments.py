@@ -241,8 +241,8 @@ def test_values_are_of_the_coarse_cell_that_was_drawn(table, bins, seed):
 
 
 @hypothesis.given(
-  counts=st.lists(st.integers(-(2**30), 2**30), min_size=1, max_size=12), deviation=st.floats(0, 1e6),
-  seed=st.integers(0, 9),
+  counts=st.lists(st.integers(-(2**30), 2**30), min_size=1, max_size=12),
+  deviation=st.floats(0, 1e6), seed=st.integers(0, 9),
 )  # fmt: skip
 def test_shares_within_a_cell_are_shares(counts, deviation, seed):
   within = np.sort(np.random.default_rng(seed).integers(0, 3, len(counts)))
