@@ -167,7 +167,7 @@ def test_extreme_logits_are_a_mixture(counted, scale):
   )
   found = mixture._fit(
     logits, jnp.asarray(counted.one_way / N, jnp.float32),
-    jnp.asarray(counted.two_way / N, jnp.float32), of, 1.0, columns=len(SIZES), steps=3,
+    jnp.asarray(counted.two_way / N, jnp.float32), of, jnp.ones(sum(SIZES)), columns=len(SIZES), steps=3,
   )  # fmt: skip
   _check_is_one(found, SIZES)
 
@@ -211,7 +211,7 @@ def test_places_at_the_ends_are_within_a_row_of_shares():
       return np.where(np.arange(size) % 2, np.nextafter(1.0, 0.0), 0.0)
 
   shares = np.array([[0.0, 0.3, 0.1, 0.0]])
-  assert mixture._pick(shares, np.zeros(2, np.int64), Ends()).tolist() == [1, 2]
+  assert mixture.pick_in(shares, np.zeros(2, np.int64), Ends()).tolist() == [1, 2]
 
 
 def test_a_class_of_no_component_is_drawn_all_the_same(counted):

@@ -169,7 +169,7 @@ def test_how_fine_numbers_are_counted_is_public(few, people):
   details = [_moments(people, epsilon).detail for epsilon in (0.1, 1.0, 10.0, math.inf)]
   assert details == sorted(details)
   assert details[0] == 6
-  assert details[-1] == 24
+  assert details[-1] == 20
   assert _moments(people, 1.0, moments_coefficients=3).detail == 3
 
 
@@ -180,7 +180,7 @@ def test_wide_tables_have_coarser_cells():
   spec = Spec.of_table(wide, num_records=10**9, name='wide')
   moments = settings.make(TrainConfig(target_epsilon=1.0, delta=1e-10), spec)
   assert moments.detail == 15
-  assert moments.dim == 1700
+  assert moments.encoding.second_dim == 1700
 
 
 def test_a_record_of_the_settings_reads_back(few):
