@@ -194,12 +194,15 @@ def test_a_record_of_the_settings_reads_back(few):
 # --- drawing --------------------------------------------------------------------------------------
 
 
-def test_rows_are_in_the_domain_and_in_the_proportions_of_the_counts(exact):
+def test_rows_are_in_the_domain_and_in_the_proportions_of_the_counts(exact, people):
   rows, labels = exact.sample(2500, key=jax.random.key(0))
   drawn = _table(rows, labels)
   assert rows.dtype == np.float64
   shares = np.bincount(labels, minlength=2) / 2500
   np.testing.assert_allclose(shares, exact.shares, atol=1.01 / 2500)
+  np.testing.assert_allclose(exact.shares, np.bincount(people.labels) / 5000, atol=1e-3)
+  skewed = Means(np.array([-5.0, 30.0]), exact.means.sums)  # a count that noise took below zero
+  assert dataclasses.replace(exact, means=skewed).shares.tolist() == [0, 1]
   assert (np.diff(labels) != 0).mean() > 0.2  # in no order
   for column, values in zip(drawn.schema.modelled, rows.T, strict=True):
     present = values[~np.isnan(values)]
