@@ -167,7 +167,8 @@ def test_extreme_logits_are_a_mixture(counted, scale):
   )
   found = mixture._fit(
     logits, jnp.asarray(counted.one_way / N, jnp.float32),
-    jnp.asarray(counted.two_way / N, jnp.float32), of, jnp.ones(sum(SIZES)), columns=len(SIZES), steps=3,
+    jnp.asarray(counted.two_way / N, jnp.float32), of, jnp.ones(sum(SIZES)),
+    columns=len(SIZES), steps=3,
   )  # fmt: skip
   _check_is_one(found, SIZES)
 
