@@ -116,14 +116,16 @@ def _describe(planned: plan.Plan) -> dict[str, str]:
 
 
 def _describe_moments(moments: Moments, epsilon: str) -> dict[str, str]:
+  of_table = moments.spec.schema is not None
+  released = 'one-way and two-way counts' if of_table else 'class means and covariances'
   return {
-    'method': 'moments: class means and covariances, released once, then sampled',
+    'method': f'moments: {released}, released once, then sampled',
     'epsilon': epsilon,
     'noise multipliers': ', '.join(
       f'{name} {m.noise_multiplier:.4g}' for name, m in moments.stages.items()
     ),
     'coefficients': f'{moments.dim} of the {math.prod(moments.spec.shape)} numbers of a record'
-    if moments.spec.kind == 'image'
+    if not of_table
     else f'{moments.dim} cells of {moments.spec.shape[0]} columns',
     'samples': f'{verdict.expected(moments)}, as N, K and epsilon let expect',
     'expected time': 'seconds',

@@ -254,11 +254,11 @@ class Statement:
     """Everything, for people, on a page or two."""
     m = self.mechanism
     facts, how = self.to_json(), self._accounting()
-    first = self.beside.get(MEANS)
+    first, released = self.beside.get(MEANS), words.of(self.spec).released
     of_moments = {
       'N, number of records (public here)': m.num_examples,
-      'σ of class means and counts': first and first.noise_multiplier,
-      'σ of covariances': m.noise_multiplier,
+      f'σ of {released[0]}': first and first.noise_multiplier,
+      f'σ of {released[1]}': m.noise_multiplier,
       'δ': repr(m.delta),
       'ε of the releases charged': show_epsilon(self.epsilon),
       'ε of both releases': show_epsilon(self.epsilon_budgeted),

@@ -55,7 +55,7 @@ NOT_STATED = 'Not stated: the data owner has not said how the settings were chos
 
 NOTHING_COVERED = 'Everything that was computed from the private data.'
 MOMENTS_COVERED = (
-  'The moments as released, and every covariance that follows from them.',
+  'The moments as released, and everything that follows from them alone.',
   'Everything drawn from them, in any number: samples.*, and what dpgan_jax.sample writes.',
   'ε itself, and how much of the moments stood out of the noise.',
 )

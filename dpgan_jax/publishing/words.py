@@ -21,6 +21,7 @@ class Words:
     constants: public numbers and rules beside N, sentences.
     moments: the kind of model that a release of moments is.
     releases: what the two releases of moments are.
+    released: what each of them is, in a few words.
     tag: what models and data sets of the kind are called on a hub.
     tasks: of a data set with classes, and of one without.
   """
@@ -35,6 +36,7 @@ class Words:
   constants: str
   moments: str
   releases: str
+  released: tuple[str, str]
   tag: str
   tasks: tuple[str, str]
 
@@ -67,6 +69,7 @@ def _of_images(spec: Spec) -> Words:
     releases=f"{_RELEASES}the sum of its records' codes and their number; then the sum of (x - "
     'μ)(x - μ)ᵀ of codes x clipped around the mean μ that the first release gave. A code is the '
     'lowest frequencies of an image, a public function of it.',
+    released=('class means and counts', 'covariances'),
     tag='image-generation',
     tasks=('image-classification', 'unconditional-image-generation'),
   )  # fmt: skip
@@ -89,10 +92,10 @@ def _of_tables(spec: Spec) -> Words:
     made='Values are rounded to the resolution of their column',
     constants='the schema: names of columns, categories, bounds and resolutions, as '
     f'{who}. Values are counted in cells that follow from it, not from the data.',
-    moments='a Gaussian copula for each class, of the columns of a row',
-    releases=f'{_RELEASES}how many records are in each cell of each column; then the sum of z·zᵀ '
-    "of records' normal scores z, which follow from the cells and the first release, clipped to "
-    'a public length.',
+    moments='a mixture of products of the cells of its columns',
+    releases=f'{_RELEASES}how many records are in each cell of each column; then how many are in '
+    'each pair of cells of two columns. Cells follow from the schema and public numbers.',
+    released=('one-way counts', 'two-way counts'),
     tag='tabular',
     tasks=('tabular-classification', 'other'),
   )  # fmt: skip

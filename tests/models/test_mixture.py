@@ -29,7 +29,7 @@ def _counts(rows: np.ndarray, labels: np.ndarray, sizes=SIZES, classes=CLASSES) 
   np.put_along_axis(hot, rows + starts, 1.0, axis=1)
   own = [hot[labels == k] for k in range(classes)]
   two = np.stack([(each.T @ each) * _across(sizes) for each in own])
-  return Counts(sizes, np.stack([each.sum(axis=0) for each in own]), two, 1.0)
+  return Counts(sizes, np.stack([each.sum(axis=0) for each in own]), two, np.ones(sum(sizes)))
 
 
 def _noisy(counts: Counts, sigma: float, seed: int = 0) -> Counts:
@@ -38,7 +38,7 @@ def _noisy(counts: Counts, sigma: float, seed: int = 0) -> Counts:
   upper = np.triu(rng.normal(0, sigma, counts.two_way.shape))
   noise = (upper + upper.transpose(0, 2, 1)) * _across(counts.sizes)
   one_way = counts.one_way + rng.normal(0, sigma, counts.one_way.shape)
-  return Counts(counts.sizes, one_way, counts.two_way + noise, 1.0)
+  return Counts(counts.sizes, one_way, counts.two_way + noise, np.ones(sum(SIZES)))
 
 
 def _truth() -> Mixture:
@@ -108,7 +108,7 @@ def test_precise_one_way_counts_are_met_where_two_way_counts_contradict_them(cou
   shifted = np.roll(counted.two_way, 1, axis=0)
   off = {}
   for precision in (0.01, 100.0):
-    both = Counts(SIZES, counted.one_way, shifted, precision)
+    both = Counts(SIZES, counted.one_way, shifted, np.full(sum(SIZES), precision))
     one, _ = _implied(mixture.fit(both, 10, STEPS))
     off[precision] = np.abs(one - counted.one_way).max()
   assert off[100.0] < 0.2 * off[0.01]
@@ -150,7 +150,7 @@ def test_counts_that_no_table_has(kind):
     'one_cell': np.eye(2, dim) * 1e6,
   }[kind]  # fmt: skip
   two_way = {'zero': np.zeros_like(noise), 'huge': noise * 1e9}.get(kind, noise + noise.mT)
-  found = mixture.fit(Counts(sizes, one_way, two_way * _across(sizes), 1.0), 10, 200)
+  found = mixture.fit(Counts(sizes, one_way, two_way * _across(sizes), np.ones(7)), 10, 200)
   _check_is_one(found, sizes)
   drawn = mixture.draw(found, sizes, np.arange(50) % 2, rng)
   assert ((drawn >= 0) & (drawn < sizes)).all()
@@ -218,7 +218,7 @@ def test_places_at_the_ends_are_within_a_row_of_shares():
 def test_a_class_of_no_component_is_drawn_all_the_same(counted):
   """As one that noise has made smaller than nothing."""
   empty = counted.one_way * [[1], [0]], counted.two_way * [[[1]], [[0]]]
-  found = mixture.fit(Counts(SIZES, *empty, 1.0), 10, STEPS)
+  found = mixture.fit(Counts(SIZES, *empty, np.ones(sum(SIZES))), 10, STEPS)
   assert np.asarray(found.weights)[:, 1].sum() < 0.01
   drawn = mixture.draw(found, SIZES, np.ones(100, np.int64), np.random.default_rng(0))
   assert ((drawn >= 0) & (drawn < SIZES)).all()

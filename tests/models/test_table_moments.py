@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -19,10 +20,11 @@ from dpgan_jax.data.tables import generated
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.schema import Column, Schema
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.models.moments import release, settings, table_encoding, verdict
+from dpgan_jax.models.moments import mixture, release, settings, table_encoding, verdict
 from dpgan_jax.models.moments.encoding import Means
 from dpgan_jax.models.moments.settings import MEANS, SECONDS
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
+from dpgan_jax.models.moments.table_encoding import TableEncoding
 from dpgan_jax.run import generator_file, plan
 from tests.support import random_tables, tables
 
@@ -50,6 +52,14 @@ def _table(records, labels, schema=generated.PEOPLE) -> TableDataset:
   return TableDataset(
     records=records, labels=labels.astype(np.int32), schema=schema, name='drawn', partial=True
   )
+
+
+@pytest.fixture(autouse=True, scope='module')
+def few_steps():
+  """A fifth of the steps: samples are as good as these tests ask for."""
+  with pytest.MonkeyPatch.context() as patched:
+    patched.setattr(mixture, 'fit', functools.partial(mixture.fit, steps=600))
+    yield
 
 
 @pytest.fixture(scope='module')
@@ -189,6 +199,64 @@ def test_a_record_of_the_settings_reads_back(few):
   assert settings.read(record, few.spec) == moments
   with pytest.raises(_validate.InputError, match='over all 299 records'):
     settings.read(record, dataclasses.replace(few.spec, num_records=299))
+
+
+@hypothesis.given(table=random_tables.tables(), bins=st.integers(1, 8))
+@hypothesis.settings(max_examples=60)
+def test_fine_cells_lie_in_coarse_ones(table, bins):
+  """So that both releases count one thing: a value's coarse cell is that of its fine one."""
+  encoding = TableEncoding(table.schema, bins)
+  codes = encoding.encode(table.records)
+  for coarse, within, values, fine in zip(
+    encoding.coarse, encoding.within, table.records.T, codes.T, strict=True
+  ):
+    np.testing.assert_array_equal(coarse.of(values), within[fine])
+
+
+@hypothesis.given(table=random_tables.tables(), bins=st.integers(1, 8), seed=st.integers(0, 99))
+@hypothesis.settings(max_examples=60)
+def test_values_are_of_the_coarse_cell_that_was_drawn(table, bins, seed):
+  """Those too in which no value can lie, and which noise fills all the same."""
+  encoding = TableEncoding(table.schema, bins)
+  rng = np.random.default_rng(seed)
+  shares = tuple(
+    table_encoding._shares_within(rng.normal(size=len(within)), within, 0.5)
+    for within in encoding.within
+  )
+  nothing = mixture.Mixture(np.ones((1, 1)), np.ones((1, 1)))
+  found = rng.integers(0, encoding.sizes, (40, len(encoding.sizes)))
+  values = table_encoding.Rows(encoding, nothing, shares)._values(found, rng)
+  _table(values, np.zeros(40), Schema(columns=table.schema.modelled))
+  for cells, drawn, column in zip(encoding.coarse, found.T, values.T, strict=True):
+    if not cells.column.is_number:
+      np.testing.assert_array_equal(cells.of(column), drawn)
+      continue
+    first = int(cells.column.nullable)
+    assert (np.isnan(column) == (drawn < first)).all()
+    present = drawn >= first
+    low, high = (ends[drawn[present] - first] for ends in cells._ends)
+    slack = (cells.column.step or 0) / 2 + 1e-9 * (high - low + np.abs(high))
+    assert (low - slack <= column[present]).all()
+    assert (column[present] <= high + slack).all()
+
+
+@hypothesis.given(
+  counts=st.lists(st.integers(-(2**30), 2**30), min_size=1, max_size=12), deviation=st.floats(0, 1e6),
+  seed=st.integers(0, 9),
+)  # fmt: skip
+def test_shares_within_a_cell_are_shares(counts, deviation, seed):
+  within = np.sort(np.random.default_rng(seed).integers(0, 3, len(counts)))
+  found = table_encoding._shares_within(np.array(counts) / 1024, within, deviation)
+  assert (found >= 0).all()
+  np.testing.assert_allclose(np.bincount(within, found)[np.unique(within)], 1)
+
+
+def test_shares_within_a_cell_are_the_real_ones_or_alike_where_noise_hides_them():
+  counts, within = np.array([90.0, 10, 0, 30, 30, 60]), np.array([0, 0, 0, 1, 1, 1])
+  real = [0.9, 0.1, 0, 0.25, 0.25, 0.5]
+  np.testing.assert_allclose(table_encoding._shares_within(counts, within, 0.0), real)
+  alike = table_encoding._shares_within(counts, within, 1e4)
+  np.testing.assert_allclose(alike, np.full(6, 1 / 3))
 
 
 # --- drawing --------------------------------------------------------------------------------------

@@ -132,7 +132,8 @@ class Cells:
     edges = np.linspace(low, high, self.bins + 1)
     points = {low, high}
     if low < 0 < high and self.column.kind in ('integer', 'real'):
-      edges, points = np.unique(np.append(edges, 0.0)), {low, 0.0, high}
+      near = np.abs(edges) < 1e-9 * (high - low)  # -0.3 + 3·0.1
+      edges, points = np.unique(np.append(edges[~near], 0.0)), {low, 0.0, high}
     ends = [(a, b) for a, b in itertools.pairwise(edges)] + [(p, p) for p in points]
     lower, upper = zip(*sorted(ends), strict=True)
     return np.array(lower), np.array(upper)

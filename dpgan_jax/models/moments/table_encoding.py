@@ -224,10 +224,13 @@ class Rows:
     for i, (fine, within) in enumerate(
       zip(self.encoding.fine, self.encoding.within, strict=True)
     ):
-      shares = np.zeros((within.max() + 1, fine.count))
+      shares = np.zeros((self.encoding.sizes[i], fine.count))
       shares[within, np.arange(fine.count)] = self.shares[i]
       cells = mixture.pick_in(shares, found[:, i], rng)
       values[:, i] = fine.value(cells, rng.random(len(cells)))
+      # Noise may fill a coarse cell that no fine one lies in: of -1 to 5, what is between -1 and 0.
+      alone = np.flatnonzero(shares.sum(axis=1)[found[:, i]] == 0)
+      values[alone, i] = self.encoding.coarse[i].value(found[alone, i], rng.random(len(alone)))
     return values
 
 
