@@ -22,7 +22,7 @@ import optax
 
 from dpgan_jax import _keys
 
-STEPS, _LEARNING_RATE = 3000, 0.1
+STEPS, _LEARNING_RATE = 1500, 0.2
 _KEY = 20  # of the start; public, so that the same release gives the same model
 
 
@@ -34,13 +34,13 @@ class Counts:
     sizes: [C], cells of each column.
     one_way: float64 [K, D], of each class, cell after cell.
     two_way: float64 [K, D, D], symmetric, zero within a column.
-    precision: float64 [D], of one-way counts, relative to that of two-way counts.
+    precision: of one-way counts, relative to that of two-way counts; one number, or [D].
   """
 
   sizes: tuple[int, ...]
   one_way: np.ndarray
   two_way: np.ndarray
-  precision: np.ndarray
+  precision: np.ndarray | float
 
   @property
   def total(self) -> float:
@@ -77,10 +77,11 @@ def fit(counts: Counts, components: int, steps: int = STEPS) -> Mixture:
     jnp.log(jnp.asarray(shares, jnp.float32))[jnp.newaxis]
     + jax.random.normal(start_key, (components, dim)),
   )
+  precision = np.broadcast_to(counts.precision, dim)
   return _fit(
     logits, jnp.asarray(counts.one_way / counts.total, jnp.float32),
     jnp.asarray(counts.two_way / counts.total, jnp.float32), jnp.asarray(of),
-    jnp.asarray(counts.precision, jnp.float32), columns=len(counts.sizes), steps=steps,
+    jnp.asarray(precision, jnp.float32), columns=len(counts.sizes), steps=steps,
   )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ MEANS, SECONDS = 'moments_means', 'moments'
 _MOST_COEFFICIENTS = 144
 _MEANS_SHARE = 0.2
 # Of a table's numbers: an average cell's count is so many deviations of its noise.
-_CELL_OVER_NOISE, _FEWEST_CELLS, _MOST_CELLS = 4.0, 6, 24
+_CELL_OVER_NOISE, _FEWEST_CELLS, _MOST_CELLS = 11.0, 6, 20
 _ALL_CELLS = 1500  # of a table, about: all their pairs are counted
 
 

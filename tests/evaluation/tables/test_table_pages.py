@@ -10,6 +10,7 @@ from PIL import Image
 
 from dpgan_jax import _json
 from dpgan_jax._validate import InputError
+from dpgan_jax.data.tables import picture as of_tables
 from dpgan_jax.evaluation import tables
 from dpgan_jax.evaluation.tables import pages, pictures, scores, tstr
 from tests.support.tables import coins, people, some
@@ -124,7 +125,7 @@ def test_names_of_columns_break_neither_pages_nor_pictures(tmp_path, written):
 
 
 def test_many_columns_and_categories_are_drawn_in_part(tmp_path, monkeypatch):
-  monkeypatch.setattr(pictures, 'MOST_PANELS', 6)
+  monkeypatch.setattr(of_tables, 'MOST_PANELS', 6)
   rng = np.random.default_rng(0)
   table = coins(rng.integers(0, 90, (200, 40)), sides=90, target=True)
   path = pictures.one_way(table, some(table, slice(0, 50)), tmp_path / 'many.png')

@@ -1,0 +1,84 @@
+"""Tables that other tools make of Adult's training rows, in the cells that scores are computed on.
+
+Two environments take part, since the tools need others than this package. Here, once:
+
+    ./run.sh python -m experiments.tables.peers --data=FOLDER_OF_ADULT --codes=codes.npz
+
+There, for each tool and ε (`python3 -m venv peers && peers/bin/pip install smartnoise-synth`):
+
+    peers/bin/python experiments/tables/peers.py codes.npz mst 1.0 mst1.npz
+
+Here again, which makes values of cells, and `measure --peers=FOLDER` scores them:
+
+    ./run.sh python -m experiments.tables.peers --data=FOLDER_OF_ADULT --made=mst1.npz --out=FOLDER
+
+The tools get the cells as they are, so that they spend nothing on finding bins, and are scored on
+the same ones, where a tool that sees numbers has to put them back: a small favour.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+
+
+def make(codes: str, method: str, epsilon: float, out: str) -> None:
+  """Runs a synthesizer of smartnoise-synth; in its own environment."""
+  import pandas as pd  # type: ignore[import-not-found]
+  from snsynth import Synthesizer  # type: ignore[import-not-found]
+
+  with np.load(codes) as file:
+    rows = file['codes']
+  frame = pd.DataFrame(rows.astype(int), columns=[f'c{i}' for i in range(rows.shape[1])])
+  begun = time.time()
+  model = Synthesizer.create(method, epsilon=epsilon, delta=1e-5)
+  model.fit(frame, preprocessor_eps=0.0, categorical_columns=list(frame.columns))
+  made = model.sample(len(frame)).to_numpy().astype(int)
+  name = f'{method.upper()} (smartnoise-synth)'
+  np.savez(out, codes=made, seconds=time.time() - begun, epsilon=epsilon, name=name)
+
+
+def main() -> None:
+  import pathlib
+
+  from absl import flags
+
+  from dpgan_jax.evaluation.tables import cells
+  from experiments.tables import adult
+
+  train, _ = adult.load(flags.FLAGS.data)
+  if flags.FLAGS.codes:
+    np.savez(flags.FLAGS.codes, codes=cells.table(train).codes)
+    return
+  made = pathlib.Path(flags.FLAGS.made)
+  with np.load(made) as file:
+    codes, about = file['codes'], {k: file[k] for k in ('seconds', 'epsilon', 'name')}
+  rng = np.random.default_rng(0)
+  columns = train.schema.modelled
+  records = np.column_stack(
+    [
+      cells.of(column).value(codes[:, i], rng.random(len(codes)))
+      for i, column in enumerate(columns)
+    ]
+  )
+  np.savez(
+    pathlib.Path(flags.FLAGS.out) / made.name, records=records,
+    labels=codes[:, len(columns)].astype(np.int32), **about,
+  )  # fmt: skip
+
+
+if __name__ == '__main__':
+  if len(sys.argv) == 5 and not sys.argv[1].startswith('-'):
+    make(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4])
+  else:
+    from absl import flags as _flags
+
+    from dpgan_jax import _cli
+
+    _flags.DEFINE_string('data', None, 'Folder of adult.csv.', required=True)
+    _flags.DEFINE_string('codes', None, 'The rows in cells, to be written.')
+    _flags.DEFINE_string('made', None, 'What a tool has made.')
+    _flags.DEFINE_string('out', '.', 'Folder of rows with values.')
+    _cli.run(main)

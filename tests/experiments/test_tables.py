@@ -1,0 +1,29 @@
+"""The measurements on tables: the page is made of the record, and says what was measured."""
+
+from __future__ import annotations
+
+from dpgan_jax.data.tables import generated
+from experiments import pages
+from experiments.tables import make_page, measure
+
+
+def test_a_release_is_scored_beside_real_rows():
+  people, test = generated.people(), generated.people('test')
+  few = people.part(people.records[:, 0] % 5 == 0, partial=True)
+  synthetic, about = measure.made(few, 8.0, 0)
+  rows = [
+    {'kind': 'real rows', **measure.scored(few, test, columns=False)},
+    {'kind': 'moments', 'epsilon': 8.0, 'seed': 0, **about,
+     **measure.scored(synthetic, test, columns=False)},
+  ]  # fmt: skip
+  assert rows[1]['two_way'] > rows[0]['two_way'] / 2
+  assert rows[1]['auroc'] > 0.6
+  record = {'train': len(few), 'test': len(test), 'delta': 1e-5, 'peak_gib': 1, 'rows': rows}
+  page = make_page.page(record)
+  assert f'| 8 | dpgan_jax | 1 | {rows[1]["one_way"]:.3f} |' in page
+  assert f'| training rows themselves | {rows[0]["one_way"]:.3f} |' in page
+
+
+def test_the_committed_page_is_that_of_the_committed_record():
+  record = pages.read_json(make_page.RECORD)
+  assert make_page.PAGE.read_text('utf-8') == make_page.page(record)
