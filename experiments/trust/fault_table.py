@@ -23,10 +23,12 @@ from dpgan_jax.budget import budget
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.models import classifier, gan
 from dpgan_jax.models.moments import release
+from dpgan_jax.models.moments.table_encoding import TableEncoding
 from dpgan_jax.networks import discriminators, losses
 from dpgan_jax.privacy import accounting, clipping, exact_noise, sampling, step_noise, transforms
 from dpgan_jax.privacy.ghost import ghost
 from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.privacy.releases import marginals
 from dpgan_jax.publishing import run_statement, statement, statement_text
 from dpgan_jax.run import checkpoint, loop, metrics, secrets
 from dpgan_jax.search import sweep_table
@@ -38,6 +40,7 @@ from experiments.trust import (
   moments_checks,
   release_checks,
   stream_checks,
+  table_checks,
   taint_checks,
 )
 from experiments.trust.faults import Swap, swap, to
@@ -75,7 +78,8 @@ class Fault:
 
 
 _M, _G = mechanism_checks, gan_checks
-_T, _R, _S, _P = taint_checks, release_checks, stream_checks, moments_checks
+_T, _R, _S = taint_checks, release_checks, stream_checks
+_P, _C = moments_checks, table_checks
 
 
 def _audited(**faulty: Callable[[], Any]) -> tuple[Swap, ...]:
@@ -362,6 +366,23 @@ _STRANGERS = (
   Fault('moments_around_the_real_mean', 17, 'covariances are around the mean of the records',
         swap(release, 'release_seconds', faults.around_the_real_mean),
         _P.covariances_are_around_what_was_released, 'exactness'),
+  Fault('table_true_counts', 2, 'counts of a table are released as they are',
+        swap(marginals, '_with_noise', lambda f: lambda counts, sigma, *rest: f(
+          counts, 0.0, *rest)),
+        _C.noise_of_counts_is_charged, 'statistics'),
+  Fault('table_noise_of_one_way_counts', 2, 'two-way counts get the noise of one-way counts',
+        swap(marginals, '_with_noise', faults.noise_of_one_way_counts),
+        _C.noise_of_counts_is_charged, 'statistics'),
+  Fault('table_one_stream', 8, 'all classes of a table get the noise of the first',
+        swap(exact_noise, 'RandomBits', lambda f: lambda secret, purpose: f(
+          secret, re.sub(r'class \d+', 'class 0', purpose))),
+        _C.classes_of_rows_have_noise_of_their_own, 'statistics'),
+  Fault('table_row_counted_twice', 2, 'a row is counted twice',
+        swap(marginals, '_checked', lambda f: lambda *arguments: f(*arguments).repeat(2, axis=0)),
+        _C.one_row_moves_counts_by_one, 'exactness'),
+  Fault('table_cells_of_the_data', 15, 'cells lie between the least and the largest number',
+        swap(TableEncoding, 'encode', faults.cells_between_real_bounds),
+        _C.cells_are_public, 'exactness'),
   Fault('keys_not_durable', 22, 'keys are not on the disk before the first charge',
         swap(checkpoint.Checkpoints, 'save', leaks.first_state_not_saved),
         _R.keys_are_on_the_disk_before_the_first_charge, 'exactness'),

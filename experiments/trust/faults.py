@@ -421,3 +421,33 @@ def grid_without_clipping(rows: Any, l2_sensitivity: float, grid: float) -> Any:
   """Whole multiples of the grid of any length."""
   del l2_sensitivity
   return np.trunc(np.asarray(rows, np.float64) / grid).astype(np.int64)
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def noise_of_one_way_counts(right: Callable[..., Any]) -> Callable[..., Any]:
+  """Gives two-way counts of five columns, 10 pairs, the noise of one-way counts."""
+
+  def _with_noise(
+    counts: Any, noise_multiplier: float, squared_sensitivity: int, *rest: Any
+  ) -> Any:
+    return right(counts, noise_multiplier, min(squared_sensitivity, 5), *rest)
+
+  return _with_noise
+
+
+def cells_between_real_bounds(right: Callable[..., Any]) -> Callable[..., Any]:
+  """Cuts numbers between the least and the largest that are there."""
+
+  def encode(self: Any, records: Any) -> Any:
+    columns = [
+      dataclasses.replace(column, lower=int(values.min()), upper=int(values.max()))
+      if column.kind == 'integer'
+      else column
+      for column, values in zip(self.schema.modelled, records.T, strict=True)
+    ]
+    schema = dataclasses.replace(self.schema, columns=tuple(columns), target=None)
+    return right(dataclasses.replace(self, schema=schema), records)
+
+  return encode

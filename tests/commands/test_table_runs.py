@@ -241,6 +241,7 @@ def test_csv_and_parquet_of_one_seed_hold_the_same_in_the_order_of_the_data(
     found.append(read.read_table(out, schema))
   np.testing.assert_array_equal(found[0].records, found[1].records)
   np.testing.assert_array_equal(found[0].labels, found[1].labels)
+  assert (tmp_path / 's.parquet').read_bytes()[:4] == b'PAR1'
   made = _rows(tmp_path / 's.csv')
   assert made[0] == _rows(folder / 'people.csv')[0]
   assert [row[0] for row in made[1:]] == [str(i) for i in range(1, 61)]

@@ -1,0 +1,111 @@
+"""Checks of releases of tables: how far a row moves counts, what noise they get, whose cells."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+
+from dpgan_jax.data.spec import Spec
+from dpgan_jax.data.tables.schema import Column, Schema
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.moments import release, settings
+from dpgan_jax.models.moments.encoding import Means
+from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
+from dpgan_jax.models.moments.table_encoding import TableEncoding
+from experiments.trust.statistical_checks import Violation
+
+_SCHEMA = Schema(
+  columns=(
+    Column(name='age', kind='integer', lower=0, upper=120),
+    *(Column(name=name, kind='categorical', categories=tuple('wxyz')) for name in 'abcd'),
+    Column(name='ill', kind='boolean', categories=('no', 'yes')),
+  ),
+  target='ill',
+)
+_N, _DRAWS = 40, 40
+_COLUMNS = len(_SCHEMA.modelled)
+_PAIRS = _COLUMNS * (_COLUMNS - 1) // 2
+
+
+@functools.cache
+def _moments(epsilon: float) -> Moments:
+  spec = Spec.of_table(_SCHEMA, num_records=_N, name='made')
+  config = TrainConfig(target_epsilon=epsilon, delta=1e-5, moments_coefficients=6)
+  return settings.make(config, spec)
+
+
+def _records(n: int) -> tuple[np.ndarray, np.ndarray]:
+  """Rows of people from 30 to 60."""
+  rng = np.random.default_rng(n)
+  ages = rng.integers(30, 61, (n, 1))
+  return np.hstack([ages, rng.integers(0, 4, (n, 4))]).astype(float), np.arange(n) % 2
+
+
+def _released(
+  records: np.ndarray, labels: np.ndarray, moments: Moments, number: int = 0
+) -> tuple[Means, np.ndarray]:
+  secret = number.to_bytes(32, 'big')
+  codes = moments.encoding.encode(records)
+  means = release.release_means(codes, labels, moments, secret)
+  return means, release.release_seconds(codes, labels, means, moments, secret)
+
+
+def _above(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+  """Where the pairs of cells of two columns are, each pair once."""
+  assert isinstance(moments.encoding, TableEncoding)
+  of = np.repeat(np.arange(_COLUMNS), moments.encoding.sizes)
+  return np.nonzero(of[:, np.newaxis] < of)
+
+
+def noise_of_counts_is_charged() -> None:
+  """Of no rows at all, one-way and two-way counts have the noise that is accounted for.
+
+  A deviation of n draws is off by 1/√(2n), here at most 1/√(2·5,000): a tenth is ten of that.
+  """
+  moments, nothing = _moments(1.0), (np.zeros((0, _COLUMNS)), np.zeros(0, int))
+  first, second = (moments.stages[name].noise_multiplier for name in (MEANS, SECONDS))
+  rows, cells = _above(moments)
+  found: dict[str, list[np.ndarray]] = {'one-way': [], 'two-way': []}
+  for number in range(_DRAWS):
+    means, seconds = _released(*nothing, moments, number)
+    found['one-way'].append(means.sums / (first * math.sqrt(_COLUMNS)))
+    found['two-way'].append(seconds[:, rows, cells] / (second * math.sqrt(_PAIRS)))
+  for name, draws in found.items():
+    deviation = float(np.std(draws))
+    if not abs(deviation - 1) < 0.1:
+      raise Violation(f'noise of {name} counts is {deviation:.3g} times what is accounted for')
+
+
+def classes_of_rows_have_noise_of_their_own() -> None:
+  """Two classes of no rows: what is released of them is not the same."""
+  moments, nothing = _moments(1.0), (np.zeros((0, _COLUMNS)), np.zeros(0, int))
+  means, seconds = _released(*nothing, moments)
+  for name, counts in (('one-way', means.sums), ('two-way', seconds)):
+    if (counts[0] == counts[1]).all():
+      raise Violation(f'{name} counts of two classes got the same noise: their difference is free')
+
+
+def one_row_moves_counts_by_one() -> None:
+  """Any row more, of any class, in units of the sensitivity; of each pair of cells once."""
+  moments, (records, labels) = _moments(math.inf), _records(_N)
+  rows, cells = _above(moments)
+  without = _released(records, labels, moments)
+  for row in ([0.0, 0, 0, 0, 0], [120.0, 3, 3, 3, 3], list(records[0])):
+    more = np.vstack([records, row]), np.append(labels, 1)
+    with_it = _released(*more, moments)
+    one = np.linalg.norm(with_it[0].sums - without[0].sums) / math.sqrt(_COLUMNS)
+    pairs = (with_it[1] - without[1])[:, rows, cells]
+    two = np.linalg.norm(pairs) / math.sqrt(_PAIRS)
+    for name, by in (('one-way', one), ('two-way', two)):
+      if not by <= 1 + 1e-6:
+        raise Violation(f'one row moves {name} counts by {by:.4g} of the sensitivity')
+
+
+def cells_are_public() -> None:
+  """The cells of a row are the same whoever else is in the table."""
+  encoding, (records, _) = _moments(1.0).encoding, _records(_N)
+  more = np.vstack([records, [119.0, 0, 0, 0, 0]])
+  if (encoding.encode(more)[:-1] != encoding.encode(records)).any():
+    raise Violation('one row more moves others to other cells: bounds are read from the data')
