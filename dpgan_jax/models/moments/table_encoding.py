@@ -168,7 +168,7 @@ def _shares_within(counts: np.ndarray, within: np.ndarray, deviation: float) -> 
   apart = counts - level
   energy = np.bincount(within, np.square(apart))[within]
   noise = (sizes[within] - 1) * deviation**2
-  kept = np.maximum(0, 1 - noise / np.maximum(energy, 1e-300))
+  kept = np.maximum(0, 1 - noise / np.maximum(energy, 1e-9))
   found = np.maximum(np.maximum(level, 0) + kept * apart, 0)
   totals = np.bincount(within, found)[within]
   return np.where(totals > 0, found / np.maximum(totals, 1e-300), 1 / sizes[within])
