@@ -193,6 +193,23 @@ def test_wide_tables_have_coarser_cells():
   assert moments.encoding.second_dim == 1700
 
 
+@pytest.mark.parametrize('changes', [{'moments_coefficients': 4096}, {}])
+def test_more_pairs_of_cells_than_memory_holds_are_refused(changes):
+  many = tuple(str(i) for i in range(20 if changes else 9000))
+  schema = Schema(
+    columns=(
+      *(Column(name=f'x{i}', kind='real', lower=0, upper=1) for i in range(9)),
+      Column(name='c', kind='categorical', categories=many),
+      Column(name='ill', kind='categorical', categories=('no', 'yes')),
+    ),
+    target='ill',
+  )
+  spec = Spec.of_table(schema, num_records=1000, name='wide')
+  with pytest.raises(_validate.InputError, match='more pairs than can be counted') as caught:
+    settings.make(TrainConfig(target_epsilon=1.0, **changes), spec)
+  assert '\n' not in str(caught.value)
+
+
 def test_a_record_of_the_settings_reads_back(few):
   moments = _moments(few, 2.0, moments_coefficients=11, moments_means_share=0.3)
   record = json.loads(json.dumps(moments.to_record()))

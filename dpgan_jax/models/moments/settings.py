@@ -26,6 +26,7 @@ _MEANS_SHARE = 0.2
 # Of a table's numbers: an average cell's count is so many deviations of its noise.
 _CELL_OVER_NOISE, _FEWEST_CELLS, _MOST_CELLS = 11.0, 6, 20
 _ALL_CELLS = 1500  # of a table, about: all their pairs are counted
+_MOST_PAIRS = 2**27  # of cells, of all classes together: 1 GiB of counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,12 @@ class Moments:
           f'got {mechanism}'
         )
     _validate.integer('dim', self.detail, minimum=1, maximum=LONGEST_CODE)
-    self.encoding  # noqa: B018 - refuses a length that no code has
+    cells = self.encoding.second_dim  # refuses a length that no code has
+    if self.spec.schema is not None and self.spec.num_classes * cells**2 > _MOST_PAIRS:
+      raise _validate.InputError(
+        f'expected fewer categories, columns, classes or moments_coefficients: {cells} cells of '
+        f'columns in {self.spec.num_classes} classes have more pairs than can be counted'
+      )
 
   @functools.cached_property
   def encoding(self) -> Encoding:
