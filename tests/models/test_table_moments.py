@@ -257,6 +257,19 @@ def test_values_are_of_the_coarse_cell_that_was_drawn(table, bins, seed):
     assert (column[present] <= high + slack).all()
 
 
+def test_a_coarse_cell_without_fine_ones_gives_what_is_near():
+  """Nothing lies between -1 and 0, each a cell of its own; noise puts rows there all the same."""
+  schema = Schema(columns=(Column(name='n', kind='integer', lower=-1, upper=50),))
+  encoding = TableEncoding(schema, 7)
+  (cell,) = np.setdiff1d(np.arange(encoding.sizes[0]), encoding.within[0])
+  assert encoding.coarse[0].names[cell] == '-1 to 0'
+  uniform = table_encoding._shares_within(np.zeros(encoding.dim), encoding.within[0], 1.0)
+  nothing = mixture.Mixture(np.ones((1, 1)), np.ones((1, 1)))
+  rows = table_encoding.Rows(encoding, nothing, (uniform,))
+  values = rows._values(np.full((20, 1), cell), np.random.default_rng(0))
+  assert np.isin(values, (-1, 0)).all()
+
+
 @hypothesis.given(
   counts=st.lists(st.integers(-(2**30), 2**30), min_size=1, max_size=12),
   deviation=st.floats(0, 1e6), seed=st.integers(0, 9),
