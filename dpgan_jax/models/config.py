@@ -77,13 +77,6 @@ class TrainConfig:
     choices=METHODS, common=True,
   )
 
-  method: str | None = _data(
-    None,
-    'moments: released once, sampled in seconds; gan: DP-SGD on the discriminator. Default: gan '
-    'where noise_multiplier, steps or epochs are given, else moments.',
-    choices=METHODS, common=True,
-  )
-
   # Moments need target_epsilon alone; of a GAN, two of target_epsilon, noise_multiplier and steps
   # (or epochs) determine the third.
   target_epsilon: float | None = _budget(

@@ -93,7 +93,9 @@ def release(
 
   picture_key, key, *distort_keys = jax.random.split(secrets.root_key(None), 4)
   records, labels = model.sample(num, clearest=clearest, key=key)
-  shown, shown_labels = samples.draw_for_picture(model, picture_key, clearest=clearest)
+  shown, shown_labels = samples.for_picture(
+    model, (records, labels), picture_key, clearest=clearest
+  )
   if distorted:
     records, shown = (
       distort.distort(of, k) for of, k in zip((records, shown), distort_keys, strict=True)

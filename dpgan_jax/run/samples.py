@@ -14,6 +14,9 @@ from dpgan_jax.data.tables import picture
 from dpgan_jax.data.tables.files import write as tables
 from dpgan_jax.models.synthesizer import Synthesizer
 
+Samples = tuple[np.ndarray, np.ndarray | None]
+"""Records [n, ...] and their classes."""
+
 
 def formats(spec: Spec) -> tuple[str, ...]:
   """What samples can be written as; the first is the default."""
@@ -56,12 +59,12 @@ def write(
   )
 
 
-def draw_for_picture(
-  model: Synthesizer, key: jax.Array, *, clearest: float = 1.0
-) -> tuple[np.ndarray, np.ndarray | None]:
-  """Images of every class in their order, or rows as they come."""
+def for_picture(
+  model: Synthesizer, drawn: Samples, key: jax.Array, *, clearest: float = 1.0
+) -> Samples:
+  """Images of every class in their order, drawn with `key`; or the rows that were drawn."""
   if model.spec.schema is not None:
-    return model.sample(model.config.num_samples, key=key)
+    return drawn
   num = 10 * min(model.spec.num_classes, 10)
   return model.sample_for_picture(num, key, clearest=clearest)
 
@@ -69,7 +72,7 @@ def draw_for_picture(
 def picture_of(
   spec: Spec, records: np.ndarray, labels: np.ndarray | None, path: pathlib.Path
 ) -> None:
-  """Draws what `draw_for_picture` gave."""
+  """Draws what `for_picture` gave."""
   if spec.schema is not None:
     picture.one_way(spec.schema, {'synthetic': (records, labels)}, path)
     return

@@ -154,9 +154,9 @@ def _past(planned: GANPlan, run: RunDir, step: int) -> dict[int, GeneratorState]
 
 def _leave_samples(model: Synthesizer, run: RunDir, key: jax.Array) -> None:
   """Samples and their picture; by a key of the run, so the same every time."""
-  records, labels = model.sample(model.config.num_samples, key=key)
-  samples.write(model.spec, records, labels, run.samples(model.spec.kind), overwrite=True)
-  shown = samples.draw_for_picture(model, jax.random.fold_in(key, 1))
+  drawn = model.sample(model.config.num_samples, key=key)
+  samples.write(model.spec, *drawn, run.samples(model.spec.kind), overwrite=True)
+  shown = samples.for_picture(model, drawn, jax.random.fold_in(key, 1))
   samples.picture_of(model.spec, *shown, run.samples_png)
 
 
