@@ -84,13 +84,15 @@ def model_card(about: About) -> str:
     'of what was concluded from synthetic; estimating how common a class is, as '
     + (
       'the frequencies of classes are not those of the data.'
-      if about.class_counts is not None
+      if about.class_counts is not None and not s.is_of_moments
+      else 'noise distorts frequencies.'
+      if s.is_of_moments
       else 'the noise of training distorts frequencies.'
     ),
     *(('## How useful', s.verdict.sentence) if s.verdict else ()),
     '## Factors',
     'Noise hides what few records have in common before it hides what many have: rare classes, '
-    'rare styles and small groups come out worst, or not at all. Whoever depends on a group should '
+    'rare values and small groups come out worst, or not at all. Whoever depends on a group should '
     'compare it with real data, inside the data owner\'s walls.',
     '## Metrics',
     f'None are published here. Scores of samples against real {said.records}, such as the accuracy '

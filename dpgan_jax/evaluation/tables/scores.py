@@ -287,12 +287,13 @@ def _record(
     Score(name='distinct_rows', value=looked['distinct_share'], best='high', reads=(), n=rows),
   ]  # fmt: skip
   judged = _judge(results)
+  columns = len(train.schema.modelled) + (train.schema.target is not None)
   skipped = {} if target else {'tstr_auroc': 'no target that both tables have'}
   return {
     'format': FORMAT,
     'sentence': judged.sentence,
     'about': {
-      'samples': f'{synthetic.name}, {rows:,} rows of {len(train.schema.modelled)} columns',
+      'samples': f'{synthetic.name}, {rows:,} rows of {columns} columns',
       'real_data': f'{train.name}, {len(train):,} for training and {len(test):,} for testing',
       'target': train.schema.target,
       'amount': 'quick: compares with no full evaluation' if quick else 'full',

@@ -46,7 +46,7 @@ def test_writes_record_page_and_pictures(written):
     with Image.open(out / name) as picture:
       assert min(picture.size) > 300
     assert f'({name})' in (out / 'evaluation.md').read_text()
-  assert record['about']['samples'] == 'run, 200 rows of 7 columns'
+  assert record['about']['samples'] == 'run, 200 rows of 8 columns'
 
 
 def test_the_page_says_first_what_it_comes_to_and_marks_what_is_private(written):
