@@ -23,6 +23,7 @@ import optax
 from dpgan_jax import _keys
 
 STEPS, _LEARNING_RATE = 1500, 0.2
+_FEWEST_STEPS, _MOST_WORK = 400, 1e12  # numbers of components, classes and pairs, in all steps
 _KEY = 20  # of the start; public, so that the same release gives the same model
 
 
@@ -60,15 +61,18 @@ class Mixture(NamedTuple):
   cells: jax.Array
 
 
-def fit(counts: Counts, components: int, steps: int = STEPS) -> Mixture:
+def fit(counts: Counts, components: int, steps: int | None = None) -> Mixture:
   """The mixture that comes nearest to the counts.
 
   Args:
     counts: released.
     components: M.
-    steps: of Adam.
+    steps: of Adam; default: `STEPS`, or fewer where there are very many cells.
   """
   classes, dim = counts.one_way.shape
+  if steps is None:
+    affordable = _MOST_WORK / (components * classes * dim**2)
+    steps = int(np.clip(affordable, _FEWEST_STEPS, STEPS))
   of = np.repeat(np.arange(len(counts.sizes)), counts.sizes)
   shares = np.maximum(counts.one_way.sum(axis=0) / counts.total, 1e-4)
   start_key, weight_key = jax.random.split(_keys.from_seed(_KEY))
