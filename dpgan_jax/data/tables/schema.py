@@ -346,6 +346,11 @@ class Schema:
           f'expected target to be a column of categories that are never missing, got '
           f'{self.target!r}'
         )
+      if len(found[0].categories) < 2:
+        raise InputError(
+          f'expected target to have at least 2 categories, got {len(found[0].categories)} for '
+          f'{self.target!r}: leave target out'
+        )
     if not self.modelled:
       raise InputError('expected at least one column beside identifiers and the target')
 

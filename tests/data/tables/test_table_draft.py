@@ -158,6 +158,8 @@ def test_a_target_is_of_categories(tmp_path):
   )
   path.write_text('y,x\n1.5,1\n2.5,2\n')
   refused(lambda: draft_schema(path, target='y'), 'expected target to be a column of categories')
+  path.write_text('y,x\na,1\na,2\n')
+  refused(lambda: draft_schema(path, target='y'), 'expected target to have at least 2 categories')
 
 
 def test_what_cannot_be_drafted(tmp_path):
