@@ -82,6 +82,8 @@ class DPGAN:
     """
     if schema is not None:
       records = _table(records, schema)
+    elif isinstance(records, str | os.PathLike) or hasattr(records, 'columns'):
+      raise _validate.InputError('expected a schema beside a table (dpgan_jax.schema drafts one)')
     if isinstance(records, datasets.ImageDataset | TableDataset):
       if labels is not None or num_classes is not None:
         raise _validate.InputError(

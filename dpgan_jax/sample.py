@@ -102,7 +102,8 @@ def main() -> None:
     else f'epsilon {show_epsilon(epsilon)}, delta {model.budget.mechanism.delta:g}'
   )
   kind = 'distorted synthetic' if choice.distort else 'synthetic'
-  print(f'{options.num} {kind} examples ({spent}, step {model.steps}): {written}')
+  what = 'examples' if model.spec.schema is None else 'rows'
+  print(f'{options.num} {kind} {what} ({spent}, step {model.steps}): {written}')
 
 
 def _generator(options: Options) -> tuple[Synthesizer, pathlib.Path]:

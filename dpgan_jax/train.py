@@ -124,7 +124,7 @@ def _describe_moments(moments: Moments, epsilon: str) -> dict[str, str]:
     'noise multipliers': ', '.join(
       f'{name} {m.noise_multiplier:.4g}' for name, m in moments.stages.items()
     ),
-    'coefficients': f'{moments.dim} of the {math.prod(moments.spec.shape)} numbers of a record'
+    'is released of': f'{moments.dim} of the {math.prod(moments.spec.shape)} numbers of a record'
     if not of_table
     else f'{moments.dim} cells of {moments.spec.shape[0]} columns',
     'samples': f'{verdict.expected(moments)}, as N, K and epsilon let expect',

@@ -5,8 +5,10 @@ of its row in a table, with a public key says it. One record more or less then m
 other side, so that it changes one of the two parts by one record, and a guarantee for what is
 trained on is one for the whole. (A permutation of N records moves a fifth of them when N changes by
 one.) How many are held out is therefore known only about, and N of the guarantee is the number of
-records that remain. Copies of an image stay together, whatever their labels, and so do rows that
-are alike in every column; a copy among what is scored would be scored on what was learnt.
+records that remain. Copies of an image stay together, whatever their labels: a copy among what is
+scored would be scored on what was learnt. Rows of a table are often alike, and all alike together
+would make a part that is like no other: the hash is of a row and of how many like it came before,
+so that one row more still moves no other.
 
 >>> share(10_000, 60_000), share(0.2, 60_000)
 (0.171875, 0.2)

@@ -147,8 +147,7 @@ def data_card(about: About) -> str:
     f'{said.record} was drawn from noise by the generator in `generator.safetensors`; none was '
     'taken from the private data.',
     _classes(about),
-    f'There are no splits, and no links to other data. {_chosen(about)} What {said.article} '
-    f'{said.record} shows may be of doubtful class, or of none.',
+    f'There are no splits, and no links to other data. {_chosen(about)}{said.doubt}',
     '## Collection process',
     'Drawn by the generator with a key from the operating system, which was not kept. '
     + _training_data(about),
@@ -289,7 +288,7 @@ def _changed(about: About) -> str:
 
 
 def _labels(about: About) -> str:
-  if about.class_counts is None:
+  if about.class_counts is None or about.statement.spec.schema is not None:
     return ''
   if about.statement.beside and not about.statement.is_of_moments:
     return 'Labels are what a private classifier says, not what somebody saw. '

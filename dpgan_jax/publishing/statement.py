@@ -237,7 +237,7 @@ class Statement:
         'settings': {k: v for k, v in settings.items() if k != 'seed' and k not in m.to_dict()},
         'verdict': None if self.verdict is None else dataclasses.asdict(self.verdict),
         'covered': list(self._covered()) if self.holds else [],
-        'not_covered': list(text.NOT_COVERED) if self.holds else [text.NOTHING_COVERED],
+        'not_covered': list(self._not_covered()) if self.holds else [text.NOTHING_COVERED],
         'files': self.files(),
         'tuning': {
           'stated': self.tuning_note is not None,
@@ -365,6 +365,9 @@ class Statement:
 
   def _noise(self) -> str:
     return text.EXACT_NOISE if self.is_of_moments else text.NOISE
+
+  def _not_covered(self) -> tuple[str, ...]:
+    return text.MOMENTS_NOT_COVERED if self.is_of_moments else text.NOT_COVERED
 
   def _covered(self) -> tuple[str, ...]:
     return text.MOMENTS_COVERED if self.is_of_moments else text.COVERED

@@ -50,7 +50,10 @@ TUNING = (
   'results on the private data, that choice costs privacy which is not counted in ε; Papernot '
   'and Steinke (2022, arXiv 2110.03620) show how to count it.'
 )
-DEFAULTS = 'The defaults of dpgan_jax were chosen on MNIST, which is public.'
+DEFAULTS = (
+  'The defaults of dpgan_jax were chosen on public data: MNIST, the digits of scikit-learn, '
+  'training rows of UCI Adult, and generated tables.'
+)
 NOT_STATED = 'Not stated: the data owner has not said how the settings were chosen.'
 
 NOTHING_COVERED = 'Everything that was computed from the private data.'
@@ -78,6 +81,15 @@ NOT_COVERED = (
   'Other runs on the same data: each has an ε of its own, and these add up.',
   'What was done to the data before training: selecting, cropping, labelling.',
   'What one can observe of the machine during training: memory, timing.',
+)
+
+
+MOMENTS_NOT_COVERED = (
+  'Checkpoints as files, and secret.json: they hold what the noise follows from. Whoever has it '
+  'can remove the noise.',
+  *NOT_COVERED[2:6],
+  'What was done to the data before training: selecting, cleaning, labelling.',
+  NOT_COVERED[-1],
 )
 
 

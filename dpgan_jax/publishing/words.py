@@ -13,7 +13,8 @@ class Words:
   """Parts of sentences.
 
   Attributes:
-    article, record, records: one and several.
+    record, records: one and several.
+    doubt: what may be doubtful of one, a sentence or nothing.
     form: what each is like.
     samples: the file of samples.
     contents: what that file holds and how it is read, sentences; `{num}` is the number of samples.
@@ -26,9 +27,9 @@ class Words:
     tasks: of a data set with classes, and of one without.
   """
 
-  article: str
   record: str
   records: str
+  doubt: str
   form: str
   samples: str
   contents: str
@@ -55,9 +56,9 @@ def _of_images(spec: Spec) -> Words:
   labels = ', and `y`, int64 [{num}]' if spec.num_classes > 1 else ''
   size = f'{height}×{width}×{channels}'
   return Words(
-    article='an',
     record='image',
     records='images',
+    doubt=' What an image shows may be of doubtful class, or of none.',
     form=f'images, {height}×{width}, {"grey" if channels == 1 else "RGB"}',
     samples=SAMPLES[spec.kind],
     contents=f'`x`, uint8 [{shape}]{labels}. Read it with `numpy.load`, which needs no pickle for '
@@ -78,13 +79,15 @@ def _of_images(spec: Spec) -> Words:
 def _of_tables(spec: Spec) -> Words:
   assert spec.schema is not None
   columns = len(spec.schema.columns)
-  who = 'declared public, all at once, by the data owner' if spec.schema.declared_public else (
-    'declared by the data owner'
-  )
+  who = 'declared by the data owner'
+  if spec.schema.declared_public:
+    who = 'declared public, all at once, by the data owner'
+  if any(column.drafted for column in spec.schema.columns):
+    who += ', who had parts of it drafted from the data'
   return Words(
-    article='a',
     record='row',
     records='rows',
+    doubt='',
     form=f'rows of {columns} columns',
     samples=SAMPLES[spec.kind],
     contents='a table with the columns, names and order of the private one, in UTF-8 with commas. '

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import pathlib
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from PIL import Image
 
 from dpgan_jax._validate import InputError
 from dpgan_jax.data import datasets, readers, sources, writers
+from dpgan_jax.data.tables.dataset import TableDataset
+from dpgan_jax.data.tables.schema import Column, Schema
 from dpgan_jax.models.config import TrainConfig
 from tests.support.images import png_folder, refused, small
 
@@ -218,3 +223,24 @@ def test_pictures_and_arrays_of_one_class_share_its_name(tmp_path):
   arrays = datasets.load_dataset('npz', data_dir=str(tmp_path / 'a.npz'))
   assert flat.class_names == arrays.class_names
   assert flat.fingerprint() == arrays.fingerprint()
+
+
+@hypothesis.given(st.integers(0, 10_000), st.booleans(), st.booleans())
+def test_rows_that_are_alike_are_on_both_sides_and_one_more_moves_no_other(seed, x, y):
+  """Of a table of four different rows, as of any: by multisets, as rows that are alike are one."""
+  rng = np.random.default_rng(seed)
+  columns = tuple(Column(name=n, kind='boolean', categories=('no', 'yes')) for n in 'xy')
+  rows = rng.integers(0, 2, (200, 2)).astype(np.float64)
+  more = np.insert(rows, int(rng.integers(0, 201)), [x, y], axis=0)
+  parts = []
+  for records in (rows, more):
+    table = TableDataset(
+      records=records, labels=np.zeros(len(records), np.int32), schema=Schema(columns=columns),
+      name='table',
+    )  # fmt: skip
+    aside = sources.chosen(table.content, 0.3)
+    assert 20 < aside.sum() < 105  # of 200 or 201: within six deviations of 60
+    parts.append([collections.Counter(map(tuple, records[side])) for side in (aside, ~aside)])
+  moved = [after - before for before, after in zip(*parts, strict=True)]
+  assert sum(sum(counter.values()) for counter in moved) == 1
+  assert not any(before - after for before, after in zip(*parts, strict=True))

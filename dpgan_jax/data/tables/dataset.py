@@ -64,8 +64,17 @@ class TableDataset:
 
   @property
   def content(self) -> np.ndarray:
-    """[N, ...], by which `sources` tells records apart: whole rows, the target included."""
-    return np.column_stack([self.records, self.labels])
+    """[N, C + 2], by which `sources` tells records apart: whole rows, the target included, and of
+    rows that are alike the first, the second, ...: one row more adds one and changes no other.
+    """
+    rows = np.column_stack([self.records, self.labels])
+    keys = np.ascontiguousarray(rows).view(f'V{rows.itemsize * rows.shape[1]}').ravel()
+    order = np.argsort(keys, kind='stable')
+    first = np.append(True, keys[order][1:] != keys[order][:-1])
+    place = np.arange(len(rows)) - np.maximum.accumulate(np.where(first, np.arange(len(rows)), 0))
+    ordinals = np.empty(len(rows))
+    ordinals[order] = place
+    return np.column_stack([rows, ordinals])
 
   def part(self, chosen: np.ndarray, *, partial: bool) -> TableDataset:
     """The rows where `chosen`, bool [N], is true."""

@@ -140,7 +140,7 @@ class TableEncoding:
       finer = np.concatenate(
         [np.bincount(w, minlength=s) for w, s in zip(self.within, self.sizes, strict=True)]
       )
-      precision = (second / first) ** 2 * (columns - 1) / 2 / np.maximum(finer, 1)
+      precision = (second / first) ** 2 * max(columns - 1, 1) / 2 / np.maximum(finer, 1)
     counts = Counts(self.sizes, one_way, seconds, precision)
     # As many as rows that it takes to stand out of the noise of a two-way count.
     worth = counts.total / max(second * columns, 1e-300)
