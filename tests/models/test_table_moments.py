@@ -484,3 +484,15 @@ def test_a_gan_of_a_table_is_refused(few):
 def test_settings_of_images_are_refused_with_tables(option):
   with pytest.raises(_validate.InputError, match='image_size and channels'):
     datasets.load_dataset('people', **option)
+
+
+def test_a_single_column_goes_with_its_target():
+  """There is no pair of columns then: all that is known of it are one-way counts of classes."""
+  truth = np.arange(2000) % 2
+  schema = Schema(
+    columns=tuple(Column(name=n, kind='categorical', categories=('p', 'q')) for n in 'xy'),
+    target='y',
+  )
+  data = _table(truth[:, np.newaxis].astype(np.float64), truth, schema)
+  rows, labels = _model(data, 1.0).sample(1000, key=jax.random.key(0))
+  assert (rows[:, 0] == labels).mean() > 0.95
