@@ -165,6 +165,7 @@ class TestEnvironment:
     ],
     ids=str,
   )
+  @pytest.mark.slow  # cosmetic
   def test_a_terminal_without_a_letter_shows_it_in_others(
     self, script, monkeypatch, environment, shown
   ):
@@ -189,6 +190,7 @@ class TestEnvironment:
     status, out, err = outcome(script(body), f'--flagfile={tmp_path}/größe mit Raum')
     assert (status, out, err) == (0, 'read\n', '')
 
+  @pytest.mark.slow  # cosmetic
   def test_home_is_short_in_every_flag(self, script, tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     (tmp_path / 'a.flags').write_text('--name=~/eps2\n')

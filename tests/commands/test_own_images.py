@@ -133,7 +133,7 @@ def test_the_report_says_for_whom_the_guarantee_holds(relation):
   config = TrainConfig(
     noise_multiplier=1.0, steps=1, holdout=0.25, neighboring_relation=relation, dataset='png'
   )
-  (line,) = caveats.preparation(config, relation)
+  (line,) = caveats.preparation(config, relation, 'images')
   assert 'About 25 %' in line
   assert ('on the same side in both' in line) == (relation == 'replace_one')
-  assert caveats.preparation(config.replace(holdout=None), relation) == []
+  assert caveats.preparation(config.replace(holdout=None), relation, 'images') == []

@@ -53,6 +53,7 @@ def test_dry_run_shows_the_plan_and_trains_nothing(tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow  # test_plan has the warnings
 def test_noise_that_drowns_what_d_learns_is_told_of_beforehand():
   settings = {'steps': 4, 'batch_size': 20, 'd_steps_per_g_step': 1, 'dataset': 'digits'}
   with warnings.catch_warnings(record=True) as quiet:
@@ -66,6 +67,7 @@ def test_noise_that_drowns_what_d_learns_is_told_of_beforehand():
   assert 'Fewer steps, more d_steps_per_g_step' in loud.stderr
 
 
+@pytest.mark.slow  # test_dry_run_shows_the_plan_and_trains_nothing is the same path
 def test_dry_run_shows_what_labels_samples():
   rest = (
     '--dataset=digits', '--target_epsilon=inf', '--steps=4', '--batch_size=20', '--delta=1e-4',

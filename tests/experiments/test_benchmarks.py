@@ -77,6 +77,7 @@ def test_report_d_is_the_discriminator_of_the_package():
   )
 
 
+@pytest.mark.slow  # test_clipping compares with formed gradients
 def test_all_contenders_in_jax_compute_the_same_clipped_sum():
   """And some examples are clipped by it, and some are not."""
   worker, protocol, check = load('worker_jax'), load('protocol'), load('check')

@@ -156,6 +156,7 @@ def test_the_committed_page_is_that_of_the_committed_records():
   assert quality.page(results) == (results / 'QUALITY.md').read_text()
 
 
+@pytest.mark.slow  # about committed records
 def test_a_run_elsewhere_has_the_settings_of_the_sweeps(flags, run_dir, tmp_path):
   results = tmp_path / 'results'
   shared = {'dataset': 'mnist', 'batch_size': 64, 'delta': 1e-4, 'num_samples': 10_000}

@@ -214,6 +214,7 @@ def test_noise_in_d_is_that_of_n_d_steps_over_the_longest_gradient():
   assert gan.noise_in_d == pytest.approx(one * math.sqrt(4) / 4, rel=0.1)  # of many coordinates
 
 
+@pytest.mark.slow  # post-processing
 def test_average_starts_from_the_first_generators_and_then_lags(dataset):
   gan = make_gan(d_steps_per_g_step=1, g_ema_decay=0.9)
   state = init(gan, jax.random.key(0))
@@ -255,6 +256,7 @@ def test_nan_example_changes_nothing(dataset, monkeypatch):
   assert max_difference(with_nan.sum, without.sum) == 0
 
 
+@pytest.mark.slow  # generators see no private record
 def test_generator_may_use_batch_norm(dataset):
   gan = make_gan(generator='report_conditional', discriminator='report_conditional')
   state, _ = run(gan, dataset, 4)

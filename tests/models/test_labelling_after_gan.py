@@ -94,6 +94,7 @@ def test_without_privacy_it_has_no_noise_but_steps_of_the_same_length():
   assert cnn.mechanism.l2_clip_norm == 0.5
 
 
+@pytest.mark.slow  # a matter of usefulness
 def test_the_more_noise_the_shorter_its_steps():
   noise = []
   for epsilon, n in ((100.0, 60_000), (1.0, 60_000), (1.0, 1440)):
@@ -140,6 +141,7 @@ def test_no_key_of_a_stage_is_one_of_another():
 # --- what it learns ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # a matter of usefulness
 def test_it_is_taught_by_samples_then_corrected_by_records(digits):
   """Samples whose labels say little teach a CNN little; the private steps do the rest."""
   (cnn,) = planned(CONFIG.replace(target_epsilon=math.inf)).after
@@ -166,6 +168,7 @@ def test_it_is_taught_by_samples_then_corrected_by_records(digits):
   assert right(after) > max(before, 0.9)
 
 
+@pytest.mark.slow  # what labelling adds up is tested in test_labelling
 def test_two_opinions_are_added(finished):
   linear, cnn = trainer.restore_model(finished).model.labellers
   images = np.random.default_rng(0).integers(0, 256, (300, *SPEC.shape), np.uint8)  # of no class
@@ -245,6 +248,7 @@ def test_a_file_without_the_cnn_it_names_or_with_one_nobody_asked_for_is_refused
 # --- interruptions -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # test_labelling interrupts both of its stages in the one loop
 def test_interrupted_twice_in_its_stage_it_ends_the_same(finished, digits, tmp_path):
   """Before any of its checkpoints but the first, which holds what it was taught; and later on."""
   path = tmp_path / 'run'
