@@ -77,8 +77,9 @@ def tables(draw: st.DrawFn) -> TableDataset:
   )
   found = [draw(columns(name)) for name in names]
   target = None
-  if len(found) > 1 and found[-1].is_category and not found[-1].nullable:
-    target = found[-1].name
+  last = found[-1]
+  if len(found) > 1 and len(last.categories) > 1 and not last.nullable:
+    target = last.name
   if draw(st.booleans()):
     place = draw(st.integers(0, len(found)))
     found.insert(place, Column(name='the id', kind='id'))
