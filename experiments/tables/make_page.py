@@ -38,7 +38,9 @@ def page(record: Mapping[str, Any]) -> str:
     'nothing was chosen by: total variation of marginals (0 is the same), and the AUROC for income '
     'of the best of logistic regression, forest and boosting, trained on synthetic rows. "Others" '
     'is the mean AUROC for every other column, made binary. Mean ± standard deviation over '
-    f'releases. Made by `{_COMMAND}`; at most {record["peak_gib"]:g} GiB of memory.',
+    f'releases. Made by `{_COMMAND}`; at most {record["peak_gib"]:g} GiB of memory. Other tools see the '
+    'cells that scores are computed on, a small favour (`experiments/tables/peers.py`); they ran '
+    'while other programs did, so their seconds are too many.',
     pages.table(header, [_row(key, rows) for key, rows in sorted(releases.items())]),
     '## What is best and worst possible',
     pages.table(
