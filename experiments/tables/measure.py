@@ -4,8 +4,9 @@
     ./run.sh python -m experiments.tables.make_page
 
 Each release is trained on the 32,561 training rows with nothing chosen but ε, and scored on the
-16,281 test rows: total variation of marginals, and the AUROC of three classifiers for income. With --peers=FOLDER, tables that others have made of the same rows
-(`peers.py`) are scored in the same way. Seven minutes on 2 cores.
+16,281 test rows: total variation of marginals, and the AUROC of three classifiers for income. With
+--peers=FOLDER, tables that others have made of the same rows (`peers.py`) are scored in the same
+way. Seven minutes on 2 cores.
 """
 
 from __future__ import annotations
