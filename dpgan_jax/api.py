@@ -23,7 +23,6 @@ from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files import read, write
 from dpgan_jax.data.tables.schema import Schema
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file, secrets, trainer
@@ -124,8 +123,8 @@ class DPGAN:
       _validate.integer('seed', seed, minimum=0, maximum=2**32 - 1)
     model, key = self._fitted, secrets.root_key(seed)
     if given:
-      if labels is not None or not isinstance(model, MomentsSynthesizer):
-        raise _validate.InputError('expected given values of a table, without labels')
+      if labels is not None:
+        raise _validate.InputError('expected no labels beside given values: the target is one')
       found = model.sample_given(num, given, key=key)
     else:
       found = model.sample(num, labels=labels, clearest=clearest, key=key)
@@ -166,8 +165,6 @@ class DPGAN:
 
 def _table(records: Any, schema: Schema | str | os.PathLike[str]) -> TableDataset:
   if isinstance(schema, Schema):
-    if schema.unconfirmed():
-      raise _validate.InputError('expected a schema whose every entry is confirmed (`drafted`)')
     return read.read_table(records, schema)
   return read.read_declared(records, os.fspath(schema))
 

@@ -20,7 +20,6 @@ import numpy as np
 from dpgan_jax import _cli, _settings, _shared_flags, _validate
 from dpgan_jax.data import distort, writers
 from dpgan_jax.data.tables.files import write as tables
-from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.accounting import show_epsilon
 from dpgan_jax.run import generator_file, samples, secrets, trainer
@@ -78,8 +77,8 @@ def main() -> None:
     listed = ', '.join(samples.formats(model.spec))
     raise _validate.InputError(f'expected format to be one of {listed}; got {format}')
   if options.given is not None:
-    if options.labels is not None or not isinstance(model, MomentsSynthesizer):
-      raise _validate.InputError('expected given with a table, and without labels')
+    if options.labels is not None:
+      raise _validate.InputError('expected given without labels: the target is one of the columns')
     records, labels = model.sample_given(options.num, parse_given(options.given), key=key)
   else:
     records, labels = model.sample(

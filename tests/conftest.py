@@ -23,9 +23,6 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   atexit.register(shutil.rmtree, _cache, ignore_errors=True)
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _cache
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
-  # And what dp-accounting has computed, for the same reason.
-  os.environ['DPGAN_JAX_TEST_LOSSES'] = os.path.join(_cache, 'losses')
-  os.mkdir(os.environ['DPGAN_JAX_TEST_LOSSES'])
 
 # Compiling is most of what these tests do: far less of it, at the price of slower programs. The
 # second flag halves the time of a GAN's step again: fused loops are written down by XLA's older
@@ -40,10 +37,6 @@ import hypothesis
 import jax
 import pytest
 from absl import flags
-
-from tests.support import losses
-
-losses.share()
 
 # Tracing makes objects by the million, and the collector looks at all of them again and again: a
 # tenth of the time. `_forget` collects after every file.

@@ -58,6 +58,7 @@ class Spec:
     if self.schema is None:
       self._check_image_shape()
     else:
+      require_confirmed(self.schema, f'the schema of {self.name}')
       public = (len(self.schema.modelled),), self.schema.class_names or ALL_ROWS
       if (self.shape, self.class_names) != public:
         raise _validate.InputError(
@@ -130,6 +131,24 @@ class Spec:
       class_names=tuple(record['class_names']),
       name=record['name'],
       schema=Schema.from_record(record['schema']) if 'schema' in record else None,
+    )
+
+
+def require_confirmed(schema: Schema, where: str) -> None:
+  """Refuses a schema with entries that were read from the data and nobody has confirmed.
+
+  No `Spec` is made of one, and nothing is planned, charged or released without a `Spec`.
+
+  Raises:
+    InputError: naming the first such columns of `where`.
+  """
+  waiting = [f'{name} ({", ".join(fields)})' for name, fields in schema.unconfirmed().items()]
+  if waiting:
+    more = f' and {len(waiting) - 3} more columns' if len(waiting) > 3 else ''
+    raise _validate.InputError(
+      f'{where}: {", ".join(waiting[:3])}{more} were read from private data, which is a leak '
+      'unless they are public; correct them and take them out of "drafted", or confirm all: set '
+      '"declared_public" to true, or draft it with python -m dpgan_jax.schema --declare_public'
     )
 
 

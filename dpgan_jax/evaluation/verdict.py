@@ -23,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 
@@ -97,7 +98,7 @@ def judge(accuracy: tuple[float, float, float] | None, fid: tuple[float, ...] | 
       f'{accuracy[0]:.1%}, a guess about {accuracy[2]:.1%})'
     )
   else:
-    usefulness = _share(*accuracy)
+    usefulness = share(*accuracy)
     parts.append(
       f'a classifier trained on them is right about {accuracy[1]:.1%} of held-out real images, '
       f'trained on real images about {accuracy[0]:.1%}, a guess about {accuracy[2]:.1%}'
@@ -106,18 +107,36 @@ def judge(accuracy: tuple[float, float, float] | None, fid: tuple[float, ...] | 
     parts.append('how much they look like real images is not known')
   else:
     real, samples, *noises = (math.sqrt(max(value, 0.0)) for value in fid)
-    likeness = statistics.fmean(_share(real, samples, noise) for noise in noises)
+    likeness = statistics.fmean(share(real, samples, noise) for noise in noises)
     parts.append(f'they have come {likeness:.0%} of the way from noise to real images')
+  return conclude('samples', LEVELS, usefulness, likeness, parts)
+
+
+def conclude(
+  what: str,
+  levels: Sequence[Level],
+  usefulness: float | None,
+  likeness: float | None,
+  parts: Sequence[str],
+) -> Verdict:
+  """The highest level that both shares reach; without one of them never the first.
+
+  Args:
+    what: is judged: 'samples'.
+    levels: from the best to the worst, which everything reaches.
+    usefulness, likeness: shares in [0, 1]; None where they are not known.
+    parts: of the sentence, that say why.
+  """
   level = UNKNOWN
   if usefulness is not None or likeness is not None:
-    best = LEVELS if usefulness is not None and likeness is not None else LEVELS[1:]
+    best = levels if usefulness is not None and likeness is not None else levels[1:]
     level = next(
       one for one in best
       if (usefulness is None or usefulness >= one.usefulness)
       and (likeness is None or likeness >= one.likeness)
     )  # fmt: skip
-  say = 'Not known what these samples are worth' if level is UNKNOWN else (
-    f'These samples are {level.name}'
+  say = f'Not known what these {what} are worth' if level is UNKNOWN else (
+    f'These {what} are {level.name}'
   )  # fmt: skip
   return Verdict(
     level=level.name, colour=level.colour, usefulness=usefulness, likeness=likeness,
@@ -125,6 +144,6 @@ def judge(accuracy: tuple[float, float, float] | None, fid: tuple[float, ...] | 
   )  # fmt: skip
 
 
-def _share(best: float, value: float, worst: float) -> float:
+def share(best: float, value: float, worst: float) -> float:
   """Where a value is between the worst (0) and the best (1), which differ."""
   return min(max((value - worst) / (best - worst), 0.0), 1.0)

@@ -7,7 +7,8 @@ has one, with what labels its samples (`gan_synthesizer`), and so have moments (
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -103,6 +104,23 @@ class Synthesizer(abc.ABC):
         )
       labels = _checked_labels(labels, num, self.spec.num_classes)
     return self._sample(num, labels, clearest, key)
+
+  def sample_given(
+    self, num: int, given: Mapping[str, Any], *, key: jax.Array
+  ) -> tuple[np.ndarray, np.ndarray | None]:
+    """`sample` of rows of a table that have some values.
+
+    Args:
+      num: how many, ≥ 1.
+      given: a value as it is written, by the name of its column.
+      key: a typed key.
+
+    Raises:
+      InputError: not of a table, no such column, a value outside its domain, or values that no row
+        of the model has together.
+    """
+    del num, given, key
+    raise _validate.InputError('expected given values only of a table, got them of images')
 
   def draw(self, num: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """`sample` of a model whose samples have labels."""

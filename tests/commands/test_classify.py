@@ -9,6 +9,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import typing
 
 import numpy as np
@@ -21,7 +22,6 @@ from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.models.classifier import CENTRE, STAGE, make_stages
 from dpgan_jax.models.classifier_config import ClassifierConfig
 from dpgan_jax.run.directory import RunDir
-from tests.support import commands
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = ClassifierConfig(
@@ -253,7 +253,7 @@ def test_results_are_collected_and_replaced(finished, tmp_path):
 
 
 def command(*flags: str) -> subprocess.CompletedProcess:
-  line = commands.line('dpgan_jax.classify', *flags)
+  line = [sys.executable, '-m', 'dpgan_jax.classify', *flags]
   return subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from dpgan_jax import DPGAN
+from dpgan_jax import DPGAN, load_dataset
 from dpgan_jax._validate import InputError
 from dpgan_jax.data.tables import generated
+from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files import schema_file, write
 
 PEOPLE = generated.people()
@@ -81,10 +83,15 @@ def test_what_nobody_has_confirmed_is_refused(tmp_path):
   path.write_text(json.dumps(record))
   drafted = schema_file.read_schema(path)
   model = DPGAN(target_epsilon=8.0, delta=1e-4)
-  for schema, message in ((drafted, 'every entry is confirmed'), (path, 'is a leak')):
-    with pytest.raises(InputError, match=message):
-      model.fit(str(tmp_path / 'none.csv'), schema=schema, run_dir=tmp_path / 'run')
-  assert not (tmp_path / 'run').exists()
+  # As a file, as an object, and in a data set that is at hand: no way leads around it.
+  for records, schema in ((FRAME, path), (FRAME, drafted), (_with_schema(drafted), None)):
+    with pytest.raises(InputError, match=r'age \(lower, upper\) were read .* is a leak'):
+      model.fit(records, schema=schema, run_dir=tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+def _with_schema(schema) -> TableDataset:
+  return dataclasses.replace(PEOPLE, schema=schema)
 
 
 def test_images_have_no_given_values_and_tables_no_labels(fitted, tmp_path):
@@ -92,5 +99,10 @@ def test_images_have_no_given_values_and_tables_no_labels(fitted, tmp_path):
     DPGAN(target_epsilon=8.0).fit(
       FRAME, np.zeros(800, int), schema=PEOPLE.schema, run_dir=tmp_path / 'run'
     )
-  with pytest.raises(InputError, match='given values of a table, without labels'):
+  with pytest.raises(InputError, match='no labels beside given values'):
     fitted.sample(5, labels=np.zeros(5, int), given={'sex': 'female'})
+  digits = load_dataset('digits', split='test')
+  images = DPGAN(target_epsilon=8.0, delta=1e-4, num_samples=20)
+  images.fit(digits, run_dir=tmp_path / 'images', progress=False)
+  with pytest.raises(InputError, match='given values only of a table'):
+    images.sample(5, given={'sex': 'female'})

@@ -12,7 +12,6 @@ import pytest
 from dpgan_jax import _validate
 from dpgan_jax.data import image_folder, readers
 from experiments.trust import fuzz
-from tests.support import losses
 
 SEED = 5
 
@@ -24,10 +23,7 @@ def targets(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch):
-  """The timers would end this process; a loaded machine is no finding. Readers are watched, and
-  what tests keep for each other (`tests.support.losses`) is none of what they read.
-  """
-  monkeypatch.delenv(losses.DIRECTORY, raising=False)
+  """The timers would end this process; a loaded machine is no finding here."""
   monkeypatch.setattr(fuzz, 'CPU_SECONDS', 300.0)
   monkeypatch.setattr(fuzz, 'REAL_SECONDS', 3000.0)
 

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import types
 import warnings
@@ -37,7 +38,6 @@ from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.secrets import Secret
 from dpgan_jax.run.stages import GANStage, make_chunk
-from tests.support import commands
 
 CONFIG = TrainConfig(
   dataset='digits',
@@ -162,7 +162,7 @@ def test_samples_are_of_the_generators_of_several_steps(finished, copy):
 
 
 def start(run_dir: pathlib.Path) -> subprocess.Popen:
-  command = commands.line('dpgan_jax.train', *FLAGS, f'--run_dir={run_dir}')
+  command = [sys.executable, '-m', 'dpgan_jax.train', *FLAGS, f'--run_dir={run_dir}']
   return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -17,9 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 _PROGRAM = """
 import importlib, json, os, runpy, sys
-from tests.support import losses
 
-losses.share()
 module = sys.argv[1]
 importlib.import_module(module)
 for line in sys.stdin:
@@ -34,21 +32,6 @@ for line in sys.stdin:
     sys.exit()
   print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-
-
-_ONE = """
-import runpy, sys
-from tests.support import losses
-
-losses.share()
-del sys.argv[0]
-runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
-"""
-
-
-def line(module: str, *arguments: str) -> list[str]:
-  """`python -m MODULE ARGUMENTS`, which knows what the session has computed; from the root."""
-  return [sys.executable, '-c', _ONE, module, *arguments]
 
 
 class Done(NamedTuple):

@@ -38,7 +38,8 @@ class Cells:
   @property
   def count(self) -> int:
     """How many cells there are."""
-    return len(self.names)
+    values = self.column.categories if self.column.is_category else self._ends[0]
+    return len(values) + int(self.column.nullable)
 
   @functools.cached_property
   def names(self) -> tuple[str, ...]:

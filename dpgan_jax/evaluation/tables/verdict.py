@@ -9,7 +9,7 @@ Two shares, each between what is worth nothing (0) and what real rows are worth 
 
 What says nothing on a table, because real rows are hardly better than a worthless table, is left
 out, and without usefulness nothing is called good. The levels of usefulness are those of images;
-those of likeness were chosen on generated tables (`tests/evaluation/tables`).
+those of likeness were set with scores of Adult's test rows in view, and tried on generated tables.
 
 >>> judge((0.9, 0.89, 0.5), (0.02, 0.025, {'static': 0.6, 'independent': 0.1})).level
 'good'
@@ -23,7 +23,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from dpgan_jax.evaluation.verdict import UNKNOWN, Level, Verdict
+from dpgan_jax.evaluation.verdict import Level, Verdict, conclude, share
 
 LEVELS = (
   Level('good', 'green', 0.9, 0.8),
@@ -72,7 +72,7 @@ def judge(
       f'{auroc[0]:.3f}, on noise {auroc[2]:.3f})'
     )
   else:
-    usefulness = _share(*auroc)
+    usefulness = share(*auroc)
     parts.append(
       f'a classifier trained on them has AUROC {auroc[1]:.3f} on held-out real rows, trained on '
       f'real rows {auroc[0]:.3f}, on noise {auroc[2]:.3f}'
@@ -82,33 +82,14 @@ def judge(
   if not apart:
     parts.append('how much they look like real rows is not known')
   else:
-    likeness = statistics.fmean(_share(real, synthetic, w) for w in apart.values())
+    likeness = statistics.fmean(share(real, synthetic, w) for w in apart.values())
     parts.append(
       f'two-way marginals are {synthetic:.3f} from held-out rows, those of real rows {real:.3f}, '
       + ', '.join(f'of {name} columns {w:.3f}' for name, w in apart.items())
     )
-  level = UNKNOWN
-  if usefulness is not None or likeness is not None:
-    best = LEVELS if usefulness is not None and likeness is not None else LEVELS[1:]
-    level = next(
-      one for one in best
-      if (usefulness is None or usefulness >= one.usefulness)
-      and (likeness is None or likeness >= one.likeness)
-    )  # fmt: skip
-  say = 'Not known what these rows are worth' if level is UNKNOWN else (
-    f'These rows are {level.name}'
-  )  # fmt: skip
-  return Verdict(
-    level=level.name, colour=level.colour, usefulness=usefulness, likeness=likeness,
-    sentence=f'{say} ({level.colour}): {"; ".join(parts)}.',
-  )  # fmt: skip
+  return conclude('rows', LEVELS, usefulness, likeness, parts)
 
 
 def to_json(found: Verdict) -> dict[str, Any]:
   """JSON-ready, with the rule for tables."""
   return {**found.to_json(), 'rule': RULE.replace('*', ''), 'reads_private_data': True}
-
-
-def _share(best: float, value: float, worst: float) -> float:
-  """Where a value is between the worst (0) and the best (1), which differ."""
-  return min(max((value - worst) / (best - worst), 0.0), 1.0)

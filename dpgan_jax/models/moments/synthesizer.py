@@ -21,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -87,22 +88,11 @@ class MomentsSynthesizer(Synthesizer):
     return self.moments.encoding.model(self.means, self.seconds, (first, second))
 
   def sample_given(
-    self, num: int, given: Mapping[str, str], *, key: jax.Array
+    self, num: int, given: Mapping[str, Any], *, key: jax.Array
   ) -> tuple[np.ndarray, np.ndarray | None]:
-    """`sample` of rows of a table that have some values.
-
-    Args:
-      num: how many, ≥ 1.
-      given: a value as it is written, by the name of its column.
-      key: a typed key.
-
-    Raises:
-      InputError: not of a table, no such column, a value outside its domain, or values that no row
-        of the model has together.
-    """
-    _validate.integer('num', num, minimum=1)
     if self.spec.schema is None or not isinstance(self.model, Rows):
-      raise _validate.InputError('expected given values only of a table, got them of images')
+      return super().sample_given(num, given, key=key)
+    _validate.integer('num', num, minimum=1)
     label, values = parse_given(self.spec.schema, given)
     rows, labels = self.model.draw_given(num, values, label, key)
     return rows, labels if self.is_conditional else None

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from dpgan_jax._validate import InputError
+from dpgan_jax.data.spec import require_confirmed
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files import schema_file
 from dpgan_jax.data.tables.files.text import TextColumn, TextTable
@@ -87,14 +88,7 @@ def read_declared(path: str, schema_path: str | None, split: str = 'train') -> T
   if split == 'test':
     raise InputError(f'{path}: a table has no test split of its own; expected holdout')
   schema = schema_file.read_schema(schema_path)
-  waiting = [f'{name} ({", ".join(fields)})' for name, fields in schema.unconfirmed().items()]
-  if waiting:
-    more = f' and {len(waiting) - 3} more columns' if len(waiting) > 3 else ''
-    raise InputError(
-      f'{schema_path}: {", ".join(waiting[:3])}{more} were read from private data, which is a leak '
-      'unless they are public; correct them and take them out of "drafted", or confirm all: set '
-      '"declared_public" to true, or draft it with python -m dpgan_jax.schema --declare_public'
-    )
+  require_confirmed(schema, schema_path)
   return read_table(path, schema)
 
 
