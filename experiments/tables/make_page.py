@@ -1,4 +1,4 @@
-"""Makes TABLES.md of what `measure` has found."""
+"""Makes TABLES.md of what `measure` and `choose` have found."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dpgan_jax import _cli
 from experiments import pages
 
 RECORD, PAGE = pages.RESULTS / 'tables.json', pages.RESULTS / 'TABLES.md'
+CHOICE = pages.RESULTS / 'tables_choice.json'
 _COMMAND = './run.sh python -m experiments.tables.measure --data=FOLDER_OF_ADULT'
 _SCORES = ('one_way', 'two_way', 'three_way', 'auroc', 'every_column')
 _CALLED = {
@@ -20,8 +21,8 @@ _CALLED = {
 }  # fmt: skip
 
 
-def page(record: Mapping[str, Any]) -> str:
-  """The Markdown."""
+def page(record: Mapping[str, Any], choice: Mapping[str, Any]) -> str:
+  """The Markdown of what `measure` and `choose` have found."""
   groups: dict[tuple[float, str], list[dict[str, Any]]] = collections.defaultdict(list)
   for row in record['rows']:
     groups[row.get('epsilon', 0.0), row['kind']].append(row)
@@ -61,7 +62,28 @@ def page(record: Mapping[str, Any]) -> str:
         for (epsilon, kind), rows in sorted(releases.items())
       ],
     ),
+    '## How the defaults were chosen, and the levels of the verdict',
+    'One release each of some training rows, scored on 7,561 others. What classifiers learn stands '
+    'beside what they learn from as many real rows. Made by '
+    '`./run.sh python -m experiments.tables.choose --data=FOLDER_OF_ADULT`.',
+    pages.table(
+      ('rows', 'ε', 'setting', 'value', 'two-way', 'AUROC, income', 'of real rows', 'expected'),
+      _choices(choice['rows']),
+    ),
   )  # fmt: skip
+
+
+def _choices(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+  real = {row['num_records']: row['auroc'] for row in rows if row['setting'] == 'real rows'}
+  return [
+    (
+      f'{row["num_records"]:,}', f'{row["epsilon"]:g}' if 'epsilon' in row else '',
+      row['setting'], '' if row.get('value') is None else f'{row["value"]:g}',
+      f'{row["two_way"]:.3f}', f'{row["auroc"]:.3f}',
+      f'{row["auroc"] / real[row["num_records"]]:.2f}', row.get('expected', ''),
+    )
+    for row in rows
+  ]  # fmt: skip
 
 
 def _row(key: tuple[float, str], rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -86,7 +108,7 @@ def _mean(
 
 
 def main() -> None:
-  pages.write(pathlib.Path(PAGE), page(pages.read_json(RECORD)))
+  pages.write(pathlib.Path(PAGE), page(pages.read_json(RECORD), pages.read_json(CHOICE)))
 
 
 if __name__ == '__main__':

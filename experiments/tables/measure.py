@@ -33,10 +33,15 @@ FLAGS = flags.FLAGS
 EPSILONS = (0.2, 1.0, 10.0)
 
 
-def made(train: TableDataset, epsilon: float, seed: int) -> tuple[TableDataset, dict[str, Any]]:
-  """As many rows as were trained on, of one release; and what it took."""
+def made(
+  train: TableDataset, epsilon: float, seed: int, **changes: Any
+) -> tuple[TableDataset, dict[str, Any]]:
+  """As many rows as were trained on, of one release; and what it took.
+
+  `changes` are of the settings that are defaults otherwise.
+  """
   begun = time.monotonic()
-  moments = settings.make(TrainConfig(target_epsilon=epsilon), train.spec)
+  moments = settings.make(TrainConfig(target_epsilon=epsilon, **changes), train.spec)
   codes, secret = moments.encoding.encode(train.records), os.urandom(32)
   means = release.release_means(codes, train.labels, moments, secret)
   seconds = release.release_seconds(codes, train.labels, means, moments, secret)

@@ -106,3 +106,9 @@ def test_images_have_no_given_values_and_tables_no_labels(fitted, tmp_path):
   images.fit(digits, run_dir=tmp_path / 'images', progress=False)
   with pytest.raises(InputError, match='given values only of a table'):
     images.sample(5, given={'sex': 'female'})
+
+
+def test_a_table_without_a_schema_is_told_what_it_lacks(tmp_path):
+  for table in (FRAME, 'people.csv', tmp_path / 'people.csv'):
+    with pytest.raises(InputError, match='expected a schema beside a table'):
+      DPGAN(target_epsilon=8.0).fit(table, run_dir=tmp_path / 'run')

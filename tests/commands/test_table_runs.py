@@ -15,7 +15,7 @@ import types
 import numpy as np
 import pytest
 
-from dpgan_jax import release, report, sample
+from dpgan_jax import evaluate, release, report, sample
 from dpgan_jax._validate import InputError
 from dpgan_jax.data.tables import generated
 from dpgan_jax.data.tables.dataset import TableDataset
@@ -140,7 +140,11 @@ def test_both_releases_are_in_the_ledger_and_N_is_what_is_trained_on(trained):
 def test_the_report_says_what_is_protected_and_that_the_schema_is_public(trained):
   page = (trained[0] / 'report.md').read_text('utf-8')
   assert 'one row' in page
-  assert 'declared public, all at once, by the data owner' in page
+  assert 'declared public, all at once, by the data owner, who had parts of it drafted' in page
+  not_covered = page.split('## Not covered')[1].split('## What may be published')[0]
+  assert 'Other runs on the same data' in not_covered
+  for word in ('losses.png', 'batches', 'cropping'):
+    assert word not in not_covered, word
   assert 'resolution' in page
   assert 'how many rows are in each cell of each column' in page.replace('records', 'rows')
   assert 'how many are in each pair of cells of two columns' in page
@@ -301,9 +305,22 @@ def test_the_report_again(trained, own_flags, capsys):
   assert again['data']['schema']['declared_public']
 
 
+def test_rows_of_another_schema_are_no_rows_to_score_by(trained, data, tmp_path, own_flags):
+  record = json.loads(pathlib.Path(data[1].partition('=')[2]).read_text('utf-8'))
+  next(c for c in record['columns'] if c['name'] == 'age')['upper'] += 1
+  other = tmp_path / 'other.json'
+  other.write_text(json.dumps(record))
+  with pytest.raises(InputError, match='the schema that the run was trained with'):
+    _run(own_flags, evaluate, f'--run_dir={trained[0]}', data[0], f'--schema={other}')
+  with pytest.raises(InputError, match='the run has recorded its own'):
+    own_flags.unparse_flags()
+    own_flags(['', f'--run_dir={trained[0]}', *data, '--holdout=0.3'])
+    evaluate.main()
+
+
 @pytest.mark.slow
 def test_a_run_is_scored(trained, data):
-  with contextlib.closing(Command('dpgan_jax.evaluate')) as evaluate:
-    done = evaluate(f'--run_dir={trained[0]}', *data, '--quick')
+  with contextlib.closing(Command('dpgan_jax.evaluate')) as command:
+    done = command(f'--run_dir={trained[0]}', *data, '--quick')
   assert done.status == 0, done.err
   assert 'error' not in done.out.lower()

@@ -244,3 +244,10 @@ def test_rows_that_are_alike_are_on_both_sides_and_one_more_moves_no_other(seed,
   moved = [after - before for before, after in zip(*parts, strict=True)]
   assert sum(sum(counter.values()) for counter in moved) == 1
   assert not any(before - after for before, after in zip(*parts, strict=True))
+
+
+def test_what_is_of_images_only_takes_no_table():
+  people = sources.Source(dataset='people')
+  refused(people.load_images, 'expected images, got the table people: of tables there are ')
+  assert len(people.load()) == 5000
+  assert len(sources.Source(dataset='digits').load_images()) == 1440

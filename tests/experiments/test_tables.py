@@ -19,11 +19,17 @@ def test_a_release_is_scored_beside_real_rows():
   assert rows[1]['two_way'] > rows[0]['two_way'] / 2
   assert rows[1]['auroc'] > 0.6
   record = {'train': len(few), 'test': len(test), 'delta': 1e-5, 'peak_gib': 1, 'rows': rows}
-  page = make_page.page(record)
+  choice = [
+    {'num_records': 9, 'setting': 'real rows', 'two_way': 0.01, 'auroc': 0.8},
+    {'num_records': 9, 'epsilon': 1.0, 'setting': 'moments_coefficients', 'value': 6,
+     'expected': 'poor', 'two_way': 0.1, 'auroc': 0.6},
+  ]  # fmt: skip
+  page = make_page.page(record, {'rows': choice})
+  assert '| 9 | 1 | moments_coefficients | 6 | 0.100 | 0.600 | 0.75 | poor |' in page
   assert f'| 8 | dpgan_jax | 1 | {rows[1]["one_way"]:.3f} |' in page
   assert f'| training rows themselves | {rows[0]["one_way"]:.3f} |' in page
 
 
 def test_the_committed_page_is_that_of_the_committed_record():
   record = pages.read_json(make_page.RECORD)
-  assert make_page.PAGE.read_text('utf-8') == make_page.page(record)
+  assert make_page.PAGE.read_text('utf-8') == make_page.page(record, pages.read_json(make_page.CHOICE))

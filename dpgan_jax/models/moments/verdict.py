@@ -28,8 +28,8 @@ LEVELS = ('useless', 'poor', 'usable', 'good')
 COLOURS = {'useless': 'red', 'poor': 'orange', 'usable': 'yellow', 'good': 'green'}
 _SIGNALS = (3.0, 6.0, 30.0)  # from which the next level begins
 _NOISES = (0.2, 0.08, 0.03)  # below which the next level is likely
-# Of a table, from which the next level begins: on subsets of Adult's training rows a classifier
-# keeps about 0.8, 0.9 and 0.95 of the AUROC that real rows teach.
+# Of a table, from which the next level begins. How far marginals are then from real ones, and what
+# classifiers learn, is in experiments/results/TABLES.md, its last table.
 _ROWS = (5.0, 30.0, 200.0)
 _ALIKE = 1.5  # frequencies of few records deviate together, more than if each did by itself
 _SMALL = 3.0  # a class whose count is below so many deviations of its noise is too small
