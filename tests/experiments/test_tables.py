@@ -32,4 +32,5 @@ def test_a_release_is_scored_beside_real_rows():
 
 def test_the_committed_page_is_that_of_the_committed_record():
   record = pages.read_json(make_page.RECORD)
-  assert make_page.PAGE.read_text('utf-8') == make_page.page(record, pages.read_json(make_page.CHOICE))
+  choice = pages.read_json(make_page.CHOICE)
+  assert make_page.PAGE.read_text('utf-8') == make_page.page(record, choice)

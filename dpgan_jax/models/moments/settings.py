@@ -23,8 +23,8 @@ MEANS, SECONDS = 'moments_means', 'moments'
 # Chosen on held-out training images: experiments/results/OWN_DATA.md, its last table.
 _MOST_COEFFICIENTS = 144
 _MEANS_SHARE = 0.2
-# Of a table's numbers: an average cell's count is so many deviations of its noise; chosen on held-out
-# training rows of Adult: experiments/results/TABLES.md, its last table.
+# Of a table's numbers: an average cell's count is so many deviations of its noise. Chosen on
+# held-out training rows of Adult: experiments/results/TABLES.md, its last table.
 _CELL_OVER_NOISE, _FEWEST_CELLS, _MOST_CELLS = 11.0, 6, 20
 _ALL_CELLS = 1500  # of a table, about: all their pairs are counted
 _MOST_PAIRS = 2**27  # of cells, of all classes together: 1 GiB of counts
