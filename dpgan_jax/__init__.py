@@ -1,34 +1,36 @@
 """Synthetic data with a privacy guarantee: GANs trained by DP-SGD, in JAX.
 
-The privacy core (`DPMechanism`, `clip_and_noise`, `noise_sum`, `clipped_grad`, `clipped_sum`) needs
-jax, numpy, optax and dp-accounting only, and is meant to be imported into other projects. `DPGAN`
-and what it is made of are loaded on first use, so that importing the core stays light.
+Every name is loaded on first use. The privacy core (`DPMechanism`, `clip_and_noise`, `noise_sum`,
+`clipped_grad`, `clipped_sum`) needs jax, numpy, optax and dp-accounting only, and is meant to be
+imported into other projects. The rest needs one of the extras (`_extras`).
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
-from dpgan_jax._validate import InputError
-from dpgan_jax.privacy.clipping import ClippedGrad, ClippedSum, clipped_grad, clipped_sum
-from dpgan_jax.privacy.mechanism import BudgetError, DPMechanism
-from dpgan_jax.privacy.sampling import PoissonBatch, TruncatedPoissonSampler
-from dpgan_jax.privacy.transforms import PrivatizerState, clip_and_noise, noise_sum
-
 if TYPE_CHECKING:
+  from dpgan_jax._validate import InputError
   from dpgan_jax.api import DPGAN
   from dpgan_jax.data.datasets import ImageDataset, load_dataset
   from dpgan_jax.models.config import TrainConfig
+  from dpgan_jax.privacy.clipping import ClippedGrad, ClippedSum, clipped_grad, clipped_sum
+  from dpgan_jax.privacy.mechanism import BudgetError, DPMechanism
+  from dpgan_jax.privacy.sampling import PoissonBatch, TruncatedPoissonSampler
+  from dpgan_jax.privacy.transforms import PrivatizerState, clip_and_noise, noise_sum
 
-__version__ = importlib.metadata.version('dpgan_jax')
+  __version__: str
 
-_LAZY = {
-  'DPGAN': 'api',
-  'ImageDataset': 'data.datasets',
-  'TrainConfig': 'models.config',
-  'load_dataset': 'data.datasets',
+_HOMES = {
+  '_validate': ('InputError',),
+  'api': ('DPGAN',),
+  'data.datasets': ('ImageDataset', 'load_dataset'),
+  'models.config': ('TrainConfig',),
+  'privacy.clipping': ('ClippedGrad', 'ClippedSum', 'clipped_grad', 'clipped_sum'),
+  'privacy.mechanism': ('BudgetError', 'DPMechanism'),
+  'privacy.sampling': ('PoissonBatch', 'TruncatedPoissonSampler'),
+  'privacy.transforms': ('PrivatizerState', 'clip_and_noise', 'noise_sum'),
 }
 
 __all__ = [
@@ -52,6 +54,22 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-  if name not in _LAZY:
+  if name == '__version__':
+    return importlib.import_module('importlib.metadata').version('dpgan_jax')
+  home = next((home for home, names in _HOMES.items() if name in names), None)
+  if home is None:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-  return getattr(importlib.import_module(f'{__name__}.{_LAZY[name]}'), name)
+  try:
+    value = getattr(importlib.import_module(f'{__name__}.{home}'), name)
+  except ModuleNotFoundError as error:
+    from dpgan_jax import _extras
+
+    if (missing := _extras.missing(error)) is None:
+      raise
+    raise ModuleNotFoundError(missing, name=error.name) from error
+  globals()[name] = value
+  return value
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__, '__version__'})

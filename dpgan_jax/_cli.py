@@ -1,8 +1,8 @@
 """What every command shares: flags parsed kindly, one line for a mistake, signals that end cleanly.
 
-Exit status: 0 done; 2 bad input (one line says what is wrong and what would be right); 1 the file
-system failed (disk full, no permission); 130 or 143 interrupted. Any other failure is a bug and
-keeps its traceback.
+Exit status: 0 done; 2 bad input (one line says what is wrong and what would be right); 1 the system
+failed (disk full, no permission, a package that is not installed); 130 or 143 interrupted. Any
+other failure is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any, NoReturn, TypeVar
 
 from absl import app, flags
 
-from dpgan_jax import _compile_cache, _flag_files, _interrupts, _settings, _validate
+from dpgan_jax import _compile_cache, _extras, _flag_files, _interrupts, _settings, _validate
 
+_extras.explain_in_commands()
 flags.disclaim_key_flags()  # `define_flags` acts for its caller
 
 T = TypeVar('T')
@@ -67,6 +68,10 @@ def run(main: Callable[[], None], *, interrupted: str = '', positional: str | No
       fail(str(error))
     except OSError as error:
       fail(str(error), status=1)
+    except ModuleNotFoundError as error:
+      if (missing := _extras.missing(error)) is None:
+        raise
+      fail(missing, status=1)
     except MemoryError as error:
       fail(f'not enough memory: {error}'.removesuffix(': '), status=1)
     except KeyboardInterrupt:
@@ -240,6 +245,7 @@ def help_page(*, full: bool) -> str:
   pages += ['\n'.join([f'{group.capitalize()}:', *lines]) for group, lines in groups.items()]
   pages.append(
     '--flagfile=FILE reads flags from a file, one a line; those of the command line win.\n'
+    '--recipe=NAME reads one that comes with the package; dpgan-jax recipes lists them.\n'
     '--NAME=none takes back what a file gave.'
     + (f'\n--helpfull shows {left_out} more flags.' if left_out else '')
   )

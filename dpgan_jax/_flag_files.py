@@ -1,5 +1,8 @@
 """Files of flags, one a line: `--flagfile=experiments/eps2.flags`, read here and not by absl.
 
+Those of the repository's experiments/ are found from anywhere, by their path or as recipes by name
+(`--recipe=mnist_eps2`): in the checkout, or in what an installed package holds of it.
+
 absl would read without end what is refused here: devices, giants, files that name each other more
 often than anybody means to.
 """
@@ -8,13 +11,36 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 
 from dpgan_jax import _validate
 
-CHECKOUT = pathlib.Path(__file__).resolve().parents[1]  # whose experiments/ holds flag files
+_PACKAGE = pathlib.Path(__file__).resolve().parent
+_INSTALLED = _PACKAGE / 'recipes'  # where building a wheel puts experiments/**/*.flags
+HOME = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent  # whose experiments/ has flag files
 _MOST_FILES, _MOST_BYTES = 50, 2**20
-_NAMES = ('--flagfile', '-flagfile')
+_RECIPES = ('--recipe', '-recipe')
+_NAMES = ('--flagfile', '-flagfile', *_RECIPES)
+
+
+def recipes() -> dict[str, pathlib.Path]:
+  """The flag files that come with the package, by name: `tables_quickstart` of
+  experiments/tables/quickstart.flags, and `mnist_eps1` of eps1.flags, as those of MNIST lie on top.
+  """
+  root = HOME / 'experiments'
+  found = {}
+  for path in sorted(root.rglob('*.flags')):
+    parts = path.relative_to(root).with_suffix('').parts
+    of_mnist = parts[0].startswith(('eps', 'no_privacy'))
+    found['_'.join(('mnist', *parts) if of_mnist else parts)] = path
+  return found
+
+
+def about(path: pathlib.Path) -> str:
+  """What a flag file says of itself first, up to the end of a sentence or a part of one."""
+  lines = [line[1:] for line in path.read_text('utf-8').splitlines() if line.startswith('#')]
+  return re.split(r'[.:;](?:\s|$)', ' '.join(lines).strip(), maxsplit=1)[0]
 
 
 def expand(argv: Sequence[str]) -> list[str]:
@@ -47,6 +73,7 @@ def expand(argv: Sequence[str]) -> list[str]:
       found.append(line)
       continue
     read += 1
+    value = str(recipe(value.strip())) if name in _RECIPES else value
     if read > _MOST_FILES:
       raise _validate.InputError(
         f'expected at most {_MOST_FILES} flag files, each other\'s included (do they name '
@@ -54,6 +81,16 @@ def expand(argv: Sequence[str]) -> list[str]:
       )
     waiting += reversed(_lines(value.strip()))
   return found + own
+
+
+def recipe(name: str) -> pathlib.Path:
+  """The flag file of a recipe.
+
+  Raises:
+    InputError: an unknown name; the message lists those there are.
+  """
+  known = recipes()
+  return known[_validate.one_of('recipe', name, known)]
 
 
 def _lines(name: str) -> list[str]:
@@ -78,12 +115,12 @@ def _lines(name: str) -> list[str]:
 
 
 def _found(path: pathlib.Path) -> pathlib.Path:
-  """The file as it is named, or else that of the checkout which this package is imported from."""
-  places = [pathlib.Path.cwd(), CHECKOUT]
+  """The file as it is named, or else that of the checkout or the installed package."""
+  places = [pathlib.Path.cwd(), HOME]
   for place in places:  # the place of an absolute path is its own
     if (place / path).exists():
       return path if place == places[0] else place / path
-  where = f', neither in {places[0]} nor in {CHECKOUT}'
+  where = f', neither in {places[0]} nor in {HOME}'
   raise _validate.InputError(
     f'flag file {path} does not exist' + ('' if path.is_absolute() else where)
   )

@@ -13,12 +13,14 @@ dpgan_jax._validate.InputError: expected l2_clip_norm > 0, got -1.0
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import numbers
 from collections.abc import Collection
 from typing import Any
 
 _LONGEST_MESSAGE = 2000
+_LONGEST_NAME = 100  # that is compared with others, which takes its square
 
 
 class InputError(ValueError):
@@ -111,5 +113,17 @@ def one_of(name: str, value: Any, choices: Collection[Any]) -> Any:
   """Returns `value` if it is one of `choices`."""
   if value not in choices:
     listed = ', '.join(repr(c) if not isinstance(c, str) else c for c in choices)
-    raise InputError(f'expected {name} to be one of {listed}; got {value!r}')
+    hint = nearest(value, choices)
+    raise InputError(f'expected {name} to be one of {listed}; got {value!r}{hint}')
   return value
+
+
+def nearest(value: Any, choices: Collection[Any]) -> str:
+  """` (did you mean mnist?)`, the choice that looks most like `value`; empty where none does.
+
+  >>> nearest('mnits', ['mnist', 'digits']), nearest('x', ['mnist'])
+  (' (did you mean mnist?)', '')
+  """
+  known = [choice for choice in choices if isinstance(choice, str)]
+  close = difflib.get_close_matches(str(value)[:_LONGEST_NAME], known, n=1, cutoff=0.5)
+  return f' (did you mean {close[0]}?)' if close else ''

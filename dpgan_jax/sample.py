@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import difflib
 import functools
 import os
 import pathlib
@@ -169,12 +168,10 @@ def _number(part: str, numbers: Mapping[str, int]) -> int:
     return numbers[part]
   if part.isascii() and part.isdecimal() and len(part) < 10 and int(part) < len(numbers):
     return int(part)
-  close = difflib.get_close_matches(part, numbers, n=1, cutoff=0.5)
-  hint = f' (did you mean {close[0]}?)' if close else ''
   shown = ', '.join(list(numbers)[:10]) + (', ...' if len(numbers) > 10 else '')
   raise _validate.InputError(
     f'expected labels to be classes, by name ({shown}) or number (0 to {len(numbers) - 1}), as in '
-    f'--labels=0,1; got {part!r}{hint}'
+    f'--labels=0,1; got {part!r}{_validate.nearest(part, numbers)}'
   )
 
 

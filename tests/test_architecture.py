@@ -26,9 +26,9 @@ FLOORS = (
   ('top',),
 )
 GROUND = (
-  '_compile_cache', '_dtypes', '_environment', '_figures', '_files', '_flag_files', '_interrupts',
-  '_jax_settings', '_json', '_keys', '_markdown', '_progress', '_records', '_settings',
-  '_state_leaves', '_tensor_file', '_validate',
+  '_compile_cache', '_dtypes', '_environment', '_extras', '_figures', '_files', '_flag_files',
+  '_interrupts', '_jax_settings', '_json', '_keys', '_markdown', '_progress', '_records',
+  '_settings', '_state_leaves', '_tensor_file', '_validate',
 )  # fmt: skip
 MOST_FILES, MOST_LINES = 10, 400
 CORE = {'jax', 'numpy', 'optax', 'dp_accounting', 'dpgan_jax'}  # and the standard library
@@ -103,7 +103,7 @@ def crowded(files: Sources) -> list[str]:
   rooms: dict[str, int] = {}
   for path in files:
     parent = str(pathlib.PurePath(path).parent)
-    if not path.endswith('__init__.py'):
+    if not path.endswith(('__init__.py', '__main__.py')):  # the package's face and its door
       key = parent if parent != '.' else room(path)
       rooms[key] = rooms.get(key, 0) + 1
   allowed = {'ground': len(GROUND), 'top': 12}

@@ -18,7 +18,6 @@ True
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
@@ -202,10 +201,7 @@ def load_dataset(
   Raises:
     InputError: an unknown name, or files that are missing, damaged or inconsistent.
   """
-  if name not in DATASETS:
-    close = difflib.get_close_matches(str(name), DATASETS, n=1, cutoff=0.5)
-    hint = f' (did you mean {close[0]}?)' if close else ''
-    raise InputError(f'expected dataset to be one of {", ".join(DATASETS)}; got {name!r}{hint}')
+  one_of('dataset', name, DATASETS)
   one_of('split', split, SPLITS)
   if num_classes is not None:
     if name not in ('idx', 'npz'):

@@ -19,6 +19,7 @@ hash of itself and the lines before it, so that a number that has changed on the
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -28,7 +29,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import tensorboardX
 
 from dpgan_jax import _files, _validate
 from dpgan_jax.models.gan import PRIVATE_METRICS
@@ -89,9 +89,7 @@ class MetricsWriter:
     with _files.atomic_write(self.path, 'wb') as file:
       file.writelines(line for line, _, _ in kept)
     self._file = open(self.path, 'ab')  # noqa: SIM115 (closed by close)
-    self._tensorboard = tensorboardX.SummaryWriter(
-      str(pathlib.Path(directory) / 'tensorboard'), purge_step=keep + 1
-    )
+    self._tensorboard = _tensorboard(pathlib.Path(directory) / 'tensorboard', keep + 1)
 
   def __enter__(self) -> MetricsWriter:
     return self
@@ -124,6 +122,8 @@ class MetricsWriter:
       self._file.write(line.encode() + b'\n')
       self._file.flush()
       os.fsync(self._file.fileno())
+    if self._tensorboard is None:
+      return
     for name, value in {**values, **(clock or {})}.items():
       if math.isfinite(value):  # TensorBoard shows a gap; tensorboardX would warn at every step
         self._tensorboard.add_scalar(name, value, step)
@@ -131,7 +131,17 @@ class MetricsWriter:
 
   def close(self) -> None:
     self._file.close()
-    self._tensorboard.close()
+    if self._tensorboard is not None:
+      self._tensorboard.close()
+
+
+def _tensorboard(directory: pathlib.Path, purge_step: int) -> Any:
+  """A writer of event files; None where tensorboardX is not installed, which no run depends on."""
+  if importlib.util.find_spec('tensorboardX') is None:
+    return None
+  import tensorboardX
+
+  return tensorboardX.SummaryWriter(str(directory), purge_step=purge_step)
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
