@@ -19,24 +19,26 @@ import re
 import jax
 import numpy as np
 
-from dpgan_jax import _files, _json, _validate
+from dpgan_jax import _files, _html, _json, _validate
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data import distort, readers
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.data.tables.files import read as tables
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy import accounting
-from dpgan_jax.publishing import cards, run_statement, statement
+from dpgan_jax.publishing import cards, page, run_statement, statement
 from dpgan_jax.run import directory, generator_file, samples, secrets, trainer
 from dpgan_jax.run.directory import RunDir
 
 GENERATOR, PICTURE = 'generator.safetensors', 'samples.png'
 REPORT_JSON, REPORT_MARKDOWN, CURVE = 'report.json', 'report.md', statement.PICTURE
+PAGE = page.NAME
 MODEL_CARD, DATA_CARD, USAGE = 'MODEL_CARD.md', 'DATA_CARD.md', 'USAGE.md'
 MANIFEST = 'SHA256SUMS'
 # What every bundle consists of, beside its samples.
 FILES = (
-  GENERATOR, PICTURE, REPORT_JSON, REPORT_MARKDOWN, CURVE, MODEL_CARD, DATA_CARD, USAGE, MANIFEST,
+  GENERATOR, PICTURE, REPORT_JSON, REPORT_MARKDOWN, PAGE, CURVE, MODEL_CARD, DATA_CARD, USAGE,
+  MANIFEST,
 )  # fmt: skip
 # Of which it holds one, as the kind of data is.
 SAMPLES = tuple(directory.SAMPLES.values())
@@ -258,8 +260,11 @@ _EPSILON_SAID = re.compile(
 def _require_same_epsilon(folder: pathlib.Path, stated: float) -> None:
   """Every page states the ε of the report, and nothing else as the ε of this bundle."""
   wanted = accounting.show_epsilon(stated) if math.isfinite(stated) else None
-  for name in (REPORT_MARKDOWN, MODEL_CARD, DATA_CARD, USAGE):
+  for name in (REPORT_MARKDOWN, PAGE, MODEL_CARD, DATA_CARD, USAGE):
+    if name == PAGE and not (folder / name).exists():
+      continue
     text = (folder / name).read_text('utf-8', 'replace')
+    text = _read_page(folder, text) if name == PAGE else text
     said = {one or other for one, other in _EPSILON_SAID.findall(text)}
     if wanted is None:
       said -= {'∞', 'inf'}
@@ -268,6 +273,18 @@ def _require_same_epsilon(folder: pathlib.Path, stated: float) -> None:
         f'{folder / name} states ε = {", ".join(sorted(said)) or "nothing"}, {REPORT_JSON} '
         f'{wanted or "that there is no guarantee"}'
       )
+
+
+def _read_page(folder: pathlib.Path, text: str) -> str:
+  """What the page says, having checked that it shows the bundle's own pictures and no others."""
+  try:
+    said, pictures = _html.read(text)
+  except ValueError as error:
+    raise _validate.InputError(f'{folder / PAGE} is no report of dpgan_jax: {error}') from None
+  known = [(folder / name).read_bytes() for name in (PICTURE, CURVE)]
+  if any(picture not in known for picture in pictures):
+    raise _validate.InputError(f'{folder / PAGE} shows a picture that is not of this bundle')
+  return said
 
 
 def _read_manifest(folder: pathlib.Path) -> dict[str, str]:
@@ -281,7 +298,7 @@ def _read_manifest(folder: pathlib.Path) -> dict[str, str]:
       expected = ', '.join((*FILES[:-1], ' or '.join(SAMPLES)))
       raise _validate.InputError(f'{path} lists {name!r}; expected {expected}, once')
     sums[name] = digest
-  missing = sorted(set(FILES) - set(sums) - {MANIFEST})
+  missing = sorted(set(FILES) - set(sums) - {MANIFEST, PAGE})  # bundles of version 0.1 have no page
   if missing:
     raise _validate.InputError(f'{path} does not list {missing[0]}')
   return sums

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpgan_jax import _environment, _figures, _files, _json, _validate
@@ -21,6 +21,7 @@ from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.models.moments.verdict import Verdict
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.accounting import rounded_up
+from dpgan_jax.publishing import page
 from dpgan_jax.publishing.statement import ENVIRONMENT, PICTURE, Statement
 from dpgan_jax.run import metrics, plan, stages
 from dpgan_jax.run.checkpoint import Checkpoints
@@ -85,7 +86,7 @@ def _verdict(run: RunDir, planned: plan.Plan) -> Verdict | None:
 
 
 def write(run: RunDir, *, tuning_note: str | None = None) -> Statement:
-  """Writes report.json, report.md and the picture of ε over δ into a run directory.
+  """Writes report.json, report.md, report.html and the picture of ε over δ into a run directory.
 
   Args:
     run: the directory.
@@ -98,12 +99,21 @@ def write(run: RunDir, *, tuning_note: str | None = None) -> Statement:
     InputError: as `build`.
   """
   statement = build(run, tuning_note=tuning_note)
-  save(statement, run.path)
+  lines = metrics.read_metrics(run.metrics) if run.metrics.is_file() else ()
+  save(statement, run.path, metrics=lines)
   return statement
 
 
-def save(statement: Statement, folder: pathlib.Path) -> None:
-  """Writes the three files of a statement into `folder`; each is whole or absent."""
+def save(
+  statement: Statement, folder: pathlib.Path, *, metrics: Sequence[Mapping[str, Any]] = ()
+) -> None:
+  """Writes the files of a statement into `folder`; each is whole or absent.
+
+  Args:
+    statement: what they say.
+    folder: where they go; the page shows samples.png of it, if that is there.
+    metrics: lines of the run's record, of which the page shows what is covered.
+  """
   _figures.epsilon_delta_curve(
     [delta for delta, _ in statement.curve],
     [epsilon for _, epsilon in statement.curve],
@@ -111,9 +121,26 @@ def save(statement: Statement, folder: pathlib.Path) -> None:
     at_delta=statement.mechanism.delta,
     at_epsilon=rounded_up(statement.epsilon),
   )
-  with _files.atomic_write(folder / 'report.md') as file:
-    file.write(statement.to_markdown())
+  names = (PICTURE, 'samples.png')
+  pictures = {n: (folder / n).read_bytes() for n in names if (folder / n).is_file()}
+  texts = {'report.md': statement.to_markdown(), page.NAME: to_html(statement, pictures, metrics)}
+  for name, text in texts.items():
+    with _files.atomic_write(folder / name) as file:
+      file.write(text)
   _files.write_json(folder / 'report.json', statement.to_json())
+
+
+def to_html(
+  statement: Statement,
+  pictures: Mapping[str, bytes],
+  metrics: Sequence[Mapping[str, Any]] = (),
+) -> str:
+  """The page of a statement; `pictures` and `metrics` as of `page.make`."""
+  verdict = statement.verdict
+  return page.make(
+    statement.to_markdown(), statement.files(), statement.spec, statement.config.dataset, pictures,
+    colour=verdict and verdict.colour, metrics=metrics,
+  )  # fmt: skip
 
 
 def _charged_steps(run: RunDir, budget: Budget, taken: int) -> tuple[int, bool]:

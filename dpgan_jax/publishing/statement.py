@@ -23,7 +23,7 @@ from dpgan_jax.networks.discriminators import UNACCOUNTED
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.accounting import rounded_down, show_epsilon
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.publishing import caveats, verdicts, words
+from dpgan_jax.publishing import caveats, meaning, verdicts, words
 from dpgan_jax.publishing import statement_text as text
 from dpgan_jax.publishing.verdicts import PICTURE
 
@@ -195,6 +195,7 @@ class Statement:
       {
         'format': _FORMAT,
         'statement': self.guarantee(),
+        'meaning': meaning.of(self.epsilon, m, self.spec),
         'guarantee': {
           'holds': self.holds,
           'epsilon': self.epsilon,
@@ -287,6 +288,8 @@ class Statement:
       f'# {title}',
       self.guarantee(),
       f'{text.GROUP} {self.progress()}' if self.holds else self.progress(),
+      '## What this means',
+      _markdown.bullets(facts['meaning']),
       *(['## What the samples can be good for', self.verdict.sentence] if self.verdict else []),
       '## Mechanism as run',
       _markdown.table(('', ''), (of_moments if self.is_of_moments else numbers).items()),

@@ -31,6 +31,7 @@ def of_files(
   ground = 'Drawn' if holds else 'Not covered by any guarantee: drawn'
   rows = (
     ('report.json, report.md', YES, 'This statement: settings and public constants.'),
+    ('report.html', public, 'This statement as a page, with samples and curves that are covered.'),
     (PICTURE, YES, 'Drawn from the mechanism alone.'),
     (f'{samples}, samples.png', public, f'{ground} from the generator.'),
     ('samples_steps*.png', public, f'{ground} from the generators in snapshots/.'),

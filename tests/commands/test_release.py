@@ -24,7 +24,7 @@ import safetensors.numpy
 import yaml
 from PIL import Image
 
-from dpgan_jax import DPGAN, _figures, release
+from dpgan_jax import DPGAN, _figures, _html, release
 from dpgan_jax._validate import InputError
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
@@ -274,6 +274,19 @@ def test_the_bundle_is_what_the_list_says_and_can_be_used(run, bundle):
   assert facts == run_statement.build(run).to_json()
   assert facts['tuning']['note'] == NOTE
   assert (bundle / bundles.REPORT_MARKDOWN).read_bytes() == run.report_markdown.read_bytes()
+  page = _html.read((bundle / bundles.PAGE).read_text('utf-8'))
+  wanted = ((bundle / name).read_bytes() for name in (bundles.PICTURE, bundles.CURVE))
+  assert page.pictures == tuple(wanted)
+  assert 'Training, as far as' not in page.text  # curves are from metrics.jsonl, which stays
+
+
+def test_a_bundle_of_a_version_without_pages_is_still_right(bundle, tmp_path):
+  folder = pathlib.Path(shutil.copytree(bundle, tmp_path / 'bundle'))
+  (folder / bundles.PAGE).unlink()
+  sums = (folder / bundles.MANIFEST).read_text().splitlines(keepends=True)
+  kept = [line for line in sums if bundles.PAGE not in line]
+  (folder / bundles.MANIFEST).write_text(''.join(kept))
+  assert bundles.verify(folder).startswith(f'{len(kept)} files')
 
 
 def test_the_cards_say_what_their_templates_ask(run, bundle):
@@ -409,7 +422,7 @@ def test_a_failure_half_way_leaves_nothing(run, tmp_path, monkeypatch):
 
 def test_a_received_bundle_is_checked(bundle):
   line = bundles.verify(bundle)
-  assert '9 files' in line
+  assert '10 files' in line
   assert 'ε = ' in line
 
 
@@ -452,6 +465,11 @@ def edit_generator(folder: pathlib.Path, **mechanism) -> None:
   edit_report(folder, lambda facts: facts['mechanism'].update(mechanism))
 
 
+def edit_page(folder: pathlib.Path, old: str, new: str) -> None:
+  path = folder / bundles.PAGE
+  path.write_text(path.read_text('utf-8').replace(old, new, 1), 'utf-8')
+
+
 def other_noise(facts) -> None:
   facts['mechanism']['noise_multiplier'] *= 2
 
@@ -481,6 +499,9 @@ def fewer_steps(facts) -> None:
     (lambda f: edit_report(f, other_noise), True, 'different mechanisms'),
     (lambda f: edit_report(f, fewer_steps), True, 'charges 1 steps'),
     (lambda f: (f / 'report.json').write_text('['), True, 'not a report'),
+    (lambda f: edit_page(f, '</main>', '<script>1</script></main>'), True, 'no report .*<script>'),
+    (lambda f: edit_page(f, 'base64,', 'base64,AAAA'), True, 'a picture that is not of this'),
+    (lambda f: edit_page(f, 'private with ε = ', 'private with ε = 0.'), True, 'html states ε = 0'),
   ],
 )  # fmt: skip
 def test_a_bundle_that_was_changed_is_refused(bundle, tmp_path, damage, seal, words):

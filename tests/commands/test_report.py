@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.experimental.compilation_cache import compilation_cache
 
-from dpgan_jax import _environment
+from dpgan_jax import _environment, _html
 from dpgan_jax._validate import InputError
 from dpgan_jax.budget import cross_check
 from dpgan_jax.budget.budget import Budget
@@ -35,7 +35,7 @@ from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import StepMetrics
 from dpgan_jax.privacy.accounting import show_epsilon
-from dpgan_jax.publishing import run_statement
+from dpgan_jax.publishing import page, run_statement
 from dpgan_jax.run import loop, metrics, plan, stages, trainer
 from dpgan_jax.run.directory import RunDir
 from tests.support import commands
@@ -198,7 +198,7 @@ def test_a_finished_run(finished, tmp_path, monkeypatch):
   before = files_of(run.path)
   statement = run_statement.write(run)
   after = files_of(run.path)
-  new = {'report.json', 'report.md', 'epsilon_delta.png'}
+  new = {'report.json', 'report.md', 'report.html', 'epsilon_delta.png'}
   assert {name: after[name] for name in after if name not in new} == before
   assert after['epsilon_delta.png'].startswith(b'\x89PNG')
 
@@ -243,6 +243,65 @@ def test_a_finished_run(finished, tmp_path, monkeypatch):
   assert said in lines[0]
   assert '0.0001' in lines[0]
   assert '6 of T = 6' in lines[1]
+
+
+EPSILON = re.compile(r'(?<!\^)ε(?: of [^|]*\|| =| is) ([\d.e+-]+\d)')
+
+
+def test_the_page_states_every_epsilon_of_the_statement_and_no_other(finished, tmp_path):
+  run = copied(finished, tmp_path)
+  statement = run_statement.write(run)
+  said, pictures = _html.read((run.path / 'report.html').read_text('utf-8'))
+  pairs = said.split('δ | ε |')[1].split('ε over steps')[0]
+  curve = {repr(delta): show_epsilon(epsilon) for delta, epsilon in statement.curve}
+  assert dict(re.findall(r'\| (\S+) \| (\S+) \|', pairs)) == curve
+  found = set(EPSILON.findall(said))
+  facts = read_strictly(run.report_json)
+  second = facts['accounting']['second_opinion']
+  assert found == {show_epsilon(statement.epsilon)}
+  assert f'{second["epsilon_at_least"]:.4g}' in said
+  course = re.findall(r'\| (\d+) \| ([\d.]+) \|', said.split('ε spent |')[1].split('Training')[0])
+  wanted = {str(n): show_epsilon(direct_epsilon(n, 1e-4)) for n in (3, 6)}
+  assert dict(course) == wanted
+  for sentence in (*facts['meaning'], facts['statement'], *facts['not_covered']):
+    assert sentence in said
+  # Samples, the curve over δ, and losses on fakes: all that is drawn, and none that is private.
+  names = ('samples.png', run_statement.PICTURE)
+  assert pictures[:2] == tuple((run.path / name).read_bytes() for name in names)
+  assert len(pictures) == 3
+  assert run.losses_png.read_bytes() not in pictures
+
+
+def test_the_page_has_no_private_number_of_a_step(finished, monkeypatch, tmp_path):
+  drawn = []
+  monkeypatch.setattr(
+    page._figures, 'loss_curves', lambda lines, path: drawn.extend(lines) or finished.losses_png
+  )
+  run_statement.write(copied(finished, tmp_path))
+  assert drawn
+  assert all(not set(line) & metrics.REAL_DATA_METRICS for line in drawn)
+
+
+def test_what_somebody_chose_to_call_things_is_text(finished):
+  planted = '<script>alert(1)</script>"\'><img src=x onerror=alert(2)> ![x](http://a.b/c.png)'
+  said = run_statement.build(finished, tuning_note=planted)
+  said = dataclasses.replace(said, config=said.config.replace(dataset='d"<b>'))
+  made = run_statement.to_html(said, {run_statement.PICTURE: b'x', 'samples.png': b'y'})
+  text = _html.read(made).text  # refuses every element and attribute that is none of ours
+  assert planted in text
+  assert '<script' not in made
+  assert 'http' not in made.replace('http-equiv', '').replace('http://a.b', '')
+
+
+def test_the_box_of_a_page_says_whether_it_may_be_published(finished, seeded, not_private):
+  for run, colour, words in (
+    (finished, 'green', 'This page may be published.'),
+    (seeded, 'yellow', 'only if the seed of the run stays secret'),
+    (not_private, 'red', 'Do not publish this page.'),
+  ):
+    made = run_statement.to_html(run_statement.build(run), {run_statement.PICTURE: b'x'})
+    assert f'class="box {colour}"' in made
+    assert words in _html.read(made).text
 
 
 def test_every_file_of_a_run_has_a_verdict(finished, tmp_path):

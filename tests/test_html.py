@@ -1,0 +1,113 @@
+"""Pages: what they are made of, that all text is text, and that readers can read them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from dpgan_jax import _html, _markdown
+
+PAGE = """# Title
+
+Intro with **bold *and* more**, `a < b` and C\\|D.
+
+## First
+
+| | σ |
+| --- | --- |
+| one | 1 |
+
+## Second
+
+- a_b_c
+- 2 * 3 * 4
+
+> said
+
+![curve](curve.png)
+![other](other.png)
+"""
+
+
+def luminance(colour: str) -> float:
+  parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+  linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+  return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+  """As WCAG 2.2 defines it."""
+  light, dark = sorted(map(luminance, (one, other)), reverse=True)
+  return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize(
+  'pair', [(_html.INK, _html.PAPER), ('#767676', _html.PAPER), *_html.COLOURS.values()]
+)
+def test_ink_stands_out_from_its_ground(pair):
+  assert contrast(*pair) >= 4.5
+
+
+def test_contrast_is_that_of_wcag():
+  assert contrast('#000000', '#ffffff') == pytest.approx(21)
+  assert contrast('#777777', '#ffffff') < 4.5  # the well-known grey that just fails
+
+
+def made() -> str:
+  pictures = {'curve.png': _html.Picture(b'png', 'a "curve"', 'below <it>')}
+  return _html.page('Title <1>', [_html.box('red', '**No.**'), _html.body(PAGE, pictures)])
+
+
+def test_a_page_is_what_the_markdown_says():
+  text = made()
+  assert '<strong>bold <em>and</em> more</strong>, <code>a &lt; b</code> and C|D.' in text
+  assert '<th scope="row">one</th><td>1</td>' in text
+  assert '<thead><tr><td></td><th scope="col">σ</th></tr></thead>' in text
+  assert '<caption>First</caption>' in text
+  assert '<li>a_b_c</li>\n<li>2 * 3 * 4</li>' in text
+  assert '<blockquote><p>said</p></blockquote>' in text
+  assert text.count('<img ') == 1
+  assert 'alt="a &quot;curve&quot;"><figcaption>below &lt;it&gt;</figcaption>' in text
+  said, pictures = _html.read(text)
+  assert pictures == (b'png',)
+  assert '| one | 1 |' in said
+
+
+def test_headings_are_in_order_and_the_language_is_said():
+  text = made()
+  assert text.startswith('<!DOCTYPE html>\n<html lang="en">')
+  levels = [int(n) for n in re.findall(r'<h(\d)', text)]
+  assert levels == [1, 2, 2]
+  assert '<meta name="viewport"' in text
+  assert '@media print' in text
+
+
+@pytest.mark.parametrize(
+  'planted',
+  [
+    '<script>1</script>', '<p onclick="x">', '<img src="https://a.b/c.png" alt="">',
+    '<img src="data:image/png;base64,%%" alt="">', '<a href="x">', '<link rel="x">',
+    '<style>p { background: url(//a.b) }</style>', '<!-- x -->', '<iframe>', '<p style="x">',
+    '<meta http-equiv="refresh" content="0;url=https://a.b">', '<svg>', '<form>',
+  ],
+)  # fmt: skip
+def test_what_no_page_holds_is_refused(planted):
+  with pytest.raises(ValueError, match='a page does not hold'):
+    _html.read(made().replace('</main>', f'{planted}</main>'))
+
+
+@pytest.mark.parametrize(
+  'planted',
+  ['<script>1</script>', '![x](https://a.b/c.png)', '[x](javascript:1)', '<b>', '"><img>'],
+)
+def test_text_stays_text(planted):
+  markdown = f'# T\n\n{planted}\n\n## {planted}\n\n- {planted}\n\n| {planted} |\n| --- |\n| a |\n'
+  text = _html.page(planted, [_html.body(markdown), _html.box('red', planted)])
+  said, pictures = _html.read(text)
+  assert said.count(planted) >= 4
+  assert pictures == ()
+
+
+def test_a_page_is_read_by_its_sections():
+  assert list(_markdown.sections(PAGE)) == ['', 'First', 'Second']
