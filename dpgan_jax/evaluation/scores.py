@@ -219,7 +219,7 @@ class Evaluation:
     first, *others = self.sentences
     lines = ['# Evaluation of synthetic images', '', f'**{first}**', '']
     lines += [f'{line}\n' for line in others]
-    lines += ['These sentences read private data too.', '']
+    lines += [f'{self.verdict.next_step} These sentences read private data too.', '']
     lines += [_markdown.bullets(f'{n.replace("_", " ")}: {value}' for n, value in about.items())]
     header = (
       'score', 'samples', 'real', 'static', 'best', 'n', 'reads private data', 'what to know',
@@ -231,7 +231,7 @@ class Evaluation:
       )
       for s in self.scores
     ]  # fmt: skip
-    lines += ['', PRIVACY, '', _markdown.table(header, rows), *self._per_class()]
+    lines += ['', '## Scores', '', PRIVACY, '', _markdown.table(header, rows), *self._per_class()]
     if self.skipped:
       left_out = _markdown.bullets(f'{name}: {reason}' for name, reason in self.skipped.items())
       lines += ['', '## Left out', '', left_out]

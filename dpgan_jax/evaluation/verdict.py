@@ -45,6 +45,15 @@ LEVELS = (
 UNKNOWN = Level('unknown', 'grey', 0.0, 0.0)
 LEAST_TO_LEARN = 0.1
 """Above a guess, for a classifier that was trained on real images: with less it says nothing."""
+NEXT = {
+  'good': 'Next: check on real data what you want to conclude from them, then release them.',
+  'usable': 'Next: try them on your own task first; more records, a larger ε or fewer classes make '
+  'them better.',
+  'poor': 'Next: do not rely on them; use more records, a larger ε, or fewer classes or columns.',
+  'useless': 'Next: do not use them; use many more records, a larger ε, or fewer classes.',
+  'unknown': 'Next: hold out real records, so that samples can be compared with them.',
+}
+"""What to do after a verdict, by level."""
 RULE = (
   'The first sentence: *usefulness* is (TSTR - guess) / (real - guess), of balanced accuracies and '
   'of the classifier that learns most from real images; *likeness* is (s - d) / (s - r), where d, '
@@ -74,9 +83,15 @@ class Verdict:
   likeness: float | None
   sentence: str
 
+  @property
+  def next_step(self) -> str:
+    """What to do now."""
+    return NEXT[self.level]
+
   def to_json(self) -> dict[str, Any]:
     """JSON-ready, with the rule."""
-    return {**dataclasses.asdict(self), 'rule': RULE.replace('*', '')}
+    rule = RULE.replace('*', '')
+    return {**dataclasses.asdict(self), 'next_step': self.next_step, 'rule': rule}
 
 
 def judge(accuracy: tuple[float, float, float] | None, fid: tuple[float, ...] | None) -> Verdict:

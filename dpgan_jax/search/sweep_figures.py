@@ -10,7 +10,7 @@ from typing import Any
 
 from dpgan_jax import _files, _validate
 from dpgan_jax.evaluation import curves as draw
-from dpgan_jax.evaluation import snapshots
+from dpgan_jax.evaluation import scoring, snapshots
 from dpgan_jax.privacy.accounting import show_epsilon
 from dpgan_jax.run import generator_file
 from dpgan_jax.run.directory import RunDir
@@ -55,8 +55,11 @@ def write(table: sweep_table.Table, folder: pathlib.Path) -> list[str]:
   """Writes sweep.json, sweep.md and the figures; returns what to tell the user."""
   made, left_out = draw_figures(table, folder)
   _files.write_json(folder / 'sweep.json', sweep_table.to_json(table))
+  text = sweep_table.to_markdown(table, made, left_out)
   with _files.atomic_write(folder / 'sweep.md') as file:
-    file.write(sweep_table.to_markdown(table, made, left_out))
+    file.write(text)
+  pictures = {name: _described(name) for name in made}
+  scoring.write_page(text, None, folder, pictures, name='sweep.html')
   said = sweep_table.spending(*table.spent_together, table)
   return [said, f'Table and figures: {folder / "sweep.md"}']
 
@@ -85,6 +88,16 @@ def draw_figures(table: sweep_table.Table, folder: pathlib.Path) -> tuple[list[s
     except _validate.InputError as error:
       left_out.append(f'{name}: {error}'.replace(f'{folder}/', ''))
   return [*made, *draw_scores(table, folder)], left_out
+
+
+def _described(name: str) -> tuple[str, str]:
+  """What a figure shows, and what stands below it."""
+  if name == 'samples.png':
+    return 'A row of samples for each ε, all of the same noise.', 'Samples over ε; none was chosen.'
+  if name.startswith('steps_'):
+    return f'Rows of samples over the steps of training: {name}.', 'Samples over training.'
+  title = next(title for file, title, *_ in _FIGURES if file == name)
+  return f'Curves over ε: {title}.', f'{title}; reads private data.'
 
 
 def run_of(epsilon: float) -> str:

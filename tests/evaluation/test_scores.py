@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from dpgan_jax.evaluation import curves
+from dpgan_jax import _html
+from dpgan_jax.evaluation import curves, scoring, tasks
 from dpgan_jax.evaluation.scores import Evaluation, Score, Store
 
 PER_CLASS = {'per_class': [0.5, None], 'per_class_ceiling': [0.9, 1.0]}
@@ -127,3 +130,23 @@ def test_store(tmp_path):
   for damage in ('', '[]', '{"key": 1}', 'null', file.read_text()[:-3]):
     file.write_text(damage)
     assert store.get('fid', key) is None
+
+
+def test_the_html_page_is_private_and_holds_what_the_markdown_says(evaluated, tmp_path):
+  amount = scoring.Amount(tasks.Settings.quick(), 20, quick=True)
+  images = np.arange(20 * 64, dtype=np.uint8).reshape(20, 8, 8, 1)
+  samples = scoring.Samples(images, np.arange(20) % 2, source='x')
+  named = dataclasses.replace(evaluated, class_names=('<script>1</script>', 'up'))
+  (tmp_path / 'losses.png').write_bytes(b'curves')
+  scoring.write(named, {'samples': '<b>x</b>'}, amount, tmp_path, samples)
+  html = (tmp_path / 'evaluation.html').read_text('utf-8')
+  said, pictures = _html.read(html)  # refuses every element that is none of ours
+  assert said.index('Keep this page private.') < said.index(named.verdict.sentence)
+  assert f'class="box {named.verdict.colour}"' in html
+  assert named.verdict.next_step in said
+  for text in ('0.8765', '<script>1</script>', '<b>x</b>', 'Left out', 'reads private data'):
+    assert text in said
+  assert pictures[1:] == ((tmp_path / 'evaluation.png').read_bytes(), b'curves')
+  rows = [line for line in named.to_markdown({}).splitlines() if line.startswith('| TSTR')]
+  for row in rows:
+    assert row.replace('**', '').replace('*', '').split(' | ')[1] in said

@@ -109,11 +109,19 @@ def evaluate_run(
   _files.write_json(out / RECORD, record)
   pictures.one_way(test, synthetic, out / MARGINALS)
   pictures.relations(test, synthetic, out / RELATIONS)
+  text = to_markdown(record)
   with _files.atomic_write(out / PAGE) as file:
     file.write(
-      f'{to_markdown(record)}\n![One-way marginals]({MARGINALS})\n\n'
+      f'{text}\n![One-way marginals]({MARGINALS})\n\n'
       f'![Relations of columns]({RELATIONS})\n\nThe pictures read private data: **yes**.\n'
     )
+  scoring.write_page(text, record['verdict']['colour'], out, {
+    MARGINALS: ('Bar charts: shares of the values of each column, of held-out and synthetic rows.',
+                'Bars that are alike are what a good synthetic table has.'),
+    RELATIONS: ("Three grids of Cramér's V of every two columns: of held-out rows, of synthetic "
+                'rows, and the difference.',
+                'How much columns depend on each other. A white third grid is best.'),
+  })  # fmt: skip
   return record
 
 
@@ -139,7 +147,8 @@ def summary(record: Mapping[str, Any], out: str | pathlib.Path) -> list[str]:
 def to_markdown(record: Mapping[str, Any]) -> str:
   """The record of `scores.score` for people."""
   lines = ['# Evaluation of a synthetic table', '', f'**{record["sentence"]}**', '']
-  lines += [record['copies']['sentence'], '', 'These sentences read private data too.', '']
+  lines += [record['copies']['sentence'], '']
+  lines += [f'{record["verdict"]["next_step"]} These sentences read private data too.', '']
   about = {n: value for n, value in record['about'].items() if value is not None}
   lines += [_markdown.bullets(f'{n.replace("_", " ")}: {_cell(v)}' for n, v in about.items())]
   header = (
@@ -153,7 +162,7 @@ def to_markdown(record: Mapping[str, Any]) -> str:
     )
     for one in record['scores']
   ]  # fmt: skip
-  lines += ['', _PRIVACY, '', _markdown.table(header, rows)]
+  lines += ['', '## Scores', '', _PRIVACY, '', _markdown.table(header, rows)]
   lines += ['', '## By column (reads private data: **yes**)', '', _by_column(record['columns'])]
   if record['worst_pairs']:
     pairs = (
