@@ -40,6 +40,8 @@ body {{ margin: 0 auto; max-width: 52rem; padding: 1rem; color: {INK}; backgroun
 h1 {{ font-size: 1.7rem; line-height: 1.2 }}
 h2 {{ font-size: 1.25rem; margin-top: 2rem; border-bottom: 1px solid #767676 }}
 .box {{ margin: 1rem 0; padding: .75rem 1rem; border-left: .4rem solid }}
+.box > :first-child {{ margin-top: 0 }}
+.box > :last-child {{ margin-bottom: 0 }}
 .scroll {{ overflow-x: auto }}
 table {{ border-collapse: collapse; font-size: .9rem }}
 caption {{ text-align: left; font-style: italic; padding: .2rem 0 }}
@@ -137,8 +139,9 @@ def body(markdown: str, pictures: Mapping[str, Picture] | None = None) -> str:
       said = _inline(' '.join(line[2:] for line in lines))
       made.append(f'<blockquote><p>{said}</p></blockquote>')
     elif kind == 'picture':
+      known = pictures or {}
       names = [found[2] for line in lines if (found := _IMAGE.fullmatch(line))]
-      made += [figure(pictures[name]) for name in names if name in (pictures or {})]
+      made += [figure(known[name]) for name in names if name in known]
     elif kind == 'text':
       made.append(f'<p>{_inline(" ".join(lines))}</p>')
   return '\n'.join(made)

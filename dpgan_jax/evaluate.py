@@ -3,7 +3,7 @@
 
 Says first what the samples are worth, in one sentence by a public rule (`evaluation.verdict`), and
 whether they are copies. Then come the scores, each beside what real images and what noise gets.
-Writes evaluation.json, evaluation.md and evaluation.png beside the run (or into `--out`). Running
+Writes evaluation.json, .md, .html and .png beside the run (or into `--out`). Running
 the same command again after an interruption finds the scores that were finished. Nearly every score
 reads real images without noise: the output says which. The images compared with are those that the
 run held out, which it has recorded, or the test split of the data.

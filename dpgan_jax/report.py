@@ -1,5 +1,7 @@
 """The statement that goes out with a model: `python -m dpgan_jax.report --run_dir=runs/eps2`.
 
+Writes report.json, report.md and report.html, a page for people who decide about a release.
+
 It says what is guaranteed and for whom, how, what of a run directory may be published, and what no
 number here covers. Everything in it follows from the run directory: settings and mechanism
 (config.json), the steps paid for (the ledger), the steps taken (the checkpoints); these are only

@@ -89,13 +89,13 @@ def _of_samples(spec: Spec, name: str) -> tuple[str, str]:
   rows = ', a row for each class' if spec.num_classes > 1 else ''
   return (
     f'A grid of synthetic {said.records} like those of {name}{rows}.',
-    f'None of these {said.records} was chosen. No person is in them: each was drawn.',
+    f'None of these {said.records} was chosen; each was drawn from noise.',
   )
 
 
 def _over_steps(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
   """ε over steps, and the losses that read no records."""
-  lines = [{name: line.get(name) for name in _CURVES} for line in metrics]
+  lines: list[dict[str, Any]] = [{n: line.get(n) for n in _CURVES} for line in metrics]
   made = []
   known = [line for line in lines if _finite(line['epsilon']) and _finite(line['step'])]
   if known:
