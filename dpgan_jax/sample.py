@@ -20,7 +20,6 @@ from dpgan_jax import _cli, _settings, _shared_flags, _validate
 from dpgan_jax.data import distort, writers
 from dpgan_jax.data.tables.files import write as tables
 from dpgan_jax.models.synthesizer import Synthesizer
-from dpgan_jax.privacy.accounting import show_epsilon
 from dpgan_jax.run import generator_file, samples, secrets, trainer
 
 _source, _samples, _files = (
@@ -89,19 +88,13 @@ def main() -> None:
   if choice.distort:
     records = distort.distort(records, key)
   written = samples.write(
-    model.spec, records, labels,
+    model, records, labels,
     with_ending(options.out or str(folder / f'synthetic_{format}'), format),
     format=format, overwrite=options.overwrite,
   )  # fmt: skip
-  epsilon = model.epsilon()
-  spent = (
-    'no privacy'
-    if np.isinf(epsilon)
-    else f'epsilon {show_epsilon(epsilon)}, delta {model.budget.mechanism.delta:g}'
-  )
   kind = 'distorted synthetic' if choice.distort else 'synthetic'
   what = 'examples' if model.spec.schema is None else 'rows'
-  print(f'{options.num} {kind} {what} ({spent}, step {model.steps}): {written}')
+  print(f'{options.num} {kind} {what} (step {model.steps}; {model.guarantee()}): {written}')
 
 
 def _generator(options: Options) -> tuple[Synthesizer, pathlib.Path]:

@@ -48,6 +48,7 @@ def export(
   num_classes: int | None = None,
   class_names: Sequence[str] | None = None,
   overwrite: bool = False,
+  guarantee: str | None = None,
 ) -> pathlib.Path:
   """Writes images and labels to `path`, in order, all of it or nothing.
 
@@ -83,6 +84,8 @@ def export(
     class_names: one for each class; by default their numbers. Not without labels.
     overwrite: replace what is there. A PNG folder is replaced only if it holds nothing but images
       named as above, in folders of numbers or of the names in its `class_names.json`.
+    guarantee: what the images cost, in a line. An npz holds it as the array `guarantee`, each PNG
+      as the text `Guarantee`, Parquet in its metadata; IDX has no place for it.
 
   Returns:
     `path`.
@@ -111,11 +114,13 @@ def export(
     _refuse_existing([path], overwrite)
     with atomic_write(path, 'wb') as file:
       if format == 'parquet':
-        _write_parquet(file, images, labels, names)
+        _write_parquet(file, images, labels, names, guarantee)
       else:
         arrays: dict[str, Any] = {'x': images} if labels is None else {'x': images, 'y': labels}
         if names is not None and not naming.unnamed(names):
           arrays['class_names'] = np.array(names)
+        if guarantee is not None:
+          arrays['guarantee'] = np.array(guarantee)
         np.savez_compressed(file, **arrays)
     return path
   if os.path.lexists(path) and not path.is_dir():
@@ -123,7 +128,7 @@ def export(
   if format == 'idx':
     _write_idx(path, images, labels, names, split, overwrite)
   else:
-    _write_png_folder(path, images, labels, names, split, overwrite)
+    _write_png_folder(path, images, labels, names, split, overwrite, guarantee)
   return path
 
 
@@ -286,6 +291,7 @@ def _write_png_folder(
   names: Sequence[str] | None,
   split: str,
   overwrite: bool,
+  guarantee: str | None,
 ) -> None:
   existing = _refuse_existing([path / split], overwrite)
   for folder in existing:
@@ -302,7 +308,7 @@ def _write_png_folder(
       folder = staging / split / naming.to_disk(name)
       folder.mkdir(parents=True)
       for n in indices:
-        (folder / f'{n:0{index_width}}.png').write_bytes(_png_bytes(images[n]))
+        (folder / f'{n:0{index_width}}.png').write_bytes(_png_bytes(images[n], guarantee))
 
 
 def _refuse_foreign_files(folder: pathlib.Path, classes: Sequence[str]) -> None:
@@ -323,16 +329,22 @@ def _refuse_foreign_files(folder: pathlib.Path, classes: Sequence[str]) -> None:
       )
 
 
-def _png_bytes(image: np.ndarray) -> bytes:
-  from PIL import Image  # here, as npz and IDX need no Pillow
+def _png_bytes(image: np.ndarray, guarantee: str | None = None) -> bytes:
+  from PIL import Image, PngImagePlugin  # here, as npz and IDX need no Pillow
 
-  buffer = io.BytesIO()
-  Image.fromarray(image).save(buffer, format='PNG')
+  buffer, said = io.BytesIO(), PngImagePlugin.PngInfo()
+  if guarantee is not None:
+    said.add_text('Guarantee', guarantee)
+  Image.fromarray(image).save(buffer, format='PNG', pnginfo=said)
   return buffer.getvalue()
 
 
 def _write_parquet(
-  file: Any, images: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None
+  file: Any,
+  images: np.ndarray,
+  labels: np.ndarray | None,
+  names: Sequence[str] | None,
+  guarantee: str | None,
 ) -> None:
   import pyarrow as pa  # here, as importing it takes longer than writing any other format
   from pyarrow import parquet
@@ -344,6 +356,8 @@ def _write_parquet(
     columns.append(('label', pa.int64()))
     features['label'] = {'names': list(names), '_type': 'ClassLabel'}
   metadata = {'huggingface': json.dumps({'info': {'features': features}})}
+  if guarantee is not None:
+    metadata['guarantee'] = guarantee
   schema = pa.schema(columns, metadata=metadata)
   width = len(str(len(images) - 1))
   with parquet.ParquetWriter(file, schema) as writer:

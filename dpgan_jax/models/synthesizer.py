@@ -7,6 +7,7 @@ has one, with what labels its samples (`gan_synthesizer`), and so have moments (
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from dpgan_jax import _validate
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.privacy import accounting
 
 
 class Synthesizer(abc.ABC):
@@ -64,6 +66,19 @@ class Synthesizer(abc.ABC):
   def epsilon(self, delta: float | None = None) -> float:
     """ε of everything computed from this model, at `delta` (default: the mechanism's)."""
     return self.budget.epsilon(self.steps, delta)
+
+  def guarantee(self) -> str:
+    """A line for every file that comes of this model, as whoever finds it may know nothing else.
+
+    'epsilon 1.001, delta 1e-05 for one row, add_or_remove_one', ε rounded up.
+    """
+    if not math.isfinite(self.epsilon()):
+      return 'no privacy guarantee'
+    mechanism = self.budget.mechanism
+    return (
+      f'epsilon {accounting.show_epsilon(self.epsilon())}, delta {mechanism.delta:g} for '
+      f'{self.spec.unit}, {mechanism.neighboring_relation}'
+    )
 
   def sample(
     self,

@@ -116,7 +116,7 @@ def release(
   with _files.atomic_directory(out) as staging:
     generator_file.save(model, staging / GENERATOR)
     file = directory.SAMPLES[model.spec.kind]
-    samples.write(model.spec, records, labels, staging / file)
+    samples.write(model, records, labels, staging / file)
     samples.picture_of(model.spec, shown, shown_labels, staging / PICTURE)
     run_statement.save(said, staging)
     texts = {
@@ -225,6 +225,11 @@ def verify(folder: str | os.PathLike[str]) -> str:
       f'{epsilon:.6g}'
     )
   _require_same_epsilon(folder, stated)
+  said = generator_file.guarantee_of(folder / GENERATOR)
+  if said not in (None, model.guarantee()):
+    raise _validate.InputError(
+      f'{folder / GENERATOR} says {said!r}; its mechanism gives {model.guarantee()}'
+    )
   return (
     f'{len(sums)} files are as {MANIFEST} says, and load without pickle; '
     + (

@@ -61,6 +61,7 @@ def save(model: Synthesizer, path: str | os.PathLike[str], *, run: str | None = 
     'mechanism': model.gan.mechanism.to_dict(),
     'data': model.spec.to_record(),
     'steps': model.steps,
+    'guarantee': model.guarantee(),
     'past': sorted(model.past),
     'labellers': [labelling.to_record(labeller.classifier) for labeller in model.labellers],
     **({} if run is None else {'run': run}),
@@ -148,6 +149,11 @@ def run_of(path: str | os.PathLike[str]) -> str | None:
   return _described(os.fspath(path))[1].get('run')
 
 
+def guarantee_of(path: str | os.PathLike[str]) -> str | None:
+  """What a model's file says that it guarantees (`Synthesizer.guarantee`); None: nothing."""
+  return _described(os.fspath(path))[1].get('guarantee')
+
+
 def _described(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
   header, record = _tensor_file.describe(path)
   if record.get('format') not in (_FORMAT, _MOMENTS_FORMAT, *_OLD_FORMATS):
@@ -216,6 +222,7 @@ def _save_moments(model: MomentsSynthesizer, path: str | os.PathLike[str]) -> No
   moments = dataclasses.replace(model.moments, config=model.config.replace(seed=None))
   record = {
     'format': _MOMENTS_FORMAT, **moments.to_record(), 'data': model.spec.to_record(),
+    'guarantee': model.guarantee(),
   }  # fmt: skip
   upper = np.triu_indices(model.moments.encoding.second_dim)  # the rest is the same again
   arrays = {

@@ -24,7 +24,7 @@ def formats(spec: Spec) -> tuple[str, ...]:
 
 
 def write(
-  spec: Spec,
+  model: Synthesizer,
   records: np.ndarray,
   labels: np.ndarray | None,
   path: pathlib.Path,
@@ -32,10 +32,10 @@ def write(
   format: str | None = None,
   overwrite: bool = False,
 ) -> pathlib.Path:
-  """Writes samples, whole or not at all.
+  """Writes samples, whole or not at all; with what they cost, where a format has a place for it.
 
   Args:
-    spec: of the data that they stand for.
+    model: what they were drawn from.
     records: [n, ...], as the data are.
     labels: their classes, int [n]; None: they have none.
     path: a file, or the folder of a format of several files.
@@ -48,14 +48,15 @@ def write(
   Raises:
     InputError: a format that there is not, or something is there.
   """
+  spec, said = model.spec, model.guarantee()
   format = format or formats(spec)[0]
   if spec.schema is not None:
     return tables.export(
-      path, spec.schema, records, labels, format=format, overwrite=overwrite
+      path, spec.schema, records, labels, format=format, overwrite=overwrite, guarantee=said
     )
   names = None if labels is None else spec.class_names
   return writers.export(
-    path, records, labels, format=format, class_names=names, overwrite=overwrite
+    path, records, labels, format=format, class_names=names, overwrite=overwrite, guarantee=said
   )
 
 

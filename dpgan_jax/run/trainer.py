@@ -155,7 +155,7 @@ def _past(planned: GANPlan, run: RunDir, step: int) -> dict[int, GeneratorState]
 def _leave_samples(model: Synthesizer, run: RunDir, key: jax.Array) -> None:
   """Samples and their picture; by a key of the run, so the same every time."""
   drawn = model.sample(model.config.num_samples, key=key)
-  samples.write(model.spec, *drawn, run.samples(model.spec.kind), overwrite=True)
+  samples.write(model, *drawn, run.samples(model.spec.kind), overwrite=True)
   shown = samples.for_picture(model, drawn, jax.random.fold_in(key, 1))
   samples.picture_of(model.spec, *shown, run.samples_png)
 

@@ -454,12 +454,13 @@ def endless_steps(facts) -> None:
   facts['progress']['steps_charged'] = 2**62
 
 
-def edit_generator(folder: pathlib.Path, **mechanism) -> None:
+def edit_generator(folder: pathlib.Path, guarantee: str | None = None, **mechanism) -> None:
   """Another mechanism in generator and report alike: only its ε can give it away."""
   with safetensors.safe_open(folder / bundles.GENERATOR, 'numpy') as file:
     record = json.loads(file.metadata()['dpgan_jax'])
     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
   record['mechanism'].update(mechanism)
+  record['guarantee'] = guarantee or record['guarantee']
   about = {'dpgan_jax': json.dumps(record)}
   (folder / bundles.GENERATOR).write_bytes(safetensors.numpy.save(tensors, about))
   edit_report(folder, lambda facts: facts['mechanism'].update(mechanism))
@@ -496,6 +497,7 @@ def fewer_steps(facts) -> None:
     (lambda f: edit_report(f, endless_steps), True, r'expected steps_charged in \[0, '),
     (lambda f: edit_generator(f, noise_multiplier=0.003), True, 'but .* steps .* cost inf'),
     (lambda f: edit_generator(f, noise_multiplier=0.001), True, 'but .* steps .* cost inf'),
+    (lambda f: edit_generator(f, guarantee='epsilon 0.1'), True, "says 'epsilon 0.1'; its"),
     (lambda f: edit_report(f, other_noise), True, 'different mechanisms'),
     (lambda f: edit_report(f, fewer_steps), True, 'charges 1 steps'),
     (lambda f: (f / 'report.json').write_text('['), True, 'not a report'),

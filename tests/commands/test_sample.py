@@ -19,6 +19,7 @@ from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
+from dpgan_jax.privacy.accounting import show_epsilon
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file
 from dpgan_jax.run.secrets import root_key
@@ -87,7 +88,7 @@ def test_npz_into_the_run_directory_never_over_another_unasked(trained, command)
 
   status, out, err = command(*arguments, '--overwrite')
   assert (status, err) == (0, '')
-  assert out == f'20 synthetic examples (no privacy, step 2): {path}\n'
+  assert out == f'20 synthetic examples (step 2; no privacy guarantee): {path}\n'
   with np.load(path) as file:
     expected = trained.model.sample(20, key=root_key(5))
     np.testing.assert_array_equal(file['x'], expected[0][..., 0])
@@ -101,7 +102,7 @@ def test_distorted_samples_are_the_same_ones_distorted_under_their_old_names(tra
     f'--out={path.with_suffix("")}',
   )
   assert (status, err) == (0, '')
-  assert out == f'20 distorted synthetic examples (no privacy, step 2): {path}\n'
+  assert out == f'20 distorted synthetic examples (step 2; no privacy guarantee): {path}\n'
   drawn, names = trained.model.sample(20, key=root_key(5))
   with np.load(path) as file:
     np.testing.assert_array_equal(file['x'], distort.distort(drawn, root_key(5))[..., 0])
@@ -140,8 +141,9 @@ def test_unconditional_generator_to_parquet_without_labels(unconditional, comman
     f'--model={path}', '--format=parquet', '--num=3', f'--out={tmp_path}/p'
   )
   assert (status, err) == (0, '')
-  spent = f'epsilon {epsilon:.4g}, delta 0.001, step 4'
-  assert out == f'3 synthetic examples ({spent}): {tmp_path}/p.parquet\n'
+  spent = f'epsilon {show_epsilon(epsilon)}, delta 0.001 for one image, add_or_remove_one'
+  assert out == f'3 synthetic examples (step 4; {spent}): {tmp_path}/p.parquet\n'
+  assert parquet.read_schema(tmp_path / 'p.parquet').metadata[b'guarantee'].decode() == spent
   table = parquet.read_table(tmp_path / 'p.parquet').to_pylist()
   assert [set(row) for row in table] == [{'image'}] * 3
   assert Image.open(io.BytesIO(table[0]['image']['bytes'])).size == (8, 8)

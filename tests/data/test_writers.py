@@ -469,3 +469,17 @@ def test_other_channel_counts_fit_npz_and_idx(tmp_path):
   for format in ('npz', 'idx'):
     path = export(target(tmp_path, format), images, labels, format=format)
     np.testing.assert_array_equal(READERS[format](path, 'train')[0], images)
+
+
+def test_what_was_spent_goes_with_the_file(tmp_path):
+  images, labels = make()
+  said = 'epsilon 1.001, delta 1e-05 for one labelled image, add_or_remove_one'
+  for format in ('npz', 'png', 'parquet'):
+    export(target(tmp_path, format), images, labels, format=format, guarantee=said)
+  assert str(np.load(tmp_path / 'out.npz')['guarantee']) == said
+  assert pq.read_schema(tmp_path / 'out.parquet').metadata[b'guarantee'].decode() == said
+  for path in (tmp_path / 'out').rglob('*.png'):
+    with Image.open(path) as image:
+      assert image.text == {'Guarantee': said}
+  for path, kind in ((tmp_path / 'out.npz', 'npz'), (tmp_path / 'out', 'png')):
+    assert len(datasets.load_dataset(kind, data_dir=path)) == len(images)

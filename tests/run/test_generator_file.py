@@ -114,7 +114,7 @@ def test_file_holds_the_generator_and_nothing_else(model, report_model, saved, t
   record = metadata(saved)
   assert record['config']['seed'] is None
   assert set(record) == {
-    'format', 'config', 'mechanism', 'data', 'steps', 'past', 'labellers'
+    'format', 'config', 'mechanism', 'data', 'steps', 'guarantee', 'past', 'labellers'
   }  # fmt: skip
   generator_file.save(report_model, tmp_path / 'report')
   names = safetensors.numpy.load_file(tmp_path / 'report')

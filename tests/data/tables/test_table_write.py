@@ -150,3 +150,10 @@ def test_a_frame_reads_as_its_file_does(tmp_path):
     np.testing.assert_array_equal(again.records, people.records)
     assert again.name == 'people'
   assert isinstance(frame, pa.Table)
+
+
+def test_parquet_says_what_was_spent(tmp_path):
+  path = write.export(
+    tmp_path / 's.parquet', SCHEMA, RECORDS, LABELS, format='parquet', guarantee='epsilon 1'
+  )
+  assert parquet.read_schema(path).metadata[b'guarantee'] == b'epsilon 1'

@@ -46,6 +46,7 @@ def export(
   *,
   format: str = 'csv',
   overwrite: bool = False,
+  guarantee: str | None = None,
 ) -> pathlib.Path:
   """Writes records as a table to the file `path`, in order, all of it or nothing.
 
@@ -60,6 +61,7 @@ def export(
     labels: whole numbers [N], of the target; None without one.
     format: one of `FORMATS`.
     overwrite: replace what is there.
+    guarantee: what the rows cost, in a line, for Parquet's metadata; CSV has no place for it.
 
   Returns:
     `path`.
@@ -84,7 +86,10 @@ def export(
   if os.path.lexists(path) and not overwrite:
     raise InputError(f'{path} exists already; expected a new path, or overwrite')
   with atomic_write(path, 'wb') as file:
-    (_write_csv if format == 'csv' else _write_parquet)(file, table)
+    if format == 'csv':
+      _write_csv(file, table)
+    else:
+      _write_parquet(file, table, guarantee)
   return path
 
 
@@ -139,10 +144,13 @@ def to_arrow(table: TableDataset) -> Any:
   return pa.table(arrays, names=[column.name for column in columns])
 
 
-def _write_parquet(file: Any, table: TableDataset) -> None:
+def _write_parquet(file: Any, table: TableDataset, guarantee: str | None) -> None:
   from pyarrow import parquet
 
-  parquet.write_table(to_arrow(table), file)
+  arrow = to_arrow(table)
+  if guarantee is not None:
+    arrow = arrow.replace_schema_metadata({'guarantee': guarantee})
+  parquet.write_table(arrow, file)
 
 
 def _array(column: Column, values: np.ndarray) -> Any:
