@@ -91,6 +91,7 @@ def enlarged(split: str) -> datasets.ImageDataset:
   return dataclasses.replace(digits, images=padded, name='mnist')
 
 
+@pytest.mark.slow
 def test_digits_under_mnists_name_keep_the_numbers_of_version_1():
   """What the code before references and wavelets gave for the same images, seeds and settings."""
   train, test = enlarged('train'), enlarged('test')

@@ -116,7 +116,10 @@ def rows(data: ImageDataset, start: int, stop: int) -> ImageDataset:
   )
 
 
-@pytest.fixture(scope='module', params=['grey shapes', 'coloured shapes', 'digits'])
+@pytest.fixture(
+  scope='module',
+  params=[pytest.param('grey shapes', marks=pytest.mark.slow), 'coloured shapes', 'digits'],
+)
 def bench(request, tmp_path_factory) -> Bench:
   if request.param == 'digits':
     digits = datasets.load_dataset('digits')

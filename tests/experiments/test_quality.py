@@ -261,6 +261,7 @@ def test_what_is_free_after_training_is_told_from_records(tmp_path):
   assert f'| {about} | 4 generators | 0.925 | 0.95 | 4.071 | – |' in text
 
 
+@pytest.mark.slow
 def test_samples_of_several_generators_are_scored_beside_those_of_the_last(
   trained, run_dir, monkeypatch
 ):

@@ -34,7 +34,10 @@ def dataset():
   return make_dataset()
 
 
-@pytest.mark.parametrize('change', [{'microbatch_size': 5}, {'clipping_strategy': 'vmap'}])
+@pytest.mark.parametrize(
+  'change',
+  [{'microbatch_size': 5}, pytest.param({'clipping_strategy': 'vmap'}, marks=pytest.mark.slow)],
+)
 def test_how_the_norms_are_found_changes_nothing_but_time_and_memory(dataset, change):
   whole, _ = run(make_gan(), dataset, 3)
   parts, _ = run(make_gan(**change), dataset, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import numpy as np
+import pytest
 
 from dpgan_jax.data import datasets
 from dpgan_jax.models import labelling
@@ -19,6 +20,8 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 
 
+# `test_labelling` interrupts a run in each stage and goes on; the two ends are compared here.
+@pytest.mark.slow
 def test_copies_that_are_finished_too_are_the_same_release(tmp_path, monkeypatch):
   """Copied when stopped in one stage, with the later ones yet to begin, and in the next; keys are
   from the operating system.

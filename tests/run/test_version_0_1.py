@@ -43,6 +43,7 @@ def test_it_draws_what_it_drew(old, source):
     np.testing.assert_array_equal(labels, drawn['y'])
 
 
+@pytest.mark.slow  # the accounting of four stages
 def test_its_epsilon_is_what_it_said(old):
   said = json.loads((old / 'report.json').read_text())
   statement = run_statement.build(RunDir.open(old, create=False))
