@@ -70,9 +70,3 @@ def test_programs_run_as_pasted(number, tmp_path):
   )  # fmt: skip
   assert result.returncode == 0, result.stderr[-2000:]
   assert float(result.stdout.split()[-1]) > 0
-
-
-def test_every_link_leads_somewhere():
-  for page in (README, (ROOT / 'BUILD.md').read_text('utf-8')):
-    for target in re.findall(r'\]\(([^)#]+?)\)', page):
-      assert target.startswith('https://') or (ROOT / target).exists(), target
