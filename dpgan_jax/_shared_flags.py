@@ -8,6 +8,7 @@ from typing import Any
 
 from dpgan_jax import _settings
 from dpgan_jax.data.sources import Dataset, Source
+from dpgan_jax.data.tables.schema import MOST_ROWS_PER_UNIT
 from dpgan_jax.evaluation import features, references, tasks
 from dpgan_jax.evaluation.scoring import Amount
 from dpgan_jax.models.config import TrainConfig
@@ -32,14 +33,24 @@ class DataOptions:
   schema: str | None = _settings.field(
     None, 'With table: its description, by dpgan_jax.schema.', group='data', common=True
   )
+  unit_column: str | None = _settings.field(
+    None,
+    'With table: the column that says whose a row is, where persons have several: epsilon is then '
+    'for a person. Default: as the schema says.',
+    group='data', common=True,
+  )
+  max_rows_per_unit: int | None = _settings.field(
+    None, 'With unit_column: rows of a person that count; the others are left out.', minimum=1,
+    maximum=MOST_ROWS_PER_UNIT, group='data', common=True,
+  )
 
   __post_init__ = _settings.check
 
   def source(self, settings: Any, dataset: str | None = None) -> Source:
     """The data that these and the settings name; `dataset` in the place of the settings'."""
     return Source.of(
-      settings, data_dir=self.data_dir, labels_csv=self.labels_csv, schema=self.schema,
-      dataset=dataset,
+      settings, data_dir=self.data_dir, labels_csv=self.labels_csv, dataset=dataset,
+      schema=self.schema, unit_column=self.unit_column, max_rows_per_unit=self.max_rows_per_unit,
     )
 
   def settled(self, config: TrainConfig) -> tuple[TrainConfig, Source]:

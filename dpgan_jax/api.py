@@ -19,6 +19,7 @@ import numpy as np
 
 from dpgan_jax import _validate
 from dpgan_jax.data import datasets, readers
+from dpgan_jax.data.tables import persons
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files import read, write
 from dpgan_jax.data.tables.schema import Schema
@@ -58,6 +59,8 @@ class DPGAN:
     run_dir: str | os.PathLike[str],
     num_classes: int | None = None,
     schema: Schema | str | os.PathLike[str] | None = None,
+    unit_column: str | None = None,
+    max_rows_per_unit: int | None = None,
     progress: bool = True,
   ) -> DPGAN:
     """Trains on private records; the same call after an interruption continues.
@@ -70,6 +73,9 @@ class DPGAN:
         whole.
       num_classes: K, a public number; default: the largest label + 1.
       schema: of a table, or the JSON file that dpgan_jax.schema drafted of it.
+      unit_column: of a table in which persons have several rows, the column that says whose a row
+        is: ε is then for a person. Default: as the schema says.
+      max_rows_per_unit: k, how many rows of a person count.
       progress: show a progress bar.
 
     Returns:
@@ -80,7 +86,9 @@ class DPGAN:
         a directory of another run.
     """
     if schema is not None:
-      records = _table(records, schema)
+      records = _table(records, schema, unit_column, max_rows_per_unit)
+    elif (unit_column, max_rows_per_unit) != (None, None):
+      raise _validate.InputError('expected unit_column and max_rows_per_unit beside a schema')
     elif isinstance(records, str | os.PathLike) or hasattr(records, 'columns'):
       raise _validate.InputError('expected a schema beside a table (dpgan_jax.schema drafts one)')
     if isinstance(records, datasets.ImageDataset | TableDataset):
@@ -163,10 +171,17 @@ class DPGAN:
     return self._model
 
 
-def _table(records: Any, schema: Schema | str | os.PathLike[str]) -> TableDataset:
+def _table(
+  records: Any,
+  schema: Schema | str | os.PathLike[str],
+  unit_column: str | None,
+  max_rows_per_unit: int | None,
+) -> TableDataset:
   if isinstance(schema, Schema):
-    return read.read_table(records, schema)
-  return read.read_declared(records, os.fspath(schema))
+    return read.read_table(records, persons.settled(schema, unit_column, max_rows_per_unit))
+  return read.read_declared(
+    records, os.fspath(schema), unit_column=unit_column, max_rows_per_unit=max_rows_per_unit
+  )
 
 
 def _frame(schema: Schema, records: np.ndarray, labels: np.ndarray | None) -> Any:

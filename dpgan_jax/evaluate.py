@@ -157,7 +157,14 @@ def _source_of(model: Synthesizer, options: Options) -> Source:
   for name in _RECORDED:
     if getattr(options, name) is not None:
       raise _validate.InputError(f'expected no {name} with run_dir: the run has recorded its own')
-  return options.source(model.config, options.dataset or model.spec.name)
+  source = options.source(model.config, options.dataset or model.spec.name)
+  schema = model.spec.schema
+  if schema is None or schema.unit_column is None:
+    return source
+  return dataclasses.replace(
+    source, unit_column=options.unit_column or schema.unit_column,
+    max_rows_per_unit=options.max_rows_per_unit or schema.max_rows_per_unit,
+  )  # fmt: skip
 
 
 def _score_over_steps(options: Options, wanted: _shared_flags.AmountOptions) -> None:

@@ -36,7 +36,10 @@ class Options:
   model: str | None = _source(
     None, 'Instead of run_dir: a generator saved with DPGAN.save (.safetensors).'
   )
-  num: int = _samples(10_000, 'How many examples.', minimum=1)
+  num: int | None = _samples(
+    None, 'How many examples; default: 10,000, or as many rows as persons had by the noisy counts.',
+    minimum=1,
+  )
   labels: str | None = _samples(
     None, 'Classes to draw, by name or number: köln or 0,1,7; default: all equally.'
   )
@@ -74,14 +77,15 @@ def main() -> None:
   if format not in samples.formats(model.spec):
     listed = ', '.join(samples.formats(model.spec))
     raise _validate.InputError(f'expected format to be one of {listed}; got {format}')
+  num = options.num or model.usual_num
   if options.given is not None:
     if options.labels is not None:
       raise _validate.InputError('expected given without labels: the target is one of the columns')
-    records, labels = model.sample_given(options.num, parse_given(options.given), key=key)
+    records, labels = model.sample_given(num, parse_given(options.given), key=key)
   else:
     records, labels = model.sample(
-      options.num,
-      labels=parse_labels(options.labels, options.num, model.spec.class_names),
+      num,
+      labels=parse_labels(options.labels, num, model.spec.class_names),
       clearest=choice.clearest,
       key=key,
     )
@@ -94,7 +98,7 @@ def main() -> None:
   )  # fmt: skip
   kind = 'distorted synthetic' if choice.distort else 'synthetic'
   what = 'examples' if model.spec.schema is None else 'rows'
-  print(f'{options.num} {kind} {what} (step {model.steps}; {model.guarantee()}): {written}')
+  print(f'{num} {kind} {what} (step {model.steps}; {model.guarantee()}): {written}')
 
 
 def _generator(options: Options) -> tuple[Synthesizer, pathlib.Path]:

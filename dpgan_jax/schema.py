@@ -16,6 +16,7 @@ import functools
 from dpgan_jax import _cli, _settings, _validate
 from dpgan_jax.data.tables import draft
 from dpgan_jax.data.tables.files import schema_file
+from dpgan_jax.data.tables.schema import MOST_ROWS_PER_UNIT
 
 _field = functools.partial(_settings.field, group='schema', common=True)
 
@@ -32,6 +33,13 @@ class Options:
   out: str | None = _field(None, 'The JSON file to write.')
   target: str | None = _field(
     None, 'The column whose values are the classes of records, if there is one.'
+  )
+  unit_column: str | None = _field(
+    None, 'The column that says whose a row is, where persons have several rows.'
+  )
+  max_rows_per_unit: int | None = _field(
+    None, 'With unit_column: rows of a person that count; the others are left out.', minimum=1,
+    maximum=MOST_ROWS_PER_UNIT,
   )
   declare_public: bool = _field(
     False, 'Confirm every entry, without looking: all that was read from the data is public.'
@@ -50,8 +58,9 @@ def main() -> None:
   if options.data_dir is None or options.out is None:
     raise _validate.InputError('expected the file of a table and --out=FILE for its schema')
   schema, notes = draft.draft_schema(
-    options.data_dir, target=options.target, declare_public=options.declare_public
-  )
+    options.data_dir, target=options.target, declare_public=options.declare_public,
+    unit_column=options.unit_column, max_rows_per_unit=options.max_rows_per_unit,
+  )  # fmt: skip
   written = schema_file.write_schema(options.out, schema, overwrite=options.overwrite)
   for line in (*draft.describe(schema), *(f'Look at this: {note}.' for note in notes)):
     print(_validate.one_line(line))

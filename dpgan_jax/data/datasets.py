@@ -175,6 +175,8 @@ def load_dataset(
   image_size: str | int | None = None,
   channels: int | None = None,
   schema: str | None = None,
+  unit_column: str | None = None,
+  max_rows_per_unit: int | None = None,
 ) -> Any:
   """Loads one split of a data set by name; `sources` holds out a part of it, if that is asked for.
 
@@ -194,6 +196,8 @@ def load_dataset(
     image_size, channels: for 'npz' and 'png', what each image is resized to, 28 or '28x32' (height
       by width), and turned into: grey (1) or RGB (3). Without them images are taken as they are.
     schema: for 'table', the file that describes it (`tables.schema_file`).
+    unit_column, max_rows_per_unit: for 'table', whose each row is, where persons have several, and
+      how many rows of a person count; default: as the schema says.
 
   Returns:
     An `ImageDataset`; a `TableDataset` for the names in `TABLES`.
@@ -214,12 +218,16 @@ def load_dataset(
     raise InputError(f'expected labels_csv only with png; {name} has labels of its own')
   if schema is not None and name != 'table':
     raise InputError(f'expected schema only with table; {name} describes itself')
+  if name != 'table' and (unit_column, max_rows_per_unit) != (None, None):
+    raise InputError(f'expected unit_column and max_rows_per_unit only with table, got {name}')
   if name in ('digits', 'people') and data_dir is not None:
     raise InputError(f'expected no data_dir with {name} (built in), got {data_dir!r}')
   if name == 'people':
     return generated.people(split)
   if name == 'table':
-    return read_declared(_need(name, data_dir), schema, split)
+    return read_declared(
+      _need(name, data_dir), schema, split, unit_column, max_rows_per_unit
+    )
   if name == 'digits':
     images, labels = _digits(split)
   elif name == 'png':

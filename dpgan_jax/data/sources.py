@@ -8,7 +8,8 @@ one.) How many are held out is therefore known only about, and N of the guarante
 records that remain. Copies of an image stay together, whatever their labels: a copy among what is
 scored would be scored on what was learnt. Rows of a table are often alike, and all alike together
 would make a part that is like no other: the hash is of a row and of how many like it came before,
-so that one row more still moves no other.
+so that one row more still moves no other. Where a record is a person with several rows, the hash is
+of the person's name alone: all their rows, however many, are on one side, and nobody else's move.
 
 >>> share(10_000, 60_000), share(0.2, 60_000)
 (0.171875, 0.2)
@@ -91,7 +92,7 @@ def hold_out(dataset: T, held: float) -> tuple[T, T]:
   Raises:
     InputError: as many examples or more; a class of which all are held out; none that are.
   """
-  aside = chosen(dataset.content, share(held, len(dataset)))
+  aside = chosen(dataset.content, share(held, dataset.spec.num_records))
   gone = np.setdiff1d(dataset.labels, dataset.labels[~aside])
   if len(gone) or not aside.any():
     unit = dataset.unit
@@ -109,7 +110,7 @@ class Source:
 
   Attributes:
     dataset: as `datasets.load_dataset` knows it; so are `data_dir`, `labels_csv`, `image_size`,
-      `channels` and `schema`.
+      `channels`, `schema`, `unit_column` and `max_rows_per_unit`.
     holdout: the share of the records never trained on, in the place of the test split; None or 0:
       none, and the test split is the data set's own.
   """
@@ -120,6 +121,8 @@ class Source:
   image_size: str | None = None
   channels: int | None = None
   schema: str | None = None
+  unit_column: str | None = None
+  max_rows_per_unit: int | None = None
   holdout: float | None = None
 
   @classmethod
@@ -129,18 +132,23 @@ class Source:
     *,
     data_dir: str | None,
     labels_csv: str | None,
-    schema: str | None = None,
     dataset: str | None = None,
+    **of_tables: Any,
   ) -> Source:
-    """Of the settings of a run, which have the other fields; `dataset` in the place of theirs."""
+    """Of the settings of a run, which have the other fields; `dataset` in the place of theirs.
+
+    Args:
+      settings, data_dir, labels_csv, dataset: as the fields.
+      **of_tables: schema, unit_column, max_rows_per_unit, where they are given.
+    """
     return cls(
       dataset=settings.dataset if dataset is None else dataset,
       data_dir=data_dir,
       labels_csv=labels_csv,
       image_size=settings.image_size,
       channels=settings.channels,
-      schema=schema,
       holdout=settings.holdout,
+      **of_tables,
     )
 
   def settled(self) -> Source:
@@ -180,8 +188,9 @@ class Source:
     if not holdout:
       return datasets.load_dataset(name, split=split, **options)
     train, test = hold_out(datasets.load_dataset(name, **options), holdout)
-    note = f'{len(test):,} {test.unit}s are held out, never trained on: for dpgan_jax.evaluate'
-    if len(test) < ENOUGH:
+    count = test.spec.num_records
+    note = f'{count:,} {test.unit}s are held out, never trained on: for dpgan_jax.evaluate'
+    if count < ENOUGH:
       note += f', which needs {ENOUGH}: a larger --holdout gives more'
     return dataclasses.replace(train if split == 'train' else test, notes=(*train.notes, note))
 

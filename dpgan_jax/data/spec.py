@@ -33,7 +33,7 @@ class Spec:
 
   Attributes:
     kind: what a record is: an 'image' with its label, or a row of a 'table'.
-    num_records: N.
+    num_records: N; of a table with persons, how many persons.
     shape: of one record: (H, W, C) of an image, (C,) of a row.
     class_names: one for each class; a single one where records have no classes.
     name: what the data are called in messages and reports.
@@ -95,7 +95,9 @@ class Spec:
   def unit(self) -> str:
     """What one record is, in words."""
     if self.schema is not None:
-      return 'one row'
+      k = self.schema.rows_per_unit
+      several = f' with up to {k} row{"s" if k > 1 else ""}' if self.schema.unit_column else ''
+      return f'one {self.schema.unit}{several}'
     return 'one labelled image' if self.num_classes > 1 else 'one image'
 
   def describe(self) -> str:
@@ -103,7 +105,10 @@ class Spec:
     if self.schema is not None:
       target = f', target {self.schema.target}' if self.schema.target else ''
       columns = len(self.schema.columns)
-      return f'{self.name}: {self.num_records} rows of {columns} columns{target}'
+      rows = f'{self.num_records} rows'
+      if self.schema.unit_column is not None:
+        rows = f'{self.num_records} persons with up to {self.schema.rows_per_unit} rows each,'
+      return f'{self.name}: {rows} of {columns} columns{target}'
     size = '×'.join(map(str, self.shape))
     classes = f'{self.num_classes} classes' if self.num_classes > 1 else 'without classes'
     return f'{self.name}: {self.num_records} images {size}, {classes}'

@@ -53,6 +53,11 @@ class Synthesizer(abc.ABC):
     """Numbers that the model consists of."""
 
   @property
+  def usual_num(self) -> int:
+    """How many samples are drawn where nobody says."""
+    return 10_000
+
+  @property
   def is_labelled_afterwards(self) -> bool:
     """Whether a classifier finds the classes of what was drawn."""
     return False

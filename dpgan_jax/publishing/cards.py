@@ -126,7 +126,7 @@ def data_card(about: About) -> str:
   """The data card: DATA_CARD.md, or the README.md of a dataset repository."""
   s = about.statement
   said = words.of(s.spec)
-  lines = caveats.preparation(s.config, s.mechanism.neighboring_relation, said.records)
+  lines = caveats.preparation(s.config, s.mechanism.neighboring_relation, said.units)
   prepared = ''.join(f'{line} ' for line in lines)
   labelled = about.class_counts is not None
   size = next((name for limit, name in _SIZES if about.num < limit), 'n>1M')
@@ -226,7 +226,8 @@ def _title(s: Statement, text: str) -> str:
 
 
 def _guarantee(s: Statement) -> str:
-  return f'**{s.guarantee()}**' if not s.holds else f'{s.guarantee()} {statement_text.GROUP}'
+  group = words.of(s.spec).group or statement_text.GROUP
+  return f'{s.guarantee()} {group}' if s.holds else f'**{s.guarantee()}**'
 
 
 def _training_data(about: About) -> str:
@@ -234,7 +235,7 @@ def _training_data(about: About) -> str:
   classes = f' in {s.spec.num_classes} classes' if s.spec.num_classes > 1 else ' without classes'
   return (
     f'The private data set {_text(s.config.dataset)}, of N = {s.mechanism.num_examples:,} '
-    f'{words.of(s.spec).records} (N is treated as public){classes}. It is not part of this '
+    f'{words.of(s.spec).units} (N is treated as public){classes}. It is not part of this '
     f'bundle. Where it comes from, and with whose consent: {_OWNER}'
   )
 

@@ -42,7 +42,7 @@ def of(config: TrainConfig, m: DPMechanism, spec: Spec, *, labelled: bool) -> li
     f'{public} Under another relation the same run has another ε; compare like with like.',
     f'Public constants besides: the set of classes, their number ({spec.num_classes}) and '
     f'{said.constants} {labels}',
-    *preparation(config, m.neighboring_relation, said.records),
+    *preparation(config, m.neighboring_relation, said.units),
   ]
   lines += [
     'Noise comes from SHAKE-256 with a secret of 256 bits, taken to be indistinguishable from '
@@ -81,14 +81,14 @@ def of(config: TrainConfig, m: DPMechanism, spec: Spec, *, labelled: bool) -> li
   return lines
 
 
-def preparation(config: TrainConfig, relation: str, records: str) -> list[str]:
-  """What was done to the `records` before training, and which of them were kept aside."""
+def preparation(config: TrainConfig, relation: str, units: str) -> list[str]:
+  """What was done to the `units` before training, and which of them were kept aside."""
   lines = []
   if done := Preparation.of(config.image_size, config.channels).describe():
     lines.append(f'Before training each image was {done}. That follows from the image alone.')
   if config.holdout:
     lines.append(
-      f'About {100 * config.holdout:g} % of the {records} were held out and never trained on: a '
+      f'About {100 * config.holdout:g} % of the {units} were held out and never trained on: a '
       'hash of each with a public key says which. One record more or less changes one of '
       'the two parts by one record and moves no other: the guarantee is one for all of them. '
       'N is the number of records trained on, public as always. Publish no other count beside it: '

@@ -34,7 +34,7 @@ def of(epsilon: float, mechanism: DPMechanism, spec: Spec) -> list[str]:
   """
   if not math.isfinite(epsilon):
     return [NOTHING]
-  record, records = words.of(spec).record, words.of(spec).records
+  record, records = words.of(spec).record, words.of(spec).units
   delta = mechanism.delta
   other = 'was used'
   if mechanism.neighboring_relation != 'add_or_remove_one':
@@ -42,6 +42,13 @@ def of(epsilon: float, mechanism: DPMechanism, spec: Spec) -> list[str]:
   several = ', '.join(
     f'{_percent(guess_of_group(k, epsilon, delta))} with {k}' for k in _SEVERAL
   )
+  less = (
+    f'A person with several {records} is protected less. That guess is right in at most {several} '
+    'of them.'
+  )
+  if spec.schema is not None and spec.schema.unit_column is not None:
+    record = spec.unit.removeprefix('one ')
+    less = 'A person with more rows is protected no less: those beyond that number are left out.'
   tier = next(name for limit, name in _TIERS if epsilon <= limit)
   return [
     f'One {record} more or less changes the odds of whatever can be seen or computed by a factor '
@@ -49,8 +56,7 @@ def of(epsilon: float, mechanism: DPMechanism, spec: Spec) -> list[str]:
     f'Who knows all other {records}, and guesses at even chances whether a certain {record} '
     f'{other}, is right in at most {_percent(guess(epsilon, delta))} of such cases, by any method. '
     'A coin is right in 50 %.',
-    f'A person with several {records} is protected less. That guess is right in at most {several} '
-    'of them.',
+    less,
     f'Ponomareva et al. (2023, arXiv 2303.00654) call ε up to 1 strong, up to 10 reasonable, and '
     f'above weak to none: ε = {show_epsilon(epsilon)} is {tier}. Attacks that are known today '
     'mostly do worse than these bounds.',

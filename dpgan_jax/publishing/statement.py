@@ -203,7 +203,7 @@ class Statement:
           'neighboring_relation': m.neighboring_relation,
           'neighbours': text.NEIGHBOURS[m.neighboring_relation],
           'unit_of_privacy': f'one record: {self.spec.unit}',
-          'group_privacy': text.GROUP,
+          'group_privacy': words.of(self.spec).group or text.GROUP,
           'condition': self.randomness() if self.holds and self.seed_fixed else None,
           'curve': [{'delta': delta, 'epsilon': epsilon} for delta, epsilon in self.curve],
         },
@@ -287,7 +287,7 @@ class Statement:
     sections = (
       f'# {title}',
       self.guarantee(),
-      f'{text.GROUP} {self.progress()}' if self.holds else self.progress(),
+      f'{facts["guarantee"]["group_privacy"]} {self.progress()}' if self.holds else self.progress(),
       '## What this means',
       _markdown.bullets(facts['meaning']),
       *(['## What the samples can be good for', self.verdict.sentence] if self.verdict else []),

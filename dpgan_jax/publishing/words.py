@@ -13,7 +13,9 @@ class Words:
   """Parts of sentences.
 
   Attributes:
-    record, records: one and several.
+    record, records: one sample and several.
+    units: several of those whose records are private.
+    group: what holds of a person with several; nothing where the usual is (`text.GROUP`).
     doubt: what may be doubtful of one, a sentence or nothing.
     form: what each is like.
     samples: the file of samples.
@@ -29,6 +31,8 @@ class Words:
 
   record: str
   records: str
+  units: str
+  group: str
   doubt: str
   form: str
   samples: str
@@ -58,6 +62,8 @@ def _of_images(spec: Spec) -> Words:
   return Words(
     record='image',
     records='images',
+    units='images',
+    group='',
     doubt=' What an image shows may be of doubtful class, or of none.',
     form=f'images, {height}×{width}, {"grey" if channels == 1 else "RGB"}',
     samples=SAMPLES[spec.kind],
@@ -84,9 +90,20 @@ def _of_tables(spec: Spec) -> Words:
     who = 'declared public, all at once, by the data owner'
   if any(column.drafted for column in spec.schema.columns):
     who += ', who had parts of it drafted from the data'
+  most, rows, taking = spec.schema.max_rows_per_unit, '', 'record'
+  if most is not None:
+    taking = 'row'
+    rows = (
+      f' Of a person at most {most} rows count: those whose hashes, of person and row and with a '
+      'public key, are least. Whose a row is, is in no sample: rows of one person are not known to '
+      'belong together.'
+    )
   return Words(
     record='row',
     records='rows',
+    units=f'{spec.schema.unit}s',
+    group='' if most is None else f'It is for a person with all their rows that count, {most} '
+    'at most, whatever they hold and whichever classes they are of.',
     doubt='',
     form=f'rows of {columns} columns',
     samples=SAMPLES[spec.kind],
@@ -94,9 +111,9 @@ def _of_tables(spec: Spec) -> Words:
     'Identifiers in it are made afresh.',
     made='Values are rounded to the resolution of their column',
     constants='the schema: names of columns, categories, bounds and resolutions, as '
-    f'{who}. Values are counted in cells that follow from it, not from the data.',
+    f'{who}. Values are counted in cells that follow from it, not from the data.{rows}',
     moments='a mixture of products of the cells of its columns',
-    releases=f'{_RELEASES}how many records are in each cell of each column; then how many are in '
+    releases=f'{_RELEASES}how many {taking}s are in each cell of each column; then how many are in '
     'each pair of cells of two columns. Cells follow from the schema and public numbers.',
     released=('one-way counts', 'two-way counts'),
     tag='tabular',

@@ -16,11 +16,14 @@ from typing import Any
 import dp_accounting
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dpgan_jax import _dtypes
 from dpgan_jax.auditing import gradient
 from dpgan_jax.budget import budget
 from dpgan_jax.budget.ledger import Ledger
+from dpgan_jax.data.tables import persons
+from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.models import classifier, gan
 from dpgan_jax.models.moments import release
 from dpgan_jax.models.moments.table_encoding import TableEncoding
@@ -383,6 +386,27 @@ _STRANGERS = (
   Fault('table_cells_of_the_data', 15, 'cells lie between the least and the largest number',
         swap(TableEncoding, 'encode', faults.cells_between_real_bounds),
         _C.cells_are_public, 'exactness'),
+  Fault('table_persons_rows_taken_as_one', 2, "a person's k rows are taken for one row",
+        swap(marginals, 'squared_sensitivities', lambda f: lambda columns, rows=1: f(columns)),
+        _C.a_person_moves_counts_by_one, 'exactness'),
+  Fault('table_noise_of_one_row_for_persons', 2, 'two-way counts of persons get the noise of rows',
+        swap(marginals, 'release_two_way', lambda f: lambda *a, rows_per_record, **k: f(*a, **k)),
+        _C.noise_of_persons_is_charged, 'statistics'),
+  Fault('table_classes_of_persons_in_parallel', 2, "a person's rows are taken to be in k classes",
+        swap(marginals, 'squared_sensitivities', lambda f: lambda columns, rows=1: tuple(
+          rows * each for each in f(columns))),
+        _C.a_person_moves_counts_by_one, 'exactness'),
+  Fault('table_persons_rows_not_bounded', 2, 'all rows of a person count',
+        (*swap(persons, 'kept', lambda f: lambda whose, rows, most: np.ones(len(rows), bool)),
+         *swap(TableDataset, '_check_persons', to(lambda self: None))),
+        _C.a_person_moves_counts_by_one, 'exactness'),
+  Fault('table_persons_bounded_by_the_file', 15, 'of a person the rows of the first places count',
+        swap(persons, 'kept', lambda f: lambda whose, rows, most: np.arange(len(rows)) < most),
+        _C.rows_of_a_person_follow_from_that_person, 'exactness'),
+  Fault('table_holdout_splits_persons', 15, 'rows are held out, and not persons',
+        swap(TableDataset, 'content', to(property(lambda self: np.column_stack(
+          [self.records, self.labels])))),
+        _C.a_person_is_held_out_as_a_whole, 'exactness'),
   Fault('keys_not_durable', 22, 'keys are not on the disk before the first charge',
         swap(checkpoint.Checkpoints, 'save', leaks.first_state_not_saved),
         _R.keys_are_on_the_disk_before_the_first_charge, 'exactness'),

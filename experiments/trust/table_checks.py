@@ -7,7 +7,11 @@ import math
 
 import numpy as np
 
+from dpgan_jax.data import sources
 from dpgan_jax.data.spec import Spec
+from dpgan_jax.data.tables import persons
+from dpgan_jax.data.tables.dataset import TableDataset
+from dpgan_jax.data.tables.files import read
 from dpgan_jax.data.tables.schema import Column, Schema
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import release, settings
@@ -29,9 +33,16 @@ _COLUMNS = len(_SCHEMA.modelled)
 _PAIRS = _COLUMNS * (_COLUMNS - 1) // 2
 
 
+_MOST = 3
+_PERSONS = Schema(
+  columns=(Column(name='who', kind='id'), *_SCHEMA.columns), target='ill', unit_column='who',
+  max_rows_per_unit=_MOST,
+)  # fmt: skip
+
+
 @functools.cache
-def _moments(epsilon: float) -> Moments:
-  spec = Spec.of_table(_SCHEMA, num_records=_N, name='made')
+def _moments(epsilon: float, schema: Schema = _SCHEMA) -> Moments:
+  spec = Spec.of_table(schema, num_records=_N, name='made')
   config = TrainConfig(target_epsilon=epsilon, delta=1e-5, moments_coefficients=6)
   return settings.make(config, spec)
 
@@ -64,14 +75,23 @@ def noise_of_counts_is_charged() -> None:
 
   A deviation of n draws is off by 1/√(2n), here at most 1/√(2·5,000): a tenth is ten of that.
   """
-  moments, nothing = _moments(1.0), (np.zeros((0, _COLUMNS)), np.zeros(0, int))
+  _require_charged_noise(_moments(1.0), 1)
+
+
+def noise_of_persons_is_charged() -> None:
+  """The same of persons, whose k rows it has to hide."""
+  _require_charged_noise(_moments(1.0, _PERSONS), _MOST)
+
+
+def _require_charged_noise(moments: Moments, k: int) -> None:
+  nothing = np.zeros((0, _COLUMNS)), np.zeros(0, int)
   first, second = (moments.stages[name].noise_multiplier for name in (MEANS, SECONDS))
   rows, cells = _above(moments)
   found: dict[str, list[np.ndarray]] = {'one-way': [], 'two-way': []}
   for number in range(_DRAWS):
     means, seconds = _released(*nothing, moments, number)
-    found['one-way'].append(means.sums / (first * math.sqrt(_COLUMNS)))
-    found['two-way'].append(seconds[:, rows, cells] / (second * math.sqrt(_PAIRS)))
+    found['one-way'].append(means.sums / (first * k * math.sqrt(_COLUMNS)))
+    found['two-way'].append(seconds[:, rows, cells] / (second * k * math.sqrt(_PAIRS)))
   for name, draws in found.items():
     deviation = float(np.std(draws))
     if not abs(deviation - 1) < 0.1:
@@ -109,3 +129,67 @@ def cells_are_public() -> None:
   more = np.vstack([records, [119.0, 0, 0, 0, 0]])
   if (encoding.encode(more)[:-1] != encoding.encode(records)).any():
     raise Violation('one row more moves others to other cells: bounds are read from the data')
+
+
+# --- persons with several rows --------------------------------------------------------------------
+
+
+def _visits(rows: list[tuple[str, list[float]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Records, labels and persons of a table as it is read; a row's last number is its class."""
+  names = [column.name for column in _SCHEMA.columns]
+  frame = {'who': [who for who, _ in rows]}
+  for place, column in enumerate(_SCHEMA.columns):
+    frame[names[place]] = [column.format(row[place]) for _, row in rows]
+  table = read.read_table(frame, _PERSONS)
+  assert table.persons is not None
+  return table.records, table.labels, table.persons
+
+
+def a_person_moves_counts_by_one() -> None:
+  """A person more, who has more rows than count: alike, all different, of one class and of two."""
+  moments = _moments(math.inf, _PERSONS)
+  assert isinstance(moments.encoding, TableEncoding)
+  rows, cells = _above(moments)
+  records, labels = _records(_N)
+  others = [
+    (f'p{i // 2}', [*record, label])
+    for i, (record, label) in enumerate(zip(records.tolist(), labels.tolist(), strict=True))
+  ]
+  # In what a deviation of one is of the noise that is accounted for.
+  unit = moments.encoding.noise(1.0)[1]
+  units = unit, unit * math.sqrt(_PAIRS / _COLUMNS)
+  without = _released(*_visits(others)[:2], moments)
+  for person in (
+    [[120.0, 3, 3, 3, 3, 1]] * (_MOST + 4),
+    [[20.0 * i, i % 4, 0, 0, i % 4, i % 2] for i in range(_MOST + 4)],
+    [[0.0, 0, 0, 0, 0, i % 2] for i in range(_MOST + 4)],
+  ):
+    with_it = _released(*_visits([*others, *(('more', row) for row in person)])[:2], moments)
+    one = np.linalg.norm(with_it[0].sums - without[0].sums) / units[0]
+    two = np.linalg.norm((with_it[1] - without[1])[:, rows, cells]) / units[1]
+    for name, by in (('one-way', one), ('two-way', two)):
+      if not by <= 1 + 1e-6:
+        raise Violation(f'one person moves {name} counts by {by:.4g} of the sensitivity')
+
+
+def a_person_is_held_out_as_a_whole() -> None:
+  """Of 60 persons with three rows each, nobody is on both sides."""
+  rows = [(f'p{i}', [30.0 + i, j, 0, 0, 0, j % 2]) for i in range(60) for j in range(3)]
+  records, labels, whose = _visits(rows)
+  table = TableDataset(
+    records=records, labels=labels, persons=whose, schema=_PERSONS, name='made', partial=True
+  )
+  train, test = sources.hold_out(table, 0.3)
+  assert train.persons is not None
+  assert test.persons is not None
+  if (split := len(np.intersect1d(train.persons, test.persons))):
+    raise Violation(f'{split} of 60 persons are trained on and held out: scores are of their rows')
+
+
+def rows_of_a_person_follow_from_that_person() -> None:
+  """Which rows count is the same whoever else is in the table."""
+  rows = [('a', [20.0 + j, 0, 0, 0, 0, 0]) for j in range(9)]
+  others = [('b', [90.0, 1, 1, 1, 1, 1])] * 5
+  (alone, _, _), (found, _, among) = _visits(rows), _visits([*others, *rows])
+  if not np.array_equal(alone, found[among == persons.digests(['a'])[0]]):
+    raise Violation('one person more changes which rows of another count')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import hypothesis
@@ -200,3 +201,63 @@ def test_what_cannot_be_is_refused(change, message):
   for release in (_one, _two):
     with pytest.raises(_validate.InputError, match=message):
       release(**{'cells': _FINE, **change})
+
+
+# --- persons with several rows --------------------------------------------------------------------
+
+
+def _moved_by(rows, sizes, classes: int) -> tuple[float, float]:
+  """How far a person with these rows (cells, then the class) moves all counts of all classes."""
+  rows = np.asarray(rows, np.int64).reshape(-1, len(sizes) + 1)
+  parts = [rows[rows[:, -1] == k, :-1] for k in range(classes)]
+  one = np.concatenate([_one(part, sizes) for part in parts])
+  two = np.concatenate([_two(part, sizes)[_across(sizes)] for part in parts])
+  return float(np.linalg.norm(one)), float(np.linalg.norm(two))
+
+
+def test_no_person_moves_counts_further_than_stated_and_some_do_as_far():
+  """Every person of up to 3 rows of 2 × 2 cells in 2 classes, 164 of them."""
+  sizes, classes = (2, 2), 2
+  kinds = list(itertools.product(range(2), range(2), range(classes)))
+  for k in (1, 2, 3):
+    people = [p for m in range(1, k + 1) for p in itertools.combinations_with_replacement(kinds, m)]
+    moved = np.array([_moved_by(person, sizes, classes) for person in people])
+    stated = np.sqrt(marginals.squared_sensitivities(2, k))
+    np.testing.assert_allclose(moved.max(axis=0), stated)
+    # In as many classes as rows they move counts less: taking classes for parallel would be wrong
+    # only for those whose rows are of one class.
+    alike = [p for p in people if len(p) == k and len(set(p)) == 1]
+    for person in alike:
+      np.testing.assert_allclose(_moved_by(person, sizes, classes), stated)
+
+
+@hypothesis.given(
+  sizes=st.lists(st.integers(1, 4), min_size=1, max_size=5), classes=st.integers(1, 4),
+  k=st.integers(1, 6), seed=st.integers(0, 2**31),
+)  # fmt: skip
+def test_any_person_moves_counts_by_at_most_the_sensitivity(sizes, classes, k, seed):
+  """Rows that are nearly alike are the hardest."""
+  rng = np.random.default_rng(seed)
+  row = np.append(rng.integers(0, sizes), rng.integers(classes))
+  other = np.column_stack([rng.integers(0, sizes, (k, len(sizes))), rng.integers(0, classes, k)])
+  rows = np.where(rng.random((k, len(row))) < 0.2, other, row)
+  limits = np.sqrt(marginals.squared_sensitivities(len(sizes), k))
+  assert (np.array(_moved_by(rows, sizes, classes)) <= limits * (1 + 1e-12)).all()
+
+
+def test_noise_of_persons_is_k_times_as_wide():
+  """Of 8,000 draws a deviation is off by 1/√16,000: five of these are 4 %."""
+  sizes, sigma = (50,) * 4, 1.3
+  how = {'noise_multiplier': sigma, 'rows_per_record': 5}
+  one = [_one(_nothing(sizes), sizes, purpose=f'{i}', **how) for i in range(40)]
+  two = _two(_nothing(sizes), sizes, **how)[_across(sizes)]
+  for drawn, columns in ((np.concatenate(one), 4), (two, 6)):
+    assert len(drawn) >= 8_000
+    assert drawn.std() == pytest.approx(sigma * 5 * math.sqrt(columns), rel=0.04)
+
+
+@pytest.mark.parametrize('wrong', [0, -1, 1.5, True])
+def test_impossible_numbers_of_rows_are_refused(wrong):
+  for release in (_one, _two):
+    with pytest.raises(_validate.InputError, match='rows_per_record'):
+      release(_nothing(), rows_per_record=wrong)

@@ -11,6 +11,7 @@ import dataclasses
 
 import numpy as np
 
+from dpgan_jax.data.tables import persons
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.schema import Column, Schema
 
@@ -81,3 +82,26 @@ def some(data: TableDataset, rows: np.ndarray | slice) -> TableDataset:
   return dataclasses.replace(
     data, records=data.records[rows], labels=data.labels[rows], partial=True
   )
+
+
+def visits(num: int, *, most: int, seed: int) -> TableDataset:
+  """Visits of so many persons, 1 to `most` each: who is ill often is so at most visits."""
+  rng = np.random.default_rng(seed)
+  counts = rng.integers(1, most + 1, num)
+  whose = np.repeat(np.arange(num), counts)
+  ill = rng.random(len(whose)) < np.where(rng.random(num) < 0.4, 0.8, 0.1)[whose]
+  town = rng.choice(3, num).astype(float)[whose]
+  fever = np.clip(np.rint(rng.normal(2 + 4 * ill, 1.5)), 0, 9)
+  schema = Schema(
+    columns=(
+      Column(name='person', kind='id'),
+      Column(name='town', kind='categorical', categories=('north', 'east', 'south')),
+      Column(name='fever', kind='integer', lower=0, upper=9),
+      Column(name='ill', kind='boolean', categories=('no', 'yes')),
+    ),
+    target='ill', unit_column='person', max_rows_per_unit=most,
+  )  # fmt: skip
+  return TableDataset(
+    records=np.stack([town, fever], axis=1), labels=ill.astype(np.int32), schema=schema,
+    name='visits', persons=persons.digests(f'p{i}' for i in whose),
+  )  # fmt: skip

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from dpgan_jax._validate import InputError
 from dpgan_jax.data.spec import ALL_ROWS, Spec, fingerprint
+from dpgan_jax.data.tables import persons
 from dpgan_jax.data.tables.schema import Schema
 
 
@@ -22,6 +23,8 @@ class TableDataset:
     labels: int32 [N], of the target in [0, K); zeros without one.
     schema: public.
     name: what the data are called in messages and reports.
+    persons: whose each row is, as `persons.digests`, [N]; of a schema with persons, and None of
+      synthetic rows, which are nobody's.
     partial: a part held out, which may happen to have no record of a class.
     notes: what the reader changed, in words for the owner: counts of private data.
 
@@ -33,10 +36,9 @@ class TableDataset:
   labels: np.ndarray = dataclasses.field(repr=False)
   schema: Schema
   name: str
+  persons: np.ndarray | None = dataclasses.field(default=None, repr=False)
   partial: bool = False
   notes: tuple[str, ...] = dataclasses.field(default=(), repr=False)
-
-  unit: ClassVar = 'row'
 
   def __post_init__(self) -> None:
     count, columns = len(self.records), self.schema.modelled
@@ -58,37 +60,63 @@ class TableDataset:
         outside = (values < low) | (values > high)
       if outside.any() or (np.isnan(values).any() and not column.nullable):
         raise InputError(f'{self.name}: values of column {column.name!r} are out of its domain')
+    self._check_persons()
+
+  def _check_persons(self) -> None:
+    if self.persons is None:
+      return
+    most = self.schema.max_rows_per_unit
+    if most is None or self.persons.shape != (len(self),) or self.persons.dtype != persons.DTYPE:
+      raise InputError(f'{self.name}: expected persons only with unit_column, one for each row')
+    if (persons.ordinals(self.persons) >= most).any():
+      raise InputError(f'{self.name}: expected at most {most} rows of each person')
 
   def __len__(self) -> int:
     return len(self.records)
 
   @property
+  def unit(self) -> str:
+    """What a record is called."""
+    return self.schema.unit
+
+  @property
   def content(self) -> np.ndarray:
-    """[N, C + 2], by which `sources` tells records apart: whole rows, the target included, and of
-    rows that are alike the first, the second, ...: one row more adds one and changes no other.
+    """[N, ...], by which `sources` tells records apart.
+
+    Persons alone, where there are persons: all rows of one are on one side. Else whole rows, the
+    target included, and of rows that are alike the first, the second, ...: one row more adds one
+    and changes no other.
     """
+    if self.persons is not None:
+      return self.persons
     rows = np.column_stack([self.records, self.labels])
-    keys = np.ascontiguousarray(rows).view(f'V{rows.itemsize * rows.shape[1]}').ravel()
-    order = np.argsort(keys, kind='stable')
-    first = np.append(True, keys[order][1:] != keys[order][:-1])
-    place = np.arange(len(rows)) - np.maximum.accumulate(np.where(first, np.arange(len(rows)), 0))
-    ordinals = np.empty(len(rows))
-    ordinals[order] = place
-    return np.column_stack([rows, ordinals])
+    return np.column_stack([rows, persons.ordinals(persons.keys(rows))])
 
   def part(self, chosen: np.ndarray, *, partial: bool) -> TableDataset:
-    """The rows where `chosen`, bool [N], is true."""
-    records, labels = self.records[chosen], self.labels[chosen]
-    return dataclasses.replace(self, records=records, labels=labels, partial=partial)
+    """The rows where `chosen`, bool [N], is true; or those of these numbers, int [n]."""
+    return dataclasses.replace(
+      self, records=self.records[chosen], labels=self.labels[chosen], partial=partial,
+      persons=None if self.persons is None else self.persons[chosen],
+    )  # fmt: skip
 
   @property
   def spec(self) -> Spec:
-    """What is public of this table."""
-    return Spec.of_table(self.schema, num_records=len(self), name=self.name)
+    """What is public of this table.
+
+    Raises:
+      InputError: the schema is not confirmed, or it has persons and nobody says whose the rows are.
+    """
+    count = len(self)
+    if self.schema.unit_column is not None:
+      if self.persons is None:
+        raise InputError(f'{self.name}: expected persons, as the schema has {self.schema.unit}s')
+      count = persons.count(self.persons)
+    return Spec.of_table(self.schema, num_records=count, name=self.name)
 
   def fingerprint(self) -> str:
-    """A private hash of rows and classes (`spec.fingerprint`)."""
-    return fingerprint(self.records, self.labels)
+    """A private hash of rows, classes and persons (`spec.fingerprint`)."""
+    whose = () if self.persons is None else (self.persons,)
+    return fingerprint(self.records, self.labels, *whose)
 
   @property
   def class_names(self) -> tuple[str, ...]:

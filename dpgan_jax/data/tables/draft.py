@@ -38,7 +38,12 @@ _UNKNOWN = 'unknown'  # the category of a column that is missing everywhere
 
 
 def draft_schema(
-  source: Any, *, target: str | None = None, declare_public: bool = False
+  source: Any,
+  *,
+  target: str | None = None,
+  declare_public: bool = False,
+  unit_column: str | None = None,
+  max_rows_per_unit: int | None = None,
 ) -> tuple[Schema, tuple[str, ...]]:
   """Drafts a schema.
 
@@ -59,6 +64,8 @@ def draft_schema(
     source: a CSV or Parquet file, or a frame.
     target: the column of classes; it becomes categorical if it holds whole numbers.
     declare_public: the owner's word that every entry is public.
+    unit_column, max_rows_per_unit: whose each row is, and how many rows of a person count; that
+      column is not read.
 
   Returns:
     The schema, and what its owner should look at, in lines.
@@ -69,12 +76,17 @@ def draft_schema(
   table, notes = TextTable(source), []
   if target is not None and target not in table.names:
     raise InputError(f'{table.where}: expected target to be one of its columns, got {target!r}')
-  columns = [
-    _draft(table.where, text, text.name == target, notes) for text in table.columns(table.names)
-  ]
+  read = [name for name in table.names if name != unit_column]
+  columns = {
+    text.name: _draft(table.where, text, text.name == target, notes) for text in table.columns(read)
+  }
+  columns |= {name: Column(name=name, kind='id') for name in table.names if name not in read}
   if all(re.fullmatch(_REAL, name) for name in table.names):
     notes.append('all names of columns are numbers: does the first line hold names?')
-  schema = Schema(columns=tuple(columns), target=target, declared_public=declare_public)
+  schema = Schema(
+    columns=tuple(columns[name] for name in table.names), target=target,
+    declared_public=declare_public, unit_column=unit_column, max_rows_per_unit=max_rows_per_unit,
+  )  # fmt: skip
   return schema, tuple(notes)
 
 
@@ -104,6 +116,11 @@ def _draft(where: str, column: TextColumn, is_target: bool, notes: list[str]) ->
   if about['kind'] == 'id':
     notes.append(f'column {column.name!r} is taken for an identifier: it is not read, and made new')
     return Column(name=column.name, kind='id')
+  if _is_named_id(column.name):
+    notes.append(
+      f'column {column.name!r} may say whose a row is: where persons have several rows, '
+      f'--unit_column={column.name} --max_rows_per_unit=K makes epsilon one for persons'
+    )
   if not values:
     notes.append(f'column {column.name!r} is missing everywhere')
   read = [n for n in ('categories', 'lower', 'upper', 'resolution') if about.get(n) is not None]

@@ -16,8 +16,6 @@ from private data without the owner's word (`drafted`).
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import decimal
 import functools
 import math
 import re
@@ -26,16 +24,17 @@ from typing import Any
 
 from dpgan_jax import _validate
 from dpgan_jax._validate import InputError
+from dpgan_jax.data.tables import values
 
 CATEGORIES = ('categorical', 'ordinal', 'boolean')
 NUMBERS = ('integer', 'real', 'date', 'datetime')
 KINDS = (*CATEGORIES, *NUMBERS, 'id')
 DRAFTED = ('categories', 'lower', 'upper', 'resolution', 'nullable', 'missing')
 MOST_COLUMNS, MOST_CATEGORIES, LONGEST = 2000, 10_000, 1000
-_LARGEST = 2.0**53  # whole numbers beyond it are not all different as float64
-_EPOCH = datetime.datetime(1970, 1, 1)
+MOST_ROWS_PER_UNIT = 2**20
 _FORMAT = 'dpgan_jax table 1'
-_NUMBER = re.compile(r'\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*')
+_PERSONS = ('unit_column', 'max_rows_per_unit')
+_ENTRIES = {'format', 'target', 'declared_public', 'columns', *_PERSONS}
 _NO_TEXT = re.compile('[\x00\ud800-\udfff]')  # what no file of UTF-8 text holds
 
 
@@ -141,13 +140,13 @@ class Column:
     low, high = self.bounds
     if not low <= high:
       raise InputError(f'expected lower <= upper, got {self.lower!r} and {self.upper!r}')
-    if max(abs(low), abs(high)) > _LARGEST:
+    if max(abs(low), abs(high)) > values.LARGEST:
       raise InputError(f'expected bounds within 2^53 of zero, got {self.lower!r}, {self.upper!r}')
     if self.kind != 'real' and self.resolution is not None:
       _validate.integer('resolution', self.resolution, minimum=1)
     if self.resolution is not None:
       _validate.positive('resolution', self.resolution)
-    if self.step is not None and high - low > _LARGEST * min(self.step, 1):
+    if self.step is not None and high - low > values.LARGEST * min(self.step, 1):
       raise InputError(
         f'expected bounds at most 2^53 and 2^53 steps apart, got {self.lower!r} and {self.upper!r}'
       )
@@ -228,15 +227,7 @@ class Column:
       return self.missing
     if self.is_category:
       return self.categories[int(value)]
-    if self.kind == 'date':
-      return (_EPOCH + datetime.timedelta(days=round(value))).date().isoformat()
-    if self.kind == 'datetime':
-      return (_EPOCH + datetime.timedelta(seconds=value)).isoformat()
-    if self.kind == 'integer':
-      return str(round(value))
-    if self.step is None:
-      return repr(float(value))
-    return f'{value:z.{self._digits}f}'
+    return values.write(self.kind, value, self._digits)
 
   def number(self, text: float | str) -> float:
     """What a number or a date counts as, within the bounds or not.
@@ -244,46 +235,12 @@ class Column:
     Raises:
       InputError: text that is none, quoting it.
     """
-    if self.kind in ('date', 'datetime'):
-      return self._since(text)
-    if isinstance(text, str) and _NUMBER.fullmatch(text) is None:
-      if text.strip().lstrip('+-').lower() in ('inf', 'infinity', 'nan'):
-        raise InputError(f'expected a finite number, got {text!r}')
-      hint = '; a decimal comma has to be a point' if re.search('[0-9],[0-9]', text) else ''
-      raise InputError(f'expected a number, got {text!r}{hint}')
-    if isinstance(text, bool) or not isinstance(text, int | float | str):
-      raise InputError(f'expected a number, got {text!r}')
-    value = float(text)
-    if not math.isfinite(value):
-      raise InputError(f'expected a finite number, got {text!r}')
-    if self.kind == 'integer':
-      # float('9007199254740993') would be another whole number, and pass.
-      whole = isinstance(text, int) or str(text).strip().lstrip('+-').isdigit()
-      exact = int(text) if whole else value
-      if value != round(value) or abs(exact) > _LARGEST:
-        raise InputError(f'expected a whole number within 2^53 of zero, got {text!r}')
-    return value + 0.0
-
-  def _since(self, text: float | str) -> float:
-    day = self.kind == 'date'
-    try:
-      when = datetime.datetime.fromisoformat(str(text).strip())
-      if when.tzinfo is not None:
-        when = when.replace(tzinfo=None) - (when.utcoffset() or datetime.timedelta())
-    except (ValueError, OverflowError):
-      when = None
-    if when is None or (day and when.time() != datetime.time()):
-      wanted = 'YYYY-MM-DD' if day else 'YYYY-MM-DDTHH:MM:SS'
-      raise InputError(f'expected {wanted}, got {text!r}')
-    since = when - _EPOCH
-    return float(since.days if day else since.total_seconds())
+    return values.parse(self.kind, text)
 
   @functools.cached_property
-  def _digits(self) -> int:
+  def _digits(self) -> int | None:
     # Those of the lower bound too: values are whole steps from it.
-    parts = (float(self.step or 1), *self.bounds)
-    exponents = [decimal.Decimal(repr(p)).normalize().as_tuple().exponent for p in parts]
-    return max(0, *(-e for e in exponents if isinstance(e, int)))
+    return None if self.step is None else values.digits(self.step, *self.bounds)
 
   @functools.cached_property
   def _indices(self) -> dict[str, int]:
@@ -323,14 +280,19 @@ class Schema:
     columns: all of them.
     target: the name of a column of categories whose values are the classes of records; None: none.
     declared_public: whether the owner has confirmed every entry at once.
+    unit_column: the identifier that says whose each row is; a record is then a person with all
+      their rows. None: a record is a row.
+    max_rows_per_unit: k ≥ 1, of a person the rows that count; further ones are dropped (`persons`).
 
   Raises:
-    InputError: names that occur twice, or a target that there is not.
+    InputError: names that occur twice, or a target or persons that there are not.
   """
 
   columns: tuple[Column, ...]
   target: str | None = None
   declared_public: bool = False
+  unit_column: str | None = None
+  max_rows_per_unit: int | None = None
 
   def __post_init__(self) -> None:
     names = [column.name for column in self.columns]
@@ -353,6 +315,18 @@ class Schema:
         )
     if not self.modelled:
       raise InputError('expected at least one column beside identifiers and the target')
+    self._check_persons()
+
+  def _check_persons(self) -> None:
+    name, most = self.unit_column, self.max_rows_per_unit
+    if (name is None) != (most is None):
+      raise InputError(
+        f'expected unit_column and max_rows_per_unit together, got {name!r} and {most!r}'
+      )
+    if name is not None:
+      _validate.integer('max_rows_per_unit', most, minimum=1, maximum=MOST_ROWS_PER_UNIT)
+      if not any(c.name == name and c.kind == 'id' for c in self.columns):
+        raise InputError(f'expected unit_column to be a column of the kind id, got {name!r}')
 
   @functools.cached_property
   def modelled(self) -> tuple[Column, ...]:
@@ -364,16 +338,28 @@ class Schema:
     """Of the target; empty without one."""
     return next((c.categories for c in self.columns if c.name == self.target), ())
 
+  @property
+  def rows_per_unit(self) -> int:
+    """k, the most rows of one record."""
+    return self.max_rows_per_unit or 1
+
+  @property
+  def unit(self) -> str:
+    """What a record is called."""
+    return 'row' if self.unit_column is None else 'person'
+
   def unconfirmed(self) -> dict[str, tuple[str, ...]]:
     """What was read from the data and nobody has confirmed: fields of columns by name."""
     return {c.name: c.drafted for c in self.columns if c.drafted and not self.declared_public}
 
   def to_record(self) -> dict[str, Any]:
     """JSON-ready."""
+    persons = {name: getattr(self, name) for name in _PERSONS}
     return {
       'format': _FORMAT,
       'target': self.target,
       'declared_public': self.declared_public,
+      **(persons if self.unit_column is not None else {}),
       'columns': [column.to_record() for column in self.columns],
     }
 
@@ -386,7 +372,7 @@ class Schema:
     """
     if not isinstance(record, Mapping) or record.get('format') != _FORMAT:
       raise InputError(f'expected a schema with "format": "{_FORMAT}"; dpgan_jax.schema drafts one')
-    unknown = sorted(record.keys() - {'format', 'target', 'declared_public', 'columns'})
+    unknown = sorted(record.keys() - _ENTRIES)
     if unknown or not isinstance(record.get('columns'), list):
       raise InputError(f'expected a schema of columns and target, got {unknown or "no columns"}')
     return cls(
@@ -395,4 +381,5 @@ class Schema:
       declared_public=_validate.one_of(
         'declared_public', record.get('declared_public', False), (True, False)
       ),
+      **{name: record.get(name) for name in _PERSONS},
     )

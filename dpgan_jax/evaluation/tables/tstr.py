@@ -257,6 +257,4 @@ def _some(data: TableDataset, most: int, effort: Effort) -> TableDataset:
   if len(data) <= most:
     return data
   chosen = np.sort(np.random.default_rng([effort.seed, 1]).permutation(len(data))[:most])
-  return dataclasses.replace(
-    data, records=data.records[chosen], labels=data.labels[chosen], partial=True
-  )
+  return data.part(chosen, partial=True)

@@ -2,8 +2,10 @@
 
 Two one-shot releases. `MEANS`: of each class, sums and the number of records. `SECONDS`: of each
 class, sums of products. A record is in one class, so what is released of one class is the
-mechanism's one use of it: classes compose in parallel. Noise is exact (`privacy.exact_noise`), in
-units of what a record adds at most, which the encoding of its kind bounds.
+mechanism's one use of it: classes compose in parallel. Rows of a person may be in several: then the
+sensitivity is that of all classes together (`privacy.releases.marginals`). Noise is exact
+(`privacy.exact_noise`), in units of what a record adds at most, which the encoding of its kind
+bounds.
 """
 
 from __future__ import annotations

@@ -142,13 +142,19 @@ def _detail(config: TrainConfig, spec: Spec, noise_multiplier: float) -> int:
     return _validate.integer('moments_coefficients', dim, minimum=1, maximum=math.prod(spec.shape))
   if config.moments_coefficients is not None:
     return config.moments_coefficients
-  noise = noise_multiplier * math.sqrt(spec.shape[0])  # of each count
-  of_a_class = spec.num_records / spec.num_classes
+  noise = noise_multiplier * spec.schema.rows_per_unit * math.sqrt(spec.shape[0])  # of each count
+  of_a_class = expected_rows(spec) / spec.num_classes
   worth = of_a_class / max(_CELL_OVER_NOISE * noise, 1e-300)
   columns = spec.schema.modelled
   numbers = sum(column.is_number for column in columns)
   room = (_ALL_CELLS - sum(len(c.categories) for c in columns)) / max(numbers, 1)
   return int(max(_FEWEST_CELLS, min(worth, room, _MOST_CELLS)))
+
+
+def expected_rows(spec: Spec) -> float:
+  """About how many rows a table has, by public numbers: of a person half of what they may have."""
+  rows = 1 if spec.schema is None else (1 + spec.schema.rows_per_unit) / 2
+  return spec.num_records * rows
 
 
 def _encoding(spec: Spec, detail: int) -> Encoding:

@@ -75,6 +75,13 @@ class MomentsSynthesizer(Synthesizer):
     (classes, dim), second = self.means.sums.shape, self.seconds.shape[1]
     return classes * (1 + dim + second * (second + 1) // 2)
 
+  @property
+  def usual_num(self) -> int:
+    """Of persons, whose number N does not say how many rows they have: what the counts say."""
+    if self.spec.schema is None or self.spec.schema.unit_column is None:
+      return super().usual_num
+    return max(1, round(float(self.means.counts.sum())))
+
   @functools.cached_property
   def shares(self) -> np.ndarray:
     """Of the records, by the noisy counts: float64 [K], ≥ 0, their sum 1."""

@@ -1,7 +1,8 @@
 """Tables: noisy counts of all cells of each column, then of all pairs of cells of two columns.
 
 A row is in one cell of each of C columns, so it moves one-way counts by √C and two-way counts by
-√(C(C - 1)/2), in Euclidean norm (`privacy.releases.marginals`), however many cells there are. So
+√(C(C - 1)/2), in Euclidean norm (`privacy.releases.marginals`), however many cells there are, and a
+person with k rows moves both by k times as much. So
 one-way counts are of fine cells, which find where values heap up, and two-way counts of coarse
 ones, which a mixture of products is fitted to (`mixture`). A draw is a coarse cell in each column,
 and in it a fine one, by their shares.
@@ -94,8 +95,9 @@ class TableEncoding:
   ) -> tuple[float, np.ndarray]:
     """One-way counts; the number of rows is the mean over columns of their sums."""
     counts = marginals.release_one_way(
-      codes, self.fine_sizes, noise_multiplier=noise_multiplier, secret=secret, purpose=purpose
-    )
+      codes, self.fine_sizes, noise_multiplier=noise_multiplier, secret=secret, purpose=purpose,
+      rows_per_record=self.schema.rows_per_unit,
+    )  # fmt: skip
     return counts.sum() / len(self.sizes), counts
 
   def release_products(
@@ -108,11 +110,13 @@ class TableEncoding:
       [within[cells] for within, cells in zip(self.within, codes.T, strict=True)], axis=1
     )
     return marginals.release_two_way(
-      coarse, self.sizes, noise_multiplier=noise_multiplier, secret=secret, purpose=purpose
-    )
+      coarse, self.sizes, noise_multiplier=noise_multiplier, secret=secret, purpose=purpose,
+      rows_per_record=self.schema.rows_per_unit,
+    )  # fmt: skip
 
   def noise(self, noise_multiplier: float) -> tuple[float, float]:
-    of_a_cell = noise_multiplier * math.sqrt(len(self.sizes))
+    squared, _ = marginals.squared_sensitivities(len(self.sizes), self.schema.rows_per_unit)
+    of_a_cell = noise_multiplier * math.sqrt(squared)
     return of_a_cell * math.sqrt(self.dim) / len(self.sizes), of_a_cell
 
   def variances(self, means: Means, seconds: np.ndarray) -> np.ndarray:
@@ -143,7 +147,7 @@ class TableEncoding:
       precision = (second / first) ** 2 * max(columns - 1, 1) / 2 / np.maximum(finer, 1)
     counts = Counts(self.sizes, one_way, seconds, precision)
     # As many as rows that it takes to stand out of the noise of a two-way count.
-    worth = counts.total / max(second * columns, 1e-300)
+    worth = counts.total / max(second * columns * self.schema.rows_per_unit, 1e-300)
     components = int(np.clip(worth, _FEWEST_COMPONENTS, _MOST_COMPONENTS))
     deviation = self.noise(first)[1] * math.sqrt(len(means.counts))
     shares = tuple(

@@ -22,7 +22,7 @@ import numpy as np
 
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.moments.encoding import Means
-from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
+from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments, expected_rows
 
 LEVELS = ('useless', 'poor', 'usable', 'good')
 COLOURS = {'useless': 'red', 'poor': 'orange', 'usable': 'yellow', 'good': 'green'}
@@ -81,8 +81,11 @@ def advice(moments: Moments) -> str:
 
 def _rows_over_noise(moments: Moments) -> float:
   """How often the rows are as many as the noise of a two-way count, but for a factor of √2."""
-  noise = moments.stages[SECONDS].noise_multiplier * moments.spec.shape[0]
-  return moments.spec.num_records / max(noise, 1e-300)
+  spec = moments.spec
+  noise = moments.stages[SECONDS].noise_multiplier * spec.shape[0]
+  if spec.schema is not None:
+    noise *= spec.schema.rows_per_unit
+  return expected_rows(spec) / max(noise, 1e-300)
 
 
 def _in_classes(spec: Spec) -> str:

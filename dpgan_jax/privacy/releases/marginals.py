@@ -1,9 +1,11 @@
 """One-way and two-way counts of private rows with exact discrete Gaussian noise, released once.
 
-A row is in one cell of each of C columns. It adds 1 to C one-way counts and to C(C - 1)/2 two-way
-counts, whatever the number of cells, so it moves the first by √C in Euclidean norm and the second
-by √(C(C - 1)/2). Counts are whole numbers and so is the noise, in fractions of 1/1024 that make it
-as good as continuous; `exact_noise` explains why the accounting of the Gaussian mechanism holds.
+A record has at most k rows; k is 1 unless persons have several. A row is in one cell of each of C
+columns. It adds 1 to C one-way counts and to C(C - 1)/2 two-way counts, whatever the number of
+cells, so it moves the first by √C in Euclidean norm and the second by √(C(C - 1)/2), and a record
+moves them by k times as much (`squared_sensitivities`). Counts are whole numbers and so is the
+noise, in fractions of 1/1024 that make it as good as continuous; `exact_noise` explains why the
+accounting of the Gaussian mechanism holds.
 
 >>> import numpy as np
 >>> from dpgan_jax.privacy import exact_noise
@@ -31,10 +33,30 @@ _DRAWS_AT_ONCE = 2**18
 _ROWS_AT_ONCE = 4096  # exact in float32, whose whole numbers go to 2²⁴
 
 
+def squared_sensitivities(columns: int, rows_per_record: int = 1) -> tuple[int, int]:
+  """Squares of the Euclidean distances that one record moves one-way and two-way counts by.
+
+  Proof that k rows move them by k times as much as one. Put the counts of all classes end to end,
+  as one vector. A row adds e(r), with a 1 for each column (or pair) in the part of its class and 0
+  elsewhere: ‖e(r)‖ = √P, P = C (or C(C - 1)/2). A record of m ≤ k rows, whatever their cells and
+  classes, adds Σ e(rᵢ), and ‖Σ e(rᵢ)‖ ≤ Σ ‖e(rᵢ)‖ = m√P ≤ k√P. Rows that are all alike attain k√P,
+  so no smaller number holds. Rows in k different classes add only √(kP), but a person may have them
+  in one: classes of persons do not compose in parallel. Noise of deviation σk√P in every count of
+  every class, drawn independently, is therefore one Gaussian mechanism of multiplier σ on the whole
+  vector. Replacing a record moves it by 2k√P at most, which the accountant of that relation takes.
+
+  Args:
+    columns: C ≥ 1.
+    rows_per_record: k ≥ 1.
+  """
+  return rows_per_record**2 * columns, rows_per_record**2 * columns * (columns - 1) // 2
+
+
 def release_one_way(
-  cells: np.ndarray, sizes: Sequence[int], *, noise_multiplier: float, secret: bytes, purpose: str
-) -> np.ndarray:
-  """How many rows are in each cell of each column, with noise of deviation σ√C.
+  cells: np.ndarray, sizes: Sequence[int], *, noise_multiplier: float, secret: bytes, purpose: str,
+  rows_per_record: int = 1,
+) -> np.ndarray:  # fmt: skip
+  """How many rows are in each cell of each column, with noise of deviation σk√C.
 
   Args:
     cells: int [n, C], of each row its cell in each column, in [0, sizes[c]); n may be 0.
@@ -42,11 +64,13 @@ def release_one_way(
     noise_multiplier: σ ≥ 0, relative to the sensitivity; 0 releases the counts as they are.
     secret: as of `exact_noise.release_sum`.
     purpose: what is released, and of what; no two releases with one secret may share it.
+    rows_per_record: k, how many rows a record has at most, of this and all other classes.
 
   Returns:
     float64 [sum of sizes], column after column.
 
-  Guarantee: one Gaussian mechanism of noise multiplier σ under adding or removing one row.
+  Guarantee: one Gaussian mechanism of noise multiplier σ under adding or removing one record, for
+    all classes together, if each is released with noise of its own.
 
   Raises:
     InputError: an argument out of range.
@@ -54,15 +78,17 @@ def release_one_way(
   cells = _checked(cells, sizes, noise_multiplier)
   starts = np.cumsum([0, *sizes])
   counts = np.bincount((cells + starts[:-1]).ravel(), minlength=int(starts[-1]))
-  about = f'one-way {(purpose, tuple(sizes), noise_multiplier)!r}'
-  return _with_noise(counts, noise_multiplier, len(sizes), secret, about)
+  about = f'one-way {_about(purpose, sizes, noise_multiplier, rows_per_record)}'
+  squared, _ = squared_sensitivities(len(sizes), rows_per_record)
+  return _with_noise(counts, noise_multiplier, squared, secret, about)
 
 
 def release_two_way(
-  cells: np.ndarray, sizes: Sequence[int], *, noise_multiplier: float, secret: bytes, purpose: str
-) -> np.ndarray:
+  cells: np.ndarray, sizes: Sequence[int], *, noise_multiplier: float, secret: bytes, purpose: str,
+  rows_per_record: int = 1,
+) -> np.ndarray:  # fmt: skip
   """How many rows are in each pair of cells of two columns, with noise of deviation
-  σ√(C(C - 1)/2).
+  σk√(C(C - 1)/2).
 
   Args, Guarantee, Raises: as of `release_one_way`.
 
@@ -79,11 +105,20 @@ def release_two_way(
     total += (in_cell.T @ in_cell).astype(np.int64)
   of = np.repeat(np.arange(columns), sizes)
   upper = np.nonzero(of[:, np.newaxis] < of)
-  about = f'two-way {(purpose, tuple(sizes), noise_multiplier)!r}'
-  pairs = columns * (columns - 1) // 2
+  about = f'two-way {_about(purpose, sizes, noise_multiplier, rows_per_record)}'
+  _, squared = squared_sensitivities(columns, rows_per_record)
   result = np.zeros(total.shape)
-  result[upper] = _with_noise(total[upper], noise_multiplier, pairs, secret, about)
+  result[upper] = _with_noise(total[upper], noise_multiplier, squared, secret, about)
   return result + result.T
+
+
+def _about(
+  purpose: str, sizes: Sequence[int], noise_multiplier: float, rows_per_record: int
+) -> str:
+  """What the noise is made of."""
+  _validate.integer('rows_per_record', rows_per_record, minimum=1)
+  several = (rows_per_record,) if rows_per_record > 1 else ()
+  return repr((purpose, tuple(sizes), noise_multiplier, *several))
 
 
 def _checked(cells: np.ndarray, sizes: Sequence[int], noise_multiplier: float) -> np.ndarray:

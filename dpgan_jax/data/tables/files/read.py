@@ -23,6 +23,7 @@ import numpy as np
 
 from dpgan_jax._validate import InputError
 from dpgan_jax.data.spec import require_confirmed
+from dpgan_jax.data.tables import persons
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files import schema_file
 from dpgan_jax.data.tables.files.text import TextColumn, TextTable
@@ -44,8 +45,9 @@ def read_table(
 
   Args:
     source: a CSV or Parquet file, or a frame (`text.TextTable`). Its columns are those of the
-      schema, in any order. Of identifiers only the names are read. In Parquet and frames nulls are
-      missing, whatever `Column.missing` says, and so are NaN.
+      schema, in any order. Of identifiers only the names are read, but for persons, of whom rows
+      beyond `schema.max_rows_per_unit` are left out (`persons.kept`). In Parquet and frames nulls
+      are missing, whatever `Column.missing` says, and so are NaN.
     schema: what the columns hold.
     name: what the data are called in messages and reports.
     partial: as in `TableDataset`.
@@ -69,12 +71,41 @@ def read_table(
       records[:, place[column.name]] = values
     else:
       labels = values.astype(np.int32)
+  whose = None
+  if schema.unit_column is not None:
+    whose = _persons(table, schema.unit_column)
+    rows = np.column_stack([records, labels])
+    chosen = persons.kept(whose, rows, schema.rows_per_unit)
+    records, labels, whose = records[chosen], labels[chosen], whose[chosen]
+    if left := int((~chosen).sum()):
+      notes.append(f'{left:,} rows are left out: beyond {schema.rows_per_unit} of a person')
   return TableDataset(
-    records=records, labels=labels, schema=schema, name=name, partial=partial, notes=tuple(notes)
-  )
+    records=records, labels=labels, schema=schema, name=name, partial=partial, notes=tuple(notes),
+    persons=whose,
+  )  # fmt: skip
 
 
-def read_declared(path: str, schema_path: str | None, split: str = 'train') -> TableDataset:
+def _persons(table: TextTable, name: str) -> np.ndarray:
+  """Whose each row is."""
+  (column,) = table.columns([name])
+  names = column.texts.to_pylist()
+  # Rows of nobody would be taken for those of one person, who may be several.
+  nobody = np.append([text.strip() in MISSING for text in names], True)[column.codes]
+  if nobody.any():
+    raise InputError(
+      f'{table.where}: column {name!r}, row {np.flatnonzero(nobody)[0] + 1}: expected every row to '
+      'name its person, got a missing value'
+    )
+  return persons.digests(names)[column.codes]
+
+
+def read_declared(
+  path: str,
+  schema_path: str | None,
+  split: str = 'train',
+  unit_column: str | None = None,
+  max_rows_per_unit: int | None = None,
+) -> TableDataset:
   """Reads a file that a schema file describes, whose every entry somebody has confirmed.
 
   Raises:
@@ -87,7 +118,7 @@ def read_declared(path: str, schema_path: str | None, split: str = 'train') -> T
     )
   if split == 'test':
     raise InputError(f'{path}: a table has no test split of its own; expected holdout')
-  schema = schema_file.read_schema(schema_path)
+  schema = persons.settled(schema_file.read_schema(schema_path), unit_column, max_rows_per_unit)
   require_confirmed(schema, schema_path)
   return read_table(path, schema)
 
