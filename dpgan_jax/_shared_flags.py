@@ -31,17 +31,18 @@ class DataOptions:
     group='data', common=True,
   )
   schema: str | None = _settings.field(
-    None, 'With table: its description, by dpgan_jax.schema.', group='data', common=True
+    None, 'With table: its description, by dpgan_jax.schema. Persons with rows: unit_column.',
+    group='data', common=True,
   )
   unit_column: str | None = _settings.field(
     None,
     'With table: the column that says whose a row is, where persons have several: epsilon is then '
-    'for a person. Default: as the schema says.',
-    group='data', common=True,
+    'for a person with up to max_rows_per_unit rows. Default: as the schema says.',
+    group='data',
   )
   max_rows_per_unit: int | None = _settings.field(
     None, 'With unit_column: rows of a person that count; the others are left out.', minimum=1,
-    maximum=MOST_ROWS_PER_UNIT, group='data', common=True,
+    maximum=MOST_ROWS_PER_UNIT, group='data',
   )
 
   __post_init__ = _settings.check
