@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+  from dpgan_jax._plugins import load_plugin
   from dpgan_jax._validate import InputError
   from dpgan_jax.api import DPGAN
   from dpgan_jax.data.datasets import ImageDataset, load_dataset
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
   __version__: str
 
 _HOMES = {
+  '_plugins': ('load_plugin',),
   '_validate': ('InputError',),
   'api': ('DPGAN',),
   'data.datasets': ('ImageDataset', 'load_dataset'),
@@ -49,6 +51,7 @@ __all__ = [
   'clipped_grad',
   'clipped_sum',
   'load_dataset',
+  'load_plugin',
   'noise_sum',
 ]
 

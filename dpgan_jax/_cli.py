@@ -18,7 +18,15 @@ from typing import Any, NoReturn, TypeVar
 
 from absl import app, flags
 
-from dpgan_jax import _compile_cache, _extras, _flag_files, _interrupts, _settings, _validate
+from dpgan_jax import (
+  _compile_cache,
+  _extras,
+  _flag_files,
+  _interrupts,
+  _plugins,
+  _settings,
+  _validate,
+)
 
 _extras.explain_in_commands()
 flags.disclaim_key_flags()  # `define_flags` acts for its caller
@@ -142,6 +150,9 @@ def parse(argv: list[str], positional: str | None = None) -> list[str]:
     raise _validate.InputError('unknown flag, whose name has hundreds of letters') from None
   if rest[1:]:
     raise _validate.InputError(f'expected flags only (--name=value), got {rest[1]!r}')
+  if 'plugin' in flags.FLAGS:
+    for name in flags.FLAGS['plugin'].value or ():
+      _plugins.load_plugin(name)
   for name in flags.FLAGS:
     flag = flags.FLAGS[name]
     if isinstance(flag.value, str) and flag.value.startswith('~'):
@@ -218,6 +229,7 @@ def _define_help() -> None:
   flags.DEFINE_flag(_Help('help', 'Show the flags that matter most.', full=False, short_name='?'))
   flags.DEFINE_flag(_Help('helpshort', 'The same.', full=False))
   flags.DEFINE_flag(_Help('helpfull', 'Show all flags.', full=True))
+  flags.DEFINE_list('plugin', None, 'Modules of your own (import paths or files) to load first.')
 
 
 def help_page(*, full: bool) -> str:
@@ -246,7 +258,8 @@ def help_page(*, full: bool) -> str:
   pages.append(
     '--flagfile=FILE reads flags from a file, one a line; those of the command line win.\n'
     '--recipe=NAME reads one that comes with the package; dpgan-jax recipes lists them.\n'
-    '--NAME=none takes back what a file gave.'
+    '--NAME=none takes back what a file gave.\n'
+    '--plugin=mine.py adds networks, losses, data sets, classifiers and judges of your own.'
     + (f'\n--helpfull shows {left_out} more flags.' if left_out else '')
   )
   return '\n\n'.join(pages)

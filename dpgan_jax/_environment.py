@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from dpgan_jax import _plugins
+
 PACKAGES = ('dp-accounting', 'flax', 'jax', 'jaxlib', 'numpy', 'optax', 'scipy')
 
 
@@ -23,6 +25,7 @@ def environment() -> Mapping[str, Any]:
     'backend': devices[0].platform,
     'device': devices[0].device_kind,
     'devices': len(devices),
+    **({'plugins': outside} if (outside := _plugins.loaded()) else {}),
   }
 
 

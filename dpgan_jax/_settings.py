@@ -24,10 +24,11 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from dpgan_jax import _validate
+from dpgan_jax._plugins import Live, Registry
 
 MOST_SEED = 2**32 - 1  # of every flag that is a seed
 
@@ -55,7 +56,7 @@ class Setting:
   help: str
   group: str
   common: bool
-  choices: tuple[str, ...]
+  choices: Collection[str]
   range: _validate.Range
   alias: str | None
 
@@ -121,7 +122,8 @@ def field(
     'help': text,
     'group': group,
     'common': common,
-    'choices': tuple(choices),
+    # Names of a registry are looked at anew: a plugin adds some.
+    'choices': choices if isinstance(choices, Registry | Live) else tuple(choices),
     'range': _validate.Range(
       -math.inf if low is None else low,
       math.inf if high is None else high,

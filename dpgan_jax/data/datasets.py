@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from dpgan_jax._plugins import Registry
 from dpgan_jax._validate import InputError, integer, one_of
 from dpgan_jax.data import download, image_file, image_folder, naming
 from dpgan_jax.data.readers import (
@@ -59,10 +60,12 @@ _CLASS_NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _EMNIST_PART = {'emnist': 'balanced', 'emnist_digits': 'digits', 'emnist_letters': 'letters'}
 
-PUBLIC = (*_CLASS_NAMES, 'people')
+PUBLIC = {*_CLASS_NAMES, 'people'}
 """Data sets that anyone may download or make: scores on their records may be shown."""
-TABLES = ('people', 'table')
-DATASETS = (*PUBLIC, 'idx', 'npz', 'png', 'table')
+TABLES = {'people', 'table'}
+_OWN = dict.fromkeys((*_CLASS_NAMES, 'people', 'idx', 'npz', 'png', 'table'))
+DATASETS: Registry[Any] = Registry('data set', _OWN, public=PUBLIC, tables=TABLES)
+"""A plugin registers functions of (split, data_dir) that return a data set."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -222,6 +225,10 @@ def load_dataset(
     raise InputError(f'expected unit_column and max_rows_per_unit only with table, got {name}')
   if name in ('digits', 'people') and data_dir is not None:
     raise InputError(f'expected no data_dir with {name} (built in), got {data_dir!r}')
+  if (plugged := DATASETS[name]) is not None:
+    return dataclasses.replace(plugged(split, data_dir), name=name)
+  if name in TABLES:
+    import pyarrow  # noqa: F401  (what writes samples: if missing, before anything is spent)
   if name == 'people':
     return generated.people(split)
   if name == 'table':

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 from dpgan_jax import _validate
+from dpgan_jax._plugins import Registry
 from dpgan_jax.models import fitting
 from dpgan_jax.networks import layers
 
@@ -107,11 +108,9 @@ class LogisticRegression(nn.Module):
     return nn.Dense(self.outputs)(x.reshape(len(x), -1))
 
 
-CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
-  'cnn': CNN,
-  'mlp': MLP,
-  'lr': LogisticRegression,
-}
+_OWN: dict[str, Callable[[int], nn.Module]] = {'cnn': CNN, 'mlp': MLP, 'lr': LogisticRegression}
+CLASSIFIERS = Registry('judge', _OWN)
+"""Functions of the number of classes by name; a plugin registers its own, called with `train`."""
 
 # --- what is asked of them -----------------------------------------------------------------------
 
@@ -232,7 +231,7 @@ def train_and_test(
   fitted = fitting.fit(
     CLASSIFIERS[classifier](num_classes), images[used], labels[used],
     epochs=epochs, seed=seed, hold_out=(images[held], labels[held]), progress=progress,
-    **(PACE[classifier] if pace is None else pace),
+    **(PACE.get(classifier, PACE['mlp']) if pace is None else pace),
   )  # fmt: skip
   right = fitted.predict(test_images) == test_labels
   per_class = [right[test_labels == k] for k in range(num_classes)]

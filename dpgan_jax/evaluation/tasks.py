@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from dpgan_jax import _plugins
 from dpgan_jax.data.datasets import ImageDataset
 from dpgan_jax.evaluation import distances, features, judges, references
 from dpgan_jax.evaluation.scores import Evaluation, Result, Store
@@ -26,10 +27,10 @@ from dpgan_jax.models import fitting
 
 VERSION = 2
 """Raised whenever a score changes its meaning: what an older version kept is not used."""
-TASKS = (
+TASKS = _plugins.Live(lambda: (
   'distinct', 'features', 'memorisation', 'secondary', 'conv_judge',
   *(f'{kind}_{name}' for name in judges.CLASSIFIERS for kind in ('tstr', 'ceiling')),
-)  # fmt: skip
+))  # fmt: skip
 """The pieces of work of an evaluation, each kept as a whole (and `inception_fid`, if asked for).
 
 With each of `features`, `secondary` and `conv_judge` goes `static_<name>`: what noise gets.
@@ -222,10 +223,9 @@ class _Work:
            m=self.n_unseen, samples=None),
     ]  # fmt: skip
     for name in judges.CLASSIFIERS if self.labels is not None else ():
-      rate = {'cnn': 1000, 'mlp': 12_000, 'lr': 50_000}[name]
-      epochs = s.epochs(name, self.n_tstr)
+      rate, epochs = {'cnn': 1000, 'lr': 50_000}.get(name, 12_000), s.epochs(name, self.n_tstr)
       for kind, n in (('tstr', self.n_tstr), ('ceiling', self.n_ceiling)):
-        depends: dict[str, Any] = {'n': n, 'epochs': epochs}
+        depends = {'n': n, 'epochs': epochs, **_plugins.origin('judge', name)}
         if kind == 'ceiling':  # the same for all samples: another evaluation may find it
           depends['samples'] = None
 

@@ -45,7 +45,7 @@ import optax
 from dpgan_jax import _keys
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data.spec import Spec
-from dpgan_jax.models.classifier_config import ClassifierConfig
+from dpgan_jax.models.classifier_config import MODELS, ClassifierConfig
 from dpgan_jax.models.classifier_inputs import input_shape, seen
 from dpgan_jax.networks import per_example
 from dpgan_jax.networks.layers import tutorial_features
@@ -86,7 +86,7 @@ class TutorialCNN(nn.Module):
     return nn.Dense(self.num_classes)(x)
 
 
-MODELS: Mapping[str, Callable[..., nn.Module]] = {'linear': Linear, 'tutorial_cnn': TutorialCNN}
+MODELS.update(linear=Linear, tutorial_cnn=TutorialCNN)
 
 
 # --- training -------------------------------------------------------------------------------------

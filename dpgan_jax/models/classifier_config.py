@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpgan_jax import _records, _settings, _validate
+from dpgan_jax._plugins import Registry
 from dpgan_jax.data.spec import Preparation
 
-MODELS = ('linear', 'tutorial_cnn')
+MODELS: Registry[Any] = Registry('classifier', {'linear': None, 'tutorial_cnn': None})
+"""`classifier` says what they are: functions of num_classes; a plugin registers its own."""
 FEATURES = ('pixels', 'scattering')
 ALIGNMENTS = ('none', 'deskew')
 

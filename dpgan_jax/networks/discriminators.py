@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from dpgan_jax import _validate
+from dpgan_jax._plugins import Registry
 from dpgan_jax.networks import scattering
 from dpgan_jax.networks.layers import Conv, ImageShape, kernel_size, one_hot, tutorial_features
 from dpgan_jax.networks.noisy_activations import WHY_NO_EPSILON, NoisyActivations
@@ -171,7 +172,9 @@ class RevisitedDiscriminator(nn.Module):
 # PyTorch's own: uniform of variance 1/(3·fan in).
 _TORCH = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
-DISCRIMINATORS: Mapping[str, Callable[[ImageShape, int], nn.Module]] = {
+UNCONDITIONAL = {'report', 'dcgan', 'dense', 'scattering', 'noisy_activations'}
+"""Names of discriminators that ignore the label."""
+_OWN: Mapping[str, Callable[[ImageShape, int], nn.Module]] = {
   'report': lambda shape, classes: ReportDiscriminator(shape, classes),
   'report_conditional': lambda shape, classes: ReportDiscriminator(
     shape, classes, conditional=True
@@ -183,8 +186,8 @@ DISCRIMINATORS: Mapping[str, Callable[[ImageShape, int], nn.Module]] = {
   'revisited': lambda shape, classes: RevisitedDiscriminator(shape, classes),
   'noisy_activations': lambda shape, classes: NoisyActivations(shape, classes),
 }
-UNCONDITIONAL = frozenset({'report', 'dcgan', 'dense', 'scattering', 'noisy_activations'})
-"""Names of discriminators that ignore the label."""
+DISCRIMINATORS = Registry('discriminator', _OWN, unconditional=UNCONDITIONAL)
+"""Functions of (image_shape, num_classes) by name; a plugin registers its own."""
 UNACCOUNTED = {'noisy_activations': WHY_NO_EPSILON}
 """Names of discriminators whose runs state no (ε, δ), and why."""
 

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from dpgan_jax import _validate
+from dpgan_jax._plugins import Registry
 from dpgan_jax.networks.layers import (
   Conv,
   ImageShape,
@@ -194,15 +195,17 @@ def _halved(image_shape: ImageShape) -> list[tuple[int, int]]:
   return sizes
 
 
-GENERATORS: Mapping[str, Callable[[ImageShape, int], nn.Module]] = {
+UNCONDITIONAL = {'report', 'dcgan'}
+"""Names of generators that ignore the label: their samples have none."""
+_OWN: Mapping[str, Callable[[ImageShape, int], nn.Module]] = {
   'report': lambda shape, classes: ReportGenerator(shape, classes),
   'report_conditional': lambda shape, classes: ReportGenerator(shape, classes, conditional=True),
   'compact': lambda shape, classes: CompactGenerator(shape, classes),
   'dcgan': lambda shape, classes: DCGANGenerator(shape, classes),
   'revisited': lambda shape, classes: RevisitedGenerator(shape, classes),
 }
-UNCONDITIONAL = frozenset({'report', 'dcgan'})
-"""Names of generators that ignore the label: their samples have none."""
+GENERATORS = Registry('generator', _OWN, unconditional=UNCONDITIONAL)
+"""Functions of (image_shape, num_classes) by name; a plugin registers its own."""
 
 
 def make_generator(name: str, image_shape: ImageShape, num_classes: int) -> nn.Module:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
 from dpgan_jax import _keys
+from dpgan_jax._plugins import Registry
 
 
 class Losses(NamedTuple):
@@ -31,7 +32,7 @@ class Losses(NamedTuple):
   g: Callable[[jax.Array], jax.Array]
 
 
-LOSSES = {
+_OWN = {
   'bce': Losses(
     d_real=lambda logit: jax.nn.softplus(-logit),
     d_fake=jax.nn.softplus,
@@ -44,6 +45,8 @@ LOSSES = {
   ),
   'wasserstein': Losses(d_real=jnp.negative, d_fake=lambda logit: logit, g=jnp.negative),
 }
+LOSSES = Registry('loss', _OWN)
+"""By name; a plugin registers its own: `LOSSES.register('mine')(Losses(d_real, d_fake, g))`."""
 
 
 def gradient_penalty(

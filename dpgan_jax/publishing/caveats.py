@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from dpgan_jax import _plugins
 from dpgan_jax.data.spec import Preparation, Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.networks import generators
@@ -79,6 +82,18 @@ def of(config: TrainConfig, m: DPMechanism, spec: Spec, *, labelled: bool) -> li
       'Such a guarantee says little.'
     )
   return lines
+
+
+def of_plugins(modules: Mapping[str, str]) -> list[str]:
+  """That code from outside took part, if it did."""
+  if not modules:
+    return []
+  return [
+    f'Code from outside dpgan_jax took part: {_plugins.show(modules)}, the hash of its source. A '
+    'discriminator that mixes records is refused, and on random records each was found to be '
+    'treated alone; but such code runs with all rights, sees the records, and could do anything '
+    'beside what is accounted here. The guarantee rests on whoever read it.'
+  ]
 
 
 def preparation(config: TrainConfig, relation: str, units: str) -> list[str]:

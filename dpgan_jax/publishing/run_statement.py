@@ -208,4 +208,4 @@ def _note(run: RunDir, given: str | None) -> str | None:
 
 
 def _publishable(environment: Mapping[str, Any]) -> dict[str, Any]:
-  return {name: environment[name] for name in ENVIRONMENT if name in environment}
+  return {n: environment[n] for n in (*ENVIRONMENT, 'plugins') if n in environment}

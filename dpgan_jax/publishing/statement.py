@@ -183,7 +183,10 @@ class Statement:
 
   def caveats(self) -> list[str]:
     """What a reader has to take on trust, or take into account."""
-    return caveats.of(self.config, self.mechanism, self.spec, labelled=bool(self.beside))
+    return [
+      *caveats.of_plugins(self.environment_at_start.get('plugins', {})),
+      *caveats.of(self.config, self.mechanism, self.spec, labelled=bool(self.beside)),
+    ]
 
   # --- as a whole --------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from dpgan_jax import _files, _json, _validate
+from dpgan_jax import _files, _json, _plugins, _validate
 
 _CONFIG = 'config.json'
 _LOCK = '.lock'
@@ -170,7 +170,8 @@ class RunDir:
     """Returns what `save_config` wrote.
 
     Raises:
-      InputError: there is no config.json, or it is not a JSON object, or not the one written.
+      InputError: there is no config.json, or it is not a JSON object, or not the one written; or a
+        plugin that the run was made with is not loaded.
     """
     try:
       config = _json.read(self.config)
@@ -196,6 +197,9 @@ class RunDir:
         f'{self.config} has changed since it was written: its digest is another; restore the file'
         ' from a backup'
       )
+    environment = config.get('environment')
+    if isinstance(environment, dict) and 'plugins' in environment:
+      _plugins.require(environment['plugins'], self.config)
     return config
 
   def identity(self) -> str | None:

@@ -4,7 +4,7 @@ Of moments it holds what was released. Of a GAN it holds the generator's arrays 
 classifiers that label its samples, where it knows no classes itself). Its metadata are the
 settings, the mechanisms and the number of steps taken, from which anyone can compute ε again. It
 holds no discriminator, optimizer state or key, nothing that ε does not cover, and loading it runs
-no code.
+no code. Of networks that a plugin brought, it names the plugin, which has to be loaded before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import _keys, _tensor_file, _validate
+from dpgan_jax import _keys, _plugins, _tensor_file, _validate
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import labelling
 from dpgan_jax.models.classifier import STAGE
@@ -65,6 +65,7 @@ def save(model: Synthesizer, path: str | os.PathLike[str], *, run: str | None = 
     'past': sorted(model.past),
     'labellers': [labelling.to_record(labeller.classifier) for labeller in model.labellers],
     **({} if run is None else {'run': run}),
+    **({'plugins': outside} if (outside := _plugins.loaded()) else {}),
   }
   tree = {
     _PAST: {str(step): generator for step, generator in model.past.items()},
@@ -100,6 +101,7 @@ def load_gan(path: str | os.PathLike[str]) -> GANSynthesizer:
 
 
 def _load_gan(path: str, header: dict[str, Any], record: dict[str, Any]) -> GANSynthesizer:
+  _plugins.require(record.get('plugins', {}), path)  # its networks are in none of these files
   renamed = str if record['format'] == _FORMAT else _renamed
   try:
     if record['format'] != _FORMAT:

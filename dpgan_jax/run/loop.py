@@ -35,7 +35,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import _environment, _interrupts, _jax_settings, _progress, _validate
+from dpgan_jax import (
+  _environment,
+  _interrupts,
+  _jax_settings,
+  _plugins,
+  _progress,
+  _validate,
+)
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data.spec import Spec
@@ -326,6 +333,7 @@ def _read_plan(
       'continue: finish it with that version (sample, report and release read it), or use another '
       '--run_dir, which spends a budget of its own'
     )
+  _plugins.require_same(saved['environment'].get('plugins', {}), directory.path)
   planned = read(saved, directory.config)
   # As read: a setting that an older version did not know has the value that changes nothing.
   directory.check_same_config(planned.to_record()['config'], settings)

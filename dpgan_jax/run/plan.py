@@ -8,7 +8,10 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from dpgan_jax import _validate
+import jax
+import jax.numpy as jnp
+
+from dpgan_jax import _keys, _plugins, _validate
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import labelling
@@ -17,6 +20,7 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
 from dpgan_jax.models.moments import settings, verdict
 from dpgan_jax.models.moments.settings import Moments
+from dpgan_jax.privacy import independence
 from dpgan_jax.privacy.mechanism import DPMechanism
 
 NOISY = 3.0  # of `GAN.noise_in_d`
@@ -106,6 +110,7 @@ def _make_gan(config: TrainConfig, spec: Spec) -> GANPlan:
   before, after = labelling.before_gan(config, spec), labelling.after_gan(config, spec)
   stages = make_budget(config, spec.num_records, labelling.stages(*before, *after))
   gan = GAN(config, stages.mechanism, spec)
+  _require_independent(gan)
   if gan.noise_in_d > NOISY:
     warnings.warn(
       f'between two generator steps D gets noise {gan.noise_in_d:.2g} times as long as its longest '
@@ -123,6 +128,25 @@ def _make_gan(config: TrainConfig, spec: Spec) -> GANPlan:
       stacklevel=3,
     )
   return GANPlan(gan, before, after)
+
+
+def _require_independent(gan: GAN) -> None:
+  """Refuses a plugin's discriminator or loss under which a record's gradient depends on others.
+
+  `GAN` refuses what mixes records by name and by outputs, which suffices for this package's own: of
+  them tests know the rest. A plugin's gradients are looked at too; that compiles two programs.
+  """
+  config, shape = gan.config, gan.spec.shape
+  chosen = (('discriminator', config.discriminator), ('loss', config.loss))
+  if not any(_plugins.origin(kind, name) for kind, name in chosen):
+    return
+  each = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
+  example = (each(jnp.uint8, *shape), each(jnp.int32))
+  if config.gradient_penalty:
+    example += (each(jnp.float32, *shape), each(jnp.float32))
+  params = jax.eval_shape(gan.init, _keys.from_seed(0)).d_params
+  values = jax.tree.map(lambda x: x / math.sqrt(x.size), independence.random_like(params))
+  independence.require_independent(gan._real_loss, values, example)
 
 
 def read(saved: Mapping[str, Any], where: object) -> Plan:
