@@ -24,7 +24,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / 'docs').rglob('*.md'))
 OTHERS = [ROOT / name for name in ('README.md', 'BUILD.md', 'SECURITY.md', 'CHANGELOG.md')]
 PAGES = [*DOCS, *OTHERS, *sorted((ROOT / 'experiments').rglob('*.md'))]
-ANYWHERE = {'flagfile', 'recipe', 'help', 'helpfull', 'quiet', 'verbosity'}  # flags of all commands
+# Flags of all commands.
+ANYWHERE = {'flagfile', 'recipe', 'help', 'helpfull', 'plugin', 'quiet', 'verbosity'}
 
 
 def prose(text: str) -> str:

@@ -183,10 +183,8 @@ class Statement:
 
   def caveats(self) -> list[str]:
     """What a reader has to take on trust, or take into account."""
-    return [
-      *caveats.of_plugins(self.environment_at_start.get('plugins', {})),
-      *caveats.of(self.config, self.mechanism, self.spec, labelled=bool(self.beside)),
-    ]
+    outside = caveats.of_plugins(self.environment_at_start.get('plugins', {}))
+    return outside + caveats.of(self.config, self.mechanism, self.spec, labelled=bool(self.beside))
 
   # --- as a whole --------------------------------------------------------------------------------
 
