@@ -106,8 +106,10 @@ def _over_steps(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
       + _markdown.table(('discriminator steps', 'ε spent'), rows)
     ))  # fmt: skip
   if any(_finite(line[name]) for line in lines for name in ('g_loss', 'd_loss_fake')):
+    # Without ε, which the figure interpolates and the table has rounded up.
+    losses = [{n: line[n] for n in _CURVES if n != 'epsilon'} for line in lines]
     with tempfile.TemporaryDirectory() as folder:
-      png = _figures.loss_curves(lines, pathlib.Path(folder) / 'losses.png').read_bytes()
+      png = _figures.loss_curves(losses, pathlib.Path(folder) / 'losses.png').read_bytes()
     made += [
       '<h2>Training, as far as it may be published</h2>',
       _html.figure(_html.Picture(

@@ -278,7 +278,8 @@ def _reported(charged: int = 4, **changes: Any) -> Iterator[tuple[Any, str]]:
     ).charge(charged)
     with mock.patch.object(run_statement, '_CURVE_POINTS', 3):
       statement = run_statement.write(run)
-    words = run.report_markdown.read_text('utf-8') + run.report_json.read_text('utf-8')
+    names = ('report.md', 'report.json', 'report.html')
+    words = ''.join((run.path / name).read_text('utf-8') for name in names)
     yield statement.to_json(), words + statement.summary()
 
 
