@@ -70,6 +70,10 @@ def run(main: Callable[[], None], *, interrupted: str = '', positional: str | No
     logging.getLogger('jax').setLevel(logging.WARNING)
     _compile_cache.enable()
     _quieten_orbax()
+    if flags.FLAGS['quiet'].value:
+      from dpgan_jax import _progress  # tqdm, which nothing else here needs
+
+      _progress.be_quiet()
     try:
       main()
     except _validate.InputError as error:
@@ -229,6 +233,7 @@ def _define_help() -> None:
   flags.DEFINE_flag(_Help('help', 'Show the flags that matter most.', full=False, short_name='?'))
   flags.DEFINE_flag(_Help('helpshort', 'The same.', full=False))
   flags.DEFINE_flag(_Help('helpfull', 'Show all flags.', full=True))
+  flags.DEFINE_bool('quiet', False, 'Show no progress; results, warnings and errors stay.')
   flags.DEFINE_list('plugin', None, 'Modules of your own (import paths or files) to load first.')
 
 
@@ -259,7 +264,8 @@ def help_page(*, full: bool) -> str:
     '--flagfile=FILE reads flags from a file, one a line; those of the command line win.\n'
     '--recipe=NAME reads one that comes with the package; dpgan-jax recipes lists them.\n'
     '--NAME=none takes back what a file gave.\n'
-    '--plugin=mine.py adds networks, losses, data sets, classifiers and judges of your own.'
+    '--plugin=mine.py adds networks, losses, data sets, classifiers and judges of your own.\n'
+    '--quiet shows no progress.'
     + (f'\n--helpfull shows {left_out} more flags.' if left_out else '')
   )
   return '\n\n'.join(pages)

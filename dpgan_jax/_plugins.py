@@ -79,10 +79,10 @@ class Live(Collection[str]):
     return iter(tuple(self._names()))
 
   def __contains__(self, name: object) -> bool:
-    return name in tuple(self)
+    return any(name == each for each in self)
 
   def __len__(self) -> int:
-    return len(tuple(self))
+    return sum(1 for _ in self)
 
 
 def load_plugin(name: str) -> ModuleType:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 import time
+from typing import TextIO
 
 import tqdm
 
 from dpgan_jax import _interrupts
+
+_shown = True
+
+
+def be_quiet() -> None:
+  """Shows nothing from now on, for the rest of the process."""
+  global _shown
+  _shown = False
+
+
+def _stream() -> TextIO:
+  return sys.stderr if _shown else io.StringIO()  # some lines a minute at most
 
 
 class TrainingProgress:
@@ -34,7 +48,7 @@ class TrainingProgress:
     self._text = ''
     self._started = time.monotonic()
     self._printed_at, self._printed_step = self._started, initial
-    self._stream = sys.stderr
+    self._stream = _stream()
     self._bar = None
     if self._stream.isatty():
       self._bar = tqdm.tqdm(
@@ -98,7 +112,7 @@ class WorkProgress:
   _SECONDS_BETWEEN_LINES = 10.0
 
   def __init__(self) -> None:
-    self._stream = sys.stderr
+    self._stream = _stream()
     self._started = time.monotonic()
     self._printed_at, self._name = -float('inf'), ''
 

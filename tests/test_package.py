@@ -13,7 +13,7 @@ import zipfile
 import pytest
 
 import dpgan_jax
-from dpgan_jax import __main__, _extras, _flag_files, _validate
+from dpgan_jax import __main__, _extras, _flag_files, _progress, _validate
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COMMANDS = {
@@ -86,11 +86,29 @@ def test_an_installed_package_finds_recipes_and_their_files_from_anywhere(instal
 
 def test_the_one_command_is_the_others(installed, tmp_path):
   """From a wheel, in a foreign directory: the plan of a recipe, without a step."""
-  argv = ('-m', 'dpgan_jax', 'train', '--recipe=quickstart', '--dry_run')
+  argv = ('-m', 'dpgan_jax', 'train', '--recipe=quickstart', '--dry_run', '--quiet')
   done = run(*argv, cwd=tmp_path, path=installed)
   assert done.returncode == 0, done.stderr
   assert 'moments' in done.stdout
   assert list(tmp_path.iterdir()) == []
+
+
+def test_quiet_shows_no_progress(capsys, monkeypatch):
+  def work() -> str:
+    progress = _progress.TrainingProgress(10, 0, 1.0, 'cpu')
+    progress.note('compiled')
+    progress.update(5, 0.5)
+    progress.close()
+    _progress.WorkProgress().update('features', 0.5)
+    return capsys.readouterr().err
+
+  loud = work()
+  assert 'compiled\nstep 5/10' in loud
+  assert 'features' in loud
+  assert '\r' not in loud  # what is no terminal gets lines
+  monkeypatch.setattr(_progress, '_shown', True)  # and is given back
+  _progress.be_quiet()
+  assert work() == ''
 
 
 class TestTheOneCommand:

@@ -174,6 +174,8 @@ def test_a_gradient_that_depends_on_others_is_found_by_running(examples, tmp_pat
 
 def test_a_judge_is_one_of_the_tasks(examples):
   assert {'tstr_prototypes', 'ceiling_prototypes'} <= set(tasks.TASKS)
+  assert len(tasks.TASKS) == len(set(tasks.TASKS)) > 10
+  assert 'tstr_no_such' not in tasks.TASKS
   data = load_dataset('stripes')
   found = judges.train_and_test(
     'prototypes', (data.images, data.labels), (data.images[:50], data.labels[:50]),
