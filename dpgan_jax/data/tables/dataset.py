@@ -143,6 +143,8 @@ def parse_given(
   for name, value in given.items():
     if name not in columns:
       raise InputError(f'expected a column among {", ".join(columns)}; got {name!r}')
+    if name in schema.system.derived:
+      raise InputError(f'expected given values of columns that are not derived, got {name!r}')
     try:
       parsed = columns[name].parse(str(value))
     except InputError as error:

@@ -25,6 +25,8 @@ from typing import Any
 from dpgan_jax import _validate
 from dpgan_jax._validate import InputError
 from dpgan_jax.data.tables import values
+from dpgan_jax.data.tables.constraints import forms
+from dpgan_jax.data.tables.constraints.system import System
 
 CATEGORIES = ('categorical', 'ordinal', 'boolean')
 NUMBERS = ('integer', 'real', 'date', 'datetime')
@@ -34,7 +36,7 @@ MOST_COLUMNS, MOST_CATEGORIES, LONGEST = 2000, 10_000, 1000
 MOST_ROWS_PER_UNIT = 2**20
 _FORMAT = 'dpgan_jax table 1'
 _PERSONS = ('unit_column', 'max_rows_per_unit')
-_ENTRIES = {'format', 'target', 'declared_public', 'columns', *_PERSONS}
+_ENTRIES = {'format', 'target', 'declared_public', 'columns', 'constraints', *_PERSONS}
 _NO_TEXT = re.compile('[\x00\ud800-\udfff]')  # what no file of UTF-8 text holds
 
 
@@ -227,7 +229,7 @@ class Column:
       return self.missing
     if self.is_category:
       return self.categories[int(value)]
-    return values.write(self.kind, value, self._digits)
+    return values.write(self.kind, value, self.digits)
 
   def number(self, text: float | str) -> float:
     """What a number or a date counts as, within the bounds or not.
@@ -238,7 +240,8 @@ class Column:
     return values.parse(self.kind, text)
 
   @functools.cached_property
-  def _digits(self) -> int | None:
+  def digits(self) -> int | None:
+    """How many decimals values have; None: as many as it takes."""
     # Those of the lower bound too: values are whole steps from it.
     return None if self.step is None else values.digits(self.step, *self.bounds)
 
@@ -283,9 +286,11 @@ class Schema:
     unit_column: the identifier that says whose each row is; a record is then a person with all
       their rows. None: a record is a row.
     max_rows_per_unit: k ≥ 1, of a person the rows that count; further ones are dropped (`persons`).
+    constraints: what every sample satisfies.
 
   Raises:
-    InputError: names that occur twice, or a target or persons that there are not.
+    InputError: names that occur twice, a target or persons that there are not, or constraints that
+      contradict each other.
   """
 
   columns: tuple[Column, ...]
@@ -293,6 +298,7 @@ class Schema:
   declared_public: bool = False
   unit_column: str | None = None
   max_rows_per_unit: int | None = None
+  constraints: tuple[forms.Constraint, ...] = ()
 
   def __post_init__(self) -> None:
     names = [column.name for column in self.columns]
@@ -316,6 +322,7 @@ class Schema:
     if not self.modelled:
       raise InputError('expected at least one column beside identifiers and the target')
     self._check_persons()
+    _ = self.system  # its making checks them
 
   def _check_persons(self) -> None:
     name, most = self.unit_column, self.max_rows_per_unit
@@ -329,9 +336,15 @@ class Schema:
         raise InputError(f'expected unit_column to be a column of the kind id, got {name!r}')
 
   @functools.cached_property
+  def system(self) -> System:
+    """The constraints, ready to be looked up."""
+    return System.of(self.constraints, [c for c in self.columns if c.kind != 'id'], self.target)
+
+  @functools.cached_property
   def modelled(self) -> tuple[Column, ...]:
-    """The columns of the matrix: all but identifiers and the target."""
-    return tuple(c for c in self.columns if c.kind != 'id' and c.name != self.target)
+    """The columns of the matrix: all but identifiers, the target and what is derived."""
+    apart = {self.target, *(c.column for c in self.constraints if isinstance(c, forms.Derived))}
+    return tuple(c for c in self.columns if c.kind != 'id' and c.name not in apart)
 
   @property
   def class_names(self) -> tuple[str, ...]:
@@ -361,6 +374,7 @@ class Schema:
       'declared_public': self.declared_public,
       **(persons if self.unit_column is not None else {}),
       'columns': [column.to_record() for column in self.columns],
+      **forms.to_records(self.constraints),
     }
 
   @classmethod
@@ -382,4 +396,5 @@ class Schema:
         'declared_public', record.get('declared_public', False), (True, False)
       ),
       **{name: record.get(name) for name in _PERSONS},
+      constraints=forms.from_records(record.get('constraints', [])),
     )

@@ -122,8 +122,7 @@ def score(
 
 def without_target(data: TableDataset) -> TableDataset:
   """The same rows without the target: what a synthetic table without classes is compared with."""
-  columns = tuple(c for c in data.schema.columns if c.name != data.schema.target)
-  schema = Schema(columns=columns, declared_public=data.schema.declared_public)
+  schema = Schema(columns=data.schema.modelled, declared_public=data.schema.declared_public)
   return dataclasses.replace(data, labels=np.zeros_like(data.labels), schema=schema)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from dpgan_jax import _validate
 from dpgan_jax.data.tables.cells import Cells
+from dpgan_jax.data.tables.constraints import enforce
 from dpgan_jax.data.tables.schema import Schema
 from dpgan_jax.models.moments import mixture
 from dpgan_jax.models.moments.encoding import Means
@@ -194,8 +195,14 @@ class Rows:
 
   def draw(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
     """Rows float64 [n, C]."""
-    rng = _generator(key)
-    return self._values(mixture.draw(self.mixture, self.encoding.sizes, labels, rng), rng)
+    rng, sizes = _generator(key), self.encoding.sizes
+
+    def draw(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+      own = labels[rows]
+      return self._values(mixture.draw(self.mixture, sizes, own, rng), rng), own
+
+    target = {len(sizes)}
+    return enforce.drawn(self.encoding.schema.system, draw, len(labels), target, rng)[0]
 
   def draw_given(
     self, num: int, given: Mapping[int, float], label: int | None, key: jax.Array
@@ -209,18 +216,25 @@ class Rows:
       key: a typed key.
 
     Raises:
-      InputError: values that no row of the model has together.
+      InputError: values that no row of the model has together, or that break a constraint.
     """
     rng, sizes = _generator(key), self.encoding.sizes
     cells = {c: int(self.encoding.coarse[c].of(np.array([v]))[0]) for c, v in given.items()}
     likely = mixture.condition(self.mixture, sizes, cells, label)
     if not likely.sum() > 0:
       raise _validate.InputError('expected values that some row has together, got none that has')
-    component, labels = np.divmod(mixture.pick(likely.ravel(), num, rng), likely.shape[1])
-    rows = self._values(mixture.draw_cells(self.mixture, sizes, component, rng), rng)
-    for column, value in given.items():
-      rows[:, column] = value
-    return rows, labels
+
+    def draw(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+      component, labels = np.divmod(
+        mixture.pick(likely.ravel(), len(rows), rng), likely.shape[1]
+      )
+      drawn = self._values(mixture.draw_cells(self.mixture, sizes, component, rng), rng)
+      for column, value in given.items():
+        drawn[:, column] = value
+      return drawn, labels
+
+    fixed = {*given, *([len(sizes)] if label is not None else [])}
+    return enforce.drawn(self.encoding.schema.system, draw, num, fixed, rng)
 
   def _values(self, found: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Values float64 [n, C] in coarse cells int64 [n, C]."""

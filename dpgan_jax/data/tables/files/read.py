@@ -16,7 +16,7 @@ owner's terminal.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,7 @@ def read_table(
   read = [c for c in schema.columns if c.kind != 'id']
   place = {column.name: number for number, column in enumerate(schema.modelled)}
   records, labels, notes = np.empty((0, 0)), np.zeros(0, np.int32), []
+  derived: dict[str, np.ndarray] = {}
   found = table.columns([column.name for column in read])
   for column, text in zip(read, found, strict=True):
     values = _encode(table.where, column, text, notes)
@@ -69,8 +70,11 @@ def read_table(
       labels = np.zeros(len(values), np.int32)
     if column.name in place:
       records[:, place[column.name]] = values
+    elif column.name in schema.system.derived:
+      derived[column.name] = values
     else:
       labels = values.astype(np.int32)
+  notes += _broken(schema, records, labels, derived)
   whose = None
   if schema.unit_column is not None:
     whose = _persons(table, schema.unit_column)
@@ -97,6 +101,22 @@ def _persons(table: TextTable, name: str) -> np.ndarray:
       'name its person, got a missing value'
     )
   return persons.digests(names)[column.codes]
+
+
+def _broken(
+  schema: Schema, records: np.ndarray, labels: np.ndarray, derived: Mapping[str, np.ndarray]
+) -> list[str]:
+  """How many rows break each constraint: they are read as they are."""
+  wrong = schema.system.failing(schema.system.joined(records, labels))
+  for name, computed in schema.system.derived_of(records).items():
+    found = schema.system.derived[name].written(derived[name])
+    differ = (found != computed) & ~(np.isnan(found) & np.isnan(computed))
+    wrong[f'{name}, which is derived'] = differ
+  return [
+    f'{int(rows.sum()):,} rows break {source}: they count as they are, and samples will not'
+    for source, rows in wrong.items()
+    if rows.any()
+  ]
 
 
 def read_declared(

@@ -96,11 +96,14 @@ def export(
 def _values(table: TableDataset) -> list[np.ndarray]:
   """What each column of the schema holds, float64 [N] each; row numbers for identifiers."""
   modelled, found = iter(table.records.T), []
+  derived = table.schema.system.derived_of(table.records)
   for column in table.schema.columns:
     if column.kind == 'id':
       found.append(np.arange(1.0, len(table) + 1))
     elif column.name == table.schema.target:
       found.append(table.labels.astype(np.float64))
+    elif column.name in derived:
+      found.append(derived[column.name])
     else:
       found.append(next(modelled))
   return found
