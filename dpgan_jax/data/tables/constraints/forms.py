@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from dpgan_jax import _validate
@@ -205,6 +205,23 @@ def to_record(constraint: Constraint) -> dict[str, Any]:
   if isinstance(constraint, Derived):
     record['terms'] = dict(constraint.terms)
   return {'kind': constraint.kind, **{name: _thawed(value) for name, value in record.items()}}
+
+
+def require_one_way(constraints: Sequence[Constraint]) -> None:
+  """Refuses inequalities that lead back to where they start.
+
+  Raises:
+    InputError: naming what is on the circle.
+  """
+  edges = {pair for c in constraints if isinstance(c, Inequality) for pair in c.pairs}
+  while ends := {high for _, high in edges}:
+    found = {(low, high) for low, high in edges if low in ends}
+    if found == edges:
+      names = sorted({str(name) for edge in edges for name in edge})
+      raise InputError(
+        f'expected inequalities that go one way, got a circle among {", ".join(names)}'
+      )
+    edges = found
 
 
 def _frozen(value: Any) -> Any:

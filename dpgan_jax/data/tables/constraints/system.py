@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dpgan_jax._validate import InputError
-from dpgan_jax.data.tables.constraints import feasible
+from dpgan_jax.data.tables.constraints import feasible, forms
 from dpgan_jax.data.tables.constraints.feasible import Bound, Grid
 from dpgan_jax.data.tables.constraints.forms import (
   Constraint,
@@ -180,7 +180,7 @@ class System:
         orders += _orders(one, by_name, place, derived)
       elif isinstance(one, FixedCombinations | OneHot):
         lists.append(_listed(one, by_name, place, target))
-    _require_no_circle(constraints)
+    forms.require_one_way(constraints)
     _require_apart(lists, kept)
     return cls(tuple(kept), _groups(orders, kept), tuple(lists), derived)
 
@@ -213,11 +213,6 @@ class System:
     """The derived columns of records [n, C], float64 [n] by name."""
     table = self.as_written(self.joined(records, np.zeros(len(records))))
     return {name: each.of(table) for name, each in self.derived.items()}
-
-
-def grid(column: Domain) -> Grid:
-  """Of a column."""
-  return Grid(*column.bounds, column.step)
 
 
 def _family(column: Domain) -> str:
@@ -340,18 +335,6 @@ def _code(source: str, column: Domain, value: str | None) -> int:
   return column.categories.index(value)
 
 
-def _require_no_circle(constraints: Sequence[Constraint]) -> None:
-  edges = {pair for c in constraints if isinstance(c, Inequality) for pair in c.pairs}
-  while ends := {high for _, high in edges}:
-    found = {(low, high) for low, high in edges if low in ends}
-    if found == edges:
-      names = sorted({str(name) for edge in edges for name in edge})
-      raise InputError(
-        f'expected inequalities that go one way, got a circle among {", ".join(names)}'
-      )
-    edges = found
-
-
 def _require_apart(lists: Sequence[Listed], columns: Sequence[Domain]) -> None:
   seen: dict[int, str] = {}
   for one in lists:
@@ -394,7 +377,7 @@ def witness_of(
   Raises:
     InputError: there are none, naming the constraints that contradict each other.
   """
-  grids = {number: grid(columns[number]) for number in numbers}
+  grids = {n: Grid(*columns[n].bounds, columns[n].step) for n in numbers}
   given = {n: v for n, v in fixed.items() if n in grids}
   bounds, found = [], None
   for rounding in (True, False):
