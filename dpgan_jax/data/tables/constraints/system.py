@@ -267,7 +267,7 @@ def _orders(
   derived: Mapping[str, Sum],
 ) -> list[Order]:
   source = one.describe()
-  named = [_known(source, v, columns, 'numbers') for v in one.chain if v in columns]
+  named = [_known(source, str(v), columns, 'numbers') for v in one.chain if v in columns]
   if not named:
     raise InputError(f'{source}: expected a column, got constants alone')
   if len({_family(c) for c in named}) > 1:
@@ -377,7 +377,8 @@ def witness_of(
   Raises:
     InputError: there are none, naming the constraints that contradict each other.
   """
-  grids = {n: Grid(*columns[n].bounds, columns[n].step) for n in numbers}
+  ends = {n: columns[n].bounds for n in numbers}
+  grids = {n: Grid(low, high, columns[n].step) for n, (low, high) in ends.items()}
   given = {n: v for n, v in fixed.items() if n in grids}
   bounds, found = [], None
   for rounding in (True, False):
