@@ -7,7 +7,7 @@ taken that are furthest from breaking a constraint.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,14 +51,15 @@ def solve(
 
   free = [number for number in grids if number not in fixed]
   place = {number: i for i, number in enumerate(free)}
-  size, most, whole = np.ones(len(free) + 1), np.ones(len(free) + 1), np.zeros(len(free) + 1)
+  size, whole = np.ones(len(free) + 1), np.zeros(len(free) + 1)
+  least, most = _arrays(np.zeros(len(free) + 1), np.ones(len(free) + 1))
   for i, number in enumerate(free):
     low, high, step = grids[number]
     size[i] = high - low
     if step is not None and (steps := np.floor((high - low) / step + 1e-9)) <= _MOST_WHOLE:
       size[i], most[i], whole[i] = step, steps, 1
   most[-1] = _ENOUGH  # the last variable: how far, as a share, everything is from its bound
-  rows, right = np.zeros((len(bounds), len(free) + 1)), np.zeros(len(bounds))
+  rows, right = _arrays(np.zeros((len(bounds), len(free) + 1)), np.zeros(len(bounds)))
   for row, (weights, limit, _) in enumerate(bounds):
     # In units of how far the sum can move, so that no tolerance is of seconds since 1970.
     scale = sum(abs(w) * (grids[n].high - grids[n].low) for n, w in weights.items()) or 1.0
@@ -70,12 +71,16 @@ def solve(
   found = milp(
     -np.eye(len(free) + 1)[-1],
     integrality=whole,
-    bounds=Bounds(np.zeros(len(most)), most),
+    bounds=Bounds(least, most),
     constraints=LinearConstraint(rows, -np.inf, right) if len(bounds) else (),
   )
   if found.x is None:
     return None
   return {n: grids[n].low + found.x[i] * size[i] for n, i in place.items()}
+
+
+def _arrays(*arrays: np.ndarray) -> tuple[Any, ...]:
+  return arrays  # the types of SciPy know of numbers alone
 
 
 def contradiction(
