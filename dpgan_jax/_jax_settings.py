@@ -55,6 +55,7 @@ _NAN_CHECKS = (
   'jax_error_checking_behavior_divide',
   'jax_error_checking_behavior_nan',
 )
+_VIRTUAL_DEVICES = '--xla_force_host_platform_device_count'
 _FAST_MATH = ('xla_cpu_enable_fast_math', 'xla_gpu_enable_fast_min_max')
 
 
@@ -64,7 +65,11 @@ def read() -> dict[str, Any]:
   Two runs with equal settings, packages and devices give the same numbers from the same key.
   """
   options = {name: _plain(getattr(jax.config, name, None)) for name in OPTIONS}
-  return options | {name: os.environ.get(name) for name in ENVIRONMENT}
+  found = options | {name: os.environ.get(name) for name in ENVIRONMENT}
+  if (words := found['XLA_FLAGS']) is not None:  # how many devices a CPU plays changes no number
+    kept = [word for word in words.split() if not word.startswith(_VIRTUAL_DEVICES)]
+    found['XLA_FLAGS'] = words if kept == words.split() else ' '.join(kept) or None
+  return found
 
 
 def require_sound() -> None:

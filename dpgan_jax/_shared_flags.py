@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from dpgan_jax import _settings
+from dpgan_jax import _devices, _settings
 from dpgan_jax.data.sources import Dataset, Source
 from dpgan_jax.data.tables.schema import MOST_ROWS_PER_UNIT
 from dpgan_jax.evaluation import features, references, tasks
@@ -58,6 +58,36 @@ class DataOptions:
     """The settings of a new run with the hold-out that it records, and its data without it."""
     source = self.source(config).settled()
     return config.replace(holdout=source.holdout), source
+
+
+_device = functools.partial(_settings.field, group='devices')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+  """Which devices compute; the run is the same on any number of them."""
+
+  devices: str | None = _device(
+    None, "A number, or 'all'; default: one, or all of several processes.", common=True
+  )
+  coordinator: str | None = _device(
+    None, "Of several processes: host:port of the first; 'auto' on Slurm and Cloud TPU."
+  )
+  num_processes: int | None = _device(None, 'Beside coordinator: how many.', minimum=1)
+  process_id: int | None = _device(
+    None, 'Beside coordinator: which of them this is, from 0.', minimum=0
+  )
+
+  __post_init__ = _settings.check
+
+  def start_devices(self) -> int:
+    """Joins the other processes, if there are any; how many devices compute.
+
+    Raises:
+      InputError: fewer are there, or the processes do not find each other.
+    """
+    _devices.start(self.coordinator, self.num_processes, self.process_id)
+    return _devices.count_of(self.devices)
 
 
 def show(dataset: Dataset) -> None:

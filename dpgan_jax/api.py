@@ -62,6 +62,7 @@ class DPGAN:
     unit_column: str | None = None,
     max_rows_per_unit: int | None = None,
     progress: bool = True,
+    devices: int = 1,
   ) -> DPGAN:
     """Trains on private records; the same call after an interruption continues.
 
@@ -77,6 +78,7 @@ class DPGAN:
         is: ε is then for a person. Default: as the schema says.
       max_rows_per_unit: k, how many rows of a person count.
       progress: show a progress bar.
+      devices: how many compute; a run may go on with another number.
 
     Returns:
       Itself.
@@ -104,7 +106,8 @@ class DPGAN:
             'them before, or give what sources.Source(...).load() returns'
           )
       records = _dataset(records, labels, num_classes)
-    self._model = trainer.train(self.config, records, run_dir, progress=progress).model
+    trained = trainer.train(self.config, records, run_dir, progress=progress, devices=devices)
+    self._model = trained.model
     return self
 
   def sample(

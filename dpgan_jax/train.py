@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from dpgan_jax import (
   _cli,
+  _devices,
   _environment,
   _keys,
   _progress,
@@ -39,7 +40,7 @@ from dpgan_jax.run.stages import make_chunk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(_shared_flags.DataOptions):
+class Options(_shared_flags.DataOptions, _shared_flags.DeviceOptions):
   """Flags of this command beside the settings of a run."""
 
   run_dir: str | None = _settings.field(
@@ -62,6 +63,7 @@ def define_flags() -> None:
 def main() -> None:
   config = _cli.config_from_flags(TrainConfig)
   options = _cli.config_from_flags(Options)
+  devices = options.start_devices()
   if not options.run_dir and not options.dry_run:
     raise _validate.InputError(
       'expected --run_dir=DIRECTORY, where checkpoints, samples and report go'
@@ -69,13 +71,17 @@ def main() -> None:
   config, source = options.settled(config)
   dataset = source.load()
   if not options.run_dir or options.dry_run:
-    show_plan(config, dataset)
+    if _devices.is_owner():
+      show_plan(config, dataset, devices)
     return
-  _shared_flags.show(dataset)
+  if _devices.is_owner():
+    _shared_flags.show(dataset)
   begun = (pathlib.Path(options.run_dir) / 'config.json').exists()
   if not options.anyway and not begun:
     _refuse_useless(config, dataset)
-  trained = trainer.train(config, dataset, options.run_dir)
+  trained = trainer.train(config, dataset, options.run_dir, devices=devices)
+  if not _devices.is_owner():
+    return
   statement = run_statement.write(trained.run)
   print(statement.summary())
   print(f'Samples, figures and report: {trained.run.path}/')
@@ -91,10 +97,12 @@ def _refuse_useless(config: TrainConfig, dataset: Dataset) -> None:
     )
 
 
-def show_plan(config: TrainConfig, dataset: Dataset) -> None:
+def show_plan(config: TrainConfig, dataset: Dataset, devices: int = 1) -> None:
   """Prints what a run would do, and how long it would take; no step is taken on the data."""
   planned = plan.make(config, dataset.spec)
   rows = {'data': '; '.join((dataset.spec.describe(), *dataset.notes)), **_describe(planned)}
+  if 'device' in rows:
+    rows['device'] = f'{_environment.device_name()} x {devices} (the time is that of one)'
   for name, value in rows.items():
     print(f'{name:>17}: {value}')
   if planned.budget.is_private and math.isinf(planned.budget.epsilon()):

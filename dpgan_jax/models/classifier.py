@@ -49,7 +49,7 @@ from dpgan_jax.models.classifier_config import MODELS, ClassifierConfig
 from dpgan_jax.models.classifier_inputs import input_shape, seen
 from dpgan_jax.networks import per_example
 from dpgan_jax.networks.layers import tutorial_features
-from dpgan_jax.privacy import exact_noise
+from dpgan_jax.privacy import exact_noise, sharding
 from dpgan_jax.privacy.mechanism import DPMechanism
 
 PyTree = Any
@@ -286,16 +286,17 @@ class Classifier:
       return optax.softmax_cross_entropy_with_integer_labels(logits[0], label)
 
     batch = mechanism.sampler(state.batch_key, state.step)
-    x, y = self._seen(inputs[batch.indices], state.centre), labels[batch.indices]
+    split = sharding.here()
+    mask, indices = split.present(*batch.mask.shape, batch.mask), split.rows(batch.indices)
+    x, y = self._seen(inputs[indices], state.centre), labels[indices]
     grad = mechanism.clipped_grad(loss, microbatch_size=self.config.microbatch_size)
-    found = grad(state.params, x, y, mask=batch.mask)
-    updates, opt_state = self.optimizer().update(found.sum, state.opt_state, state.params)
+    found = grad(state.params, x, y, mask=mask)
+    total = split.total(found.sum)
+    updates, opt_state = self.optimizer().update(total, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
 
     realised = jnp.sum(batch.mask).astype(jnp.float32)
-
-    def mean(values: jax.Array) -> jax.Array:
-      return jnp.sum(jnp.where(batch.mask, values, 0.0)) / jnp.maximum(realised, 1.0)
+    mean = functools.partial(split.masked_mean, mask=mask, count=realised)
 
     sure = math.log(2)  # a loss below it is a probability above one half: correct for certain
     metrics = StepMetrics(

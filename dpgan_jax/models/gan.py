@@ -39,7 +39,7 @@ from dpgan_jax.models.config import TrainConfig, optimizer
 from dpgan_jax.models.pace import Pace
 from dpgan_jax.networks import discriminators, generators, layers, losses, per_example
 from dpgan_jax.networks.losses import LOSSES
-from dpgan_jax.privacy import clipping, memory
+from dpgan_jax.privacy import clipping, memory, sharding
 from dpgan_jax.privacy.mechanism import DPMechanism
 
 PyTree = Any
@@ -258,50 +258,50 @@ class GAN:
     self, state: GANState, images: jax.Array, labels: jax.Array
   ) -> tuple[GANState, StepMetrics]:
     config, mechanism, loss = self.config, self.mechanism, LOSSES[self.config.loss]
+    split, fake_count = sharding.here(), self.fake_batch_size
 
     def fake_loss(params: PyTree, image: jax.Array, label: jax.Array) -> jax.Array:
       return loss.d_fake(self._logit(params, image, label))
 
-    fakes, fake_labels = self._fakes(state.g, self._fake_key(state, 0), self.fake_batch_size)[:2]
+    of_own = self._split_of_fakes(state.g)
+    fakes, fake_labels, _ = self._fakes(state.g, self._fake_key(state, 0), fake_count, of_own)
     batch = mechanism.sampler(state.batch_key, state.step)
+    mask, indices = split.present(*batch.mask.shape, batch.mask), split.rows(batch.indices)
     partners: tuple[jax.Array, ...] = ()
     if config.gradient_penalty:
-      pairs = losses.partners(self._fake_key(state, 2), batch.indices, self.fake_batch_size)
+      pairs = losses.partners(self._fake_key(state, 2), indices, fake_count)
       partners = (fakes[pairs.fake], pairs.share)
     how: Any = {'strategy': self._strategy, 'microbatch_size': self.examples_at_once}
     real = mechanism.clipped_grad(self._real_loss, **how)(
-      state.d_params, images[batch.indices], labels[batch.indices], *partners, mask=batch.mask
+      state.d_params, images[indices], labels[indices], *partners, mask=mask
     )
 
     bound = mechanism.l2_clip_norm if config.fake_gradient == 'clipped' else math.inf
+    if of_own != split:
+      fakes, fake_labels = split.rows((fakes, fake_labels))
     fake = clipping.clipped_grad(fake_loss, l2_clip_norm=bound, **how)(
-      state.d_params, fakes, fake_labels
+      state.d_params, fakes, fake_labels, mask=split.present(fake_count)
     )
-    public_grads = jax.tree.map(lambda g: g / self.fake_batch_size, fake.sum)
+    real_sum, fake_sum = split.total((real.sum, fake.sum))
+    public_grads = jax.tree.map(lambda g: g / fake_count, fake_sum)
 
     updates, d_opt_state = self.d_optimizer().update(
-      real.sum, state.d_opt_state, state.d_params, public_grads=public_grads
+      real_sum, state.d_opt_state, state.d_params, public_grads=public_grads
     )
     d_params = optax.apply_updates(state.d_params, updates)
     if (bound := config.d_weight_clip) is not None:
       d_params = jax.tree.map(lambda p: jnp.clip(p, -bound, bound), d_params)
 
     realised = jnp.sum(batch.mask).astype(jnp.float32)
-
-    def real_mean(values: jax.Array) -> jax.Array:
-      total = jnp.sum(jnp.where(batch.mask, values, 0.0))
-      return total / jnp.maximum(realised, 1.0)
-
-    undecided = loss.d_real(jnp.zeros(()))
-    real_accuracy = real_mean((real.losses < undecided).astype(jnp.float32))
-    if partners:
-      real_accuracy = jnp.float32(jnp.nan)
+    real_mean = functools.partial(split.masked_mean, mask=mask, count=realised)
+    certain = lambda x: (x < loss.d_real(jnp.zeros(()))).astype(jnp.float32)  # noqa: E731
+    nan = jnp.float32(jnp.nan)
     metrics = StepMetrics(
       d_loss_real=real_mean(real.losses),
-      d_loss_fake=jnp.mean(fake.losses),
-      g_loss=jnp.float32(jnp.nan),
-      d_real_accuracy=real_accuracy,
-      d_fake_accuracy=jnp.mean((fake.losses < undecided).astype(jnp.float32)),
+      d_loss_fake=split.mean(fake.losses, fake_count),
+      g_loss=nan,
+      d_real_accuracy=nan if partners else real_mean(certain(real.losses)),
+      d_fake_accuracy=split.mean(certain(fake.losses), fake_count),
       clipped_fraction=real_mean((real.norms > mechanism.l2_clip_norm).astype(jnp.float32)),
       realised_batch=realised,
       n_d=state.pace.n_d.astype(jnp.float32),
@@ -340,17 +340,19 @@ class GAN:
     return jax.tree.map(lambda x: x.astype(self.config.compute_dtype), tree)
 
   def _g_step(self, state: GANState) -> tuple[GANState, jax.Array]:
-    key = self._fake_key(state, 1)
+    key, split = self._fake_key(state, 1), self._split_of_fakes(state.g)
 
     def mean_loss(params: PyTree) -> tuple[jax.Array, tuple[PyTree, jax.Array]]:
       g = GeneratorState(params, state.g.batch_stats)
-      fakes, fake_labels, batch_stats = self._fakes(g, key, self.g_batch_size)
+      fakes, fake_labels, batch_stats = self._fakes(g, key, self.g_batch_size, split)
       logits = self._logits(state.d_params, fakes, fake_labels)
-      recognised = jnp.mean((logits < 0).astype(jnp.float32))
-      return jnp.mean(LOSSES[self.config.loss].g(logits)), (batch_stats, recognised)
+      mean = functools.partial(split.part_of_mean, length=self.g_batch_size)
+      recognised = mean((logits < 0).astype(jnp.float32))
+      return mean(LOSSES[self.config.loss].g(logits)), (batch_stats, recognised)
 
     loss_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
-    (value, (batch_stats, recognised)), grads = loss_and_grad(state.g.params)
+    (value, (batch_stats, recognised)), grads = loss_and_grad(split.own(state.g.params))
+    value, recognised, grads = split.total((value, recognised, grads))
     updates, g_opt_state = self.g_optimizer.update(grads, state.g_opt_state, state.g.params)
     g = GeneratorState(optax.apply_updates(state.g.params, updates), batch_stats)
     # The average starts from the first generators, so its decay grows from 0 to its final value.
@@ -371,22 +373,22 @@ class GAN:
     """The key of D's (0) or G's (1) fakes, or of the pairs of real and fake (2), at a step."""
     return jax.random.fold_in(jax.random.fold_in(state.fake_key, state.step), purpose)
 
+  def _split_of_fakes(self, g: GeneratorState) -> sharding.Split:
+    """Not at all where one depends on others (batch norm), or a real example may need any."""
+    together = jax.tree.leaves(g.batch_stats) or self.config.gradient_penalty
+    return sharding.WHOLE if together else sharding.here()
+
   def _fakes(
-    self, g: GeneratorState, key: jax.Array, count: int
+    self, g: GeneratorState, key: jax.Array, count: int, split: sharding.Split = sharding.WHOLE
   ) -> tuple[jax.Array, jax.Array, PyTree]:
-    """`count` fakes with uniform labels (the real class counts are private), and batch-norm
-    averages.
-    """
+    """`split`'s rows of `count` fakes, with uniform labels (real counts are private); averages."""
     z_key, label_key = jax.random.split(key)
     z = jax.random.normal(z_key, (count, self.config.latent_dim), jnp.float32)
     labels = jax.random.randint(label_key, (count,), 0, self.spec.num_classes, jnp.int32)
-    params, z = self._narrow((g.params, z))
+    z, labels = split.rows((z, labels))
+    variables = {'params': self._narrow(g.params), 'batch_stats': g.batch_stats}
     fakes, updated = self.generator.apply(
-      {'params': params, 'batch_stats': g.batch_stats},
-      z,
-      labels,
-      train=True,
-      mutable=['batch_stats'],
+      variables, self._narrow(z), labels, train=True, mutable=['batch_stats']
     )
     return fakes.astype(jnp.float32), labels, updated.get('batch_stats', g.batch_stats)
 

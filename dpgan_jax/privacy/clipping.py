@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from dpgan_jax import _dtypes, _keys, _validate
-from dpgan_jax.privacy import memory
+from dpgan_jax.privacy import memory, sharding
 from dpgan_jax.privacy.ghost import forms, ghost
 
 PyTree = Any
@@ -263,6 +263,7 @@ def clipped_grad(
       return jax.tree.map(jnp.add, total, result.sum), (result.norms, result.losses)
 
     zero = jax.tree.map(lambda p: jnp.zeros(p.shape, _dtypes.accumulation_dtype(p.dtype)), params)
+    zero = sharding.alike(zero, sharding.varying(mask))
     total, (norms, losses) = jax.lax.scan(
       accumulate, zero, (jax.tree.map(split, batch), mask_parts)
     )
@@ -281,6 +282,7 @@ def clipped_grad(
       raise _validate.InputError('expected params to hold an array, got a pytree without arrays')
     count = num_examples(batch, mask, 'a batch of arrays [n, ...]')
     mask = jnp.ones(count, bool) if mask is None else mask
+    params, batch, mask = sharding.alike((params, batch, mask))  # one example's gradient, not n's
     plan = ghost.make_plan(loss, params, batch, cover=strategy != 'vmap')
     require_own_generator(plan.jaxpr)
     whole = functools.partial(one_pass, plan)

@@ -37,6 +37,7 @@ Gradients of one large batch in parts: add up the clipped sums of all parts, the
 the expected size of the whole batch (or leave the parts to `clipped_grad(microbatch_size=...)`).
 On several devices: add up clipped sums first (`jax.lax.psum`), then noise once, with the same key
 everywhere; a mean taken after the noise has the noise of one device and 1/devices of the signal.
+Inside `jax.shard_map` another order is refused (`sharding.require_same`).
 
 Optax's own wrappers, and its transforms before the noise in a chain, are seen on Python's stack.
 What cannot be seen: wrappers of others, and a `cond` or a loop of your own that skips the update or
@@ -58,7 +59,7 @@ import numpy as np
 import optax
 
 from dpgan_jax import _dtypes, _keys, _validate
-from dpgan_jax.privacy import clipping, step_noise
+from dpgan_jax.privacy import clipping, sharding, step_noise
 
 PyTree = Any
 
@@ -178,6 +179,8 @@ def noise_sum(
     del extra
     _require_whole(updates)
     updates = _dtypes.real_floats('sum', updates)
+    sharding.require_same('the sum', updates)
+    sharding.require_same('state.key', state)
     updates = jax.tree.map(lambda u: u.astype(_dtypes.accumulation_dtype(u.dtype)), updates)
     if noise_multiplier > 0 and jax.tree.leaves(updates):
       key = step_key(state, updates, *settings)

@@ -269,7 +269,7 @@ class Checkpoints:
 
   def _open_writer(self) -> ocp.training.Checkpointer:
     self._directory.mkdir(parents=True, exist_ok=True)
-    context = ocp.Context()
+    context = _own_context()
     context.atomicity.mode = ocp.options.AtomicityMode.ATOMIC_RENAME
     context.memory.deepcopy_host_arrays = False  # the arrays handed over are copies already
     return ocp.training.Checkpointer(
@@ -315,6 +315,17 @@ class Checkpoints:
     return step, jax.tree.unflatten(structure, leaves), header['metadata']
 
 
+def _own_context() -> ocp.Context:
+  """Of a process that saves and reads by itself, whatever others there are."""
+  context = ocp.Context()
+  if jax.process_count() > 1:  # orbax would wait for all of them
+    own = jax.process_index()
+    context.multiprocessing.primary_host = own
+    context.multiprocessing.active_processes = {own}
+    context.multiprocessing.barrier_sync_key_prefix = f'process{own}'
+  return context
+
+
 def _read(function: Callable[[], T]) -> T:
   """Calls `function` and raises _Damaged, with the reason in one short line, where it fails."""
   with warnings.catch_warnings():
@@ -322,7 +333,8 @@ def _read(function: Callable[[], T]) -> T:
     # which is at the end of the except clause.
     warnings.filterwarnings('ignore', message='coroutine .* was never awaited')
     try:
-      return function()
+      with _own_context():
+        return function()
     except (MemoryError, PermissionError):
       raise
     # Whatever orbax and tensorstore raise on bytes that they did not write (ValueError, KeyError,

@@ -34,8 +34,10 @@ from typing import Any, Protocol, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from dpgan_jax import (
+  _devices,
   _environment,
   _interrupts,
   _jax_settings,
@@ -46,6 +48,7 @@ from dpgan_jax import (
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data.spec import Spec
+from dpgan_jax.privacy import sharding
 from dpgan_jax.privacy.accounting import rounded_up
 from dpgan_jax.run import metrics
 from dpgan_jax.run.checkpoint import Checkpoints
@@ -102,6 +105,7 @@ class Run:
     identity: str | None,
     *,
     progress: bool,
+    mesh: Mesh | None = None,
   ) -> None:
     """Reads and writes nothing yet.
 
@@ -112,7 +116,9 @@ class Run:
       secret: every key follows from it.
       identity: the digest of the run's config.json, which its checkpoints carry.
       progress: show a progress bar on stderr.
+      mesh: the devices that compute; None for one.
     """
+    self._mesh = mesh
     self.directory, self.ledger, self.budget = directory, ledger, budget
     self._secret, self._identity, self._progress = secret, identity, progress
     self._done: dict[str, int] = {}  # steps of the stages that were carried out
@@ -128,6 +134,7 @@ class Run:
     make: Callable[[], PlannedT],
     read: Callable[[Mapping[str, Any], object], PlannedT],
     progress: bool = True,
+    devices: int = 1,
   ) -> Iterator[tuple[PlannedT, Run]]:
     """Starts a run in its directory, or continues one after checking that it is the same.
 
@@ -141,15 +148,21 @@ class Run:
       make: plans a new run.
       read: makes the plan of what `config.json` holds; its second argument names the file.
       progress: show a progress bar on stderr.
+      devices: how many compute. A run may go on with another number: ε, batches and noise do not
+        depend on it, sums do by the order of their additions.
 
     Raises:
       InputError: the directory belongs to another run (naming what differs), is in use, or is
         damaged; settings that do not fit the data; a JAX that is set to break the guarantee.
     """
     _jax_settings.require_sound()
-    existed = os.path.lexists(run_dir)
-    directory = RunDir.open(run_dir, create=True)
-    with directory.lock():
+    mesh = sharding.mesh_of(devices)
+    with contextlib.ExitStack() as stack:
+      # Of several processes, all but one work in a copy of their own.
+      run_dir, share = stack.enter_context(_devices.shared_directory(run_dir))
+      existed = os.path.lexists(run_dir)
+      directory = RunDir.open(run_dir, create=True)
+      stack.enter_context(directory.lock())
       try:
         if directory.config.is_file():
           planned = _read_plan(directory, settings, records.spec, read)
@@ -185,7 +198,11 @@ class Run:
         identity=identity,
         secret_commitment=secret.commitment(),
       )
-      yield planned, cls(directory, ledger, planned.budget, secret, identity, progress=progress)
+      share()
+      progress = progress and _devices.is_owner()
+      yield planned, cls(
+        directory, ledger, planned.budget, secret, identity, progress=progress, mesh=mesh
+      )
 
   def carry_out(self, stage: Stage) -> State:
     """Takes the steps of a stage, or continues, or finds them taken; the state after the last.
@@ -240,9 +257,13 @@ class Run:
       for name in stage.mechanisms.keys() - {stage.name}:
         self.ledger.charge(1, name)
       state = stage.release(state, data, self._secret.derive(f'{stage.name} releases'))
+    mesh = self._mesh if isinstance(stage, CompiledStage) else None
+    if mesh is not None:
+      stage.mesh = mesh
+      state, data = sharding.replicate((state, data), mesh)
     bar = None
     if self._progress:
-      device = _environment.device_name()
+      device = _environment.device_name() + (f' x {mesh.size}' if mesh else '')
       bar = _progress.TrainingProgress(total, step, rounded_up(self.budget.epsilon()), device)
     chunks: dict[int, Any] = {}
     waiting: Callable[[], None] | None = None  # writes the record of the chunk that ended last
@@ -273,7 +294,7 @@ class Run:
       kept = stage.keep(step, state)
       whole = None
       if stage.wants_state(step) or stage.wants_checkpoint(step):
-        whole = state if step == total else _copy(state)
+        whole = sharding.gather(state if step == total else _copy(state), mesh)
       _wait_interruptibly(history, started)
       # From end to end, whatever the device did in between; but compiling is no step.
       since, ended = started if is_new else ended, time.monotonic()
@@ -288,7 +309,7 @@ class Run:
     _interrupts.working_on('')
     if bar:
       bar.close()
-    return state
+    return sharding.gather(state, mesh)
 
   def _write(
     self,
@@ -313,7 +334,8 @@ class Run:
     stage.write(step, kept, state if stage.wants_state(step) else None, epsilon)
     if stage.wants_checkpoint(step):
       spent = epsilon if np.isfinite(epsilon) else 'inf'
-      checkpoints.save(step, state, {'epsilon': spent})
+      used = {'devices': self._mesh.size} if self._mesh else {}
+      checkpoints.save(step, state, {'epsilon': spent, **used})
 
   def _spent(self, stage: Stage) -> dict[str, int]:
     """Steps taken before those of `stage`: of earlier stages, and of its own releases."""

@@ -7,13 +7,13 @@ has one of its own. A new idea is a new stage, and never a new copy of the order
 from __future__ import annotations
 
 import abc
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from dpgan_jax import _figures, _keys
 from dpgan_jax.budget.budget import STAGE
@@ -29,6 +29,7 @@ from dpgan_jax.models.moments import release
 from dpgan_jax.models.moments.encoding import Means
 from dpgan_jax.models.moments.settings import SECONDS, Moments
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
+from dpgan_jax.privacy import sharding
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file
 from dpgan_jax.run.checkpoint import Checkpoints
@@ -112,7 +113,9 @@ class Stage(abc.ABC):
 
 
 class CompiledStage(Stage):
-  """A stage whose steps are one compiled loop on the device."""
+  """A stage whose steps are one compiled loop on the device, or on those of `mesh`, in step."""
+
+  mesh: Mesh | None = None
 
   @abc.abstractmethod
   def step(self, state: State, *data: jax.Array) -> tuple[State, Any]:
@@ -129,15 +132,13 @@ def make_chunk(stage: Any, length: int) -> Callable[..., tuple[State, Any]]:
   touched afterwards. The host is not involved until the call ends.
 
   Args:
-    stage: has `step(state, *data)`.
+    stage: has `step(state, *data)`, and `mesh` if it is to run on the devices of one.
     length: steps.
   """
-
-  @functools.partial(jax.jit, donate_argnums=0)
   def chunk(state: State, *data: jax.Array) -> tuple[State, Any]:
     return jax.lax.scan(lambda carry, _: stage.step(carry, *data), state, None, length=length)
 
-  return chunk
+  return jax.jit(sharding.over(getattr(stage, 'mesh', None), chunk), donate_argnums=0)
 
 
 # --- the GAN --------------------------------------------------------------------------------------
@@ -290,7 +291,7 @@ class MomentsStage(Stage):
   def __init__(self, moments: Moments, dataset: Dataset) -> None:
     """Reads and writes nothing yet."""
     self._moments, self._dataset, self.mechanisms = moments, dataset, moments.stages
-    self._secret: bytes | None = None
+    self._secret = b''
 
   def init(self, key: jax.Array) -> MomentsState:
     return nothing_released(self._moments, key)
@@ -310,7 +311,7 @@ class MomentsStage(Stage):
     def take(
       state: MomentsState, codes: np.ndarray, labels: np.ndarray
     ) -> tuple[MomentsState, NoMetrics]:
-      assert self._secret is not None  # `release` came first
+      assert self._secret  # `release` came first
       means = means_of(state)
       seconds = release.release_seconds(codes, labels, means, self._moments, self._secret)
       return state._replace(step=state.step + 1, seconds=jnp.asarray(seconds)), NoMetrics()

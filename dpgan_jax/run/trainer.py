@@ -65,6 +65,7 @@ def train(
   run_dir: str | os.PathLike[str],
   *,
   progress: bool = True,
+  devices: int = 1,
 ) -> Trained:
   """Makes a model with differential privacy, or continues where an earlier call was interrupted.
 
@@ -73,6 +74,7 @@ def train(
     dataset: the private records.
     run_dir: directory of the run; made where missing.
     progress: show a progress bar on stderr.
+    devices: how many compute; a run may go on with another number.
 
   Returns:
     The trained generator. The directory then holds samples, figures, metrics, ledger, checkpoints.
@@ -88,6 +90,7 @@ def train(
     make=lambda: plan.make(config, dataset.spec),
     read=plan.read,
     progress=progress,
+    devices=devices,
   )
   with opened as (planned, run):
     if isinstance(planned, Moments):

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr, Literal, Var, jaxpr_as_fun
 
 from dpgan_jax import _validate
+from dpgan_jax.privacy import sharding
 from dpgan_jax.privacy.ghost import convolutions, forms, rules
 from dpgan_jax.privacy.ghost.forms import Form, Preference
 from dpgan_jax.privacy.ghost.norms import length, squares
@@ -78,7 +79,10 @@ def make_plan(
   Raises:
     InputError: the loss is not one number.
   """
-  example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
+  if sharding.varying(batch):  # inside shard_map; a shape alone does not say so
+    example = jax.tree.map(lambda x: x[0], batch)
+  else:
+    example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
   traced = jax.make_jaxpr(loss_fn)(params, *example)
   shapes = [aval.shape for aval in traced.out_avals]
   if shapes != [()]:
@@ -198,6 +202,7 @@ def backward(plan: Plan, params: PyTree, batch: tuple[Any, ...], prefer: Prefere
   outputs: dict[int, Any] = {i: plan.jaxpr.eqns[i].outvars[0].aval for i, _, _ in plan.uses}
   # Gradients by a zero added to a product's output are those by the output itself.
   zeros = {index: jnp.zeros(aval.shape, aval.dtype) for index, aval in outputs.items()}
+  zeros = sharding.alike(zeros, sharding.varying(batch))
   sites = {index: use.site for index, _, use in plan.uses}
 
   def loss(
