@@ -47,6 +47,7 @@ import jax.numpy as jnp
 from jax.extend import random as generators
 
 from dpgan_jax import _dtypes, _validate
+from dpgan_jax.privacy import sharding
 
 PyTree = Any
 
@@ -139,7 +140,7 @@ def _words(key: jax.Array, pairs: int) -> list[jax.Array]:
   for block in range(3):
     blocks = jnp.full((pairs,), block, jnp.uint32)
     words += generators.threefry2x32_p.bind(first, second, blocks, count)
-  return words
+  return sharding.alike(words, sharding.varying(key))  # which `bind` forgets
 
 
 def from_words(words: list[jax.Array], scale: float) -> tuple[jax.Array, jax.Array]:

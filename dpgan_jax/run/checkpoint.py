@@ -316,13 +316,10 @@ class Checkpoints:
 
 
 def _own_context() -> ocp.Context:
-  """Of a process that saves and reads by itself, whatever others there are."""
+  """Of a process that saves and reads in a directory of its own, in step with others if any."""
   context = ocp.Context()
-  if jax.process_count() > 1:  # orbax would wait for all of them
-    own = jax.process_index()
-    context.multiprocessing.primary_host = own
-    context.multiprocessing.active_processes = {own}
-    context.multiprocessing.barrier_sync_key_prefix = f'process{own}'
+  if jax.process_count() > 1:
+    context.multiprocessing.primary_host = None
   return context
 
 

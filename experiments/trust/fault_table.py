@@ -28,7 +28,15 @@ from dpgan_jax.models import classifier, gan
 from dpgan_jax.models.moments import release
 from dpgan_jax.models.moments.table_encoding import TableEncoding
 from dpgan_jax.networks import discriminators, losses
-from dpgan_jax.privacy import accounting, clipping, exact_noise, sampling, step_noise, transforms
+from dpgan_jax.privacy import (
+  accounting,
+  clipping,
+  exact_noise,
+  sampling,
+  sharding,
+  step_noise,
+  transforms,
+)
 from dpgan_jax.privacy.ghost import ghost
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.privacy.releases import marginals
@@ -36,6 +44,7 @@ from dpgan_jax.publishing import run_statement, statement, statement_text
 from dpgan_jax.run import checkpoint, loop, metrics, secrets
 from dpgan_jax.search import sweep_table
 from experiments.trust import (
+  device_checks,
   faults,
   gan_checks,
   leaks,
@@ -49,10 +58,6 @@ from experiments.trust import (
 from experiments.trust.faults import Swap, swap, to
 
 KINDS = ('refusal', 'statistics', 'exactness', 'data flow', 'second opinion', 'report', 'audit')
-_NO_DEVICES = (
-  'not applicable yet: a run uses one device, and noise is added once. The check holds this fast, '
-  'and fails when data are spread over two'
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Fault:
 
 _M, _G = mechanism_checks, gan_checks
 _T, _R, _S = taint_checks, release_checks, stream_checks
-_P, _C = moments_checks, table_checks
+_P, _C, _D = moments_checks, table_checks, device_checks
 
 
 def _audited(**faulty: Callable[[], Any]) -> tuple[Swap, ...]:
@@ -237,9 +242,30 @@ _MECHANISM = (
         swap(step_noise, 'from_words', lambda f: lambda words, scale: f(
           [jnp.maximum(words[0], 1), *words[1:]], scale)),
         _M.noise_reaches_far, 'exactness'),
-  Fault('several_devices', 10, 'a step that runs on two devices at once',
-        swap(gan_checks, 'DEVICES_OF_DATA', to(2)),
-        _G.a_step_runs_on_one_device, 'exactness', slow=True, note=_NO_DEVICES),
+  Fault('noise_on_every_device', 10, 'each device adds noise of its own to its sum',
+        swap(transforms, 'noise_sum', faults.wrapped_update(faults.noise_of_each_device)),
+        _D.steps_are_those_of_one_device, 'exactness'),
+  Fault('noise_before_the_sum', 10, 'sums are not added up over devices before the noise',
+        swap(sharding.Split, 'total', to(lambda self, tree: tree)),
+        _D.steps_are_those_of_one_device, 'refusal'),
+  Fault('noise_key_of_a_device', 10, 'the noise key follows the number of the device',
+        swap(transforms, 'step_key', faults.key_of_a_device),
+        _D.steps_are_those_of_one_device, 'exactness'),
+  Fault('average_after_the_noise', 10, 'the mean over devices is taken after the noise',
+        swap(transforms, 'noise_sum', faults.wrapped_update(faults.mean_after_the_noise)),
+        _D.steps_are_those_of_one_device, 'exactness'),
+  Fault('count_of_a_device', 10, 'each device divides by its own share of the batch size',
+        swap(sharding.Split, 'total', faults.mean_over_devices),
+        _D.steps_are_those_of_one_device, 'exactness'),
+  Fault('q_of_a_device', 10, 'each device samples its own records at its own q',
+        swap(sampling.TruncatedPoissonSampler, '__call__', faults.batch_of_a_device),
+        _D.steps_are_those_of_one_device, 'exactness'),
+  Fault('cap_of_a_device', 10, 'each device cuts its share at its part of the batch size',
+        swap(sharding.Split, 'present', faults.cap_of_a_device),
+        _D.steps_are_those_of_one_device, 'exactness'),
+  Fault('sums_of_sums_clipped', 10, "a device's example is clipped together with the others'",
+        swap(clipping.sharding, 'alike', to(lambda tree, axes=None: tree)),
+        _D.steps_are_those_of_one_device, 'exactness'),
 )  # fmt: skip
 
 _GAN = (

@@ -24,7 +24,7 @@ from dpgan_jax.budget.budget import STAGE
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
 from dpgan_jax.models import gan
-from dpgan_jax.privacy import clipping, sampling, step_noise
+from dpgan_jax.privacy import clipping, sampling, sharding, step_noise
 from dpgan_jax.privacy.mechanism import DPMechanism
 from experiments.trust import gan_checks
 
@@ -451,3 +451,47 @@ def cells_between_real_bounds(right: Callable[..., Any]) -> Callable[..., Any]:
     return right(dataclasses.replace(self, schema=schema), records)
 
   return encode
+
+
+# --- several devices ------------------------------------------------------------------------------
+
+
+def _device() -> Any:
+  split = sharding.here()
+  return jnp.int32(0) if split.axis is None else jax.lax.axis_index(split.axis)
+
+
+def noise_of_each_device(update: Any, updates: Any, state: Any, *rest: Any, **named: Any):
+  """The sum, with the noise of as many steps as there are devices."""
+  clean, found = updates, []
+  for _ in range(sharding.here().count):
+    noisy, state = update(updates, state, *rest, **named)
+    updates = jax.tree.map(jnp.zeros_like, clean)
+    found.append(noisy)
+  return jax.tree.map(lambda *each: sum(each), *found), state
+
+
+def mean_after_the_noise(update: Any, updates: Any, state: Any, *rest: Any, **named: Any):
+  """As where each device noises its own sum by the same key, and a mean follows: signal/devices."""
+  share = jax.tree.map(lambda u: u / sharding.here().count, updates)
+  return update(share, state, *rest, **named)
+
+
+def key_of_a_device(step_key: Any) -> Any:
+  return lambda *arguments: jax.random.fold_in(step_key(*arguments), _device())
+
+
+def mean_over_devices(total: Any) -> Any:
+  return lambda self, tree: jax.tree.map(lambda x: x / self.count, total(self, tree))
+
+
+def batch_of_a_device(call: Any) -> Any:
+  return lambda self, key, step: call(self, jax.random.fold_in(key, _device()), step)
+
+
+def cap_of_a_device(present: Any) -> Any:
+  def faulty(self: Any, length: int, mask: Any = None) -> Any:
+    found = present(self, length, mask)
+    return found & (jnp.cumsum(found) <= 21 // self.count)  # B of the check
+
+  return faulty

@@ -170,24 +170,6 @@ def the_discriminator_looks_at_one_example_at_a_time() -> None:
   _make()
 
 
-DEVICES_OF_DATA = 1
-"""Devices that a planted fault spreads the private data over."""
-
-
-def a_step_runs_on_one_device() -> None:
-  """The compiled step is one program for one device: nothing is sharded, noise is added once."""
-  images, labels = dataset()
-  if DEVICES_OF_DATA > 1:
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:DEVICES_OF_DATA]), ('data',))
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
-    images, labels = jax.device_put((images, labels), rows)
-  gan = _make()
-  compiled = _step(gan).lower(jax.eval_shape(gan.init, jax.random.key(0)), images, labels).compile()
-  inputs = jax.tree.leaves(compiled.input_shardings)
-  if (devices := {len(s.device_set) for s in inputs}) != {1}:
-    raise Violation(f'a step is compiled for {max(devices)} devices')
-
-
 # --- runs -----------------------------------------------------------------------------------------
 
 CONFIG = TrainConfig(
