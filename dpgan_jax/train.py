@@ -101,7 +101,7 @@ def show_plan(config: TrainConfig, dataset: Dataset, devices: int = 1) -> None:
   """Prints what a run would do, and how long it would take; no step is taken on the data."""
   planned = plan.make(config, dataset.spec)
   rows = {'data': '; '.join((dataset.spec.describe(), *dataset.notes)), **_describe(planned)}
-  if 'device' in rows:
+  if 'device' in rows and devices > 1:
     rows['device'] = f'{_environment.device_name()} x {devices} (the time is that of one)'
   for name, value in rows.items():
     print(f'{name:>17}: {value}')
