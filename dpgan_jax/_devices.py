@@ -15,6 +15,7 @@ import pathlib
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -48,8 +49,9 @@ def start(
   if coordinator is None:
     return
   if coordinator != 'auto':
-    count = _validate.integer('num_processes', num_processes, minimum=1)
-    _validate.integer('process_id', process_id, minimum=0, maximum=count - 1)
+    own: Any = process_id  # None is refused here
+    count = _validate.integer('num_processes', num_processes or 0, minimum=1)
+    _validate.integer('process_id', own, minimum=0, maximum=count - 1)
   try:
     if coordinator == 'auto':
       jax.distributed.initialize()

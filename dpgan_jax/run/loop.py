@@ -258,7 +258,7 @@ class Run:
         self.ledger.charge(1, name)
       state = stage.release(state, data, self._secret.derive(f'{stage.name} releases'))
     mesh = self._mesh if isinstance(stage, CompiledStage) else None
-    if mesh is not None:
+    if mesh is not None and isinstance(stage, CompiledStage):
       stage.mesh = mesh
       state, data = sharding.replicate((state, data), mesh)
     bar = None
