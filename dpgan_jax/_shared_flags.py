@@ -31,7 +31,8 @@ class DataOptions:
     group='data', common=True,
   )
   schema: str | None = _settings.field(
-    None, 'With table: its description, by dpgan_jax.schema. Persons with rows: unit_column.',
+    None,
+    'With table or series: the description, by dpgan_jax.schema. Persons with rows: unit_column.',
     group='data', common=True,
   )
   unit_column: str | None = _settings.field(

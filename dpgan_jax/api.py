@@ -19,9 +19,13 @@ import numpy as np
 
 from dpgan_jax import _validate
 from dpgan_jax.data import datasets, readers
+from dpgan_jax.data.series import read
+from dpgan_jax.data.series import write as series
+from dpgan_jax.data.series.schema import SeriesSchema
+from dpgan_jax.data.spec import require_confirmed, schema_of
 from dpgan_jax.data.tables import persons
 from dpgan_jax.data.tables.dataset import TableDataset
-from dpgan_jax.data.tables.files import read, write
+from dpgan_jax.data.tables.files import schema_file, write
 from dpgan_jax.data.tables.schema import Schema
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.synthesizer import Synthesizer
@@ -68,12 +72,13 @@ class DPGAN:
 
     Args:
       records: images, uint8 [N, H, W] or [N, H, W, C], C = 1 or 3, or an `ImageDataset`; or, with a
-        schema, a table: a data frame, or the CSV or Parquet file of one; or a `TableDataset`.
+        schema, a table: a data frame, or the CSV or Parquet file of one; or series: the same, long,
+        or arrays by name, or an .npz file of them (`series.read`); or a `TableDataset`.
       labels: of images, whole numbers [N] from 0; None puts all of them in one class.
       run_dir: directory of the run: ledger, checkpoints, samples, figures. It is private as a
         whole.
       num_classes: K, a public number; default: the largest label + 1.
-      schema: of a table, or the JSON file that dpgan_jax.schema drafted of it.
+      schema: of a table or of series, or the JSON file that dpgan_jax.schema drafted.
       unit_column: of a table in which persons have several rows, the column that says whose a row
         is: ε is then for a person. Default: as the schema says.
       max_rows_per_unit: k, how many rows of a person count.
@@ -120,7 +125,8 @@ class DPGAN:
     seed: int | None = None,
   ) -> Any:
     """`num` synthetic records: images uint8 [num, H, W, C] and labels int64 [num]; of a table, a
-    frame of its columns: of pandas where that is installed, else a `pyarrow.Table`.
+    frame of its columns: of pandas where that is installed, else a `pyarrow.Table`; of series
+    arrays by name, as an .npz file of them has (`series.write.to_arrays`).
 
     Args:
       num: how many.
@@ -181,13 +187,16 @@ def _table(
   max_rows_per_unit: int | None,
 ) -> TableDataset:
   if isinstance(schema, Schema):
-    return read.read_table(records, persons.settled(schema, unit_column, max_rows_per_unit))
-  return read.read_declared(
-    records, os.fspath(schema), unit_column=unit_column, max_rows_per_unit=max_rows_per_unit
-  )
+    return read.read_records(records, persons.settled(schema, unit_column, max_rows_per_unit))
+  found = schema_file.read_schema(schema, schema_of)
+  found = persons.settled(found, unit_column, max_rows_per_unit)
+  require_confirmed(found, os.fspath(schema))
+  return read.read_records(records, found)
 
 
 def _frame(schema: Schema, records: np.ndarray, labels: np.ndarray | None) -> Any:
+  if isinstance(schema, SeriesSchema):
+    return series.to_arrays(schema, records, labels)
   labels = np.zeros(len(records), np.int32) if labels is None else labels.astype(np.int32)
   table = write.to_arrow(
     TableDataset(records=records, labels=labels, schema=schema, name='samples', partial=True)

@@ -23,7 +23,7 @@ from dpgan_jax.data import naming, readers
 from dpgan_jax.data.datasets import SPLITS, ImageDataset
 from dpgan_jax.data.sources import Source
 from dpgan_jax.data.tables.dataset import TableDataset
-from dpgan_jax.evaluation import scores, scoring, snapshots, tasks
+from dpgan_jax.evaluation import scores, scoring, series, snapshots, tasks
 from dpgan_jax.evaluation.tables import pages
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.run import generator_file, secrets, trainer
@@ -128,7 +128,9 @@ def _score_table(
 ) -> None:
   for name in ('tasks', 'inception', 'cnn_epochs'):
     if getattr(wanted, name):
-      raise _validate.InputError(f'expected no {name} with a run of a table: it is of images')
+      raise _validate.InputError(
+        f'expected no {name} with a run of a {model.spec.kind}: it is of images'
+      )
   source = _source_of(model, options)
   train, test = (source.load(split) for split in SPLITS)
   assert isinstance(train, TableDataset)
@@ -137,7 +139,8 @@ def _score_table(
     raise _validate.InputError('expected the schema that the run was trained with, got another')
   num = wanted.num or min(len(train), _MOST_ROWS)
   records, labels = model.sample(num, key=secrets.root_key(wanted.eval_seed))
-  record = pages.evaluate_run(
+  evaluate = series.evaluate_run if model.spec.kind == 'series' else pages.evaluate_run
+  record = evaluate(
     train, test, records, labels, out, quick=wanted.quick, seed=wanted.eval_seed,
     scores_dir=options.scores_dir,
   )  # fmt: skip

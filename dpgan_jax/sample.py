@@ -52,7 +52,7 @@ class Options:
   )
   format: str | None = _files(
     None, 'Of files: of images npz (default), png (train/<class>/<n>.png), idx (as MNIST) or '
-    'parquet; of tables csv (default) or parquet.',
+    'parquet; of tables csv (default) or parquet; of series npz (default), csv or parquet.',
     choices=sorted({*writers.FORMATS, *tables.FORMATS}),
   )
   out: str | None = _files(
@@ -97,8 +97,10 @@ def main() -> None:
     format=format, overwrite=options.overwrite,
   )  # fmt: skip
   kind = 'distorted synthetic' if choice.distort else 'synthetic'
-  what = 'examples' if model.spec.schema is None else 'rows'
-  print(f'{num} {kind} {what} (step {model.steps}; {model.guarantee()}): {written}')
+  what = 'example' if model.spec.schema is None else model.spec.schema.unit
+  if model.spec.kind == 'table':
+    what = 'row'
+  print(f'{num} {kind} {what}s (step {model.steps}; {model.guarantee()}): {written}')
 
 
 def _generator(options: Options) -> tuple[Synthesizer, pathlib.Path]:

@@ -34,7 +34,7 @@ from dpgan_jax.models.moments import settings as moments_settings
 from dpgan_jax.models.moments import verdict
 from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.networks import layers
-from dpgan_jax.publishing import run_statement
+from dpgan_jax.publishing import run_statement, words
 from dpgan_jax.run import plan, trainer
 from dpgan_jax.run.stages import make_chunk
 
@@ -125,16 +125,16 @@ def _describe(planned: plan.Plan) -> dict[str, str]:
 
 def _describe_moments(moments: Moments, epsilon: str) -> dict[str, str]:
   of_table = moments.spec.schema is not None
-  released = 'one-way and two-way counts' if of_table else 'class means and covariances'
+  first, second = words.of(moments.spec).released
   return {
-    'method': f'moments: {released}, released once, then sampled',
+    'method': f'moments: {first}, then {second}, released once, then sampled',
     'epsilon': epsilon,
     'noise multipliers': ', '.join(
       f'{name} {m.noise_multiplier:.4g}' for name, m in moments.stages.items()
     ),
     'is released of': f'{moments.dim} of the {math.prod(moments.spec.shape)} numbers of a record'
     if not of_table
-    else f'{moments.dim} cells of {moments.spec.shape[0]} columns',
+    else f'{moments.dim} sums, and products of {moments.encoding.second_dim}',
     'samples': f'{verdict.expected(moments)}, as N, K and epsilon let expect',
     'expected time': 'seconds',
   }

@@ -38,9 +38,10 @@ from dpgan_jax.data.readers import (
   read_idx,
   read_npz,
 )
+from dpgan_jax.data.series.generated import vitals
+from dpgan_jax.data.series.read import read_declared
 from dpgan_jax.data.spec import Preparation, Spec, fingerprint
-from dpgan_jax.data.tables import generated
-from dpgan_jax.data.tables.files.read import read_declared
+from dpgan_jax.data.tables.generated import people
 
 SPLITS = ('train', 'test')
 
@@ -60,11 +61,11 @@ _CLASS_NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _EMNIST_PART = {'emnist': 'balanced', 'emnist_digits': 'digits', 'emnist_letters': 'letters'}
 
-PUBLIC = {*_CLASS_NAMES, 'people'}
+PUBLIC = {*_CLASS_NAMES, 'people', 'vitals'}
 """Data sets that anyone may download or make: scores on their records may be shown."""
-TABLES = {'people', 'table'}
-_OWN = dict.fromkeys((*_CLASS_NAMES, 'people', 'idx', 'npz', 'png', 'table'))
-DATASETS: Registry[Any] = Registry('data set', _OWN, public=PUBLIC, tables=TABLES)
+WITH_SCHEMA = {'people', 'table', 'vitals', 'series'}
+_OWN = dict.fromkeys((*_CLASS_NAMES, 'people', 'vitals', 'idx', 'npz', 'png', 'table', 'series'))
+DATASETS: Registry[Any] = Registry('data set', _OWN, public=PUBLIC, tables=WITH_SCHEMA)
 """A plugin registers functions of (split, data_dir) that return a data set."""
 
 
@@ -189,8 +190,8 @@ def load_dataset(
       are read from `data_dir`, or downloaded into the cache without one. 'idx', 'npz' and 'png' are
       your own files: see `find_idx`, `readers.read_npz`, `image_folder.read_image_folder`. Without
       labels, images of the last two are of one class, called 'unlabelled'. 'people' is a generated
-      table, 'table' one of your own (`tables.read`).
-    data_dir: the folder (for 'npz' and 'table' the file) that holds the data.
+      table, 'vitals' are generated series, 'table' and 'series' your own (`series.read`).
+    data_dir: the folder (for 'npz', 'table' and 'series' the file) that holds the data.
     split: 'train' or 'test'. Classes of the test split are those of training, in their order.
     num_classes: for 'idx' and 'npz', the public number of classes. Without it their names (the file
       class_names.json, the array class_names) or the largest training label give it, which is
@@ -198,12 +199,11 @@ def load_dataset(
     labels_csv: for 'png', a table of the class of each file.
     image_size, channels: for 'npz' and 'png', what each image is resized to, 28 or '28x32' (height
       by width), and turned into: grey (1) or RGB (3). Without them images are taken as they are.
-    schema: for 'table', the file that describes it (`tables.schema_file`).
-    unit_column, max_rows_per_unit: for 'table', whose each row is, where persons have several, and
-      how many rows of a person count; default: as the schema says.
+    schema: for 'table' and 'series', the file that describes them (`tables.schema_file`).
+    unit_column, max_rows_per_unit: for 'table', as of `tables.persons.settled`.
 
   Returns:
-    An `ImageDataset`; a `TableDataset` for the names in `TABLES`.
+    An `ImageDataset`; a `TableDataset` for the names in `WITH_SCHEMA`.
 
   Raises:
     InputError: an unknown name, or files that are missing, damaged or inconsistent.
@@ -219,22 +219,21 @@ def load_dataset(
     raise InputError(f'expected image_size and channels only with npz or png, got them with {name}')
   if labels_csv is not None and name != 'png':
     raise InputError(f'expected labels_csv only with png; {name} has labels of its own')
-  if schema is not None and name != 'table':
-    raise InputError(f'expected schema only with table; {name} describes itself')
+  if schema is not None and name not in ('table', 'series'):
+    raise InputError(f'expected schema only with table or series; {name} describes itself')
   if name != 'table' and (unit_column, max_rows_per_unit) != (None, None):
     raise InputError(f'expected unit_column and max_rows_per_unit only with table, got {name}')
-  if name in ('digits', 'people') and data_dir is not None:
+  if name in ('digits', 'people', 'vitals') and data_dir is not None:
     raise InputError(f'expected no data_dir with {name} (built in), got {data_dir!r}')
   if (plugged := DATASETS[name]) is not None:
     return dataclasses.replace(plugged(split, data_dir), name=name)
-  if name in TABLES:
+  if name in WITH_SCHEMA:
     import pyarrow  # noqa: F401  (what writes samples: if missing, before anything is spent)
-  if name == 'people':
-    return generated.people(split)
-  if name == 'table':
-    return read_declared(
-      _need(name, data_dir), schema, split, unit_column, max_rows_per_unit
-    )
+  if name in ('people', 'vitals'):
+    return people(split) if name == 'people' else vitals(split)
+  if name in ('table', 'series'):
+    path = _need(name, data_dir)
+    return read_declared(path, schema, name, split, unit_column, max_rows_per_unit)
   if name == 'digits':
     images, labels = _digits(split)
   elif name == 'png':
@@ -395,6 +394,7 @@ def _assemble(
 
 def _need(name: str, data_dir: str | None) -> str:
   if data_dir is None:
-    what = {'npz': 'an .npz file', 'table': 'a CSV or Parquet file'}.get(name, 'a folder')
+    files = {'npz': 'an .npz', 'table': 'a CSV or Parquet', 'series': 'an .npz, CSV or Parquet'}
+    what = f'{files[name]} file' if name in files else 'a folder'
     raise InputError(f'expected data_dir to name {what} with dataset {name}, got none')
   return data_dir

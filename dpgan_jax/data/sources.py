@@ -163,7 +163,7 @@ class Source:
     return dataclasses.replace(self, holdout=holdout or None)
 
   def _has_test_split(self) -> bool:
-    if self.dataset == 'table':
+    if self.dataset in ('table', 'series'):
       return False
     if self.data_dir is None:
       return True
@@ -198,12 +198,14 @@ class Source:
     """`load` of images, for what is of images only.
 
     Raises:
-      InputError: as `load`, or it is a table.
+      InputError: as `load`, or it is a table or series.
     """
-    if self.dataset in datasets.TABLES:
+    if self.dataset in datasets.WITH_SCHEMA:
+      of_series = self.dataset in ('vitals', 'series')
+      kind, kinds = ('series', 'series') if of_series else ('table', 'tables')
       raise _validate.InputError(
-        f'expected images, got the table {self.dataset}: of tables there are dpgan_jax.train, '
-        'sample, report, evaluate and release'
+        f'expected images, got the {kind} {self.dataset}: of {kinds} there are '
+        'dpgan_jax.train, sample, report, evaluate and release'
       )
     found = self.load(split)
     assert isinstance(found, ImageDataset)

@@ -22,7 +22,7 @@ from dpgan_jax import _validate
 from dpgan_jax.data import naming
 from dpgan_jax.data.tables.schema import Schema
 
-KINDS = ('image', 'table')
+KINDS = ('image', 'table', 'series')
 ALL_ROWS = ('rows',)  # the one class of a table without a target
 LARGEST_SIDE, _MOST_CHANNELS = 1024, 4  # of an image; networks here are for far smaller ones
 
@@ -32,12 +32,12 @@ class Spec:
   """The public description of a data set.
 
   Attributes:
-    kind: what a record is: an 'image' with its label, or a row of a 'table'.
+    kind: what a record is: an 'image' with its label, a row of a 'table', or one of the 'series'.
     num_records: N; of a table with persons, how many persons.
-    shape: of one record: (H, W, C) of an image, (C,) of a row.
+    shape: of one record: (H, W, C) of an image; (C,) of a row, or of a series as a row.
     class_names: one for each class; a single one where records have no classes.
     name: what the data are called in messages and reports.
-    schema: of a table, what its columns are.
+    schema: of a table or of series, what is public of their columns.
 
   Raises:
     InputError: a value out of range.
@@ -53,8 +53,8 @@ class Spec:
   def __post_init__(self) -> None:
     _validate.one_of('kind', self.kind, KINDS)
     _validate.integer('num_records', self.num_records, minimum=1)
-    if (self.kind == 'table') != (self.schema is not None):
-      raise _validate.InputError('expected a schema of a table, and of nothing else')
+    if self.kind != ('image' if self.schema is None else self.schema.kind):
+      raise _validate.InputError('expected a schema of a table or of series, and of nothing else')
     if self.schema is None:
       self._check_image_shape()
     else:
@@ -62,7 +62,7 @@ class Spec:
       public = (len(self.schema.modelled),), self.schema.class_names or ALL_ROWS
       if (self.shape, self.class_names) != public:
         raise _validate.InputError(
-          f'expected shape and classes of a table to be those of its schema, {public}, got '
+          f'expected shape and classes of a {self.kind} to be those of its schema, {public}, got '
           f'{(self.shape, self.class_names)}'
         )
     _validate.integer('num_classes', self.num_classes, minimum=1, maximum=naming.MOST)
@@ -79,10 +79,10 @@ class Spec:
       _validate.integer('image_shape', size, minimum=1, maximum=most)
 
   @classmethod
-  def of_table(cls, schema: Schema, *, num_records: int, name: str) -> Spec:
-    """What is public of a table."""
+  def of_schema(cls, schema: Schema, *, num_records: int, name: str) -> Spec:
+    """What is public of a table, or of series."""
     return cls(
-      kind='table', num_records=num_records, shape=(len(schema.modelled),),
+      kind=schema.kind, num_records=num_records, shape=(len(schema.modelled),),
       class_names=schema.class_names or ALL_ROWS, name=name, schema=schema,
     )  # fmt: skip
 
@@ -104,11 +104,11 @@ class Spec:
     """A line for people, such as 'mnist: 60000 images 28×28×1, 10 classes'."""
     if self.schema is not None:
       target = f', target {self.schema.target}' if self.schema.target else ''
-      columns = len(self.schema.columns)
-      rows = f'{self.num_records} rows'
-      if self.schema.unit_column is not None:
-        rows = f'{self.num_records} persons with up to {self.schema.rows_per_unit} rows each,'
-      return f'{self.name}: {rows} of {columns} columns{target}'
+      records, k = f'{self.schema.unit}s', self.schema.rows_per_unit
+      several = f' with up to {k} rows each,' if self.schema.unit_column is not None else ''
+      of = f'{records}{several} of {len(self.schema.columns)} columns'
+      of = of if self.kind == 'table' else str(self.schema)
+      return f'{self.name}: {self.num_records} {of}{target}'
     size = '×'.join(map(str, self.shape))
     classes = f'{self.num_classes} classes' if self.num_classes > 1 else 'without classes'
     return f'{self.name}: {self.num_records} images {size}, {classes}'
@@ -135,8 +135,19 @@ class Spec:
       shape=tuple(record['shape']),
       class_names=tuple(record['class_names']),
       name=record['name'],
-      schema=Schema.from_record(record['schema']) if 'schema' in record else None,
+      schema=schema_of(record['schema']) if 'schema' in record else None,
     )
+
+
+def schema_of(record: Any) -> Schema:
+  """A schema of the kind that its format names (a table's, if it names none that is known).
+
+  Raises:
+    InputError: as of the kind.
+  """
+  kinds = {kind.format: kind for kind in Schema.__subclasses__()}
+  named = record.get('format') if isinstance(record, Mapping) else None
+  return kinds.get(str(named), Schema).from_record(record)
 
 
 def require_confirmed(schema: Schema, where: str) -> None:

@@ -51,8 +51,8 @@ class TrainConfig:
 
   dataset: str = _data(
     'digits',
-    'Data set (digits, mnist, fashion_mnist, kmnist, emnist, people) or kind of file (idx, npz, '
-    'png, table).',
+    'Data set (digits, mnist, fashion_mnist, kmnist, emnist, people, vitals) or kind of file '
+    '(idx, npz, png, table, series).',
     common=True,
   )
   image_size: str | None = _data(
@@ -120,7 +120,8 @@ class TrainConfig:
   )
 
   moments_coefficients: int | None = _moments(
-    None, "How many of an image's lowest frequencies, or cells a number of a table, are looked at.",
+    None, "How many of an image's lowest frequencies, or cells a number of a table, or cosines a "
+    'channel of series, are looked at.',
     minimum=1, maximum=LONGEST_CODE,
   )
   moments_means_share: float | None = _moments(

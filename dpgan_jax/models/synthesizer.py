@@ -140,7 +140,7 @@ class Synthesizer(abc.ABC):
         of the model has together.
     """
     del num, given, key
-    raise _validate.InputError('expected given values only of a table, got them of images')
+    raise _validate.InputError('expected given values only of a table')
 
   def draw(self, num: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """`sample` of a model whose samples have labels."""

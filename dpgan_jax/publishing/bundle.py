@@ -22,8 +22,8 @@ import numpy as np
 from dpgan_jax import _files, _html, _json, _validate
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data import distort, readers
+from dpgan_jax.data.series import read as declared
 from dpgan_jax.data.spec import Spec
-from dpgan_jax.data.tables.files import read as tables
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy import accounting
 from dpgan_jax.publishing import cards, page, run_statement, statement
@@ -246,7 +246,7 @@ def _require_samples(path: pathlib.Path, model: Synthesizer) -> None:
   if not path.is_file():
     raise _validate.InputError(f'{path}, the samples of this generator, is missing')
   if model.spec.schema is not None:
-    tables.read_table(path, model.spec.schema)
+    declared.read_records(path, model.spec.schema)
     return
   parts = ('x', 'y') if model.is_conditional else ('x',)
   images = readers.read_npz(path, parts=parts)[0]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Any
 
+from dpgan_jax.data.series.schema import SeriesSchema
 from dpgan_jax.data.spec import Spec
+from dpgan_jax.data.tables.schema import Schema
 from dpgan_jax.run.directory import SAMPLES
 
 
@@ -51,6 +55,8 @@ _RELEASES = 'Two releases, in which every record takes part once. Of each class:
 
 def of(spec: Spec) -> Words:
   """The words for the records that `spec` describes."""
+  if isinstance(spec.schema, SeriesSchema):
+    return _of_series(spec, spec.schema)
   return _of_images(spec) if spec.schema is None else _of_tables(spec)
 
 
@@ -85,11 +91,7 @@ def _of_images(spec: Spec) -> Words:
 def _of_tables(spec: Spec) -> Words:
   assert spec.schema is not None
   columns = len(spec.schema.columns)
-  who = 'declared by the data owner'
-  if spec.schema.declared_public:
-    who = 'declared public, all at once, by the data owner'
-  if any(column.drafted for column in spec.schema.columns):
-    who += ', who had parts of it drafted from the data'
+  who = _declared(spec.schema, spec.schema.columns)
   most, rows, taking = spec.schema.max_rows_per_unit, '', 'record'
   if most is not None:
     taking = 'row'
@@ -117,5 +119,44 @@ def _of_tables(spec: Spec) -> Words:
     'each pair of cells of two columns. Cells follow from the schema and public numbers.',
     released=('one-way counts', 'two-way counts'),
     tag='tabular',
+    tasks=('tabular-classification', 'other'),
+  )  # fmt: skip
+
+
+def _declared(schema: Schema, parts: Iterable[Any]) -> str:
+  """By whom the schema is; its parts are what may have been drafted."""
+  who = 'declared by the data owner'
+  if schema.declared_public:
+    who = 'declared public, all at once, by the data owner'
+  if any(part.drafted for part in parts):
+    who += ', who had parts of it drafted from the data'
+  return who
+
+
+def _of_series(spec: Spec, schema: SeriesSchema) -> Words:
+  steps, channels = schema.grid.steps, len(schema.channels)
+  who = _declared(schema, (*schema.columns, *schema.channels, schema.grid))
+  return Words(
+    record='sequence',
+    records='sequences',
+    units='sequences',
+    group='',
+    doubt='',
+    form=f'sequences of {steps} steps and {channels} channels, with {len(schema.columns)} static '
+    'columns',
+    samples=SAMPLES[spec.kind],
+    contents=f'`x`, float64 [{{num}}, {steps}, {channels}], NaN where nothing is measured; '
+    '`channels`, their names; and an array of each static column, by its name. Read it with '
+    '`numpy.load`, which needs no pickle for it.',
+    made='Values are rounded to the resolution of their channel',
+    constants='the schema: the grid of times, names of channels and columns, categories, bounds, '
+    f'typical ranges and resolutions, as {who}. Sequences are summarised, and summaries counted in '
+    'cells, by rules that follow from it, not from the data.',
+    moments='a Gaussian for each class, of normal scores of the summaries of a sequence',
+    releases=f'{_RELEASES}how many sequences are in each cell of each summary, and the sum of '
+    'what describes the variation within a sequence, clipped; then the sum of products of the '
+    'normal scores of its summaries, clipped. A sequence is one record with its static columns.',
+    released=('counts of summaries and patterns in time', 'products of normal scores'),
+    tag='time-series',
     tasks=('tabular-classification', 'other'),
   )  # fmt: skip

@@ -27,7 +27,8 @@ from dpgan_jax import _files, _json, _plugins, _validate
 
 _CONFIG = 'config.json'
 _LOCK = '.lock'
-SAMPLES = {'image': 'samples.npz', 'table': 'samples.csv'}  # by kind of data
+# By kind of data.
+SAMPLES = {'image': 'samples.npz', 'table': 'samples.csv', 'series': 'samples.npz'}
 _DIGEST = 'sha256'
 # What the system says about a path that will not do; any other OSError (disk full, ...) propagates.
 _UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}

@@ -9,6 +9,9 @@ import numpy as np
 
 from dpgan_jax import _figures
 from dpgan_jax.data import writers
+from dpgan_jax.data.series import picture as courses
+from dpgan_jax.data.series import write as series
+from dpgan_jax.data.series.schema import SeriesSchema
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.data.tables import picture
 from dpgan_jax.data.tables.files import write as tables
@@ -20,6 +23,8 @@ Samples = tuple[np.ndarray, np.ndarray | None]
 
 def formats(spec: Spec) -> tuple[str, ...]:
   """What samples can be written as; the first is the default."""
+  if isinstance(spec.schema, SeriesSchema):
+    return series.FORMATS
   return writers.FORMATS if spec.schema is None else tables.FORMATS
 
 
@@ -50,6 +55,10 @@ def write(
   """
   spec, said = model.spec, model.guarantee()
   format = format or formats(spec)[0]
+  if isinstance(spec.schema, SeriesSchema):
+    return series.export(
+      path, spec.schema, records, labels, format=format, overwrite=overwrite, guarantee=said
+    )
   if spec.schema is not None:
     return tables.export(
       path, spec.schema, records, labels, format=format, overwrite=overwrite, guarantee=said
@@ -63,7 +72,7 @@ def write(
 def for_picture(
   model: Synthesizer, drawn: Samples, key: jax.Array, *, clearest: float = 1.0
 ) -> Samples:
-  """Images of every class in their order, drawn with `key`; or the rows that were drawn."""
+  """Images of every class in their order, drawn with `key`; or the records that were drawn."""
   if model.spec.schema is not None:
     return drawn
   num = 10 * min(model.spec.num_classes, 10)
@@ -74,6 +83,9 @@ def picture_of(
   spec: Spec, records: np.ndarray, labels: np.ndarray | None, path: pathlib.Path
 ) -> None:
   """Draws what `for_picture` gave."""
+  if isinstance(spec.schema, SeriesSchema):
+    courses.courses(spec.schema, {'synthetic': records}, path)
+    return
   if spec.schema is not None:
     picture.one_way(spec.schema, {'synthetic': (records, labels)}, path)
     return

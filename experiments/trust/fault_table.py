@@ -25,7 +25,9 @@ from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data.tables import persons
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.models import classifier, gan
-from dpgan_jax.models.moments import release
+from dpgan_jax.models.moments import release, series_encoding
+from dpgan_jax.models.moments.series_encoding import SeriesEncoding
+from dpgan_jax.models.moments.series_summaries import Summaries
 from dpgan_jax.models.moments.table_encoding import TableEncoding
 from dpgan_jax.networks import discriminators, losses
 from dpgan_jax.privacy import (
@@ -51,6 +53,7 @@ from experiments.trust import (
   mechanism_checks,
   moments_checks,
   release_checks,
+  series_checks,
   stream_checks,
   table_checks,
   taint_checks,
@@ -87,7 +90,7 @@ class Fault:
 
 _M, _G = mechanism_checks, gan_checks
 _T, _R, _S = taint_checks, release_checks, stream_checks
-_P, _C, _D = moments_checks, table_checks, device_checks
+_P, _C, _D, _Q = moments_checks, table_checks, device_checks, series_checks
 
 
 def _audited(**faulty: Callable[[], Any]) -> tuple[Swap, ...]:
@@ -433,6 +436,24 @@ _STRANGERS = (
         swap(TableDataset, 'content', to(property(lambda self: np.column_stack(
           [self.records, self.labels])))),
         _C.a_person_is_held_out_as_a_whole, 'exactness'),
+  Fault('series_true_pattern', 2, 'what varies within a sequence is released as it is',
+        swap(series_encoding.exact_noise, 'release_sum', lambda f: lambda *a, **k: f(
+          *a, **{**k, 'noise_multiplier': 0.0})),
+        _Q.noise_of_series_is_charged, 'statistics'),
+  Fault('series_half_the_noise', 2, 'counts and patterns do not share the first release',
+        swap(SeriesEncoding, 'release_sums', lambda f: lambda *a, noise_multiplier, **k: f(
+          *a, noise_multiplier=noise_multiplier * math.sqrt(0.5), **k)),
+        _Q.noise_of_series_is_charged, 'statistics'),
+  Fault('series_one_stream', 8, 'all classes of series get the noise of the first',
+        swap(exact_noise, 'RandomBits', lambda f: lambda secret, purpose: f(
+          secret, re.sub(r'class \d+', 'class 0', purpose))),
+        _Q.parts_have_noise_of_their_own, 'statistics'),
+  Fault('series_unclipped', 2, 'patterns and scores are not clipped',
+        swap(exact_noise, 'to_grid', to(faults.grid_without_clipping)),
+        _Q.one_sequence_moves_sums_by_one, 'exactness'),
+  Fault('series_range_of_the_data', 15, 'values are scaled by the least and the largest',
+        swap(Summaries, '_scaled', faults.scaled_by_real_bounds),
+        _Q.summaries_are_public, 'exactness'),
   Fault('keys_not_durable', 22, 'keys are not on the disk before the first charge',
         swap(checkpoint.Checkpoints, 'save', leaks.first_state_not_saved),
         _R.keys_are_on_the_disk_before_the_first_charge, 'exactness'),

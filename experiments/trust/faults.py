@@ -453,6 +453,18 @@ def cells_between_real_bounds(right: Callable[..., Any]) -> Callable[..., Any]:
   return encode
 
 
+def scaled_by_real_bounds(right: Callable[..., Any]) -> Callable[..., Any]:
+  """Scales values of series by the least and the largest that are there."""
+  del right
+
+  def scaled(self: Any, values: Any) -> Any:
+    del self
+    low, high = np.nanmin(values), np.nanmax(values)
+    return np.clip((values - low) / (high - low), 0, 1)
+
+  return scaled
+
+
 # --- several devices ------------------------------------------------------------------------------
 
 

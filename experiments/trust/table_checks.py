@@ -42,7 +42,7 @@ _PERSONS = Schema(
 
 @functools.cache
 def _moments(epsilon: float, schema: Schema = _SCHEMA) -> Moments:
-  spec = Spec.of_table(schema, num_records=_N, name='made')
+  spec = Spec.of_schema(schema, num_records=_N, name='made')
   config = TrainConfig(target_epsilon=epsilon, delta=1e-5, moments_coefficients=6)
   return settings.make(config, spec)
 

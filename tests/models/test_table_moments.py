@@ -187,7 +187,7 @@ def test_wide_tables_have_coarser_cells():
   wide = Schema(
     columns=tuple(Column(name=f'x{i}', kind='real', lower=0, upper=1) for i in range(100))
   )
-  spec = Spec.of_table(wide, num_records=10**9, name='wide')
+  spec = Spec.of_schema(wide, num_records=10**9, name='wide')
   moments = settings.make(TrainConfig(target_epsilon=1.0, delta=1e-10), spec)
   assert moments.detail == 15
   assert moments.encoding.second_dim == 1700
@@ -204,7 +204,7 @@ def test_more_pairs_of_cells_than_memory_holds_are_refused(changes):
     ),
     target='ill',
   )
-  spec = Spec.of_table(schema, num_records=1000, name='wide')
+  spec = Spec.of_schema(schema, num_records=1000, name='wide')
   with pytest.raises(_validate.InputError, match='more pairs than can be counted') as caught:
     settings.make(TrainConfig(target_epsilon=1.0, **changes), spec)
   assert '\n' not in str(caught.value)

@@ -111,7 +111,7 @@ class TableDataset:
       if self.persons is None:
         raise InputError(f'{self.name}: expected persons, as the schema has {self.schema.unit}s')
       count = persons.count(self.persons)
-    return Spec.of_table(self.schema, num_records=count, name=self.name)
+    return Spec.of_schema(self.schema, num_records=count, name=self.name)
 
   def fingerprint(self) -> str:
     """A private hash of rows, classes and persons (`spec.fingerprint`)."""

@@ -78,7 +78,8 @@ def draft_schema(
     raise InputError(f'{table.where}: expected target to be one of its columns, got {target!r}')
   read = [name for name in table.names if name != unit_column]
   columns = {
-    text.name: _draft(table.where, text, text.name == target, notes) for text in table.columns(read)
+    text.name: draft_column(table.where, text, notes, is_target=text.name == target)
+    for text in table.columns(read)
   }
   columns |= {name: Column(name=name, kind='id') for name in table.names if name not in read}
   if all(re.fullmatch(_REAL, name) for name in table.names):
@@ -90,7 +91,14 @@ def draft_schema(
   return schema, tuple(notes)
 
 
-def _draft(where: str, column: TextColumn, is_target: bool, notes: list[str]) -> Column:
+def draft_column(
+  where: str, column: TextColumn, notes: list[str], *, is_target: bool = False
+) -> Column:
+  """One column; what its owner should look at is added to `notes`.
+
+  Raises:
+    InputError: values that are no kind of column, naming it.
+  """
   texts = column.texts.to_pylist()
   counts = np.bincount(column.codes[column.codes >= 0], minlength=len(texts))
   seen = {text: int(count) for text, count in zip(texts, counts, strict=True) if count}

@@ -20,7 +20,7 @@ import functools
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from dpgan_jax import _validate
 from dpgan_jax._validate import InputError
@@ -34,7 +34,6 @@ KINDS = (*CATEGORIES, *NUMBERS, 'id')
 DRAFTED = ('categories', 'lower', 'upper', 'resolution', 'nullable', 'missing')
 MOST_COLUMNS, MOST_CATEGORIES, LONGEST = 2000, 10_000, 1000
 MOST_ROWS_PER_UNIT = 2**20
-_FORMAT = 'dpgan_jax table 1'
 _PERSONS = ('unit_column', 'max_rows_per_unit')
 _ENTRIES = {'format', 'target', 'declared_public', 'columns', 'constraints', *_PERSONS}
 _NO_TEXT = re.compile('[\x00\ud800-\udfff]')  # what no file of UTF-8 text holds
@@ -259,7 +258,7 @@ class Column:
     return {n: list(v) if isinstance(v, tuple) else v for n, v in record.items()}
 
   @classmethod
-  def from_record(cls, record: Any) -> Column:
+  def from_record(cls, record: Any) -> Self:
     """The inverse of `to_record`.
 
     Raises:
@@ -300,9 +299,12 @@ class Schema:
   max_rows_per_unit: int | None = None
   constraints: tuple[forms.Constraint, ...] = ()
 
+  kind: ClassVar = 'table'
+  format: ClassVar = 'dpgan_jax table 1'
+
   def __post_init__(self) -> None:
     names = [column.name for column in self.columns]
-    if not 1 <= len(names) <= MOST_COLUMNS:
+    if len(names) > MOST_COLUMNS or not (names or self.modelled):
       raise InputError(f'expected 1 to {MOST_COLUMNS} columns, got {len(names)}')
     if len(set(names)) < len(names):
       twice = next(name for name in names if names.count(name) > 1)
@@ -327,9 +329,8 @@ class Schema:
   def _check_persons(self) -> None:
     name, most = self.unit_column, self.max_rows_per_unit
     if (name is None) != (most is None):
-      raise InputError(
-        f'expected unit_column and max_rows_per_unit together, got {name!r} and {most!r}'
-      )
+      both = f'{name!r} and {most!r}'
+      raise InputError(f'expected unit_column and max_rows_per_unit together, got {both}')
     if name is not None:
       _validate.integer('max_rows_per_unit', most, minimum=1, maximum=MOST_ROWS_PER_UNIT)
       if not any(c.name == name and c.kind == 'id' for c in self.columns):
@@ -367,15 +368,13 @@ class Schema:
 
   def to_record(self) -> dict[str, Any]:
     """JSON-ready."""
-    persons = {name: getattr(self, name) for name in _PERSONS}
+    persons = {name: getattr(self, name) for name in _PERSONS} if self.unit_column else {}
     return {
-      'format': _FORMAT,
-      'target': self.target,
-      'declared_public': self.declared_public,
-      **(persons if self.unit_column is not None else {}),
+      'format': self.format, 'target': self.target, 'declared_public': self.declared_public,
+      **persons,
       'columns': [column.to_record() for column in self.columns],
       **forms.to_records(self.constraints),
-    }
+    }  # fmt: skip
 
   @classmethod
   def from_record(cls, record: Any) -> Schema:
@@ -384,8 +383,7 @@ class Schema:
     Raises:
       InputError: it is none, naming the column.
     """
-    if not isinstance(record, Mapping) or record.get('format') != _FORMAT:
-      raise InputError(f'expected a schema with "format": "{_FORMAT}"; dpgan_jax.schema drafts one')
+    values.require_format(record, cls.format)
     unknown = sorted(record.keys() - _ENTRIES)
     if unknown or not isinstance(record.get('columns'), list):
       raise InputError(f'expected a schema of columns and target, got {unknown or "no columns"}')

@@ -10,12 +10,24 @@ import datetime
 import decimal
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from dpgan_jax._validate import InputError
 
 LARGEST = 2.0**53  # whole numbers beyond it are not all different as float64
 EPOCH = datetime.datetime(1970, 1, 1)
 _NUMBER = re.compile(r'\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*')
+
+
+def require_format(record: Any, format: str) -> None:
+  """Refuses what is no schema of a format.
+
+  Raises:
+    InputError: naming the format.
+  """
+  if not isinstance(record, Mapping) or record.get('format') != format:
+    raise InputError(f'expected a schema with "format": "{format}"; dpgan_jax.schema drafts one')
 
 
 def parse(kind: str, text: float | str) -> float:

@@ -18,6 +18,10 @@ from dpgan_jax.evaluation.tables.scores import score, without_target
 RECORD, PAGE = 'evaluation.json', 'evaluation.md'
 MARGINALS, RELATIONS = 'evaluation.png', 'evaluation_relations.png'
 TITLES = {
+  'hourly_means': 'error of means at each step, in spreads',
+  'hourly_rates': 'error of rates at each step, in spreads',
+  'predictive': 'error of the next value, in spreads (TSTR)',
+  'discriminative': 'telling real from synthetic, accuracy above a guess',
   'tstr_auroc': 'TSTR, AUROC, best of three classifiers',
   'tstr_balanced': 'TSTR, balanced accuracy of the same classifier',
   'auroc_logistic': 'TSTR, AUROC, logistic regression',

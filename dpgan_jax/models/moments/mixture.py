@@ -188,3 +188,8 @@ def pick_in(shares: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> n
   ends = np.cumsum(shares, axis=1)
   levels = rng.random(len(rows)) * ends[rows, -1]
   return np.minimum((ends[rows] <= levels[:, np.newaxis]).sum(axis=1), shares.shape[1] - 1)
+
+
+def generator(key: jax.Array) -> np.random.Generator:
+  """Numpy's draws, which follow from a key."""
+  return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())

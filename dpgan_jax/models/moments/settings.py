@@ -12,9 +12,11 @@ import dp_accounting
 
 from dpgan_jax import _validate
 from dpgan_jax.budget.budget import Budget
+from dpgan_jax.data.series.schema import SeriesSchema
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import LONGEST_CODE, TrainConfig
 from dpgan_jax.models.moments.encoding import Encoding, ImageEncoding
+from dpgan_jax.models.moments.series_encoding import SeriesEncoding
 from dpgan_jax.models.moments.table_encoding import TableEncoding
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
@@ -27,6 +29,8 @@ _MEANS_SHARE = 0.2
 # held-out training rows of Adult: experiments/results/TABLES.md, its last table.
 _CELL_OVER_NOISE, _FEWEST_CELLS, _MOST_CELLS = 11.0, 6, 20
 _ALL_CELLS = 1500  # of a table, about: all their pairs are counted
+# Of series: so many cosines over time in all channels together, and at most so many in one.
+_ALL_SHAPES, _MOST_SHAPES = 30, 24
 _MOST_PAIRS = 2**27  # of cells, of all classes together: 1 GiB of counts
 
 
@@ -37,7 +41,8 @@ class Moments:
   Attributes:
     config: the settings.
     spec: what is public of the data.
-    detail: of an image, how many frequencies it has; of a table, how many cells a number.
+    detail: of an image, how many frequencies it has; of a table, how many cells a number; of
+      series, how many cosines a channel.
     stages: the mechanisms `MEANS` and `SECONDS`.
 
   Raises:
@@ -73,6 +78,9 @@ class Moments:
   @functools.cached_property
   def encoding(self) -> Encoding:
     """How records become codes."""
+    if isinstance(self.spec.schema, SeriesSchema):
+      noise = self.stages[MEANS].noise_multiplier
+      return SeriesEncoding(self.spec.schema, self.detail, noise)
     return _encoding(self.spec, self.detail)
 
   @property
@@ -140,6 +148,11 @@ def _detail(config: TrainConfig, spec: Spec, noise_multiplier: float) -> int:
   if spec.schema is None:
     dim = config.moments_coefficients or min(_MOST_COEFFICIENTS, math.prod(spec.shape))
     return _validate.integer('moments_coefficients', dim, minimum=1, maximum=math.prod(spec.shape))
+  if isinstance(spec.schema, SeriesSchema):
+    most = spec.schema.grid.steps - 1
+    worth = round(_ALL_SHAPES / len(spec.schema.channels))
+    shapes = config.moments_coefficients or max(1, min(worth, _MOST_SHAPES, most))
+    return _validate.integer('moments_coefficients', shapes, minimum=1, maximum=most)
   if config.moments_coefficients is not None:
     return config.moments_coefficients
   noise = noise_multiplier * spec.schema.rows_per_unit * math.sqrt(spec.shape[0])  # of each count

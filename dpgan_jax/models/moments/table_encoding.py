@@ -195,7 +195,7 @@ class Rows:
 
   def draw(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
     """Rows float64 [n, C]."""
-    rng, sizes = _generator(key), self.encoding.sizes
+    rng, sizes = mixture.generator(key), self.encoding.sizes
 
     def draw(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       own = labels[rows]
@@ -218,7 +218,7 @@ class Rows:
     Raises:
       InputError: values that no row of the model has together, or that break a constraint.
     """
-    rng, sizes = _generator(key), self.encoding.sizes
+    rng, sizes = mixture.generator(key), self.encoding.sizes
     cells = {c: int(self.encoding.coarse[c].of(np.array([v]))[0]) for c, v in given.items()}
     likely = mixture.condition(self.mixture, sizes, cells, label)
     if not likely.sum() > 0:
@@ -250,7 +250,3 @@ class Rows:
       alone = np.flatnonzero(shares.sum(axis=1)[found[:, i]] == 0)
       values[alone, i] = self.encoding.coarse[i].value(found[alone, i], rng.random(len(alone)))
     return values
-
-
-def _generator(key: jax.Array) -> np.random.Generator:
-  return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())

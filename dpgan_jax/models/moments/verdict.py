@@ -22,6 +22,7 @@ import numpy as np
 
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.moments.encoding import Means
+from dpgan_jax.models.moments.series_encoding import SeriesEncoding
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments, expected_rows
 
 LEVELS = ('useless', 'poor', 'usable', 'good')
@@ -31,6 +32,9 @@ _NOISES = (0.2, 0.08, 0.03)  # below which the next level is likely
 # Of a table, from which the next level begins. How far marginals are then from real ones, and what
 # classifiers learn, is in experiments/results/TABLES.md, its last table.
 _ROWS = (5.0, 30.0, 200.0)
+# Of series, the error of a mean score of a class below which the next level is likely: found on
+# generated stays and on PhysioNet's sets a and b.
+_ERRORS = (0.25, 0.05, 0.012)
 _ALIKE = 1.5  # frequencies of few records deviate together, more than if each did by itself
 _SMALL = 3.0  # a class whose count is below so many deviations of its noise is too small
 
@@ -58,6 +62,8 @@ class Verdict:
 
 def expected(moments: Moments) -> str:
   """The level that N, K and ε let expect, before anything is read: for classes of equal size."""
+  if isinstance(moments.encoding, SeriesEncoding):
+    return LEVELS[sum(_error(moments) < bound for bound in _ERRORS)]
   if moments.spec.schema is not None:
     return LEVELS[sum(_rows_over_noise(moments) >= bound for bound in _ROWS)]
   of_a_class = moments.spec.num_records / moments.spec.num_classes
@@ -69,7 +75,9 @@ def advice(moments: Moments) -> str:
   """What would let expect more, in numbers that are all public."""
   spec, noise = moments.spec, moments.stages[MEANS].noise_multiplier
   wanted = noise * spec.num_classes / _NOISES[-1]
-  if spec.schema is not None:
+  if isinstance(moments.encoding, SeriesEncoding):
+    wanted = spec.num_records * _error(moments) / _ERRORS[-1]
+  elif spec.schema is not None:
     wanted = spec.num_records * _ROWS[-1] / _rows_over_noise(moments)
   wanted = math.ceil(wanted / 100) * 100
   return (
@@ -88,26 +96,39 @@ def _rows_over_noise(moments: Moments) -> float:
   return expected_rows(spec) / max(noise, 1e-300)
 
 
+def _error(moments: Moments) -> float:
+  """Of a mean score of a class of N/K series, that comes of noise."""
+  assert isinstance(moments.encoding, SeriesEncoding)
+  noise = moments.encoding.noise_of_scores(moments.stages[SECONDS].noise_multiplier)
+  return noise * moments.spec.num_classes / moments.spec.num_records
+
+
 def _in_classes(spec: Spec) -> str:
-  columns = f'of {len(spec.schema.modelled)} columns ' if spec.schema is not None else ''
+  columns = f'of {len(spec.schema.modelled)} columns ' if spec.kind == 'table' else ''
   return f'{columns}in {spec.num_classes} classes'
 
 
 def judge(means: Means, seconds: np.ndarray, moments: Moments) -> Verdict | None:
   """The verdict on a release; None of images without classes, which nothing is said of."""
-  of_table = moments.spec.schema is not None
+  of_table, encoding = moments.spec.schema is not None, moments.encoding
   if moments.spec.num_classes < 2 and not of_table:
     return None
   signal, level, factor = math.inf, LEVELS[-1], 1.0
   if moments.spec.num_classes > 1:
-    signal = _signal(means, seconds, moments)
+    if isinstance(encoding, SeriesEncoding):
+      signal = encoding.signal(means, seconds, moments.stages[SECONDS].noise_multiplier)
+    else:
+      signal = _signal(means, seconds, moments)
     level = LEVELS[sum(signal >= bound for bound in _SIGNALS)]
     # The signal grows with the square of what N and ε make of the noise.
     factor = math.sqrt(_SIGNALS[-1] / max(signal, 1.0))
   if of_table:  # which are asked for more than their classes
     level = min(level, expected(moments), key=LEVELS.index)
-    factor = max(factor, _ROWS[-1] / _rows_over_noise(moments))
-  limit = _SMALL * moments.encoding.noise(moments.stages[MEANS].noise_multiplier)[0]
+    of_size = _ROWS[-1] / _rows_over_noise(moments)
+    if isinstance(encoding, SeriesEncoding):
+      of_size = _error(moments) / _ERRORS[-1]
+    factor = max(factor, of_size)
+  limit = _SMALL * encoding.noise(moments.stages[MEANS].noise_multiplier)[0]
   names = zip(moments.spec.class_names, means.counts, strict=True)
   small = tuple(name for name, count in names if count < limit)
   return Verdict(level, signal, small, _sentence(level, factor, small))

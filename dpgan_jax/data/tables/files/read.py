@@ -22,10 +22,8 @@ from typing import Any
 import numpy as np
 
 from dpgan_jax._validate import InputError
-from dpgan_jax.data.spec import require_confirmed
 from dpgan_jax.data.tables import persons
 from dpgan_jax.data.tables.dataset import TableDataset
-from dpgan_jax.data.tables.files import schema_file
 from dpgan_jax.data.tables.files.text import TextColumn, TextTable
 from dpgan_jax.data.tables.schema import Column, Schema
 
@@ -64,7 +62,7 @@ def read_table(
   derived: dict[str, np.ndarray] = {}
   found = table.columns([column.name for column in read])
   for column, text in zip(read, found, strict=True):
-    values = _encode(table.where, column, text, notes)
+    values = encode(table.where, column, text, notes)
     if not records.size:
       records = np.empty((len(values), len(place)))
       labels = np.zeros(len(values), np.int32)
@@ -119,30 +117,6 @@ def _broken(
   ]
 
 
-def read_declared(
-  path: str,
-  schema_path: str | None,
-  split: str = 'train',
-  unit_column: str | None = None,
-  max_rows_per_unit: int | None = None,
-) -> TableDataset:
-  """Reads a file that a schema file describes, whose every entry somebody has confirmed.
-
-  Raises:
-    InputError: as `read_table`; entries that were read from the data and are not confirmed; no
-      schema; a test split, which a table has only by holding rows out (`sources`).
-  """
-  if schema_path is None:
-    raise InputError(
-      f'expected schema to name the file that describes {path}; dpgan_jax.schema drafts one'
-    )
-  if split == 'test':
-    raise InputError(f'{path}: a table has no test split of its own; expected holdout')
-  schema = persons.settled(schema_file.read_schema(schema_path), unit_column, max_rows_per_unit)
-  require_confirmed(schema, schema_path)
-  return read_table(path, schema)
-
-
 def _require_columns(table: TextTable, schema: Schema) -> None:
   known = [column.name for column in schema.columns]
   missing = [name for name in known if name not in set(table.names)]
@@ -166,8 +140,12 @@ def _listed(names: Sequence[str]) -> str:
   return ', '.join(map(repr, names[:5])) + more
 
 
-def _encode(where: str, column: Column, text: TextColumn, notes: list[str]) -> np.ndarray:
-  """A column of the matrix, float64 [N]; what was changed is added to `notes`."""
+def encode(where: str, column: Column, text: TextColumn, notes: list[str]) -> np.ndarray:
+  """A column of the matrix, float64 [N]; what was changed is added to `notes`.
+
+  Raises:
+    InputError: a value out of the column's domain, naming the row.
+  """
   count = len(text.texts)
   values = np.full(count + 1, np.nan)  # the last one is what -1 stands for
   changed, bad = np.zeros(len(values), bool), np.zeros(len(values), bool)

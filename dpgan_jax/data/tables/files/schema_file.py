@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 from dpgan_jax import _files, _json
 from dpgan_jax._validate import InputError
@@ -12,15 +14,17 @@ from dpgan_jax.data.tables.schema import Schema
 MOST_BYTES = 64 * 2**20  # 10,000 categories in many columns are long
 
 
-def read_schema(path: str | os.PathLike[str]) -> Schema:
-  """The schema in a JSON file.
+def read_schema(
+  path: str | os.PathLike[str], from_record: Callable[[Any], Schema] = Schema.from_record
+) -> Schema:
+  """The schema in a JSON file; `from_record` makes it of what the file holds.
 
   Raises:
     InputError: no such file, no strict JSON, or no schema, naming the file and the column.
   """
   path = pathlib.Path(path)
   try:
-    return Schema.from_record(_json.read(path, MOST_BYTES))
+    return from_record(_json.read(path, MOST_BYTES))
   except InputError as error:
     raise InputError(f'{path}: {error}') from None
   except ValueError as error:

@@ -70,7 +70,6 @@ def export(
     InputError: records that do not fit the schema, or something at `path` and not `overwrite`.
     OSError: the file system failed; what was there before is still there.
   """
-  path = pathlib.Path(path)
   one_of('format', format, FORMATS)
   if (labels is None) != (schema.target is None):
     raise InputError('expected labels with a schema that has a target, and only then')
@@ -81,15 +80,28 @@ def export(
     records=np.asarray(records, np.float64), labels=labels.astype(np.int32), schema=schema,
     name='records', partial=True,
   )  # fmt: skip
-  if path.is_dir():
-    raise InputError(f'{path} is a folder; expected the name of a file for format {format}')
-  if os.path.lexists(path) and not overwrite:
-    raise InputError(f'{path} exists already; expected a new path, or overwrite')
+  path = require_free(path, format, overwrite)
   with atomic_write(path, 'wb') as file:
     if format == 'csv':
       _write_csv(file, table)
     else:
       _write_parquet(file, table, guarantee)
+  return path
+
+
+def require_free(
+  path: str | os.PathLike[str], format: str, overwrite: bool
+) -> pathlib.Path:
+  """The path of a file that may be written.
+
+  Raises:
+    InputError: a folder, or something is there and not `overwrite`.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    raise InputError(f'{path} is a folder; expected the name of a file for format {format}')
+  if os.path.lexists(path) and not overwrite:
+    raise InputError(f'{path} exists already; expected a new path, or overwrite')
   return path
 
 

@@ -1,0 +1,70 @@
+"""An evaluation of series as a page, and from records to the files that hold its scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from dpgan_jax import _files, _progress
+from dpgan_jax._validate import InputError
+from dpgan_jax.data.series.schema import SeriesSchema
+from dpgan_jax.data.tables.dataset import TableDataset
+from dpgan_jax.evaluation import scores, scoring
+from dpgan_jax.evaluation.series import pictures
+from dpgan_jax.evaluation.series.scores import score
+from dpgan_jax.evaluation.tables import pages
+
+COURSES, LASTING = 'evaluation.png', 'evaluation_autocorrelation.png'
+_NOTES = (
+  '\n- All scores but the first four are of a table of simple summaries: of each channel the share '
+  'of steps measured, mean, least, most and last value, and the mean change; and the static '
+  'columns.\n'
+  '- Means and rates of steps: the mean absolute error over channels and steps, in units of the '
+  'spread of the channel. The next value: ridge regression on the last known values, learnt from '
+  'synthetic and tested on real series. Telling apart: the balanced accuracy of boosting, less a '
+  'half. *Noise* is every step of every channel shuffled by itself, or values drawn evenly, '
+  'whichever looks better.\n'
+)
+
+
+def evaluate_run(
+  train: TableDataset,
+  test: TableDataset,
+  records: np.ndarray,
+  labels: np.ndarray | None,
+  out: str | pathlib.Path,
+  *,
+  quick: bool = False,
+  seed: int = 0,
+  scores_dir: str | pathlib.Path | None = None,
+) -> dict[str, Any]:
+  """Scores what a model has sampled, and writes record, page and pictures.
+
+  Args, Raises: as of `evaluation.tables.evaluate_run`; records are those of series.
+  """
+  out, schema = pathlib.Path(out), train.schema
+  assert isinstance(schema, SeriesSchema)
+  if out.exists() and not out.is_dir():
+    raise InputError(f'expected out to be a folder, got the file {out}')
+  if labels is None:
+    labels = np.zeros(len(records), np.int32)
+  made = dataclasses.replace(
+    train, records=records, labels=labels.astype(np.int32), name='samples', partial=True, notes=()
+  )
+  show = _progress.WorkProgress()
+  store = scores.Store(pathlib.Path(scores_dir or out / scoring.KEPT))
+  record = score(train, test, made, quick=quick, seed=seed, store=store, progress=show.update)
+  show.close()
+  _files.write_json(out / pages.RECORD, record)
+  pictures.courses(test, made, out / COURSES)
+  pictures.autocorrelation(test, made, out / LASTING)
+  with _files.atomic_write(out / pages.PAGE) as file:
+    text = pages.to_markdown(record).replace('of a synthetic table', 'of synthetic series', 1)
+    file.write(
+      f'{text.rstrip()}{_NOTES}\n![Series over time]({COURSES})\n\n'
+      f'![Autocorrelation]({LASTING})\n\nThe pictures read private data: **yes**.\n'
+    )
+  return record
