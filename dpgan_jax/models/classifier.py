@@ -287,7 +287,7 @@ class Classifier:
 
     batch = mechanism.sampler(state.batch_key, state.step)
     split = sharding.here()
-    mask, indices = split.present(*batch.mask.shape, batch.mask), split.rows(batch.indices)
+    mask, indices = split.present(batch.mask.shape[0], batch.mask), split.rows(batch.indices)
     x, y = self._seen(inputs[indices], state.centre), labels[indices]
     grad = mechanism.clipped_grad(loss, microbatch_size=self.config.microbatch_size)
     found = grad(state.params, x, y, mask=mask)

@@ -266,7 +266,7 @@ class GAN:
     of_own = self._split_of_fakes(state.g)
     fakes, fake_labels, _ = self._fakes(state.g, self._fake_key(state, 0), fake_count, of_own)
     batch = mechanism.sampler(state.batch_key, state.step)
-    mask, indices = split.present(*batch.mask.shape, batch.mask), split.rows(batch.indices)
+    mask, indices = split.present(batch.mask.shape[0], batch.mask), split.rows(batch.indices)
     partners: tuple[jax.Array, ...] = ()
     if config.gradient_penalty:
       pairs = losses.partners(self._fake_key(state, 2), indices, fake_count)

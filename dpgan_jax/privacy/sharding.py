@@ -72,7 +72,7 @@ class Split:
     """What `total` makes `mean` of."""
     if self.axis is None:
       return jnp.mean(values)
-    return jnp.sum(jnp.where(self.present(length), values, 0.0)) / length
+    return jnp.sum(jnp.where(self._own(length)[1], values, 0.0)) / length
 
   def mean(self, values: jax.Array, length: int) -> jax.Array:
     """The mean of `length` values of which this device has `rows`."""
