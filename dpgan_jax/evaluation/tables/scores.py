@@ -123,7 +123,8 @@ def score(
 def without_target(data: TableDataset) -> TableDataset:
   """The same rows without the target: what a synthetic table without classes is compared with."""
   schema = Schema(columns=data.schema.modelled, declared_public=data.schema.declared_public)
-  return dataclasses.replace(data, labels=np.zeros_like(data.labels), schema=schema)
+  none = np.zeros_like(data.labels)
+  return dataclasses.replace(data, labels=none, schema=schema, persons=None)
 
 
 class _Work:

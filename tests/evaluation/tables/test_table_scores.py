@@ -14,7 +14,7 @@ from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.schema import Column, Schema
 from dpgan_jax.evaluation.scores import Store
 from dpgan_jax.evaluation.tables import pages, references, scores, tstr
-from tests.support.tables import coins, people, some
+from tests.support.tables import coins, people, some, visits
 
 TRAIN, TEST, FRESH = (people(n, seed=seed) for seed, n in enumerate((1000, 800, 900)))
 
@@ -118,6 +118,14 @@ def test_a_table_without_a_target_is_scored_by_its_columns(store):
   assert record['about']['target'] is None
   assert 'ill' not in {one['name'] for one in record['columns']}
   pages.to_markdown(record)
+
+
+def test_rows_of_persons_lose_their_persons_with_the_target():
+  of_persons = visits(20, most=3, seed=0)
+  plain = scores.without_target(of_persons)
+  assert plain.persons is None
+  assert plain.schema.target is None
+  np.testing.assert_array_equal(plain.records, of_persons.records)
 
 
 def test_worst_pairs_and_columns_are_named(store):
