@@ -20,7 +20,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from dpgan_jax import _files, _json, _plugins, _validate
@@ -30,6 +30,7 @@ _LOCK = '.lock'
 # By kind of data.
 SAMPLES = {'image': 'samples.npz', 'table': 'samples.csv', 'series': 'samples.npz'}
 _DIGEST = 'sha256'
+_MOST_SHOWN = 8  # fields that differ
 # What the system says about a path that will not do; any other OSError (disk full, ...) propagates.
 _UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
@@ -222,15 +223,21 @@ class RunDir:
       ignore: names of fields that may differ.
 
     Raises:
-      InputError: names every field that differs, with both values.
+      InputError: names what differs, down to fields of fields, with both values.
     """
     now = json.loads(json.dumps(dict(now)))  # a tuple is a list once it has been saved
+    there, here = (
+      dict(_fields({name: value for name, value in config.items() if name not in ignore}))
+      for config in (saved, now)
+    )
     differing = [
-      f'{name} is {_show(saved, name)} there and {_show(now, name)} now'
-      for name in sorted({*saved, *now} - set(ignore))
-      if name not in saved or name not in now or saved[name] != now[name]
+      f'{name} is {_show(there, name)} there and {_show(here, name)} now'
+      for name in sorted({*there, *here})
+      if name not in there or name not in here or there[name] != here[name]
     ]
     if differing:
+      more = len(differing) - _MOST_SHOWN
+      differing[_MOST_SHOWN:] = [f'and {more} more'] if more > 0 else []
       raise _validate.InputError(
         f'run directory {self.path} belongs to another run: {", ".join(differing)};'
         ' use another --run_dir or the same flags'
@@ -239,6 +246,19 @@ class RunDir:
 
 def _digest(config: Mapping[str, Any]) -> str:
   return hashlib.sha256(json.dumps(dict(config), sort_keys=True).encode()).hexdigest()
+
+
+def _fields(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
+  """What is in a configuration, by names such as 'data.schema.columns.2.upper'."""
+  inner: Iterable[tuple[Any, Any]] = ()
+  if isinstance(value, dict):
+    inner = value.items()
+  elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+    inner = enumerate(value)
+  if not inner:
+    yield name, value
+  for key, part in inner:
+    yield from _fields(part, f'{name}.{key}' if name else str(key))
 
 
 def _show(config: Mapping[str, Any], name: str) -> str:

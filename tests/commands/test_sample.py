@@ -169,7 +169,8 @@ def test_what_nothing_says_the_clearness_of_is_refused(unconditional, command, t
   [
     ([], 'expected --run_dir=DIRECTORY or --model=FILE, one of them'),
     (['--run_dir=nowhere'], 'got nowhere, which does not exist'),
-    (['--run_dir=x', '--format=jpg'], "one of csv, idx, npz, parquet, png; got 'jpg'"),
+    (['--run_dir=x', '--format=jpg'],
+     "one of csv, idx, npz, parquet, png; got 'jpg' (did you mean png?)"),
   ],
   ids=str,
 )

@@ -273,3 +273,18 @@ def test_another_configuration_is_refused_with_every_difference(run: RunDir) -> 
   )
   run.check_same_config(saved, now, ignore={'batch_size', 'ema', 'name', 'old', 'log'})
   run.check_same_config(saved, saved)
+
+
+def test_of_what_is_long_only_what_differs_is_said(run: RunDir) -> None:
+  def data(count: int, *upper: int) -> dict:
+    columns = [{'name': f'c{i}', 'upper': each} for i, each in enumerate(upper)]
+    return {'data': {'num_records': count, 'schema': {'columns': columns, 'target': None}}}
+
+  for now, said in (
+    (data(6, 1, 2), 'data.num_records is 5 there and 6 now;'),
+    (data(5, 1, 3), 'data.schema.columns.1.upper is 2 there and 3 now;'),
+    (data(5, 1), r'columns.1.name is "c1" there and absent now, .*columns.1.upper'),
+    (data(5, *range(30)), 'and 50 more;'),
+  ):
+    with pytest.raises(InputError, match=f'another run: .*{said}'):
+      run.check_same_config(data(5, 1, 2), now)
