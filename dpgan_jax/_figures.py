@@ -13,6 +13,7 @@ caller's as well. A file is whole or absent, and the same input gives the same b
 
 from __future__ import annotations
 
+import decimal
 import math
 import os
 import pathlib
@@ -316,7 +317,7 @@ def _short(delta: float) -> str:
 
 
 def _epsilon_axis(axes: Axes, step: np.ndarray, epsilon: np.ndarray) -> None:
-  """Writes ε at the ticks of the steps, on top; nothing if no ε is finite."""
+  """Writes ε at the ticks of the steps, on top, never too little; nothing if no ε is finite."""
   known = np.isfinite(epsilon)
   if not known.any():
     return
@@ -324,7 +325,9 @@ def _epsilon_axis(axes: Axes, step: np.ndarray, epsilon: np.ndarray) -> None:
   ticks = [t for t in axes.get_xticks() if step[0] <= t <= step[-1]] or [step[-1]]
   top = axes.twiny()
   top.set_xlim(axes.get_xlim())
-  top.set_xticks(ticks, [f'{value:#.3g}' for value in np.interp(ticks, step, epsilon)])
+  spent = epsilon[np.searchsorted(step, ticks)]  # of the next step that is known
+  up = decimal.Context(3, decimal.ROUND_CEILING).create_decimal
+  top.set_xticks(ticks, [f'{float(up(repr(float(value)))):#.3g}' for value in spent])
   top.set_xlabel('ε spent')
   top.spines['right'].set_visible(False)
 

@@ -143,7 +143,7 @@ def test_a_grid_of_something_else_is_refused(tmp_path, images, options, message)
 
 
 def test_the_three_losses_are_drawn_and_the_private_one_is_marked(tmp_path, drawn):
-  lines = [line(10 * n, epsilon=0.1 * n, g=n, real=2 * n, fake=3 * n) for n in range(1, 6)]
+  lines = [line(10 * n, epsilon=n / 10, g=n, real=2 * n, fake=3 * n) for n in range(1, 6)]
   _figures.loss_curves(lines[::-1], tmp_path / 'losses.png')
   axes, top = drawn().axes
   curves = {c.get_label(): c.get_xydata().tolist() for c in axes.lines}
@@ -157,7 +157,14 @@ def test_the_three_losses_are_drawn_and_the_private_one_is_marked(tmp_path, draw
   ticks = zip(top.get_xticks(), top.get_xticklabels(), strict=True)
   shown = {x: label.get_text() for x, label in ticks}
   assert len(shown) >= 3
-  assert shown == {x: f'{x / 100:#.3g}' for x in shown}
+  assert shown == {x: f'{math.ceil(x / 10) / 10:#.3g}' for x in shown}  # of the step that follows
+
+
+def test_epsilon_over_the_steps_is_rounded_up(tmp_path, drawn):
+  _figures.loss_curves([line(1, epsilon=1.23001), line(2, epsilon=2.5)], tmp_path / 'losses.png')
+  labels = [label.get_text() for label in drawn().axes[1].get_xticklabels()]
+  assert labels[0] == '1.24'
+  assert labels[-1] == '2.50'
 
 
 @pytest.mark.parametrize('epsilon', [None, NAN, INF])
