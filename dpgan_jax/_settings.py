@@ -14,7 +14,7 @@ them, and `_cli` makes the flags and the help pages of them:
 >>> Options(kind='jpg')
 Traceback (most recent call last):
     ...
-dpgan_jax._validate.InputError: expected kind to be one of npz, png; got 'jpg'
+dpgan_jax._validate.InputError: expected kind to be one of npz, png; got 'jpg' (did you mean png?)
 """
 
 from __future__ import annotations

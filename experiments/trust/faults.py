@@ -284,10 +284,10 @@ class BatchNormed(nn.Module):
 def real_labels(fakes: Any) -> Any:
   """Labels of fakes drawn from the real ones."""
 
-  def faulty(self: Any, g: Any, key: jax.Array, count: int) -> Any:
+  def faulty(self: Any, g: Any, key: jax.Array, count: int, *split: Any) -> Any:
     drawn = jax.random.choice(key, gan_checks.dataset()[1], (count,))
     with mock.patch.object(jax.random, 'randint', return_value=drawn):
-      return fakes(self, g, key, count)
+      return fakes(self, g, key, count, *split)
 
   return faulty
 

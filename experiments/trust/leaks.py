@@ -75,8 +75,8 @@ def _fakes_from_a_real_statistic() -> tuple[Swap, ...]:
   seen: dict[str, Any] = {}
 
   def make(fakes: Any) -> Any:
-    def faulty(self: Any, g: Any, key: jax.Array, count: int) -> Any:
-      made, *rest = fakes(self, g, key, count)
+    def faulty(self: Any, g: Any, key: jax.Array, count: int, *split: Any) -> Any:
+      made, *rest = fakes(self, g, key, count, *split)
       return (made * (1 + 1e-3 * jnp.mean(seen['images'].astype(jnp.float32))), *rest)
 
     return faulty
@@ -89,8 +89,8 @@ def _public_gradient_with_real_examples() -> tuple[Swap, ...]:
   seen: dict[str, Any] = {}
 
   def make(fakes: Any) -> Any:
-    def faulty(self: Any, g: Any, key: jax.Array, count: int) -> Any:
-      made, *rest = fakes(self, g, key, count)
+    def faulty(self: Any, g: Any, key: jax.Array, count: int, *split: Any) -> Any:
+      made, *rest = fakes(self, g, key, count, *split)
       if count == self.fake_batch_size:
         real = seen['images'][: max(1, count // 10)].astype(jnp.float32) / 255
         made = made.at[: real.shape[0]].set(real)

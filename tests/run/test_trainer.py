@@ -535,7 +535,7 @@ def test_unconditional_run_leaves_samples_without_labels(digits, tmp_path):
   )
   trained = trainer.train(config, digits, tmp_path / 'run', progress=False)
   with np.load(tmp_path / 'run' / 'samples.npz') as samples:
-    assert samples.files == ['x']
+    assert samples.files == ['x', 'guarantee']
     assert samples['x'].shape == (20, 8, 8)
   assert trained.model.sample(3, key=jax.random.key(0))[1] is None
 
