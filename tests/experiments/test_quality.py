@@ -299,6 +299,7 @@ def test_samples_of_several_generators_are_scored_beside_those_of_the_last(
     afterwards.mixture(trained.model, RunDir(run_dir))
 
 
+@pytest.mark.slow
 def test_an_idea_is_a_record_of_its_run(flags, run_dir, tmp_path):
   flags(idea='G learns slower', prediction='less collapse', kept='no')
   with pytest.raises(InputError, match='evaluate the run first'):

@@ -76,7 +76,7 @@ def of_one(tmp_path_factory):
   return path, train(path, 1)[0]
 
 
-@pytest.mark.parametrize('devices', [2, 8])
+@pytest.mark.parametrize('devices', [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_a_run_on_many_is_that_on_one(of_one, devices, tmp_path):
   state, charged = train(tmp_path / 'many', devices)
   assert charged == STEPS
