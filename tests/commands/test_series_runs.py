@@ -56,12 +56,14 @@ def test_what_is_published_is_verified(fitted, tmp_path, monkeypatch):
   assert 'dpgan_jax series 1' in json.dumps(report)
 
 
-@pytest.mark.slow
 def test_scores_stand_beside_real_and_worthless_series(fitted, tmp_path):
   _, run = fitted
   model = trainer.restore_model(run).model
   records, labels = samples_of(model)
   record = series.evaluate_run(FEW, vitals('test'), records, labels, tmp_path, quick=True)
+  page = (tmp_path / 'evaluation.html').read_text('utf-8')
+  assert page.count('<img') == 2
+  assert 'Keep this page private' in page
   found = {one['name']: one for one in record['scores']}
   for name in ('hourly_means', 'hourly_rates', 'predictive', 'discriminative'):
     assert found[name]['reference'] <= found[name]['value'] + 0.1

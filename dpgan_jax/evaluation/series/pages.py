@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dpgan_jax import _files, _progress
-from dpgan_jax._validate import InputError
+from dpgan_jax import _progress
 from dpgan_jax.data.series.schema import SeriesSchema
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.evaluation import scores, scoring
@@ -45,10 +44,8 @@ def evaluate_run(
 
   Args, Raises: as of `evaluation.tables.evaluate_run`; records are those of series.
   """
-  out, schema = pathlib.Path(out), train.schema
-  assert isinstance(schema, SeriesSchema)
-  if out.exists() and not out.is_dir():
-    raise InputError(f'expected out to be a folder, got the file {out}')
+  out = pages.require_folder(out)
+  assert isinstance(train.schema, SeriesSchema)
   if labels is None:
     labels = np.zeros(len(records), np.int32)
   made = dataclasses.replace(
@@ -58,13 +55,14 @@ def evaluate_run(
   store = scores.Store(pathlib.Path(scores_dir or out / scoring.KEPT))
   record = score(train, test, made, quick=quick, seed=seed, store=store, progress=show.update)
   show.close()
-  _files.write_json(out / pages.RECORD, record)
   pictures.courses(test, made, out / COURSES)
   pictures.autocorrelation(test, made, out / LASTING)
-  with _files.atomic_write(out / pages.PAGE) as file:
-    text = pages.to_markdown(record).replace('of a synthetic table', 'of synthetic series', 1)
-    file.write(
-      f'{text.rstrip()}{_NOTES}\n![Series over time]({COURSES})\n\n'
-      f'![Autocorrelation]({LASTING})\n\nThe pictures read private data: **yes**.\n'
-    )
+  text = pages.to_markdown(record).replace('of a synthetic table', 'of synthetic series', 1)
+  pages.write(record, text.rstrip() + _NOTES, out, {
+    COURSES: ('Series over time: bands of quantiles, single sequences and the share of steps '
+              'measured, of held-out and synthetic series.',
+              'Bands and shares that are alike are what good synthetic series have.'),
+    LASTING: ('Autocorrelation: how much a value says of later ones, by channel, of held-out and '
+              'synthetic series.', 'Curves that lie on each other are best.'),
+  })  # fmt: skip
   return record

@@ -96,9 +96,7 @@ def evaluate_run(
   Raises:
     InputError: rows that cannot be scored, or `out` is a file.
   """
-  out = pathlib.Path(out)
-  if out.exists() and not out.is_dir():
-    raise InputError(f'expected out to be a folder, got the file {out}')
+  out = require_folder(out)
   if labels is None:
     if train.schema.target is not None:
       train, test = without_target(train), without_target(test)
@@ -110,16 +108,9 @@ def evaluate_run(
   store = scores.Store(pathlib.Path(scores_dir or out / scoring.KEPT))
   record = score(train, test, synthetic, quick=quick, seed=seed, store=store, progress=show.update)
   show.close()
-  _files.write_json(out / RECORD, record)
   pictures.one_way(test, synthetic, out / MARGINALS)
   pictures.relations(test, synthetic, out / RELATIONS)
-  text = to_markdown(record)
-  with _files.atomic_write(out / PAGE) as file:
-    file.write(
-      f'{text}\n![One-way marginals]({MARGINALS})\n\n'
-      f'![Relations of columns]({RELATIONS})\n\nThe pictures read private data: **yes**.\n'
-    )
-  scoring.write_page(text, record['verdict']['colour'], out, {
+  write(record, to_markdown(record), out, {
     MARGINALS: ('Bar charts: shares of the values of each column, of held-out and synthetic rows.',
                 'Bars that are alike are what a good synthetic table has.'),
     RELATIONS: ("Three grids of Cramér's V of every two columns: of held-out rows, of synthetic "
@@ -127,6 +118,38 @@ def evaluate_run(
                 'How much columns depend on each other. A white third grid is best.'),
   })  # fmt: skip
   return record
+
+
+def require_folder(out: str | pathlib.Path) -> pathlib.Path:
+  """Where results go.
+
+  Raises:
+    InputError: it is a file.
+  """
+  out = pathlib.Path(out)
+  if out.exists() and not out.is_dir():
+    raise InputError(f'expected out to be a folder, got the file {out}')
+  return out
+
+
+def write(
+  record: dict[str, Any], text: str, out: pathlib.Path, shown: Mapping[str, tuple[str, str]]
+) -> None:
+  """Writes what an evaluation found: the record, a page as Markdown, and one with its pictures.
+
+  Args:
+    record: of `scores.score`.
+    text: the page.
+    out: the folder, which has the pictures.
+    shown: what each picture shows, for who cannot see it, and a line below it, by its file's name.
+  """
+  _files.write_json(out / RECORD, record)
+  listed = ''.join(
+    f'![{shows.partition(":")[0]}]({name})\n\n' for name, (shows, _) in shown.items()
+  )
+  with _files.atomic_write(out / PAGE) as file:
+    file.write(f'{text.rstrip()}\n\n{listed}The pictures read private data: **yes**.\n')
+  scoring.write_page(text, record['verdict']['colour'], out, shown)
 
 
 def summary(record: Mapping[str, Any], out: str | pathlib.Path) -> list[str]:
