@@ -152,10 +152,12 @@ def secrets_of(run: RunDir, state: Any) -> dict[str, set[bytes]]:
     elif not name.startswith(('.g_average', '.g.')):
       rest |= pieces(np.asarray(leaf))
   shown = {
-    f'{record[name]:.6g}'
+    text
     for record in metrics.read_metrics(run.metrics)
     for name in metrics.REAL_DATA_METRICS
     if record.get(name) is not None
+    # Rounded, as a page would show it, and as its first digits stand in a file.
+    for text in (f'{record[name]:.6g}', repr(record[name])[:8])
   }
   # Those of six digits: a share like 0.2 is in many a version's number.
   numbers = {number.encode() for number in shown if len(number.lstrip('-0.')) >= 6}
