@@ -16,7 +16,9 @@ from mkdocs.structure.files import File, Files
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCS, BESIDE = 'docs/', 'repo/'
 PAGES = ('README.md', 'BUILD.md', 'SECURITY.md', 'CHANGELOG.md', 'experiments/**/*.md')
-_LINK = re.compile(r'(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)')
+# The text of a link may be a picture, as badges are.
+_TEXT = r'(?:!\[[^\]]*\]\([^)]*\)|[^\]])*'
+_LINK = re.compile(rf'(!?)\[({_TEXT})\]\(([^)\s#]*)(#[^)\s]*)?\)')
 
 
 def on_files(files: Files, config: Any) -> Files:
