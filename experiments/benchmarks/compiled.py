@@ -1,7 +1,8 @@
-"""What a compiled program does beside computing: collectives and transfers, read from its text."""
+"""What a compiled program does, read from its text: what it starts, collectives and transfers."""
 
 from __future__ import annotations
 
+import collections
 import math
 import re
 
@@ -17,6 +18,52 @@ HOST = ('infeed', 'outfeed', 'send', 'recv', 'host-transfer', 'custom-call-to-ho
 
 _LINE = re.compile(r'= (?P<shape>\(.*?\)|\S+) (?P<name>[a-z-]+?)(?P<async>-start)?\(')
 _ARRAY = re.compile(r'([a-z]+\d*)\[([\d,]*)\]')
+_COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
+_CALLED = re.compile(r'(?:body|to_apply|true_computation|false_computation)=%?([\w.\-]+)')
+_BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
+_TIMES = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+# What starts nothing on a device, or is followed instead.
+_NO_WORK = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all',
+            'partition-id', 'replica-id', 'while', 'conditional', 'call'}  # fmt: skip
+
+
+def started(text: str) -> dict[str, int]:
+  """How many times a run of the program starts each kind of instruction: what a GPU launches.
+
+  A loop counts as often as it is known to run (else once), a choice by its larger branch. Loops
+  within a fusion, or a library's call, are that one.
+
+  Args:
+    text: of a compiled program.
+  """
+  bodies: dict[str, list[str]] = {}
+  entry, lines = '', []
+  for line in text.splitlines():
+    if head := _COMPUTATION.match(line):
+      lines = bodies[head[2]] = []
+      entry = head[2] if head[1] else entry
+    elif match := _LINE.search(line):
+      lines.append(line[match.start() :])
+
+  def count(name: str) -> collections.Counter[str]:
+    found: collections.Counter[str] = collections.Counter()
+    for line in bodies.get(name, ()):
+      match = _LINE.match(line)
+      assert match
+      kind = match['name']
+      if kind in ('while', 'call'):
+        times = int(known[1]) if (known := _TIMES.search(line)) else 1
+        for called in _CALLED.findall(line):
+          found.update({k: n * times for k, n in count(called).items()})
+      elif kind == 'conditional':
+        listed = _BRANCHES.search(line)
+        names = re.findall(r'[\w.\-]+', listed[1]) if listed else _CALLED.findall(line)
+        found.update(max(map(count, names), key=lambda c: c.total()))
+      elif kind not in _NO_WORK and not kind.endswith('-done'):
+        found[kind] += 1
+    return found
+
+  return dict(count(entry))
 
 
 def collectives(text: str) -> dict[str, int]:
