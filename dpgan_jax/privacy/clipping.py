@@ -49,8 +49,6 @@ _PASSES_OVER_PARAMETERS = 8
 many times larger. Measured with 0.03 M and 1.7 M parameters (experiments/results/microbatch.md)."""
 
 
-
-
 class ClippedSum(NamedTuple):
   """What `clipped_sum` returns.
 
@@ -286,7 +284,7 @@ def clipped_grad(
     plan = ghost.make_plan(loss, params, batch, cover=strategy != 'vmap')
     require_own_generator(plan.jaxpr)
     whole = functools.partial(one_pass, plan)
-    size = microbatch_size or _fast(whole, params, batch, mask)
+    size = microbatch_size or _fast(whole, params, batch, mask)[0]
     if size >= count:
       result = whole(params, batch, mask)
     else:
@@ -304,17 +302,17 @@ def clipped_grad(
 
 def _fast(
   whole: Callable[..., ClippedGrad], params: PyTree, batch: tuple[PyTree, ...], mask: Any
-) -> int:
-  """How many examples to look at at once; `whole` looks at all of them."""
+) -> tuple[int, int | None]:
+  """How many examples to look at at once; if that was needed, the working bytes of all."""
   count = mask.shape[0]
   if jax.default_backend() != 'cpu':
-    return count  # the more at once, the better an accelerator is used
+    return count, None  # the more at once, the better an accelerator is used
   own = sum(math.prod(jnp.shape(p)) * jnp.result_type(p).itemsize for p in jax.tree.leaves(params))
   wanted = max(_CACHE_BYTES, _PASSES_OVER_PARAMETERS * own)
   needed = memory.working_bytes(whole, params, batch, mask)
   if needed <= 2 * wanted:  # two halves would gain no more than the second start costs
-    return count
-  return math.ceil(count / math.ceil(needed / wanted))
+    return count, needed
+  return math.ceil(count / math.ceil(needed / wanted)), needed
 
 
 def fast_microbatch(
@@ -335,11 +333,13 @@ def fast_microbatch(
     batch: pytrees of arrays or shapes [n, ...], n ≥ 1.
     strategy: as for `clipped_grad`.
   """
-  count = jax.tree.leaves(batch)[0].shape[0]
-  if jax.default_backend() != 'cpu':
-    return count
-  whole = clipped_grad(loss_fn, l2_clip_norm=1.0, strategy=strategy, microbatch_size=count)
-  mask = jax.ShapeDtypeStruct((count,), jnp.bool_)
+  return _fast_of(loss_fn, params, batch, strategy)[0]
+
+
+def _fast_of(loss_fn: Any, params: PyTree, batch: Any, strategy: Any) -> tuple[int, int | None]:
+  mask = jax.ShapeDtypeStruct((jax.tree.leaves(batch)[0].shape[0],), jnp.bool_)
+  # The clip norm does not change what is held in memory.
+  whole = clipped_grad(loss_fn, l2_clip_norm=1.0, strategy=strategy, microbatch_size=mask.shape[0])
   return _fast(lambda p, b, m: whole(p, *b, mask=m), params, batch, mask)
 
 
@@ -367,13 +367,13 @@ def largest_microbatch(
   Raises:
     InputError: a single example needs more than `budget`.
   """
-  count = jax.tree.leaves(batch)[0].shape[0]
-  parts = math.ceil(count / fast_microbatch(loss_fn, params, batch, strategy=strategy))
+  fast, needed = _fast_of(loss_fn, params, batch, strategy)
+  parts = math.ceil((count := jax.tree.leaves(batch)[0].shape[0]) / fast)
   while True:
     size = math.ceil(count / parts)
-    # The clip norm does not change what is held in memory.
-    fn = clipped_grad(loss_fn, l2_clip_norm=1.0, strategy=strategy, microbatch_size=size)
-    needed = memory.working_bytes(fn, params, *batch)
+    if size < count or needed is None:  # else all are looked at, whose trace is there already
+      fn = clipped_grad(loss_fn, l2_clip_norm=1.0, strategy=strategy, microbatch_size=size)
+      needed = memory.working_bytes(fn, params, *batch)
     if needed <= budget:
       return size
     if size == 1:
