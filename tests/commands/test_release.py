@@ -33,13 +33,13 @@ from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import generator_file, metrics, trainer
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
+from tests.support import nets
 
 SEED = 987654321
 NOTE = 'Chosen on public digits.'
-# The settings of test_report.py, whose compiled programs these runs find in the session's cache.
 CONFIG = TrainConfig(
   dataset='digits',
-  generator='compact', noise_multiplier=1.0, steps=6, batch_size=32, steps_per_report=3,
+  **nets.SMALLEST, noise_multiplier=1.0, steps=6, batch_size=32, steps_per_report=3,
   d_steps_per_g_step=2, num_samples=20, delta=1e-4,
 )  # fmt: skip
 

@@ -38,12 +38,12 @@ from dpgan_jax.privacy.accounting import show_epsilon
 from dpgan_jax.publishing import page, run_statement
 from dpgan_jax.run import loop, metrics, plan, stages, trainer
 from dpgan_jax.run.directory import RunDir
-from tests.support import commands
+from tests.support import commands, nets
 
 SEED = 987654321
 CONFIG = TrainConfig(
   dataset='digits',
-  generator='compact', noise_multiplier=4.0, steps=6, batch_size=256, steps_per_report=3,
+  **nets.SMALLEST, noise_multiplier=4.0, steps=6, batch_size=256, steps_per_report=3,
   d_steps_per_g_step=2, num_samples=20, delta=1e-4,
 )  # fmt: skip
 ROOT = pathlib.Path(__file__).parents[2]
@@ -660,7 +660,7 @@ def command() -> Iterator[commands.Command]:
 
 
 def test_the_command(command, tmp_path):
-  run = paper_run(tmp_path)
+  run = paper_run(tmp_path, generator='compact', discriminator='compact')
   # `train` prints this too, and has no such flag.
   hint = 'say it with `python -m dpgan_jax.report --run_dir=... --tuning_note="..."`'
   assert hint in run_statement.build(run).summary()

@@ -22,6 +22,7 @@ from dpgan_jax.run import generator_file, trainer
 from dpgan_jax.run.directory import RunDir
 from experiments.quality import afterwards, label_limit
 from experiments.quality import make_quality as quality
+from tests.support import nets
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -43,7 +44,7 @@ def flags(own_flags):
 def trained(tmp_path_factory) -> trainer.Trained:
   """A small run of the digits, with generators of several steps."""
   config = TrainConfig(
-    dataset='digits', generator='compact', noise_multiplier=4.0, steps=8, batch_size=24, delta=1e-4,
+    dataset='digits', **nets.SMALLEST, noise_multiplier=4.0, steps=8, batch_size=24, delta=1e-4,
     latent_dim=4, d_steps_per_g_step=1, g_learning_rate=1e-5, steps_per_report=2,
     reports_per_snapshot=1, num_samples=20, seed=1,
   )  # fmt: skip

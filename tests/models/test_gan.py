@@ -20,6 +20,7 @@ from dpgan_jax.models.config import TrainConfig, learning_rate
 from dpgan_jax.models.gan import LOSSES
 from dpgan_jax.networks import discriminators
 from dpgan_jax.privacy import clipping, step_noise
+from tests.support import nets
 from tests.support.gans import (
   CLASSES,
   PLAIN,
@@ -44,7 +45,7 @@ def test_d_step_is_the_formula(dataset):
   """D's parameters move by lr·[(Σ clip(real) + σC·z)/B + mean clip(fake)], z from the documented
   key.
   """
-  gan = make_gan(**PLAIN)
+  gan = make_gan(generator='compact', discriminator='compact', **PLAIN)  # with convolutions
   state = init(gan, jax.random.key(3))
   images, labels = dataset
   loss = LOSSES['bce']
@@ -197,7 +198,7 @@ def test_discriminator_with_batch_norm_is_refused(monkeypatch):
       x = nn.Dense(4)(images.reshape(images.shape[0], -1))
       return nn.Dense(1)(nn.BatchNorm(use_running_average=False, name='bad_norm')(x))[:, 0]
 
-  monkeypatch.setitem(discriminators.DISCRIMINATORS, 'compact', lambda shape, classes: Normalised())
+  monkeypatch.setitem(discriminators.DISCRIMINATORS, nets.NAME, lambda shape, classes: Normalised())
   with pytest.raises(_validate.InputError, match=r'BatchNorm \(bad_norm\)'):
     make_gan()
 

@@ -5,6 +5,7 @@ nothing of it changes what a step is.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -63,19 +64,20 @@ def test_a_batch_that_fits_is_looked_at_whole():
 
 
 def test_the_budget_decides_how_many_examples_are_looked_at_at_once():
-  gan = make_gan(memory_budget_gib=5e-4)
+  make, little = functools.partial(make_gan, generator='compact', discriminator='compact'), 5e-4
+  gan = make(memory_budget_gib=little)
   cap = gan.mechanism.truncated_batch_size
   assert gan.examples_at_once in {math.ceil(cap / 2**k) for k in range(1, 5)}
-  assert lowered(gan) == lowered(make_gan(microbatch_size=gan.examples_at_once))
-  assert make_gan(memory_budget_gib=5e-4, microbatch_size=7).examples_at_once == 7
+  assert lowered(gan) == lowered(make(microbatch_size=gan.examples_at_once))
+  assert make(memory_budget_gib=little, microbatch_size=7).examples_at_once == 7
   # Fakes are looked at in the same way, and may be the larger half.
-  assert make_gan(fake_batch_size=1000).examples_at_once == 1000
+  assert make(fake_batch_size=1000).examples_at_once == 1000
   penalised = {'loss': 'wasserstein', 'gradient_penalty': 10.0}
-  assert make_gan(memory_budget_gib=5e-4, **penalised).examples_at_once < gan.examples_at_once
+  assert make(memory_budget_gib=little, **penalised).examples_at_once < gan.examples_at_once
   # What an earlier part of the run chose stands, whatever memory there is now.
   again = dataclasses.replace(gan, microbatch_size=9)
   assert again.examples_at_once == 9
-  assert lowered(again) == lowered(make_gan(microbatch_size=9))
+  assert lowered(again) == lowered(make(microbatch_size=9))
   with pytest.raises(_validate.InputError, match='memory_budget_gib'):
     lowered(make_gan(memory_budget_gib=1e-6))
 

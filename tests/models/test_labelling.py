@@ -26,11 +26,11 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.publishing import bundle, run_statement
 from dpgan_jax.run import generator_file, plan, secrets, trainer
 from dpgan_jax.run.directory import RunDir
-from tests.support import interruptions
+from tests.support import interruptions, nets
 
 CONFIG = TrainConfig(
   dataset='digits', target_epsilon=1.0, label_share=0.4, steps=8, batch_size=64, delta=1e-4,
-  generator='report', discriminator='report', latent_dim=8, steps_per_report=4, num_samples=40,
+  **nets.SMALLEST_WITHOUT_CLASSES, latent_dim=8, steps_per_report=4, num_samples=40,
   reports_per_snapshot=1, seed=0,
 )  # fmt: skip
 SPEC = Spec(num_records=1440, shape=(8, 8, 1), class_names=tuple('0123456789'), name='digits')

@@ -14,6 +14,7 @@ from dpgan_jax.models.gan import GAN
 from dpgan_jax.privacy import transforms
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run.stages import make_chunk
+from tests.support import nets
 
 N, SHAPE, CLASSES = 60, (8, 8, 1), 3
 SPEC = Spec(num_records=N, shape=SHAPE, class_names=('a', 'b', 'c'), name='noise')
@@ -22,9 +23,7 @@ SPEC = Spec(num_records=N, shape=SHAPE, class_names=('a', 'b', 'c'), name='noise
 def make_gan(*, sigma=1.0, clip=1.0, batch=12, cap=None, **settings) -> GAN:
   settings = {
     'd_steps_per_g_step': 2,
-    'generator': 'compact',
-    'discriminator': 'compact',
-  } | settings
+  } | nets.SMALLEST | settings
   config = TrainConfig(
     noise_multiplier=sigma, steps=40, batch_size=batch, l2_clip_norm=clip, delta=1e-3, **settings
   )
