@@ -47,13 +47,14 @@ def real_floats(what: str, tree: PyTree, advice: str | None = None) -> PyTree:
   """
 
   def check(path: Any, leaf: Any) -> jax.Array:
+    leaf = _native(leaf)
     found = _name(leaf)
     if found not in _RIGHT:
       raise _validate.InputError(
         f'expected {what}{jax.tree_util.keystr(path)} to be a float16, bfloat16, float32 or '
         f'float64, got {found}: {advice or _advice(found)}'
       )
-    return jnp.asarray(leaf)
+    return _array(f'{what}{jax.tree_util.keystr(path)}', leaf)
 
   return jax.tree_util.tree_map_with_path(check, tree)
 
@@ -62,10 +63,12 @@ def data(tree: PyTree) -> PyTree:
   """Returns the arrays of a batch, of whatever dtype, as JAX's.
 
   Raises:
-    InputError: numbers in lists, objects, keys of another generator than threefry2x32.
+    InputError: numbers in lists, objects, masked arrays, what JAX has no dtype for, keys of another
+      generator than threefry2x32.
   """
 
   def check(path: Any, leaf: Any) -> jax.Array:
+    leaf = _native(leaf)
     name, found = f'batch{jax.tree_util.keystr(path)}', _name(leaf)
     if not hasattr(leaf, 'dtype') or found in ('object', 'str'):
       raise _validate.InputError(
@@ -77,9 +80,31 @@ def data(tree: PyTree) -> PyTree:
         f'expected {name} to hold {_keys.IMPLEMENTATION} keys, got {kind}: under vmap the numbers '
         'of one example would depend on the whole batch'
       )
-    return jnp.asarray(leaf)
+    return _array(name, leaf)
 
   return jax.tree_util.tree_map_with_path(check, tree)
+
+
+def _native(leaf: Any) -> Any:
+  """NumPy's numbers in the machine's own order of bytes, the only one that JAX has."""
+  if isinstance(leaf, np.ndarray) and leaf.dtype.kind in 'iufc' and not leaf.dtype.isnative:
+    return leaf.astype(leaf.dtype.newbyteorder('='))
+  return leaf
+
+
+def _array(name: str, leaf: Any) -> jax.Array:
+  if isinstance(leaf, np.ma.MaskedArray):
+    raise _validate.InputError(
+      f'expected {name} to be an array without a mask, got {type(leaf).__name__}: fill what is '
+      'masked, array.filled(0), or leave those examples out by mask='
+    )
+  try:
+    return jnp.asarray(leaf)
+  except TypeError:
+    raise _validate.InputError(
+      f'expected {name} of a dtype that JAX has, got {_name(leaf)}: make numbers of it, such as '
+      'array.astype(numpy.float32)'
+    ) from None
 
 
 def real_loss(loss_fn: Callable[..., Any], promotion: Any) -> Callable[..., jax.Array]:

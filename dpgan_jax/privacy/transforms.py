@@ -31,7 +31,8 @@ decides whether, how often or on which part of the gradient the noise is added m
 
     optax.chain(noise, optax.MultiSteps(optax.adam(1e-3), 4))         noisy steps, averaged: right
     optax.MultiSteps(optax.chain(noise, optax.adam(1e-3)), 4)         refused, and so on for
-    apply_if_finite, conditionally_*, masked, multi_transform, galore, sam, lookahead with resets
+    apply_if_finite, conditionally_*, masked, multi_transform, galore, sam, mechanize, lookahead
+    with resets, and all of optax that is not known to be right
 
 Gradients of one large batch in parts: add up the clipped sums of all parts, then one update with
 the expected size of the whole batch (or leave the parts to `clipped_grad(microbatch_size=...)`).
@@ -39,9 +40,14 @@ On several devices: add up clipped sums first (`jax.lax.psum`), then noise once,
 everywhere; a mean taken after the noise has the noise of one device and 1/devices of the signal.
 Inside `jax.shard_map` another order is refused (`sharding.require_same`).
 
-Optax's own wrappers, and its transforms before the noise in a chain, are seen on Python's stack.
-What cannot be seen: wrappers of others, and a `cond` or a loop of your own that skips the update or
-repeats it with one state, which draws the same noise again.
+What stands behind the noise must not look around it either: `update` takes no value, gradient or
+function of the loss for it (line searches, Polyak steps, `reduce_on_plateau`), since these follow
+private data without noise. Where they follow public data, update what stands behind by itself.
+
+Optax's own wrappers, and its transforms before the noise in a chain, are seen on Python's stack;
+several sums under one `jax.vmap` that share a key, by its rule for batches. What cannot be seen:
+wrappers of others, and a `cond` or a loop of your own that skips the update or repeats it with one
+state, which draws the same noise again.
 
 Dtypes: sums and noise are float32 or wider. The update gets the dtype of the parameters at the very
 end, after the noise, where rounding is post-processing: so an optimizer's moments keep the dtype in
@@ -70,12 +76,19 @@ _WRAPPERS = {
   'conditionally_transform': 'lets gradients pass without noise',
   'galore': 'looks at private gradients before the noise',
   'masked': 'lets the rest of the gradient pass without noise',
+  'mechanize': 'looks at private gradients beside the noise',
   'partition': 'clips and noises each part by itself',
   'process': 'works on single examples',
   'sam': 'uses several gradients for one update',
   'scale_by_galore': 'looks at private gradients before the noise',
 }
 """Functions and classes of optax that must not hold the noise, and what they would do."""
+_HOLDERS = frozenset({
+  'chain', 'flatten', 'inject_hyperparams', 'inject_stateful_hyperparams', 'lookahead',
+  'named_chain', 'schedule_free', 'split_real_and_imaginary', 'with_extra_args_support',
+})  # fmt: skip
+"""Those that hand the whole gradient to the noise once a step, and see nothing of it but what comes
+back; all others are refused."""
 
 
 class PrivatizerState(NamedTuple):
@@ -176,14 +189,15 @@ def noise_sum(
     public_grads: PyTree | None = None,
     **extra: Any,
   ) -> tuple[PyTree, Any]:
-    del extra
     _require_whole(updates)
+    _refuse_around(extra)
     updates = _dtypes.real_floats('sum', updates)
     sharding.require_same('the sum', updates)
     sharding.require_same('state.key', state)
     updates = jax.tree.map(lambda u: u.astype(_dtypes.accumulation_dtype(u.dtype)), updates)
     if noise_multiplier > 0 and jax.tree.leaves(updates):
       key = step_key(state, updates, *settings)
+      updates = _own_noise(key, updates)
       updates = step_noise.add_gaussian(key, updates, l2_sensitivity, noise_multiplier)
     updates = jax.tree.map(lambda u: u / expected_batch_size, updates)
     if public_grads is not None:
@@ -299,8 +313,8 @@ def _require_whole(tree: PyTree, *, starting: bool = False) -> None:
           f'expected the noise first in optax.{name}, got {len(before)} before it: what scales, '
           'adds up or remembers sums changes what an example can do to them'
         )
-      if name in _WRAPPERS:
-        found = name, _WRAPPERS[name]  # the outermost has the name that the caller wrote
+      if name not in _HOLDERS:  # the outermost has the name that the caller wrote
+        found = name, _WRAPPERS.get(name, 'may skip, repeat or look around it')
       elif starting and inner and inner[-1].startswith('update'):
         found = name, 'starts the noise anew, to be drawn again'
     frame = frame.f_back
@@ -311,6 +325,34 @@ def _require_whole(tree: PyTree, *, starting: bool = False) -> None:
       f'optax.chain(noise, optax.{name}(...)), and for one update from several batches add up '
       'their clipped sums before it'
     )
+
+
+def _refuse_around(extra: dict[str, Any]) -> None:
+  """Refuses what a chain would hand to the transforms behind the noise, around it."""
+  if given := sorted(name for name, value in extra.items() if value is not None):
+    raise _validate.InputError(
+      f'expected no {given[0]} in the update: it would reach what stands behind the noise, and '
+      'follows private data without noise; if it follows public data alone, update what stands '
+      f'behind by itself: rest.update(noisy, rest_state, params, {given[0]}=...)'
+    )
+
+
+@jax.custom_batching.custom_vmap
+def _own_noise(key: jax.Array, updates: PyTree) -> PyTree:
+  """The updates, unless `jax.vmap` makes several of them to which one key would add one noise."""
+  del key
+  return updates
+
+
+@_own_noise.def_vmap
+def _(size: int, batched: tuple[bool, PyTree], key: jax.Array, updates: PyTree) -> Any:
+  if any(jax.tree.leaves(batched[1])) and not batched[0]:
+    raise _validate.InputError(
+      f'expected a state of its own for each of {size} sums under jax.vmap, got one: all would get '
+      'the same noise, and their differences none; add up the sums first, or make the states by '
+      'jax.vmap as well, from different keys'
+    )
+  return _own_noise(key, updates), batched[1]
 
 
 def _is_masked(leaf: Any) -> bool:

@@ -57,6 +57,7 @@ from experiments.trust import (
   stream_checks,
   table_checks,
   taint_checks,
+  wrapper_checks,
 )
 from experiments.trust.faults import Swap, swap, to
 
@@ -91,6 +92,7 @@ class Fault:
 _M, _G = mechanism_checks, gan_checks
 _T, _R, _S = taint_checks, release_checks, stream_checks
 _P, _C, _D, _Q = moments_checks, table_checks, device_checks, series_checks
+_W = wrapper_checks
 
 
 def _audited(**faulty: Callable[[], Any]) -> tuple[Swap, ...]:
@@ -215,6 +217,9 @@ _MECHANISM = (
   Fault('noise_of_every_row_the_same', 8, 'one row of noise is used for a whole leaf',
         swap(step_noise, 'add_gaussian', faults.one_draw_for_all_rows),
         _M.noise_is_drawn_once_for_each_entry, 'statistics'),
+  Fault('noise_of_every_sum_under_vmap_the_same', 8, 'sums under jax.vmap share a state',
+        swap(_W, 'each', to(_W.all_at_once)),
+        _W.sums_of_one_key_have_noise_of_their_own, 'refusal'),
   Fault('keys_shared_by_stages', 8,
         'the classifiers that name samples begin with the key of the GAN',
         swap(secrets.Secret, 'key', lambda f: lambda self, purpose: f(self, 'dp_sgd')),
@@ -301,6 +306,12 @@ _GAN = (
 )  # fmt: skip
 
 _REPORT = (
+  Fault('step_size_by_real_loss', 16, 'a step size behind the noise follows the private loss',
+        swap(_W, 'around', to(_W.loss_of_the_records)),
+        _W.optimizers_see_noisy_sums_alone, 'refusal'),
+  Fault('step_size_by_real_gradients', 16, 'step sizes follow the sum before the noise (mechanize)',
+        swap(_W, 'held', to(_W.mechanized)),
+        _W.optimizers_see_noisy_sums_alone, 'refusal'),
   Fault('metrics_claimed_as_covered', 17, 'the report covers d_loss_real',
         swap(statement_text, 'COVERED', lambda lines: (*lines, 'Numbers: d_loss_real.')),
         _G.the_report_covers_nothing_computed_on_real_data, 'report'),

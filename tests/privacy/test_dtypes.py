@@ -248,6 +248,37 @@ def test_what_is_no_tree_of_arrays_is_refused_in_a_line(params, batch, words):
   assert '\n' not in str(caught.value)
 
 
+NOT_JAX = {
+  'datetime64': (np.zeros(2, 'datetime64[s]'), 'of a dtype that JAX has, got datetime64'),
+  'longdouble': (np.ones((2, 3), np.longdouble), 'of a dtype that JAX has, got float'),
+  'records': (np.zeros(2, [('a', 'f4')]), 'of a dtype that JAX has'),
+  'masked': (np.ma.masked_equal(np.ones((2, 3), np.float32), 0), 'an array without a mask'),
+}
+
+
+@pytest.mark.parametrize('kind', NOT_JAX)
+def test_arrays_that_jax_does_not_take_are_refused_in_a_line(kind):
+  batch, words = NOT_JAX[kind]
+  with pytest.raises(InputError, match=words) as caught:
+    clipping.clipped_grad(lambda w, x: jnp.sum(w), l2_clip_norm=1.0)(jnp.ones(3), batch)
+  assert '\n' not in str(caught.value)
+  if kind == 'masked':
+    with pytest.raises(InputError, match=words):
+      clipping.clipped_sum(batch, l2_clip_norm=1.0)
+
+
+def test_the_order_of_bytes_changes_nothing():
+  """Arrays from IDX, FITS or HDF5 files often have the most significant byte first."""
+  loss = lambda w, x, i: jnp.sum(w[i[0]] * x)  # noqa: E731
+  x, ids = np.arange(6.0).reshape(2, 3), np.array([[0], [2]])
+  found = clipping.clipped_grad(loss, l2_clip_norm=9.0)(
+    jnp.ones((3, 3)), x.astype('>f4'), ids.astype('>i2')
+  )
+  np.testing.assert_allclose(found.sum, [[0, 1, 2], [0, 0, 0], [3, 4, 5]], rtol=1e-5)
+  swapped = clipping.clipped_sum(x.astype('>f4'), l2_clip_norm=9.0).sum
+  np.testing.assert_array_equal(swapped, clipping.clipped_sum(x, l2_clip_norm=9.0).sum)
+
+
 def test_python_numbers_are_parameters_as_good_as_arrays():
   found = clipping.clipped_grad(lambda p, x: p['w'] * x, l2_clip_norm=2.0, microbatch_size=2)(
     {'w': 1.0}, jnp.arange(4.0)

@@ -58,6 +58,7 @@ REFUSED = {
     {'one': optax.sgd(1.0), 'other': optax.sgd(1.0), 'none': inner}, LABELS
   ),
   'sam': lambda inner: optax.contrib.sam(inner, optax.sgd(1.0)),
+  'mechanize': optax.contrib.mechanize,
 }
 
 
@@ -121,6 +122,76 @@ def test_right_at_the_head_of_a_chain_in_a_chain():
   update, _ = optimizer.update(gradient('noise_sum'), optimizer.init(PARAMS), PARAMS)
   alone, _ = noise.update(gradient('noise_sum'), noise.init(PARAMS), PARAMS)
   jax.tree.map(lambda u, a: np.testing.assert_array_equal(u, -2 * a), update, alone)
+
+
+def test_a_wrapper_of_optax_that_nobody_knows_is_refused():
+  """As a later version of optax may bring one."""
+  source = """
+def another(inner):
+  return base.GradientTransformation(inner.init, lambda u, s, p=None: inner.update(u, s, p))
+"""
+  room = {'__name__': 'optax.contrib._another', 'base': optax}
+  exec(source, room)
+  transform = room['another'](HALVES['noise_sum'](KEY))
+  state = transform.init(PARAMS)
+  with pytest.raises(InputError, match=r'outside of optax\.another, which may skip, repeat'):
+    transform.update(gradient('noise_sum'), state, PARAMS)
+
+
+def look_at_loss(params):
+  return jnp.sum(params['b'])
+
+
+AROUND = {
+  'reduce_on_plateau': (optax.contrib.reduce_on_plateau, {'value': 1.0}),
+  'polyak_sgd': (optax.polyak_sgd, {'value': jnp.float32(1.0)}),
+  'momo': (optax.contrib.momo, {'value': jnp.float32(1.0)}),
+  'line search': (
+    lambda: optax.scale_by_backtracking_linesearch(2),
+    {'value': jnp.float32(1.0), 'grad': PARAMS, 'value_fn': look_at_loss},
+  ),
+}
+
+
+@pytest.mark.parametrize('half', HALVES)
+@pytest.mark.parametrize('name', AROUND)
+def test_what_stands_behind_gets_nothing_around_the_noise(half, name):
+  """A step size that follows the private loss tells of it, however noisy the gradient is."""
+  make, extra = AROUND[name]
+  optimizer = optax.chain(HALVES[half](KEY), make())
+  state = optimizer.init(PARAMS)
+  with pytest.raises(InputError, match=rf'no {min(extra)} in the update: .*rest\.update') as caught:
+    optimizer.update(gradient(half), state, PARAMS, **extra)
+  assert '\n' not in str(caught.value)
+
+
+class TestVmap:
+  """Sums that share a key get one noise: their differences would be told without any."""
+
+  @pytest.mark.parametrize('half', HALVES)
+  @pytest.mark.parametrize('jit', [False, True])
+  @pytest.mark.parametrize('average', [False, True])
+  def test_of_one_state_is_refused(self, half, jit, average):
+    noise = HALVES[half](KEY)
+    state = noise.init(jnp.zeros(3))
+    update = lambda sums: noise.update(sums, state)[0]  # noqa: E731
+    update = jax.jit(update) if jit else update
+    one = (lambda sums: jax.lax.pmean(update(sums), 'parts')) if average else update
+    sums = jnp.zeros((4, 3)) if half == 'noise_sum' else jnp.zeros((4, 2, 3))
+    with pytest.raises(InputError, match=r'a state of its own for each of 4 sums under jax\.vmap'):
+      jax.vmap(one, axis_name='parts')(sums)
+
+  def test_of_states_with_keys_of_their_own_is_right(self):
+    sums, keys = jnp.arange(6.0).reshape(2, 3), jax.random.split(KEY, 2)
+    noise = HALVES['noise_sum']()
+
+    def one(total, key):
+      return noise.update(total, transforms.PrivatizerState(key, jnp.int32(0)))[0]
+
+    found = jax.vmap(one)(sums, keys)
+    for i in range(2):
+      np.testing.assert_array_equal(found[i], one(sums[i], keys[i]))
+    assert np.abs((found[0] - sums[0]) - (found[1] - sums[1])).min() > 1e-3
 
 
 BEHIND = {
