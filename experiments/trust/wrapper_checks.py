@@ -60,10 +60,11 @@ def optimizers_see_noisy_sums_alone() -> None:
 def sums_of_one_key_have_noise_of_their_own() -> None:
   """The updates of equal sums differ."""
   noise = transforms.noise_sum(1.0, 1.0, 4, jax.random.key(0))
-  state = noise.init(jnp.zeros(64))
-  update = lambda total, step: noise.update(  # noqa: E731
-    total, state._replace(count=jnp.int32(step))
-  )[0]
+  state: Any = noise.init(jnp.zeros(64))
+
+  def update(total: jax.Array, step: int) -> Any:
+    return noise.update(total, state._replace(count=jnp.int32(step)))[0]
+
   first, second = np.asarray(each(update, jnp.zeros((2, 64))))
   if (first == second).any():
     raise Violation('two sums got the same noise')
