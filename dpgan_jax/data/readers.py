@@ -228,19 +228,34 @@ def npz_class_names(path: PathLike) -> tuple[str, ...] | None:
   Raises:
     InputError: not such a file, or something else than different names.
   """
-  path = regular_file(path)
   name = naming.FILE.removesuffix('.json')
+  found = _npz_text(path, name, ndim=1, longest=naming.LONGEST)
+  return None if found is None else naming.checked(f'{path}: {name}', found)
+
+
+def npz_guarantee(path: PathLike) -> str | None:
+  """What an .npz file of samples says that they cost, as `export` writes it; None: nothing.
+
+  Raises:
+    InputError: not such a file, or something else than a line.
+  """
+  return _npz_text(path, 'guarantee', ndim=0, longest=1_000)
+
+
+def _npz_text(path: PathLike, name: str, *, ndim: int, longest: int) -> Any:
+  """The text or texts in a member of an .npz file; None if it has no such member."""
+  path = regular_file(path)
   with _open_npz(path) as archive:
     if f'{name}.npy' not in archive.namelist():
       return None
     (array,) = _read_members(path, archive, [name], kinds='U')
-  if array.ndim != 1 or array.dtype.itemsize > 4 * naming.LONGEST:
-    raise InputError(f'{path}: expected {name} to be names [K], got {describe(array)}')
+  if array.ndim != ndim or array.dtype.itemsize > 4 * longest:
+    expected = 'names [K]' if ndim else 'a line'
+    raise InputError(f'{path}: expected {name} to be {expected}, got {describe(array)}')
   try:
-    names = array.tolist()
+    return array.tolist()
   except (ValueError, SystemError) as error:  # numbers that are no characters
     raise InputError(f'{path}: expected {name} to be text, got: {error}') from None
-  return naming.checked(f'{path}: {name}', names)
 
 
 @contextlib.contextmanager
@@ -308,7 +323,7 @@ def _parse_npy(where: str, data: bytes) -> np.ndarray:
   if dtype.hasobject or dtype.kind not in 'iufU':
     raise InputError(f'{where}: expected numbers, got dtype {dtype} (pickled data are not read)')
   offset, shape = stream.tell(), tuple(map(int, shape))  # numpy lets True pass for 1
-  if min(shape, default=0) < 1 or math.prod(shape) * dtype.itemsize != len(data) - offset:
+  if min(shape, default=1) < 1 or math.prod(shape) * dtype.itemsize != len(data) - offset:
     raise InputError(
       f'{where}: expected a non-empty array whose header fits its data, got shape {shape} of '
       f'{dtype} and {len(data) - offset} bytes'

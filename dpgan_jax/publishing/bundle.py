@@ -195,7 +195,8 @@ def verify(folder: str | os.PathLike[str]) -> str:
   Raises:
     InputError: a file that differs from the manifest, is missing or not in it; a generator, samples
       or report that cannot be read or do not belong together; a report that states less than its
-      own mechanism costs; a page that states another ε than the report.
+      own mechanism costs; a page that states another ε or δ than the report; a guarantee, in
+      generator or samples, that is not their mechanism's.
   """
   folder = readers.existing_folder(folder)
   others = {entry.name for entry in itertools.islice(folder.iterdir(), len(FILES) + 2)}
@@ -224,12 +225,16 @@ def verify(folder: str | os.PathLike[str]) -> str:
       f'{folder / REPORT_JSON} states ε = {stated:.6g}, but {steps} steps of its mechanism cost '
       f'{epsilon:.6g}'
     )
-  _require_same_epsilon(folder, stated)
-  said = generator_file.guarantee_of(folder / GENERATOR)
-  if said not in (None, model.guarantee()):
-    raise _validate.InputError(
-      f'{folder / GENERATOR} says {said!r}; its mechanism gives {model.guarantee()}'
-    )
+  _require_same_epsilon(folder, stated, repr(mechanism.delta))
+  drawn = folder / directory.SAMPLES[model.spec.kind]
+  lines = {folder / GENERATOR: generator_file.guarantee_of(folder / GENERATOR)}
+  if drawn.suffix == '.npz':  # CSV has no place for it
+    lines[drawn] = readers.npz_guarantee(drawn)
+  for path, said in lines.items():
+    if said not in (None, model.guarantee()):
+      raise _validate.InputError(
+        f'{path} says {said!r}; the mechanism of its generator gives {model.guarantee()!r}'
+      )
   return (
     f'{len(sums)} files are as {MANIFEST} says, and load without pickle; '
     + (
@@ -260,10 +265,11 @@ def _require_samples(path: pathlib.Path, model: Synthesizer) -> None:
 _EPSILON_SAID = re.compile(
   r'private with ε = (\S+) and|\| ε(?: of the (?:steps|releases) charged)? \| (\S+) \|'
 )
+_DELTA_SAID = re.compile(r'private with ε = \S+ and δ = (\S+)')
 
 
-def _require_same_epsilon(folder: pathlib.Path, stated: float) -> None:
-  """Every page states the ε of the report, and nothing else as the ε of this bundle."""
+def _require_same_epsilon(folder: pathlib.Path, stated: float, delta: str) -> None:
+  """Every page states ε and δ of the report, and nothing else as those of this bundle."""
   wanted = accounting.show_epsilon(stated) if math.isfinite(stated) else None
   for name in (REPORT_MARKDOWN, PAGE, MODEL_CARD, DATA_CARD, USAGE):
     if name == PAGE and not (folder / name).exists():
@@ -277,6 +283,10 @@ def _require_same_epsilon(folder: pathlib.Path, stated: float) -> None:
       raise _validate.InputError(
         f'{folder / name} states ε = {", ".join(sorted(said)) or "nothing"}, {REPORT_JSON} '
         f'{wanted or "that there is no guarantee"}'
+      )
+    if others := set(_DELTA_SAID.findall(text)) - {delta}:
+      raise _validate.InputError(
+        f'{folder / name} states δ = {min(others)}, the mechanism of {GENERATOR} {delta}'
       )
 
 

@@ -29,7 +29,7 @@ from dpgan_jax.models.moments import release, series_encoding
 from dpgan_jax.models.moments.series_encoding import SeriesEncoding
 from dpgan_jax.models.moments.series_summaries import Summaries
 from dpgan_jax.models.moments.table_encoding import TableEncoding
-from dpgan_jax.networks import discriminators, losses
+from dpgan_jax.networks import discriminators, losses, per_example
 from dpgan_jax.privacy import (
   accounting,
   clipping,
@@ -52,6 +52,7 @@ from experiments.trust import (
   leaks,
   mechanism_checks,
   moments_checks,
+  outside_checks,
   release_checks,
   series_checks,
   stream_checks,
@@ -92,7 +93,7 @@ class Fault:
 _M, _G = mechanism_checks, gan_checks
 _T, _R, _S = taint_checks, release_checks, stream_checks
 _P, _C, _D, _Q = moments_checks, table_checks, device_checks, series_checks
-_W = wrapper_checks
+_W, _O = wrapper_checks, outside_checks
 
 
 def _audited(**faulty: Callable[[], Any]) -> tuple[Swap, ...]:
@@ -470,6 +471,32 @@ _STRANGERS = (
         _R.keys_are_on_the_disk_before_the_first_charge, 'exactness'),
 )  # fmt: skip
 
+_OUTSIDE = (
+  *(Fault(f'plugin_{name}', 7, f'{what} in a discriminator from outside',
+          swap(_O.PLUGIN, 'network of a plugin', to(middle)),
+          _O.a_plugins_discriminator_looks_at_one_example_at_a_time, 'refusal')
+    for name, what, middle in (
+      ('batch_norm', 'batch norm', _O.BATCH_NORM),
+      ('mean_of_the_batch', 'the mean of the batch, in no layer that has a name',
+       _O.WITHOUT_A_NAME),
+      ('memory', 'a state that the records feed', _O.MEMORY))),
+  Fault('plugin_classifier', 7, 'batch norm in a private classifier from outside',
+        swap(_O.PLUGIN, 'network of a plugin', to(_O.BATCH_NORM)),
+        _O.a_plugins_classifier_looks_at_one_example_at_a_time, 'refusal'),
+  Fault('plugins_not_looked_at', 7, 'networks from outside are taken as they are',
+        swap(per_example, 'require_per_example', to(lambda *_: None)),
+        _O.plugins_are_looked_at, 'exactness'),
+  *(Fault(f'guarantee_of_{name}', 17, f'a bundle whose {what} was altered',
+          swap(_O.ALTERED, 'a received bundle', to(alter)), _O.a_bundle_says_what_it_costs,
+          'refusal')
+    for name, what, alter in (
+      ('generator', "generator's guarantee",
+       _O.generator_says('epsilon 0.5, delta 1e-09 for one image, add_or_remove_one')),
+      ('samples', "samples' guarantee", _O.samples_say('epsilon 0.5, delta 1e-04')),
+      ('report', 'ε in the report', _O.page_says('report.md', 'ε', '0.5')),
+      ('card', 'δ in the card of the data', _O.page_says('DATA_CARD.md', 'δ', '1e-09')))),
+)  # fmt: skip
+
 _LINES = {
   'public gradients of real images': 15, 'fakes from a real statistic': 16,
   'as many fakes as came': 11, 'D by the sum without noise': 2, 'D by the clean sum as well': 2,
@@ -484,4 +511,6 @@ _LEAKS = tuple(
   for name, line in _LINES.items()
 )  # fmt: skip
 
-FAULTS: tuple[Fault, ...] = (*_MECHANISM, *_GAN, *_REPORT, *_LEDGER, *_STRANGERS, *_LEAKS)
+FAULTS: tuple[Fault, ...] = (
+  *_MECHANISM, *_GAN, *_REPORT, *_LEDGER, *_STRANGERS, *_OUTSIDE, *_LEAKS,
+)  # fmt: skip

@@ -468,6 +468,11 @@ def edit_generator(folder: pathlib.Path, guarantee: str | None = None, **mechani
   edit_report(folder, lambda facts: facts['mechanism'].update(mechanism))
 
 
+def edit_samples(folder: pathlib.Path, **changed: np.ndarray) -> None:
+  with np.load(folder / 'samples.npz') as file:
+    np.savez(folder / 'samples.npz', **{**file, **changed})
+
+
 def edit_page(folder: pathlib.Path, old: str, new: str) -> None:
   path = folder / bundles.PAGE
   path.write_text(path.read_text('utf-8').replace(old, new, 1), 'utf-8')
@@ -499,7 +504,10 @@ def fewer_steps(facts) -> None:
     (lambda f: edit_report(f, endless_steps), True, r'expected steps_charged in \[0, '),
     (lambda f: edit_generator(f, noise_multiplier=0.003), True, 'but .* steps .* cost inf'),
     (lambda f: edit_generator(f, noise_multiplier=0.001), True, 'but .* steps .* cost inf'),
-    (lambda f: edit_generator(f, guarantee='epsilon 0.1'), True, "says 'epsilon 0.1'; its"),
+    (lambda f: edit_generator(f, guarantee='epsilon 0.1'), True, "says 'epsilon 0.1'; the mech"),
+    (lambda f: edit_samples(f, guarantee=np.array('epsilon 0.1')), True, "npz says 'epsilon 0.1'"),
+    (lambda f: edit_samples(f, guarantee=np.zeros(3)), True, 'npz: .*guarantee'),
+    (lambda f: edit_page(f, 'and δ = ', 'and δ = 0.'), True, r'html states δ = 0\.'),
     (lambda f: edit_report(f, other_noise), True, 'different mechanisms'),
     (lambda f: edit_report(f, fewer_steps), True, 'charges 1 steps'),
     (lambda f: (f / 'report.json').write_text('['), True, 'not a report'),
