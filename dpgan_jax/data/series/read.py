@@ -164,27 +164,28 @@ def _of_arrays(
 def _static(where: str, column: Column, array: np.ndarray) -> np.ndarray:
   """float64 [N] of an array of numbers, or of texts as they are written."""
   values, texts = np.empty(len(array)), {}
-  each: Any
   for row, each in enumerate(array.tolist()):
     if isinstance(each, bytes):
       each = each.decode('utf-8', 'replace')
     if each not in texts or each != each:
       missing = each != each or each is None
-      if isinstance(each, bool):
-        each = str(each).lower()
-      whole = isinstance(each, float) and each.is_integer() and column.kind != 'real'
-      written = column.missing if missing else str(int(each)) if whole else str(each)
       try:
-        texts[each] = column.parse(written)
+        texts[each] = column.parse(column.missing if missing else _written(each, column))
       except InputError as error:
         hint = '; a missing value? Then it has to be nullable' if missing else ''
         raise InputError(
           f'{where}: static column {column.name!r}, record {row + 1}: {error}{hint}'
         ) from None
-      values[row] = texts[each]
-    else:
-      values[row] = texts[each]
+    values[row] = texts[each]
   return values
+
+
+def _written(value: Any, column: Column) -> str:
+  """As the column has it in a file: 3 and not 3.0 where it holds no reals."""
+  if isinstance(value, bool):
+    return str(value).lower()
+  whole = isinstance(value, float) and value.is_integer() and column.kind != 'real'
+  return str(int(value)) if whole else str(value)
 
 
 def _refuse_channels(where: str, names: list[str], schema: SeriesSchema) -> None:

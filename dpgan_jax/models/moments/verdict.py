@@ -104,7 +104,8 @@ def _error(moments: Moments) -> float:
 
 
 def _in_classes(spec: Spec) -> str:
-  columns = f'of {len(spec.schema.modelled)} columns ' if spec.kind == 'table' else ''
+  schema = spec.schema if spec.kind == 'table' else None
+  columns = '' if schema is None else f'of {len(schema.modelled)} columns '
   return f'{columns}in {spec.num_classes} classes'
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from dpgan_jax._validate import InputError
 from dpgan_jax.data.tables import persons
 from dpgan_jax.data.tables.dataset import TableDataset
-from dpgan_jax.data.tables.files.text import TextColumn, TextTable
+from dpgan_jax.data.tables.files.text import TextColumn, TextTable, compute
 from dpgan_jax.data.tables.schema import Column, Schema
 
 MISSING = ('', 'NA', 'N/A', '?', 'nan', 'NaN', 'NULL', 'null')
@@ -181,9 +181,8 @@ def _plain(column: Column, texts: Any, values: np.ndarray, changed: np.ndarray) 
   It does to each what `Column.parse` does, which the others are left to.
   """
   import pyarrow as pa
-  import pyarrow.compute as pc
 
-  is_time = column.kind in ('date', 'datetime')
+  pc, is_time = compute(), column.kind in ('date', 'datetime')
   plain = pc.match_substring_regex(texts, _PLAIN_TIME if is_time else _PLAIN)
   if column.nullable:
     plain = pc.and_(plain, pc.not_equal(texts, column.missing))

@@ -146,9 +146,8 @@ def _read_parquet(where: str, file: Any, wanted: Sequence[str]) -> dict[str, Any
 
 def _as_text(where: str, name: str, column: Any, *, typed: Any) -> TextColumn:
   import pyarrow as pa
-  import pyarrow.compute as pc
 
-  kind = 'text'
+  pc, kind = compute(), 'text'
   try:
     if typed is not None:
       if pa.types.is_dictionary(column.type):
@@ -173,6 +172,13 @@ def _as_text(where: str, name: str, column: Any, *, typed: Any) -> TextColumn:
     nan = np.asarray(pc.fill_null(pc.is_nan(values), False))
     codes = np.append(np.where(nan, -1, np.arange(len(nan))), -1).astype(np.int32)[codes]
   return TextColumn(name, texts, codes, kind)
+
+
+def compute() -> Any:
+  """pyarrow.compute; type checkers do not know its functions, which it makes when it is loaded."""
+  import pyarrow.compute
+
+  return pyarrow.compute
 
 
 def _kind(type: Any) -> str:

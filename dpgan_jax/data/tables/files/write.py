@@ -30,6 +30,7 @@ import numpy as np
 from dpgan_jax._files import atomic_write
 from dpgan_jax._validate import InputError, one_of
 from dpgan_jax.data.tables.dataset import TableDataset
+from dpgan_jax.data.tables.files.text import compute
 from dpgan_jax.data.tables.schema import Column, Schema
 
 FORMATS = ('csv', 'parquet')
@@ -123,7 +124,6 @@ def _values(table: TableDataset) -> list[np.ndarray]:
 
 def _write_csv(file: Any, table: TableDataset) -> None:
   import pyarrow as pa
-  import pyarrow.compute as pc
 
   columns, alone = table.schema.columns, len(table.schema.columns) == 1
   header = ','.join(_quoted(column.name) for column in columns)
@@ -135,7 +135,7 @@ def _write_csv(file: Any, table: TableDataset) -> None:
     coded.append((pa.array(texts, pa.string()), codes))
   for start in range(0, len(table), _ROWS):
     parts = [texts.take(pa.array(codes[start : start + _ROWS])) for texts, codes in coded]
-    lines = pc.binary_join_element_wise(*parts, ',')
+    lines = compute().binary_join_element_wise(*parts, ',')
     file.write(('\n'.join(lines.to_pylist()) + '\n').encode())
 
 
