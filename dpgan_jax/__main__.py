@@ -40,7 +40,7 @@ def usage() -> str:
       '',
       'dpgan-jax COMMAND --help shows its flags, --helpfull all of them; --version the version.',
       'Exit status: 0 done; 2 bad input; 1 the system failed (disk, memory, a package that is not',
-      'installed); 130 or 143 interrupted.',
+      'installed); 130 or 143 interrupted; 141 what it prints is read no more.',
     ]
   )
 

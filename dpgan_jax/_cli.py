@@ -1,8 +1,8 @@
 """What every command shares: flags parsed kindly, one line for a mistake, signals that end cleanly.
 
 Exit status: 0 done; 2 bad input (one line says what is wrong and what would be right); 1 the system
-failed (disk full, no permission, a package that is not installed); 130 or 143 interrupted. Any
-other failure is a bug and keeps its traceback.
+failed (disk full, no permission, a package that is not installed); 130 or 143 interrupted; 141
+what it prints is read no more. Any other failure is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import dataclasses
 import io
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn, TypeVar
@@ -19,10 +20,12 @@ from typing import Any, NoReturn, TypeVar
 from absl import app, flags
 
 from dpgan_jax import (
+  __version__,
   _compile_cache,
   _extras,
   _flag_files,
   _interrupts,
+  _log,
   _plugins,
   _settings,
   _validate,
@@ -57,6 +60,8 @@ def run(main: Callable[[], None], *, interrupted: str = '', positional: str | No
       return parse(argv, positional)
     except _validate.InputError as error:
       fail(str(error))
+    except BrokenPipeError:  # of a page of help
+      _end_unheard()
 
   def stop(how: str, status: int) -> None:
     _interrupts.calm(status)
@@ -66,6 +71,11 @@ def run(main: Callable[[], None], *, interrupted: str = '', positional: str | No
   def guarded(argv: list[str]) -> None:
     del argv
     _interrupts.handle()
+    if (log := flags.FLAGS['log_file'].value) is not None:
+      try:
+        _log.keep(log, f'dpgan_jax {__version__}: {shlex.join(sys.argv)}')
+      except _validate.InputError as error:
+        fail(str(error))
     # JAX tells at length which accelerators it did not find; the commands name the one they use.
     logging.getLogger('jax').setLevel(logging.WARNING)
     _compile_cache.enable()
@@ -76,8 +86,11 @@ def run(main: Callable[[], None], *, interrupted: str = '', positional: str | No
       _progress.be_quiet()
     try:
       main()
+      sys.stdout.flush()
     except _validate.InputError as error:
       fail(str(error))
+    except BrokenPipeError:
+      _end_unheard()
     except OSError as error:
       fail(str(error), status=1)
     except ModuleNotFoundError as error:
@@ -92,6 +105,12 @@ def run(main: Callable[[], None], *, interrupted: str = '', positional: str | No
       stop('terminated', 143)
 
   app.run(guarded, flags_parser=parsed)
+
+
+def _end_unheard() -> NoReturn:
+  """Ends the process as others do whose reader (`| head`) has enough; 141 is SIGPIPE's status."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed there
+  sys.exit(141)
 
 
 def _quieten_orbax() -> None:
@@ -224,7 +243,7 @@ class _Help(flags.BooleanFlag):
 
   def parse(self, argument: Any) -> None:
     if self._parse(argument):
-      print(help_page(full=self._full))
+      print(help_page(full=self._full), flush=True)
       sys.exit(0)
 
 
@@ -234,6 +253,7 @@ def _define_help() -> None:
   flags.DEFINE_flag(_Help('helpshort', 'The same.', full=False))
   flags.DEFINE_flag(_Help('helpfull', 'Show all flags.', full=True))
   flags.DEFINE_bool('quiet', False, 'Show no progress; results, warnings and errors stay.')
+  flags.DEFINE_string('log_file', None, 'Also add all that is shown to this file, with times.')
   flags.DEFINE_list('plugin', None, 'Modules of your own (import paths or files) to load first.')
 
 
@@ -265,7 +285,7 @@ def help_page(*, full: bool) -> str:
     '--recipe=NAME reads one that comes with the package; dpgan-jax recipes lists them.\n'
     '--NAME=none takes back what a file gave.\n'
     '--plugin=mine.py adds networks, losses, data sets, classifiers and judges of your own.\n'
-    '--quiet shows no progress.'
+    '--quiet shows no progress; --log_file=FILE keeps it, and all else that is shown.'
     + (f'\n--helpfull shows {left_out} more flags.' if left_out else '')
   )
   return '\n\n'.join(pages)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import sys
 import time
@@ -10,26 +9,31 @@ from typing import TextIO
 
 import tqdm
 
-from dpgan_jax import _interrupts
+from dpgan_jax import _interrupts, _log
 
 _shown = True
 
 
 def be_quiet() -> None:
-  """Shows nothing from now on, for the rest of the process."""
+  """Shows nothing from now on, for the rest of the process; a log file still gets it."""
   global _shown
   _shown = False
 
 
 def _stream() -> TextIO:
-  return sys.stderr if _shown else io.StringIO()  # some lines a minute at most
+  return sys.stderr if _shown else _log.lines()
+
+
+def _lines(stream: TextIO) -> TextIO:
+  """Where whole lines go: a terminal shows something that moves, and its log file gets them."""
+  return _log.lines() if stream.isatty() else stream
 
 
 class TrainingProgress:
   """A progress bar on stderr: steps, spent ε, time left, device.
 
   On a terminal it is a tqdm bar; elsewhere (a log file, a batch queue) it is a plain line at most
-  every ten seconds, and one at the end.
+  every ten seconds, and one at the end. So does the log file of a command get it.
   """
 
   _SECONDS_BETWEEN_LINES = 10.0
@@ -49,6 +53,7 @@ class TrainingProgress:
     self._started = time.monotonic()
     self._printed_at, self._printed_step = self._started, initial
     self._stream = _stream()
+    self._lines = _lines(self._stream)
     self._bar = None
     if self._stream.isatty():
       self._bar = tqdm.tqdm(
@@ -69,7 +74,7 @@ class TrainingProgress:
     if self._bar is not None:
       self._bar.set_postfix_str(self._text, refresh=False)
       self._bar.update(advanced)
-    elif time.monotonic() - self._printed_at >= self._SECONDS_BETWEEN_LINES:
+    if time.monotonic() - self._printed_at >= self._SECONDS_BETWEEN_LINES:
       self._print_line()
 
   def note(self, text: str) -> None:
@@ -86,7 +91,7 @@ class TrainingProgress:
     """Leaves the last state on the screen."""
     if self._bar is not None:
       self._bar.close()
-    elif self._step != self._printed_step:
+    if self._step != self._printed_step:
       self._print_line()
 
   def _spent(self, epsilon: float) -> str:
@@ -101,7 +106,7 @@ class TrainingProgress:
     if (done := self._step - self._initial) > 0 and elapsed > 0:
       left = tqdm.tqdm.format_interval(elapsed / done * (self._total - self._step))
       line += f', {done / elapsed:.3g} steps/s, {left} left'
-    print(f'{line}, {self._text}, {self._device}', file=self._stream, flush=True)
+    print(f'{line}, {self._text}, {self._device}', file=self._lines, flush=True)
     self._printed_at, self._printed_step = now, self._step
 
 
@@ -113,21 +118,23 @@ class WorkProgress:
 
   def __init__(self) -> None:
     self._stream = _stream()
+    self._lines = _lines(self._stream)
     self._started = time.monotonic()
-    self._printed_at, self._name = -float('inf'), ''
+    self._drawn_at = self._printed_at = -float('inf')
+    self._name = ''
 
   def update(self, name: str, share: float) -> None:
     _interrupts.working_on(name)
-    now = time.monotonic()
-    pause = 0.2 if self._stream.isatty() else self._SECONDS_BETWEEN_LINES
-    if name == self._name and now - self._printed_at < pause:
-      return
+    now, is_new = time.monotonic(), name != self._name
     elapsed = now - self._started
     left = f', {duration(elapsed / share * (1 - share))} left' if share > 0.02 else ''
-    line = f'{share:4.0%} {name}{left}'
-    begin, end = ('\r\x1b[K', '') if self._stream.isatty() else ('', '\n')
-    print(f'{begin}{line}', end=end, file=self._stream, flush=True)
-    self._printed_at, self._name = now, name
+    line, self._name = f'{share:4.0%} {name}{left}', name
+    if self._stream.isatty() and (is_new or now - self._drawn_at >= 0.2):
+      print(f'\r\x1b[K{line}', end='', file=self._stream, flush=True)
+      self._drawn_at = now
+    if is_new or now - self._printed_at >= self._SECONDS_BETWEEN_LINES:
+      print(line, file=self._lines, flush=True)
+      self._printed_at = now
 
   def close(self) -> None:
     _interrupts.working_on('')

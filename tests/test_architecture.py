@@ -27,8 +27,8 @@ FLOORS = (
 )
 GROUND = (
   '_compile_cache', '_devices', '_dtypes', '_environment', '_extras', '_figures', '_files',
-  '_flag_files', '_html', '_interrupts', '_jax_settings', '_json', '_keys', '_markdown', '_plugins',
-  '_progress', '_records', '_settings', '_state_leaves', '_tensor_file', '_validate',
+  '_flag_files', '_html', '_interrupts', '_jax_settings', '_json', '_keys', '_log', '_markdown',
+  '_plugins', '_progress', '_records', '_settings', '_state_leaves', '_tensor_file', '_validate',
 )  # fmt: skip
 MOST_FILES, MOST_LINES = 10, 400
 CORE = {'jax', 'numpy', 'optax', 'dp_accounting', 'dpgan_jax'}  # and the standard library

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
+import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from dpgan_jax import _cli, _flag_files, _progress, _validate, train
+from dpgan_jax import _cli, _flag_files, _log, _progress, _validate, train
 from dpgan_jax.models.config import TrainConfig
 
 COMMAND = """
@@ -244,6 +247,74 @@ def test_help_shows_the_few_flags_that_matter_and_helpfull_all(script):
 )  # fmt: skip
 def test_expected_failures_are_one_line(script, body, status, message):
   assert outcome(script(body)) == (status, '', message)
+
+
+class TestLogFile:
+  def test_has_all_that_is_shown_and_progress_in_lines(self, script, tmp_path):
+    body = """\
+from dpgan_jax import _progress
+print('out')
+progress = _progress.TrainingProgress(10, 0, 1.0, 'cpu')
+progress.update(5, 0.5)
+progress.close()
+_progress.WorkProgress().update('features', 0.5)
+raise _validate.InputError('expected more')"""
+    log = tmp_path / 'log.txt'
+    for arguments in ([], ['--quiet']):
+      status, out, err = outcome(script(body), f'--log_file={log}', *arguments)
+      assert (status, out) == (2, 'out\n')
+    assert err == 'error: expected more\n'  # when quiet
+    lines = log.read_text('utf-8').splitlines()
+    assert all(re.match(r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ', line) for line in lines)
+    half = len(lines) // 2
+    for shown in ([line[20:] for line in lines[:half]], [line[20:] for line in lines[half:]]):
+      assert shown[0].startswith('dpgan_jax ')
+      assert 'command.py --log_file=' in shown[0]
+      assert shown[1] == 'out'
+      assert shown[2].startswith('step 5/10 (50 %), ')
+      assert shown[2].endswith(', ε=0.500 / 1, cpu')
+      assert shown[3].startswith(' 50% features')
+      assert shown[4:] == ['error: expected more']
+
+  def test_of_a_terminal_has_lines_in_the_place_of_a_bar(self, tmp_path, monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, 'stderr', terminal)
+    monkeypatch.setattr(sys, 'stdout', io.StringIO())
+    monkeypatch.setattr(_log, '_file', None)  # and is given back
+    _log.keep(str(tmp_path / 'log.txt'), 'about')
+    progress = _progress.TrainingProgress(10, 0, 1.0, 'cpu')
+    progress.update(5, 0.5)
+    progress.close()
+    work = _progress.WorkProgress()
+    for share in (0.1, 0.2):
+      work.update('features', share)
+    work.close()
+    lines = [line[20:] for line in (tmp_path / 'log.txt').read_text('utf-8').splitlines()]
+    assert lines[0] == 'about'
+    assert '5/10' in lines[1]  # the bar as it stands in the end
+    assert lines[2].startswith('step 5/10 (50 %)')
+    assert lines[3].startswith(' 10% features')
+    assert lines[4].startswith('100% done')
+    assert len(lines) == 5
+    assert '\r' in terminal.getvalue()
+
+  def test_that_cannot_be_written_is_bad_input(self, script, tmp_path):
+    status, out, err = outcome(script('print(1)'), f'--log_file={tmp_path}/nowhere/log.txt')
+    assert (status, out) == (2, '')
+    assert 'expected log_file to be a file' in err
+    assert err.count('\n') == 1
+
+
+@pytest.mark.parametrize('arguments', [['--help'], []])
+def test_who_has_read_enough_is_no_failure_to_tell_of(script, arguments):
+  """`dpgan-jax train --help | head` closes the pipe early."""
+  reading, writing = os.pipe()
+  os.close(reading)
+  command = [*script('print(1)'), *arguments]
+  done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+  os.close(writing)
+  assert (done.returncode, done.stderr) == (141, '')
 
 
 def test_a_bug_keeps_its_traceback(script):
