@@ -44,7 +44,8 @@ h2 {{ font-size: 1.25rem; margin-top: 2rem; border-bottom: 1px solid #767676 }}
 .box > :last-child {{ margin-bottom: 0 }}
 .scroll {{ overflow-x: auto }}
 table {{ border-collapse: collapse; font-size: .9rem }}
-caption {{ text-align: left; font-style: italic; padding: .2rem 0 }}
+/* Its words are the heading's above, for who hears the page. */
+caption {{ position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }}
 th, td {{ border-bottom: 1px solid #767676; padding: .3rem .8rem .3rem 0; text-align: left;
   vertical-align: top }}
 th[scope=row] {{ font-weight: normal }}
@@ -58,6 +59,11 @@ blockquote {{ margin: 1rem 0; padding-left: 1rem; border-left: .2rem solid #7676
   figure, tr, .box {{ break-inside: avoid }}
   .scroll {{ overflow: visible }}
   .box {{ border: 1px solid }}
+}}
+@media (max-width: 30rem) {{
+  table {{ font-size: .8rem }}
+  th, td {{ padding-right: .5rem }}
+  ul {{ padding-left: 1.2rem }}
 }}
 """ + ''.join(
   f'.{name} {{ color: {ink}; background: {ground} }}\n' for name, (ink, ground) in COLOURS.items()
@@ -73,6 +79,7 @@ _TAGS: dict[str, set[str]] = {
   **{tag: set() for tag in (
     'head', 'title', 'style', 'body', 'main', 'h1', 'h2', 'h3', 'p', 'ul', 'li', 'table', 'caption',
     'thead', 'tbody', 'tr', 'td', 'figure', 'figcaption', 'blockquote', 'strong', 'em', 'code',
+    'wbr',
   )},
   'html': {'lang'}, 'meta': {'charset', 'name', 'content', 'http-equiv'}, 'th': {'scope'},
   'div': {'class', 'role', 'tabindex', 'aria-label'}, 'img': {'src', 'alt'},
@@ -188,13 +195,18 @@ def _table(lines: Sequence[str], title: str) -> str:
     f'<table><caption>{said}</caption>',
   ]
   if any(header):
-    cells = (f'<th scope="col">{_inline(c)}</th>' if c else '<td></td>' for c in header)
+    cells = (f'<th scope="col">{_cell(c)}</th>' if c else '<td></td>' for c in header)
     made.append(f'<thead><tr>{"".join(cells)}</tr></thead>')
   made.append('<tbody>')
   for first, *others in rows:
-    cells = ''.join(f'<td>{_inline(c)}</td>' for c in others)
-    made.append(f'<tr><th scope="row">{_inline(first)}</th>{cells}</tr>')
+    cells = ''.join(f'<td>{_cell(c)}</td>' for c in others)
+    made.append(f'<tr><th scope="row">{_cell(first)}</th>{cells}</tr>')
   return '\n'.join([*made, '</tbody></table></div>'])
+
+
+def _cell(text: str) -> str:
+  """A narrow screen may break a long name behind an underscore; numbers stay whole."""
+  return _inline(text).replace('_', '_<wbr>')
 
 
 # --- reading -------------------------------------------------------------------------------------

@@ -74,6 +74,12 @@ def test_a_page_is_what_the_markdown_says():
   assert '| one | 1 |' in said
 
 
+def test_long_names_in_cells_may_break_and_are_read_whole():
+  text = _html.page('T', [_html.body('## F\n\n| file | why |\n| --- | --- |\n| a_b | `c_d` e |\n')])
+  assert '<th scope="row">a_<wbr>b</th><td><code>c_<wbr>d</code> e</td>' in text
+  assert '| a_b | c_d e |' in _html.read(text).text
+
+
 def test_headings_are_in_order_and_the_language_is_said():
   text = made()
   assert text.startswith('<!DOCTYPE html>\n<html lang="en">')

@@ -98,7 +98,7 @@ def _over_steps(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
   lines: list[dict[str, Any]] = [{n: line.get(n) for n in _CURVES} for line in metrics]
   made = []
   known = [line for line in lines if _finite(line['epsilon']) and _finite(line['step'])]
-  if known:
+  if len(known) > 1:
     places = sorted({round(i * (len(known) - 1) / (_POINTS - 1)) for i in range(_POINTS)})
     rows = ((f'{known[i]["step"]:,}', show_epsilon(known[i]['epsilon'])) for i in places)
     made.append(_html.body(
