@@ -124,7 +124,9 @@ def _quieten_orbax() -> None:
   shown = sys.unraisablehook
 
   def hook(about: sys.UnraisableHookArgs) -> None:
-    if str(about.exc_value) != 'Event loop is closed':
+    # A signal that came in a callback, which drops what it raises, is raised again (`_interrupts`).
+    again = isinstance(about.exc_value, (KeyboardInterrupt, _interrupts.Terminated))
+    if not again and str(about.exc_value) != 'Event loop is closed':
       shown(about)
 
   sys.unraisablehook = hook

@@ -494,6 +494,7 @@ def test_a_signal_whose_exception_is_dropped_still_ends_the_command(script, numb
   _, err = process.communicate()
   assert process.returncode == status
   assert err.endswith('Run it again.\n')
+  assert 'ignored' not in err  # what Python says of an exception that it drops
 
 
 COMPUTING = """
