@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from dpgan_jax import _plugins, _validate
-from dpgan_jax.data.datasets import DATASETS, load_dataset
+from dpgan_jax.data.datasets import DATASETS, PUBLIC, load_dataset
+from dpgan_jax.data.sources import Source
 from dpgan_jax.evaluation import judges, tasks
 from dpgan_jax.models.classifier import Classifier
 from dpgan_jax.models.classifier_config import MODELS, ClassifierConfig
@@ -170,6 +171,23 @@ def test_a_gradient_that_depends_on_others_is_found_by_running(examples, tmp_pat
   assert len(seen) == 1
   plan.make(TrainConfig(**{**CONFIG, **own, 'loss': 'least_squares'}), spec)
   assert len(seen) == 2
+
+
+def test_a_kind_of_file_gets_its_folder(examples, tmp_path):
+  for split, n in (('train', 12), ('test', 4)):
+    (tmp_path / split).mkdir()
+    np.save(tmp_path / split / 'images.npy', np.full((n, 5, 4), 7, np.uint8))
+    np.save(tmp_path / split / 'labels.npy', np.arange(n) % 2)
+  train, test = (
+    Source(dataset='arrays', data_dir=str(tmp_path)).settled().load(split)
+    for split in ('train', 'test')
+  )  # fmt: skip
+  assert (len(train), len(test)) == (12, 4)  # nothing is held out of what has a test part
+  assert train.spec.class_names == ('healthy', 'ill')
+  assert 'arrays' not in PUBLIC
+  np.save(tmp_path / 'train' / 'labels.npy', np.full(12, 2))
+  with pytest.raises(_validate.InputError, match='labels'):
+    load_dataset('arrays', data_dir=str(tmp_path))
 
 
 def test_a_judge_is_one_of_the_tasks(examples):
