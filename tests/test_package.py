@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -91,6 +92,13 @@ def test_the_one_command_is_the_others(installed, tmp_path):
   assert done.returncode == 0, done.stderr
   assert 'moments' in done.stdout
   assert list(tmp_path.iterdir()) == []
+
+
+def test_the_core_of_a_wheel_takes_a_private_step(installed, tmp_path):
+  """What `try_versions` runs in every environment."""
+  done = run(str(ROOT / 'experiments/packaging/smoke_core.py'), cwd=tmp_path, path=installed)
+  assert done.returncode == 0, done.stderr
+  assert re.fullmatch(r'one step of \d+ records; 20 cost epsilon = (1.9|2.0)\d+\n', done.stdout)
 
 
 def test_quiet_shows_no_progress(capsys, monkeypatch):
