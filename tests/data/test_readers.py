@@ -178,7 +178,7 @@ class TestNpz:
       (lambda x, y: (x.astype(str), y), ('expected numbers',)),
       (lambda x, y: (x[0, 0], y), ('[N, H, W]', '(5, 1)')),
       (lambda x, y: (x[:0], y), ('non-empty', '(0, 4, 5, 1)')),
-      (lambda x, y: (np.uint8(3), y), ('non-empty', '()')),
+      (lambda x, y: (np.uint8(3), y), ('[N, H, W]', '()')),
       (lambda x, y: (x, y[:-1]), ('12 images', '11 labels')),
       (lambda x, y: (x, y.astype(np.float32)), ('integer labels', 'float32')),
       (lambda x, y: (x, np.eye(3, dtype=int)[y]), ('integer labels [N]', '(12, 3)')),
