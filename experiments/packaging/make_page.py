@@ -56,8 +56,10 @@ def _name(extras: str) -> str:
 
 
 def _cell(found: Mapping[str, Any] | None) -> str:
-  if found is None or found['not_tried']:
-    return 'not tried'
+  if found is None:
+    return 'not run'
+  if found['not_tried']:
+    return 'could not be tried'
   failed = sum(step['failed'] is not None for step in found['steps'])
   return f'**{failed} of {len(found["steps"])} failed**' if failed else 'works'
 

@@ -56,7 +56,8 @@ def test_what_cannot_be_tried_is_in_the_record_beside_what_was(tmp_path, monkeyp
   assert record['tries'][1] == old
   assert record['tries'][0]['not_tried'] == 'there is no Python 2.99 here'
   page = make_page.page(record)
-  assert '| 3.11 | newest | not tried | not tried | not tried | **1 of 2 failed** |' in page
+  assert '| 3.11 | newest | not run | not run | not run | **1 of 2 failed** |' in page
+  assert '| 2.99 | lowest | could not be tried | not run |' in page
   assert '- Python 2.99, lowest, core alone: there is no Python 2.99 here' in page
   assert '- Python 3.11, newest, `[all]`: bad: it broke' in page
   assert '| 3.11 | newest | 0.10.0 | – |' in page
