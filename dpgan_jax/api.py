@@ -26,6 +26,7 @@ from dpgan_jax.data.spec import require_confirmed, schema_of
 from dpgan_jax.data.tables import persons
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files import schema_file, write
+from dpgan_jax.data.tables.files.open import OpenTable, read_open
 from dpgan_jax.data.tables.schema import Schema
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.synthesizer import Synthesizer
@@ -93,12 +94,14 @@ class DPGAN:
         a directory of another run.
     """
     if schema is not None:
-      records = _table(records, schema, unit_column, max_rows_per_unit)
+      given = _schema(schema, unit_column, max_rows_per_unit, self.config)
+      is_open = self.config.schema_epsilon is not None
+      records = read_open(records, given) if is_open else read.read_records(records, given)
     elif (unit_column, max_rows_per_unit) != (None, None):
       raise _validate.InputError('expected unit_column and max_rows_per_unit beside a schema')
     elif isinstance(records, str | os.PathLike) or hasattr(records, 'columns'):
       raise _validate.InputError('expected a schema beside a table (dpgan_jax.schema drafts one)')
-    if isinstance(records, datasets.ImageDataset | TableDataset):
+    if isinstance(records, datasets.ImageDataset | TableDataset | OpenTable):
       if labels is not None or num_classes is not None:
         raise _validate.InputError(
           'expected no labels or num_classes beside an ImageDataset or a table'
@@ -180,18 +183,18 @@ class DPGAN:
     return self._model
 
 
-def _table(
-  records: Any,
+def _schema(
   schema: Schema | str | os.PathLike[str],
   unit_column: str | None,
   max_rows_per_unit: int | None,
-) -> TableDataset:
-  if isinstance(schema, Schema):
-    return read.read_records(records, persons.settled(schema, unit_column, max_rows_per_unit))
-  found = schema_file.read_schema(schema, schema_of)
+  config: TrainConfig,
+) -> Schema:
+  is_file = not isinstance(schema, Schema)
+  found = schema_file.read_schema(schema, schema_of) if is_file else schema
   found = persons.settled(found, unit_column, max_rows_per_unit)
-  require_confirmed(found, os.fspath(schema))
-  return read.read_records(records, found)
+  if is_file and config.schema_epsilon is None:
+    require_confirmed(found, os.fspath(schema))
+  return found
 
 
 def _frame(schema: Schema, records: np.ndarray, labels: np.ndarray | None) -> Any:

@@ -162,6 +162,7 @@ def _source_of(model: Synthesizer, options: Options) -> Source:
       raise _validate.InputError(f'expected no {name} with run_dir: the run has recorded its own')
   source = options.source(model.config, options.dataset or model.spec.name)
   schema = model.spec.schema
+  source = dataclasses.replace(source, found=schema)
   if schema is None or schema.unit_column is None:
     return source
   return dataclasses.replace(

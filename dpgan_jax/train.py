@@ -29,6 +29,8 @@ from dpgan_jax import (
 )
 from dpgan_jax.data.sources import Dataset
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.domains import search
+from dpgan_jax.models.domains.plan import OpenMoments
 from dpgan_jax.models.gan import GAN
 from dpgan_jax.models.moments import settings as moments_settings
 from dpgan_jax.models.moments import verdict
@@ -88,8 +90,8 @@ def main() -> None:
 
 
 def _refuse_useless(config: TrainConfig, dataset: Dataset) -> None:
-  if config.method != 'moments':
-    return
+  if config.method != 'moments' or config.schema_epsilon is not None:
+    return  # of a schema that is not known nothing can be said yet
   planned = moments_settings.make(config, dataset.spec)
   if verdict.expected(planned) == 'useless':
     raise _validate.InputError(
@@ -120,6 +122,8 @@ def _describe(planned: plan.Plan) -> dict[str, str]:
     said = 'inf'
   if isinstance(planned, Moments):
     return _describe_moments(planned, said)
+  if isinstance(planned, OpenMoments):
+    return _describe_open(planned, said)
   return _describe_gan(planned, said)
 
 
@@ -136,6 +140,22 @@ def _describe_moments(moments: Moments, epsilon: str) -> dict[str, str]:
     if not of_table
     else f'{moments.dim} sums, and products of {moments.encoding.second_dim}',
     'samples': f'{verdict.expected(moments)}, as N, K and epsilon let expect',
+    'expected time': 'seconds',
+  }
+
+
+def _describe_open(planned: OpenMoments, epsilon: str) -> dict[str, str]:
+  assert planned.spec.schema is not None
+  found = {c.name: c.found for c in planned.spec.schema.columns if c.found}
+  least = search.least(planned.spec.schema, planned.mechanism)
+  return {
+    'method': 'moments, after the schema: what was drafted is found, then counts are released',
+    'epsilon': f'{epsilon}, of which {planned.mechanism.epsilon():.4g} for the schema',
+    'is found': ', '.join(f'{name} ({", ".join(fields)})' for name, fields in found.items()),
+    'categories': f'of about {least:,.0f} {planned.spec.schema.unit}s and more; others are "other"',
+    'noise multipliers': ', '.join(
+      f'{name} {m.noise_multiplier:.4g}' for name, m in planned.stages.items()
+    ),
     'expected time': 'seconds',
   }
 

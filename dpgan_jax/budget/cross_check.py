@@ -30,7 +30,6 @@ event costs more than the mechanism can: a lower bound on its ε is none on that
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Mapping
@@ -39,10 +38,10 @@ from typing import NamedTuple
 import dp_accounting
 import numpy as np
 import scipy.signal
-import scipy.special
 import scipy.stats
 
 from dpgan_jax import _validate
+from dpgan_jax.budget.noisy_steps import ORDERS, Step, failures_of, steps_of
 from dpgan_jax.privacy import accounting
 
 ROUNDING = 0.02
@@ -53,10 +52,6 @@ METHODS = {
   'upper': 'Rényi divergences, δ summed over the number of cut batches (Mironov 2017; Canonne et '
   'al. 2020)',
 }
-_ORDERS = 1 + np.geomspace(0.04, 400, 100)
-_NODES_PER_SIGMA = 12  # of the integrals over x: analytic integrands, the error is below 1e-12
-_LOSS_NODES_PER_SIGMA = 400  # of the distribution of x, whose losses are then put on a grid
-_TAIL = 9.5  # standard deviations; the mass beyond is 1e-21
 _LEAST_GRID, _LARGEST_GRID = 2**14, 2**22
 _LEAST_NOISE = 0.03  # less has an accounted ε of infinity, and orders that take nodes without end
 
@@ -68,143 +63,10 @@ class Interval(NamedTuple):
   upper: float
 
 
-@dataclasses.dataclass(frozen=True)
-class _Pair:
-  """Two one-dimensional output distributions that are as far apart as a step's can be.
-
-  With probability q the record is in the batch and shifts the sum by up to `shift`; under
-  'replace_one' the other record shifts it as far in the opposite direction.
-
-  Attributes:
-    sigma: standard deviation of the noise, in units of the clip norm.
-    q: probability that the record is in the batch.
-    shift: 1, or 2 where one record may push out another.
-    both: whether the other data set has a record in its place.
-  """
-
-  sigma: float
-  q: float
-  shift: float
-  both: bool
-
-  def log_ratios(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """log P/φ and log Q/φ at x, φ the density without the record."""
-    one = self._log_mixture(x)
-    return one, self._log_mixture(-x) if self.both else np.zeros_like(x)
-
-  def _log_mixture(self, x: np.ndarray) -> np.ndarray:
-    exponent = (2 * x * self.shift - self.shift**2) / (2 * self.sigma**2)
-    if self.q >= 1:
-      return exponent
-    return np.logaddexp(math.log1p(-self.q), math.log(self.q) + exponent)
-
-  @functools.cached_property
-  def renyi(self) -> tuple[np.ndarray, np.ndarray]:
-    """Rényi divergences of `_ORDERS`, of P from Q and of Q from P."""
-    found = np.array([self._renyi(order) for order in _ORDERS]).T
-    return np.maximum(found[0], 0), np.maximum(found[1], 0)
-
-  def _renyi(self, order: float) -> tuple[float, float]:
-    reach = (order + 1) * self.shift + _TAIL * self.sigma * 2
-    count = 2 * math.ceil(reach / self.sigma * _NODES_PER_SIGMA) + 1
-    x, spacing = np.linspace(-reach, reach, count, retstep=True)
-    log_noise = scipy.stats.norm.logpdf(x, scale=self.sigma) + math.log(spacing)
-    p, q = self.log_ratios(x)
-    moments = (log_noise + order * a + (1 - order) * b for a, b in ((p, q), (q, p)))
-    forward, backward = (float(scipy.special.logsumexp(m)) / (order - 1) for m in moments)
-    return forward, backward
-
-  def losses(self) -> tuple[np.ndarray, np.ndarray]:
-    """log P/Q at x, and the probability of x under P."""
-    low, high = -_TAIL * self.sigma, self.shift + _TAIL * self.sigma
-    count = math.ceil((high - low) / self.sigma * _LOSS_NODES_PER_SIGMA) + 1
-    x, spacing = np.linspace(low, high, count, retstep=True)
-    p, q = self.log_ratios(x)
-    mass = np.exp(p + scipy.stats.norm.logpdf(x, scale=self.sigma)) * spacing
-    return p - q, mass / mass.sum()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Step:
-  """`count` steps of one kind; with probability `cut`, independently of the record, the batch is
-  full without it, and `when_cut` takes the place of `usual`."""
-
-  count: int
-  usual: _Pair
-  cut: float = 0.0
-  when_cut: _Pair | None = None
-
-  def alone(self) -> _Step:
-    """The same where all other records contribute zeros, and a cut can only lose the record."""
-    if self.when_cut is None:
-      return self
-    joins = (1 - self.cut) * self.usual.q + self.cut * self.when_cut.q
-    return _Step(self.count, dataclasses.replace(self.usual, q=joins))
-
-  def grid(self, spacing: float, size: int) -> np.ndarray:
-    """The probabilities of one step's loss on a circular grid, float64[size]."""
-    found = _on_grid(*self.usual.losses(), spacing, size)
-    if self.when_cut is not None:
-      rare = _on_grid(*self.when_cut.losses(), spacing, size)
-      found = (1 - self.cut) * found + self.cut * rare
-    return found
-
-
-def _on_grid(losses: np.ndarray, mass: np.ndarray, spacing: float, size: int) -> np.ndarray:
-  edge = (size // 2 - 2) * spacing
-  position = np.clip(losses, -edge, edge) / spacing
-  below = np.floor(position)
-  share = position - below  # the mean of every single loss is kept: rounding adds up like a walk
-  below = below.astype(np.int64)
-  total = np.bincount(below % size, (1 - share) * mass, size)
-  return total + np.bincount((below + 1) % size, share * mass, size)
-
-
-# --- what was done, as steps ----------------------------------------------------------------------
-
-
-def _steps(event: dp_accounting.DpEvent, relation: str, count: int = 1) -> list[_Step] | None:
-  """The event as independent steps; None if something in it has no guarantee."""
-  both = relation == 'replace_one'
-  match event:
-    case dp_accounting.NoOpDpEvent():
-      return []
-    case dp_accounting.NonPrivateDpEvent():
-      return None
-    case dp_accounting.SelfComposedDpEvent():
-      return _steps(event.event, relation, count * event.count) if event.count else []
-    case dp_accounting.ComposedDpEvent():
-      parts = [_steps(part, relation, count) for part in event.events]
-      return None if None in parts else [step for part in parts for step in part or ()]
-    case dp_accounting.GaussianDpEvent():
-      return [_Step(count, _Pair(event.noise_multiplier, 1.0, 1.0, both))]
-    case dp_accounting.PoissonSampledDpEvent(q, dp_accounting.GaussianDpEvent(sigma)):
-      return [_Step(count, _Pair(sigma, q, 1.0, both))]
-    case dp_accounting.TruncatedSubsampledGaussianDpEvent():
-      return [_truncated(event, count, both)]
-  raise TypeError(f'no second opinion on {event!r}')
-
-
-def _truncated(
-  event: dp_accounting.TruncatedSubsampledGaussianDpEvent, count: int, both: bool
-) -> _Step:
-  others, q, cap = event.dataset_size - 1, event.sampling_probability, event.truncated_batch_size
-  usual = _Pair(event.noise_multiplier, q, 1.0, both)
-  cut = float(scipy.stats.binom.sf(cap - 1, others, q))
-  if cut == 0:
-    return _Step(count, usual)
-  # Kept is one of cap out of m + 1, given that m >= cap others joined. The event's accounting lets
-  # the record and the one that it displaces differ in both data sets, as if it were replaced.
-  m = np.arange(cap, others + 1)
-  weights = scipy.stats.binom.pmf(m, others, q)
-  kept = q * float(np.sum(weights * (cap / (m + 1)))) / float(weights.sum() or 1.0)
-  return _Step(count, usual, cut, _Pair(event.noise_multiplier, min(kept, q), 2.0, True))
-
-
 # --- from above -----------------------------------------------------------------------------------
 
 
-def _cut_counts(steps: Iterable[_Step], negligible: float) -> tuple[np.ndarray, np.ndarray]:
+def _cut_counts(steps: Iterable[Step], negligible: float) -> tuple[np.ndarray, np.ndarray]:
   """Numbers of cut steps and probabilities of having at most so many, and more than the one before.
 
   Steps are cut independently. Beyond the last number lies a probability below `negligible`.
@@ -223,7 +85,7 @@ def _cut_counts(steps: Iterable[_Step], negligible: float) -> tuple[np.ndarray, 
   return ends, np.diff(np.cumsum(probabilities)[ends], prepend=0.0)
 
 
-def _upper_delta(steps: list[_Step], epsilons: np.ndarray, negligible: float) -> np.ndarray:
+def _upper_delta(steps: list[Step], epsilons: np.ndarray, negligible: float) -> np.ndarray:
   """An upper bound on δ at each of `epsilons`.
 
   Let it be known which steps were cut, which does not depend on the record. Then δ is the mean of
@@ -233,19 +95,19 @@ def _upper_delta(steps: list[_Step], epsilons: np.ndarray, negligible: float) ->
   cuts, probabilities = _cut_counts(steps, negligible)
   found = np.zeros_like(epsilons)
   for direction in (0, 1):
-    usual = sum((s.count * s.usual.renyi[direction] for s in steps), np.zeros_like(_ORDERS))
+    usual = sum((s.count * s.usual.renyi[direction] for s in steps), np.zeros_like(ORDERS))
     rare = [s.when_cut.renyi[direction] for s in steps if s.when_cut is not None]
-    worst = np.max(rare, axis=0) if rare else np.zeros_like(_ORDERS)
+    worst = np.max(rare, axis=0) if rare else np.zeros_like(ORDERS)
     divergence = usual + cuts[:, np.newaxis] * worst
-    shrink = np.log1p(-1 / _ORDERS)
+    shrink = np.log1p(-1 / ORDERS)
     for i, epsilon in enumerate(epsilons):
-      logs = (_ORDERS - 1) * (divergence - epsilon + shrink) - np.log(_ORDERS)
+      logs = (ORDERS - 1) * (divergence - epsilon + shrink) - np.log(ORDERS)
       delta = float(probabilities @ np.exp(np.minimum(logs.min(axis=1), 0.0)))
       found[i] = max(found[i], delta + negligible * len(steps))
   return found
 
 
-def _upper(steps: list[_Step], delta: float, negligible: float) -> float:
+def _upper(steps: list[Step], delta: float, negligible: float) -> float:
   """The smallest ε at which `_upper_delta` is at most δ, by bisection; rounded up."""
 
   def enough(epsilon: float) -> bool:
@@ -267,7 +129,7 @@ def _upper(steps: list[_Step], delta: float, negligible: float) -> float:
 # --- from below -----------------------------------------------------------------------------------
 
 
-def _lower(steps: list[_Step], deltas: Iterable[float], upper: float, reach: float) -> list[float]:
+def _lower(steps: list[Step], deltas: Iterable[float], upper: float, reach: float) -> list[float]:
   """Lower bounds on ε at each of `deltas`, of the data set with the record from that without.
 
   Args:
@@ -308,7 +170,7 @@ def _lower(steps: list[_Step], deltas: Iterable[float], upper: float, reach: flo
 def _intervals(
   event: dp_accounting.DpEvent, deltas: tuple[float, ...], relation: str, attained: bool = False
 ) -> tuple[Interval, ...]:
-  steps = _steps(event, relation)
+  steps = steps_of(event, relation)
   steps = [step.alone() for step in steps] if attained and steps else steps
   if steps is None:
     return tuple(Interval(math.inf, math.inf) for _ in deltas)
@@ -332,7 +194,7 @@ def bounds(
   """Bounds on ε of an event at each δ, computed without dp-accounting.
 
   Args:
-    event: Gaussian steps, Poisson-sampled, truncated or not, composed in any way.
+    event: Gaussian steps, Poisson-sampled, truncated or not, and failures, composed in any way.
     deltas: δ in (0, 1).
     neighboring_relation: a key of `accounting.RELATIONS`.
     attained: of two data sets that exist, in which all records but one contribute zeros. The lower
@@ -349,7 +211,21 @@ def bounds(
   """
   deltas = tuple(_validate.fraction('delta', delta) for delta in deltas)
   _validate.one_of('neighboring_relation', neighboring_relation, accounting.RELATIONS)
-  return list(_intervals(accounting.hashable(event), deltas, neighboring_relation, attained))
+  event, relation = accounting.hashable(event), neighboring_relation
+  failures = failures_of(event)
+  if not failures:
+    return list(_intervals(event, deltas, relation, attained))
+  # Whoever is given away with probability F has δ = F + (1 - F)·δ' by the rest, F at most their
+  # sum, and less by its square at most. Data sets that exist may be given away more rarely.
+  least = {d: d - failures for d in deltas if d * (1 - 2**-40) > failures}
+  most = {d: (left + failures**2) / (1 - failures) for d, left in least.items()}
+  above = _intervals(event, tuple(least.values()), relation) if least else ()
+  upper = dict(zip(least, (each.upper for each in above), strict=True))
+  deltas_below = tuple(d if attained else most.get(d, d) for d in deltas)
+  below = _intervals(event, deltas_below, relation, attained)
+  return [
+    Interval(each.lower, upper.get(d, math.inf)) for d, each in zip(deltas, below, strict=True)
+  ]
 
 
 def rounding(event: dp_accounting.DpEvent, upper: float, *, grid: float) -> float:
@@ -363,7 +239,7 @@ def rounding(event: dp_accounting.DpEvent, upper: float, *, grid: float) -> floa
     upper: the bound.
     grid: spacing of the accountant's privacy losses.
   """
-  steps = _steps(accounting.hashable(event), 'add_or_remove_one') or []
+  steps = steps_of(accounting.hashable(event), 'add_or_remove_one') or []
   return ROUNDING * upper + 3 * grid * math.sqrt(sum(step.count for step in steps))
 
 

@@ -30,10 +30,13 @@ import numpy as np
 from dpgan_jax import _validate
 from dpgan_jax.data import datasets, image_folder, readers
 from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.series.read import declared
 from dpgan_jax.data.tables.dataset import TableDataset
+from dpgan_jax.data.tables.files.open import OpenTable, read_open
+from dpgan_jax.data.tables.schema import Schema
 
-Dataset = ImageDataset | TableDataset
-T = TypeVar('T', ImageDataset, TableDataset)
+Dataset = ImageDataset | TableDataset | OpenTable
+T = TypeVar('T', ImageDataset, TableDataset, OpenTable)
 
 DEFAULT = 0.1
 """The share of one's own records that is held out where there are none for testing. It does not
@@ -113,6 +116,8 @@ class Source:
       `channels`, `schema`, `unit_column` and `max_rows_per_unit`.
     holdout: the share of the records never trained on, in the place of the test split; None or 0:
       none, and the test split is the data set's own.
+    schema_epsilon: of a table of which the run finds bounds and categories; None: all are given.
+    found: what it has found, if it has.
   """
 
   dataset: str
@@ -124,6 +129,8 @@ class Source:
   unit_column: str | None = None
   max_rows_per_unit: int | None = None
   holdout: float | None = None
+  schema_epsilon: float | None = None
+  found: Schema | None = None
 
   @classmethod
   def of(
@@ -148,6 +155,7 @@ class Source:
       image_size=settings.image_size,
       channels=settings.channels,
       holdout=settings.holdout,
+      schema_epsilon=getattr(settings, 'schema_epsilon', None),
       **of_tables,
     )
 
@@ -183,16 +191,34 @@ class Source:
     Raises:
       InputError: as `datasets.load_dataset` and `hold_out`.
     """
-    options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-    name, holdout = options.pop('dataset'), options.pop('holdout')
-    if not holdout:
-      return datasets.load_dataset(name, split=split, **options)
-    train, test = hold_out(datasets.load_dataset(name, **options), holdout)
+    if not self.holdout:
+      return self._closed(self._load(split))
+    train, test = map(self._closed, hold_out(self._load('train'), self.holdout))
     count = test.spec.num_records
     note = f'{count:,} {test.unit}s are held out, never trained on: for dpgan_jax.evaluate'
     if count < ENOUGH:
       note += f', which needs {ENOUGH}: a larger --holdout gives more'
     return dataclasses.replace(train if split == 'train' else test, notes=(*train.notes, note))
+
+  def _load(self, split: str) -> Any:
+    apart = {'dataset', 'holdout', 'schema_epsilon', 'found'}
+    fields = (f.name for f in dataclasses.fields(self) if f.name not in apart)
+    options = {name: getattr(self, name) for name in fields}
+    if self.schema_epsilon is None:
+      return datasets.load_dataset(self.dataset, split=split, **options)
+    if self.dataset != 'table' or self.data_dir is None:
+      raise _validate.InputError(
+        'expected schema_epsilon only with table and data_dir: others describe themselves, or have '
+        f'to be described; got {self.dataset}'
+      )
+    persons = self.unit_column, self.max_rows_per_unit
+    return read_open(
+      self.data_dir, declared(self.data_dir, self.schema, 'table', split, *persons)
+    )
+
+  def _closed(self, part: T) -> T | TableDataset:
+    is_found = isinstance(part, OpenTable) and self.found is not None
+    return part.closed(self.found) if is_found else part
 
   def load_images(self, split: str = 'train') -> ImageDataset:
     """`load` of images, for what is of images only.

@@ -164,7 +164,8 @@ def require_confirmed(schema: Schema, where: str) -> None:
     raise _validate.InputError(
       f'{where}: {", ".join(waiting[:3])}{more} were read from private data, which is a leak '
       'unless they are public; correct them and take them out of "drafted", or confirm all: set '
-      '"declared_public" to true, or draft it with python -m dpgan_jax.schema --declare_public'
+      '"declared_public" to true, or draft it with python -m dpgan_jax.schema --declare_public; or '
+      'have the run find them, with privacy: --schema_epsilon=0.1'
     )
 
 

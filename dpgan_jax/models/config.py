@@ -22,10 +22,12 @@ from dpgan_jax.networks.losses import LOSSES
 from dpgan_jax.privacy import accounting, clipping
 
 METHODS = ('moments', 'gan')
+_SCHEMA = 'schema_epsilon'
 # Settings that moments have a use for; all others are a GAN's.
 _OF_MOMENTS = {
   'dataset', 'image_size', 'channels', 'holdout', 'method', 'target_epsilon', 'delta',
   'neighboring_relation', 'moments_coefficients', 'moments_means_share', 'num_samples', 'seed',
+  _SCHEMA,
 }  # fmt: skip
 OPTIMIZERS = ('adam', 'sgd')
 SCHEDULES = ('constant', 'linear', 'exponential', 'cosine')
@@ -66,8 +68,7 @@ class TrainConfig:
   holdout: float | None = _data(
     None,
     'Share of the records never trained on, which dpgan_jax.evaluate compares with. Default: 0.1 '
-    'of one\'s own data without a test part; 0: none.', minimum=0, below=1,
-    common=True,
+    'of one\'s own data without a test part; 0: none.', minimum=0, below=1, common=True,
   )
 
   method: str | None = _data(
@@ -90,6 +91,10 @@ class TrainConfig:
   )
   epochs: float | None = _budget(
     None, 'Instead of steps: steps = epochs·N/batch_size.', above=0, common=True
+  )
+  schema_epsilon: float | None = _budget(
+    None, "Part of target_epsilon that finds what a table's schema calls drafted.", above=0,
+    common=True,
   )
   delta: float = _budget(
     1e-5, 'δ at which ε is stated; well below 1/N.', above=0, below=1, common=True
@@ -139,8 +144,7 @@ class TrainConfig:
 
   loss: str = _training('bce', 'GAN loss.', choices=LOSSES)
   gradient_penalty: float | None = _training(
-    None,
-    "Weight of the gradient penalty inside each real example's clipped loss; for wasserstein (10).",
+    None, "Weight of the penalty inside each real example's clipped loss; for wasserstein (10).",
     above=0,
   )
   d_weight_clip: float | None = _training(
@@ -261,9 +265,13 @@ class TrainConfig:
         'expected target_epsilon, which is all that moments need, or what a GAN needs: two of '
         'target_epsilon, noise_multiplier and steps (target_epsilon=inf trains without privacy)'
       )
+    if of_moments and (self.schema_epsilon or 0.0) >= (self.target_epsilon or math.inf):
+      raise _validate.InputError(
+        f'expected schema_epsilon < {self.target_epsilon:g}, as a part, got {self.schema_epsilon:g}'
+      )
     for field in dataclasses.fields(self):
       name, value = field.name, getattr(self, field.name)
-      foreign = name not in _OF_MOMENTS if of_moments else name.startswith('moments_')
+      foreign = name not in _OF_MOMENTS if of_moments else name.startswith(('moments_', _SCHEMA))
       if foreign and value != field.default:
         other = 'gan' if of_moments else 'moments'
         raise _validate.InputError(
@@ -272,9 +280,6 @@ class TrainConfig:
         )
 
   def _check_budget(self) -> None:
-    for name in ('moments_coefficients', 'moments_means_share'):
-      if getattr(self, name) is not None:
-        raise _validate.InputError(f'expected no {name} with method=gan')
     if self.steps is not None and self.epochs is not None:
       raise _validate.InputError(
         f'expected steps or epochs, not both: got steps={self.steps} and epochs={self.epochs}'
@@ -358,7 +363,8 @@ class TrainConfig:
 
   def to_dict(self) -> dict[str, Any]:
     """Every field, JSON-ready (`inf` as the string 'inf')."""
-    return _records.to_dict(self)
+    record = _records.to_dict(self)  # without a schema_epsilon a seed gives what it always gave
+    return record if self.schema_epsilon else {k: v for k, v in record.items() if k != _SCHEMA}
 
   @classmethod
   def from_dict(cls, fields: Mapping[str, Any]) -> TrainConfig:

@@ -13,6 +13,7 @@ rule: a calibrated answer never exceeds its target.
 
 from __future__ import annotations
 
+import dataclasses
 import decimal
 import functools
 import math
@@ -40,6 +41,39 @@ _MOST_POINTS = 2**22  # of a grid, for one step or for all: half a minute of dp-
 _MOST_NOISE = 1e8  # more is counted as this much: its square is still a number
 _ROOT = 1e-9  # how far above the solution of a formula an ε may be
 _TAIL = 1e-15  # of a composition, cut off by dp-accounting
+
+
+@dataclasses.dataclass(frozen=True)
+class FailureDpEvent(dp_accounting.DpEvent):
+  """With probability `delta` at most, and independently of all else, a record is given away: a
+  (0, δ)-DP mechanism, such as the threshold of `releases.selection`.
+
+  dp-accounting has no such event; `epsilon` and the second opinion know it.
+  """
+
+  delta: float
+
+  def __post_init__(self) -> None:
+    _validate.fraction('delta', self.delta)
+
+
+def without_failures(event: dp_accounting.DpEvent) -> tuple[dp_accounting.DpEvent, float]:
+  """What is left of an event, and the δ of its failures: what is left at δ, and they, are together
+  at most at the sum of both.
+  """
+  match event:
+    case FailureDpEvent(delta=delta):
+      return dp_accounting.NoOpDpEvent(), delta
+    case dp_accounting.SelfComposedDpEvent(event=inner, count=count):
+      rest, delta = without_failures(inner)
+      if delta:
+        return dp_accounting.SelfComposedDpEvent(rest, count), count * delta
+    case dp_accounting.ComposedDpEvent(events=events):
+      parts = [without_failures(part) for part in events]
+      if delta := math.fsum(delta for _, delta in parts):
+        rest = [part for part, _ in parts if not isinstance(part, dp_accounting.NoOpDpEvent)]
+        return hashable(dp_accounting.ComposedDpEvent(rest)), delta
+  return event, 0.0
 
 
 class _TooLargeGrid(Exception):
@@ -127,6 +161,11 @@ def gaussian_noise(
 
 @functools.lru_cache(maxsize=1024)
 def _epsilon(event: dp_accounting.DpEvent, delta: float, relation: str, grid: float) -> float:
+  event, failures = without_failures(event)
+  if failures:
+    # Rounded against the user: a difference of two floats is off by less than a part in 2⁵⁰ of δ.
+    left = delta - failures - delta * 2.0**-50
+    return _epsilon(event, left, relation, grid) if left > 0 else math.inf
   if sigma := gaussian_noise(event, relation):
     found = float(dp_accounting.get_epsilon_gaussian(sigma, delta, _ROOT / 2))
     return found + _ROOT if found > 0 else 0.0

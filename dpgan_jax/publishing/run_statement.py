@@ -23,9 +23,10 @@ from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.accounting import rounded_up
 from dpgan_jax.publishing import page
 from dpgan_jax.publishing.statement import ENVIRONMENT, PICTURE, Statement
-from dpgan_jax.run import metrics, plan, stages
+from dpgan_jax.run import metrics, plan
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
+from dpgan_jax.run.releases import moments, schema
 
 _CURVE_POINTS = 7  # each costs about a second of accounting
 
@@ -43,7 +44,7 @@ def build(run: RunDir, *, tuning_note: str | None = None) -> Statement:
       contradicts (`cross_check`).
   """
   saved = run.load_config()
-  planned = plan.read(saved, run.config)
+  planned = schema.settled(plan.read(saved, run.config), run)
   try:
     at_start = dict(saved['environment'])
   except (KeyError, TypeError, ValueError) as error:
@@ -81,7 +82,7 @@ def _verdict(run: RunDir, planned: plan.Plan) -> Verdict | None:
   """What samples can be good for, from what was released; None where nothing can be said."""
   if not isinstance(planned, Moments):
     return None
-  model = stages.restore_moments(planned, run)
+  model = moments.restore_moments(planned, run)
   return None if model is None else verdict.judge(model.means, model.seconds, planned)
 
 

@@ -17,7 +17,7 @@ from dpgan_jax._records import json_ready
 from dpgan_jax.budget import cross_check
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.models.moments.settings import MEANS
+from dpgan_jax.models.moments.settings import MEANS, SCHEMA
 from dpgan_jax.models.moments.verdict import Verdict
 from dpgan_jax.networks.discriminators import UNACCOUNTED
 from dpgan_jax.privacy import accounting
@@ -124,7 +124,8 @@ class Statement:
     subject, charged = 'The generator of this run', f'the {self.steps_charged} steps'
     also = ' and the other stages (see Mechanism)' if self.beside else ''
     if self.is_of_moments:
-      parts = 'its two parts' if self.steps_charged else 'the first of its two parts'
+      count = 'three' if SCHEMA in self.beside else 'two'
+      parts = f'its {count} parts' if self.steps_charged else f'all but the last of {count} parts'
       subject, charged, also = 'The release of this run', parts, ''
     return (
       f'{subject}, and everything computed from it without using the private '
@@ -138,7 +139,7 @@ class Statement:
     """How far the run is, and what it has spent and may spend."""
     total = self.mechanism.steps
     if self.is_of_moments:
-      done = 'finished: both releases are made' if self.finished else 'not finished'
+      done = f'finished: {self._all} releases are made' if self.finished else 'not finished'
       return f'The run is {done}.'
     if self.finished:
       return f'The run is finished: {self.steps_taken} of T = {total} steps taken, as many charged.'
@@ -261,9 +262,10 @@ class Statement:
       'N, number of records (public here)': m.num_examples,
       f'σ of {released[0]}': first and first.noise_multiplier,
       f'σ of {released[1]}': m.noise_multiplier,
+      **text.found(self.beside.get(SCHEMA)),
       'δ': repr(m.delta),
       'ε of the releases charged': show_epsilon(self.epsilon),
-      'ε of both releases': show_epsilon(self.epsilon_budgeted),
+      f'ε of {self._all} releases': show_epsilon(self.epsilon_budgeted),
       'neighbouring relation': m.neighboring_relation,
     }
     numbers = {
@@ -367,6 +369,11 @@ class Statement:
       )
     return '\n'.join(lines)
 
+  @property
+  def _all(self) -> str:
+    """How many releases of moments there are, as a word."""
+    return 'all three' if SCHEMA in self.beside else 'both'
+
   def _noise(self) -> str:
     return text.EXACT_NOISE if self.is_of_moments else text.NOISE
 
@@ -377,20 +384,7 @@ class Statement:
     return text.MOMENTS_COVERED if self.is_of_moments else text.COVERED
 
   def _accounting(self) -> dict[str, Any]:
-    if self.is_of_moments:
-      how = {
-        'accountant': 'the two releases compose to one Gaussian mechanism',
-        'discretisation': 'its ε by the formula of Balle and Wang (2018), rounded up',
-      }
-    else:
-      how = {
-        'accountant': 'privacy loss distributions (PLD)',
-        'discretisation': (
-          f'privacy loss discretised at {accounting._FINE_GRID:g}, or '
-          f'{accounting._COARSE_GRID:g} where ε > {accounting._FINE_UP_TO:g}, rounded against the '
-          'user'
-        ),
-      }
+    how = text.of_moments(self.beside.get(SCHEMA)) if self.is_of_moments else text.OF_STEPS
     return {
       'library': 'dp-accounting',
       'version': self.environment_now['dp_accounting'],

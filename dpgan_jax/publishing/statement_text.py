@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from dpgan_jax.budget import cross_check
-from dpgan_jax.privacy.accounting import rounded_down, rounded_up
+from dpgan_jax.privacy import accounting
+from dpgan_jax.privacy.accounting import rounded_down, rounded_up, show_epsilon
+from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.privacy.releases.selection import SelectionMechanism
 from dpgan_jax.publishing.verdicts import COVERED_METRICS, UNCOVERED_METRICS
 
 NEIGHBOURS = {
@@ -91,6 +94,42 @@ MOMENTS_NOT_COVERED = (
   'What was done to the data before training: selecting, cleaning, labelling.',
   NOT_COVERED[-1],
 )
+
+
+OF_STEPS = {
+  'accountant': 'privacy loss distributions (PLD)',
+  'discretisation': (
+    f'privacy loss discretised at {accounting._FINE_GRID:g}, or {accounting._COARSE_GRID:g} where '
+    f'ε > {accounting._FINE_UP_TO:g}, rounded against the user'
+  ),
+}
+"""How ε of steps of DP-SGD is found."""
+
+
+def of_moments(schema: DPMechanism | None) -> dict[str, str]:
+  """The same of a release of moments; `schema`: of what has found the schema, if that was."""
+  together, failure = 'the two releases compose to one Gaussian mechanism', ''
+  if isinstance(schema, SelectionMechanism):
+    together = 'the three releases compose to one Gaussian mechanism and one failure'
+    failure = (
+      f', at δ less {schema.selection_delta:.3g}, the chance that a category is named which one '
+      'record alone has'
+    )
+  return {
+    'accountant': together,
+    'discretisation': f'its ε by the formula of Balle and Wang (2018), rounded up{failure}',
+  }
+
+
+def found(schema: DPMechanism | None) -> dict[str, Any]:
+  """Numbers of the mechanism that has found the schema, by what they are."""
+  if not isinstance(schema, SelectionMechanism):
+    return {}
+  return {
+    'σ of the counts that the schema was found by': schema.noise_multiplier,
+    'ε of these alone': show_epsilon(schema.epsilon()),
+    'of δ, the chance that a category of one record is named': f'{schema.selection_delta:.3g}',
+  }
 
 
 def second_opinion(found: cross_check.Interval | None) -> dict[str, Any] | None:

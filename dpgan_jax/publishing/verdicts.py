@@ -42,6 +42,8 @@ def of_files(
     ('config.json', NO, 'Holds the seed, from which the noise follows.')
     if seed_fixed
     else ('config.json', YES, 'Settings, N and class names, all treated as public.'),
+    ('schema.json', public, 'What the columns of a table may hold, as the run has found it.'),
+    ('schema/', NO, 'Checkpoints and metrics of what has found it.'),
     ('checkpoints/', NO, 'Hold the keys of the noise and of the batches.'),
     ('secret.json', NO, 'Holds the secret from which noise and batches follow.'),
     ('labeller/, label_cnn/', NO, 'Checkpoints and metrics of what labels the samples.'),

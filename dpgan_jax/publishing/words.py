@@ -8,7 +8,7 @@ from typing import Any
 
 from dpgan_jax.data.series.schema import SeriesSchema
 from dpgan_jax.data.spec import Spec
-from dpgan_jax.data.tables.schema import Schema
+from dpgan_jax.data.tables.schema import Column, Schema
 from dpgan_jax.run.directory import SAMPLES
 
 
@@ -115,12 +115,26 @@ def _of_tables(spec: Spec) -> Words:
     constants='the schema: names of columns, categories, bounds and resolutions, as '
     f'{who}. Values are counted in cells that follow from it, not from the data.{rows}',
     moments='a mixture of products of the cells of its columns',
-    releases=f'{_RELEASES}how many {taking}s are in each cell of each column; then how many are in '
-    'each pair of cells of two columns. Cells follow from the schema and public numbers.',
+    releases=f'{_found(spec.schema)}{_RELEASES}how many {taking}s are in each cell of each column; '
+    'then how many are in each pair of cells of two columns. Cells follow from the schema and '
+    'public numbers.',
     released=('one-way counts', 'two-way counts'),
     tag='tabular',
     tasks=('tabular-classification', 'other'),
   )  # fmt: skip
+
+
+def _found(schema: Schema) -> str:
+  """How a part of the schema was found, sentences; nothing where all of it was declared."""
+  if not any(column.found for column in schema.columns):
+    return ''
+  one = ' (one row of each person)' if schema.unit_column is not None else ''
+  return (
+    f'Before all else, the schema: of each column that was not described, how many records{one} '
+    'are in each of some public cells of numbers, then of cells within the bounds that these have '
+    'shown; how many have each category, of which those with enough are named; how many a missing '
+    'value. '
+  )
 
 
 def _declared(schema: Schema, parts: Iterable[Any]) -> str:
@@ -130,6 +144,8 @@ def _declared(schema: Schema, parts: Iterable[Any]) -> str:
     who = 'declared public, all at once, by the data owner'
   if any(part.drafted for part in parts):
     who += ', who had parts of it drafted from the data'
+  if found := sum(bool(part.found) for part in parts if isinstance(part, Column)):
+    who += f'; what {found} of its columns may hold was found by the run, and is part of ε'
   return who
 
 

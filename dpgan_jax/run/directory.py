@@ -88,6 +88,11 @@ class RunDir:
     return self.path / 'secret.json'
 
   @property
+  def schema(self) -> pathlib.Path:
+    """What the columns of a table may hold, where the run has found that."""
+    return self.path / 'schema.json'
+
+  @property
   def metrics(self) -> pathlib.Path:
     return self.path / 'metrics.jsonl'
 

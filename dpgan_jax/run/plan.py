@@ -17,6 +17,8 @@ from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import labelling
 from dpgan_jax.models.classifier import STAGE, Classifier
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.domains import plan as domains
+from dpgan_jax.models.domains.plan import OpenMoments
 from dpgan_jax.models.gan import GAN
 from dpgan_jax.models.moments import settings, verdict
 from dpgan_jax.models.moments.settings import Moments
@@ -77,7 +79,7 @@ class GANPlan:
     return record
 
 
-Plan = GANPlan | Moments
+Plan = GANPlan | Moments | OpenMoments
 
 
 def make(config: TrainConfig, spec: Spec) -> Plan:
@@ -98,6 +100,8 @@ def make(config: TrainConfig, spec: Spec) -> Plan:
         f'expected method=moments with a {spec.kind}, got {config.method}: GANs here are of images'
       )
     return _make_gan(config, spec)
+  if config.schema_epsilon is not None:
+    return domains.make(config, spec)
   moments = settings.make(config, spec)
   if (level := verdict.expected(moments)) in ('useless', 'poor'):
     warnings.warn(
@@ -162,7 +166,8 @@ def read(saved: Mapping[str, Any], where: object) -> Plan:
   try:
     config = TrainConfig.from_dict(saved['config'])
     if config.method == 'moments':
-      return settings.read(saved, Spec.from_record(saved['data']))
+      read = settings.read if config.schema_epsilon is None else domains.read
+      return read(saved, Spec.from_record(saved['data']))
     mechanism = DPMechanism.from_dict(saved['mechanism'])
     spec = _read_spec(saved['data'], config)
     at_once = saved.get('microbatch_size')  # None in runs of version 0.1

@@ -1,14 +1,15 @@
 """What reads private records, as stages that the one loop (`loop`) carries out.
 
-`Stage` says what a stage has to be. `GANStage` and `ClassifierStage` are those of a run; an audit
-has one of its own. A new idea is a new stage, and never a new copy of the order of events.
+`releases.stage.Stage` says what a stage has to be. `GANStage` and `ClassifierStage` are those of a
+run, and so are those in `releases`; an audit has one of its own. A new idea is a new stage, and
+never a new copy of the order of events.
 """
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,97 +20,20 @@ from dpgan_jax import _figures, _keys
 from dpgan_jax.budget.budget import STAGE
 from dpgan_jax.data import datasets
 from dpgan_jax.data.datasets import ImageDataset
-from dpgan_jax.data.sources import Dataset
 from dpgan_jax.models.classifier import CENTRE, Classifier, ClassifierState
 from dpgan_jax.models.classifier_inputs import prepare
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState, GeneratorState
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
-from dpgan_jax.models.moments import release
-from dpgan_jax.models.moments.encoding import Means
-from dpgan_jax.models.moments.settings import SECONDS, Moments
-from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.privacy import sharding
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file
-from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
+from dpgan_jax.run.releases.stage import Stage, State
 
-State = Any  # a NamedTuple of arrays, `step` among them
 ModelOf = Callable[[GeneratorState, int], GANSynthesizer]
 """(generator, step) → the publishable model."""
 _GRID_KEY = 0  # sample grids use one public key, so that successive grids show the same z
-
-
-class Stage(abc.ABC):
-  """What reads private records, one mechanism at a time.
-
-  Attributes:
-    name: of its steps in the ledger.
-    mechanisms: all that it charges by name: its steps, and what it releases once before them.
-    stride: steps between two records.
-    folder: of its metrics and checkpoints within the run's directory.
-  """
-
-  name: str
-  mechanisms: Mapping[str, DPMechanism]
-  stride: int
-  folder: str = '.'
-
-  @property
-  def mechanism(self) -> DPMechanism:
-    """That of its steps."""
-    return self.mechanisms[self.name]
-
-  @abc.abstractmethod
-  def init(self, key: jax.Array) -> State:
-    """The state before anything is read; `key` is this stage's own. A pure function."""
-
-  @abc.abstractmethod
-  def data(self) -> tuple[Any, ...]:
-    """The private records as arrays; called only where there are steps to take."""
-
-  @abc.abstractmethod
-  def chunk(self, length: int) -> Callable[..., tuple[State, Any]]:
-    """What takes `length` steps: `chunk(state, *data) -> (state, metrics)`."""
-
-  def prepare(self, state: State) -> State:
-    """What a new state becomes before it is kept; no private record has a part in it."""
-    return state
-
-  def release(self, state: State, data: tuple[Any, ...], secret: bytes) -> State:
-    """Makes the releases before the first step, charged already; the same again when resumed.
-
-    Args:
-      state: the state before the first step.
-      data: the private records.
-      secret: 32 bytes that the noise of these releases, and nothing else, follows from.
-    """
-    del data, secret
-    return state
-
-  def wants_checkpoint(self, step: int) -> bool:
-    """Whether the state after `step` is saved."""
-    del step
-    return True
-
-  def wants_state(self, step: int) -> bool:
-    """Whether `write` needs the whole state after `step`."""
-    del step
-    return False
-
-  def keep(self, step: int, state: State) -> Any:
-    """Sets aside, on the device, what `write` needs besides; it must only enqueue work."""
-    del step, state
-
-  def write(self, step: int, kept: Any, state: State | None, epsilon: float) -> None:
-    """Writes what this kind of stage leaves beside metrics and checkpoints, such as pictures."""
-    del step, kept, state, epsilon
-
-  def shown(self, means: Mapping[str, float]) -> Mapping[str, float]:
-    """The few numbers that the progress bar shows."""
-    del means
-    return {}
 
 
 class CompiledStage(Stage):
@@ -256,92 +180,6 @@ def grid_program(gan: GAN) -> Callable[[GeneratorState], jax.Array]:
   """The compiled function that makes the images of a sample grid, float32 [n, H, W, C]."""
   labels = _grid_labels(gan)
   return jax.jit(lambda g: gan.generate(g, _keys.from_seed(_GRID_KEY), jnp.asarray(labels)))
-
-
-# --- moments --------------------------------------------------------------------------------------
-
-
-class MomentsState(NamedTuple):
-  """What a release of moments has given so far; covered by the guarantee but for the key.
-
-  Attributes:
-    step: int32; 1 when everything is released.
-    counts: float32 [K].
-    sums: float32 [K, d].
-    seconds: float32 [K, s, s].
-    sample_key: what the run's own samples are drawn with.
-  """
-
-  step: jax.Array
-  counts: jax.Array
-  sums: jax.Array
-  seconds: jax.Array
-  sample_key: jax.Array
-
-
-class NoMetrics(NamedTuple):
-  """Of a step in which nothing is measured."""
-
-
-class MomentsStage(Stage):
-  """Two releases on the host: class means before the one step, covariances in it."""
-
-  name, stride = SECONDS, 1
-
-  def __init__(self, moments: Moments, dataset: Dataset) -> None:
-    """Reads and writes nothing yet."""
-    self._moments, self._dataset, self.mechanisms = moments, dataset, moments.stages
-    self._secret = b''
-
-  def init(self, key: jax.Array) -> MomentsState:
-    return nothing_released(self._moments, key)
-
-  def data(self) -> tuple[np.ndarray, ...]:
-    return self._moments.encoding.encode(self._dataset.records), self._dataset.labels
-
-  def release(self, state: MomentsState, data: tuple[Any, ...], secret: bytes) -> MomentsState:
-    self._secret = secret
-    codes, labels = data
-    means = release.release_means(codes, labels, self._moments, secret)
-    return state._replace(counts=jnp.asarray(means.counts), sums=jnp.asarray(means.sums))
-
-  def chunk(self, length: int) -> Callable[..., tuple[State, Any]]:
-    del length  # there is one step
-
-    def take(
-      state: MomentsState, codes: np.ndarray, labels: np.ndarray
-    ) -> tuple[MomentsState, NoMetrics]:
-      assert self._secret  # `release` came first
-      means = means_of(state)
-      seconds = release.release_seconds(codes, labels, means, self._moments, self._secret)
-      return state._replace(step=state.step + 1, seconds=jnp.asarray(seconds)), NoMetrics()
-
-    return take
-
-
-def nothing_released(moments: Moments, key: jax.Array) -> MomentsState:
-  """The state before anything is read."""
-  shapes = ((), (moments.dim,), (moments.encoding.second_dim,) * 2)
-  counts, sums, seconds = (jnp.zeros((moments.spec.num_classes, *shape)) for shape in shapes)
-  return MomentsState(jnp.zeros((), jnp.int32), counts, sums, seconds, key)
-
-
-def means_of(state: MomentsState) -> Means:
-  """The first release."""
-  return Means(np.asarray(state.counts, np.float64), np.asarray(state.sums, np.float64))
-
-
-def released(moments: Moments, state: MomentsState) -> MomentsSynthesizer:
-  """The model that a finished stage leaves."""
-  return MomentsSynthesizer(moments, means_of(state), np.asarray(state.seconds, np.float64))
-
-
-def restore_moments(moments: Moments, run: RunDir) -> MomentsSynthesizer | None:
-  """What a run has released; None where it has not yet."""
-  with Checkpoints(run.checkpoints, identity=run.identity()) as checkpoints:
-    abstract = jax.eval_shape(lambda: nothing_released(moments, _keys.from_seed(0)))
-    restored = checkpoints.restore_latest(abstract)
-  return released(moments, restored[1]) if restored and restored[0] else None
 
 
 # --- a private classifier -------------------------------------------------------------------------

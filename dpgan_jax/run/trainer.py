@@ -19,9 +19,12 @@ from dpgan_jax import _figures, _keys, _validate
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data.datasets import ImageDataset
 from dpgan_jax.data.sources import Dataset
+from dpgan_jax.data.tables.dataset import TableDataset
+from dpgan_jax.data.tables.files.open import OpenTable
 from dpgan_jax.models import labelling
 from dpgan_jax.models.classifier import Classifier
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.domains.plan import OpenMoments
 from dpgan_jax.models.gan import GAN, GANState, GeneratorState
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.models.labelling import Labeller
@@ -33,15 +36,9 @@ from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.loop import Run
 from dpgan_jax.run.plan import GANPlan
-from dpgan_jax.run.stages import (
-  ClassifierStage,
-  GANStage,
-  MomentsStage,
-  mixture_steps,
-  released,
-  restore_moments,
-  steps_per_report,
-)
+from dpgan_jax.run.releases import schema
+from dpgan_jax.run.releases.moments import MomentsStage, released, restore_moments
+from dpgan_jax.run.stages import ClassifierStage, GANStage, mixture_steps, steps_per_report
 
 BEFORE, AFTER = 'labeller', 'label_cnn'  # folders of the classifiers before and after the GAN
 
@@ -93,6 +90,12 @@ def train(
     devices=devices,
   )
   with opened as (planned, run):
+    if isinstance(planned, OpenMoments):
+      assert isinstance(dataset, OpenTable)  # the plan has refused anything else
+      state = run.carry_out(schema.SchemaStage(planned, dataset, run.directory))
+      found = schema.found(run.directory, state)
+      planned, dataset = planned.closed(found), dataset.closed(found)
+    assert not isinstance(dataset, OpenTable)
     if isinstance(planned, Moments):
       model, key = _release_moments(planned, dataset, run)
     else:
@@ -103,7 +106,7 @@ def train(
 
 
 def _release_moments(
-  moments: Moments, dataset: Dataset, run: Run
+  moments: Moments, dataset: ImageDataset | TableDataset, run: Run
 ) -> tuple[MomentsSynthesizer, jax.Array]:
   """The model, and the key of the samples that a run leaves."""
   state = run.carry_out(MomentsStage(moments, dataset))
@@ -178,7 +181,9 @@ def restore_model(run_dir: str | os.PathLike[str]) -> Trained:
     InputError: not a run directory, no checkpoint in it, or what labels its samples is lost.
   """
   run = RunDir.open(pathlib.Path(run_dir), create=False)
-  planned = plan.read(run.load_config(), run.config)
+  planned = schema.settled(plan.read(run.load_config(), run.config), run)
+  if isinstance(planned, OpenMoments):
+    raise _validate.InputError(f'{run.path} has released nothing yet: let dpgan_jax.train run')
   if isinstance(planned, Moments):
     model = restore_moments(planned, run)
     if model is None:

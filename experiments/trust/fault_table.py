@@ -24,8 +24,10 @@ from dpgan_jax.budget import budget
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data.tables import persons
 from dpgan_jax.data.tables.dataset import TableDataset
+from dpgan_jax.data.tables.files.open import OpenTable
 from dpgan_jax.models import classifier, gan
-from dpgan_jax.models.moments import release, series_encoding
+from dpgan_jax.models.domains import search
+from dpgan_jax.models.moments import release, series_encoding, settings
 from dpgan_jax.models.moments.series_encoding import SeriesEncoding
 from dpgan_jax.models.moments.series_summaries import Summaries
 from dpgan_jax.models.moments.table_encoding import TableEncoding
@@ -41,7 +43,7 @@ from dpgan_jax.privacy import (
 )
 from dpgan_jax.privacy.ghost import ghost
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.privacy.releases import marginals
+from dpgan_jax.privacy.releases import marginals, selection
 from dpgan_jax.publishing import run_statement, statement, statement_text
 from dpgan_jax.run import checkpoint, loop, metrics, secrets
 from dpgan_jax.search import sweep_table
@@ -54,6 +56,7 @@ from experiments.trust import (
   moments_checks,
   outside_checks,
   release_checks,
+  schema_checks,
   series_checks,
   stream_checks,
   table_checks,
@@ -94,6 +97,7 @@ _M, _G = mechanism_checks, gan_checks
 _T, _R, _S = taint_checks, release_checks, stream_checks
 _P, _C, _D, _Q = moments_checks, table_checks, device_checks, series_checks
 _W, _O = wrapper_checks, outside_checks
+_F = schema_checks
 
 
 def _audited(**faulty: Callable[[], Any]) -> tuple[Swap, ...]:
@@ -411,11 +415,11 @@ _STRANGERS = (
         swap(release, 'release_seconds', faults.around_the_real_mean),
         _P.covariances_are_around_what_was_released, 'exactness'),
   Fault('table_true_counts', 2, 'counts of a table are released as they are',
-        swap(marginals, '_with_noise', lambda f: lambda counts, sigma, *rest: f(
+        swap(marginals, 'with_noise', lambda f: lambda counts, sigma, *rest: f(
           counts, 0.0, *rest)),
         _C.noise_of_counts_is_charged, 'statistics'),
   Fault('table_noise_of_one_way_counts', 2, 'two-way counts get the noise of one-way counts',
-        swap(marginals, '_with_noise', faults.noise_of_one_way_counts),
+        swap(marginals, 'with_noise', faults.noise_of_one_way_counts),
         _C.noise_of_counts_is_charged, 'statistics'),
   Fault('table_one_stream', 8, 'all classes of a table get the noise of the first',
         swap(exact_noise, 'RandomBits', lambda f: lambda secret, purpose: f(
@@ -448,6 +452,30 @@ _STRANGERS = (
         swap(TableDataset, 'content', to(property(lambda self: np.column_stack(
           [self.records, self.labels])))),
         _C.a_person_is_held_out_as_a_whole, 'exactness'),
+  Fault('schema_not_charged', 22, 'a schema is found without a charge in the ledger',
+        swap(Ledger, 'charge', lambda f: lambda self, step, stage=budget.STAGE: (
+          None if stage == 'schema' else f(self, step, stage))),
+        _F.the_schema_is_charged_before_it_is_found, 'exactness'),
+  Fault('schema_not_in_epsilon', 22, 'ε of a run leaves out the schema',
+        swap(settings, 'budget_of', lambda f: lambda stages: f(
+          {name: m for name, m in stages.items() if name != 'schema'})),
+        _F.the_schema_counts_in_epsilon, 'exactness'),
+  Fault('schema_rows_of_a_person_taken_as_one', 2, "a person's k rows count with the noise of one",
+        swap(OpenTable, 'first_rows', to(property(lambda self: np.ones(len(self), bool)))),
+        _F.one_person_moves_the_counts_by_one, 'exactness'),
+  Fault('schema_sensitivity_of_one_column', 2, 'all columns get the noise of one',
+        swap(search, 'squared_sensitivity', to(lambda schema: 1)),
+        _F.one_row_moves_the_counts_by_one, 'exactness'),
+  Fault('schema_half_noise', 2, 'counts that a schema is found by have half the noise',
+        swap(exact_noise, 'draw_at_least', lambda f: lambda square, *rest: f(square / 4, *rest)),
+        _F.noise_of_the_schema_is_charged, 'statistics'),
+  Fault('schema_bounds_of_the_data', 15, 'bounds are the least and the largest number',
+        swap(search._Search, '_bounds', faults.bounds_of_the_data),
+        _F.what_one_record_has_is_not_in_the_schema, 'exactness'),
+  Fault('schema_categories_of_the_data', 15, 'categories are named whatever their counts',
+        swap(selection, 'release_named', lambda f: lambda *a, least, **k: f(
+          *a, least=-math.inf, **k)),
+        _F.what_one_record_has_is_not_in_the_schema, 'exactness'),
   Fault('series_true_pattern', 2, 'what varies within a sequence is released as it is',
         swap(series_encoding.exact_noise, 'release_sum', lambda f: lambda *a, **k: f(
           *a, **{**k, 'noise_multiplier': 0.0})),

@@ -453,6 +453,17 @@ def cells_between_real_bounds(right: Callable[..., Any]) -> Callable[..., Any]:
   return encode
 
 
+def bounds_of_the_data(right: Callable[..., Any]) -> Callable[..., Any]:
+  """Finds bounds without noise."""
+
+  def bounds(self: Any, column: Any) -> Any:
+    changes, missing = right(self, column)
+    values = self.table.numbers(column.name)
+    return {**changes, 'lower': np.nanmin(values), 'upper': np.nanmax(values)}, missing
+
+  return bounds
+
+
 def scaled_by_real_bounds(right: Callable[..., Any]) -> Callable[..., Any]:
   """Scales values of series by the least and the largest that are there."""
   del right

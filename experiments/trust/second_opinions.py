@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 
 from dpgan_jax import _cli, _files
-from dpgan_jax.budget import cross_check
+from dpgan_jax.budget import cross_check, noisy_steps
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
@@ -71,7 +71,7 @@ def monte_carlo_delta(event: Event, epsilon: float, *, draws: int, seed: int = 0
   δ is the mean of (1 - e^(ε - loss))+, a variable in [0, 1]; its limits are those of the empirical
   Bernstein bound (Audibert, Munos & Szepesvári 2009, theorem 1), 1e-6 on either side.
   """
-  (step,) = cross_check._steps(event, 'add_or_remove_one')
+  (step,) = noisy_steps.steps_of(event, 'add_or_remove_one')
   rng = np.random.default_rng(seed)
   losses = np.zeros(draws)
   for _ in range(step.count):

@@ -17,7 +17,7 @@ import scipy.stats
 from dp_accounting import rdp
 
 from dpgan_jax._validate import InputError
-from dpgan_jax.budget import cross_check
+from dpgan_jax.budget import cross_check, noisy_steps
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
 from experiments.trust import second_opinions
@@ -65,7 +65,7 @@ class TestBounds:
     Its series for the others stops early (4 % above, at order 1.5 of the first pair), so there
     SciPy's adaptive quadrature.
     """
-    pair, orders = cross_check._Pair(sigma, q, 1.0, False), [2, 3, 8, 32]
+    pair, orders = noisy_steps.Pair(sigma, q, 1.0, False), [2, 3, 8, 32]
     accountant = rdp.RdpAccountant(orders=orders).compose(subsampled(q, sigma, 1))
     found = [pair._renyi(order)[0] for order in orders]
     np.testing.assert_allclose(found, accountant.rdp, rtol=1e-7)
@@ -92,8 +92,8 @@ class TestBounds:
   def test_published_values_of_the_moments_accountant(self, q, sigma, steps, published):
     """With the conversion of that time (Mironov 2017, proposition 3) the printed digits come out,
     to 1 in the last one; today's conversion, and the exact value, are smaller."""
-    forward, _ = cross_check._Pair(sigma, q, 1.0, False).renyi
-    orders = cross_check._ORDERS
+    forward, _ = noisy_steps.Pair(sigma, q, 1.0, False).renyi
+    orders = noisy_steps.ORDERS
     then = np.min(steps * forward + math.log(1 / DELTA) / (orders - 1))
     assert then == pytest.approx(published, abs=0.0125)
     (found,) = cross_check.bounds(subsampled(q, sigma, steps), [DELTA])

@@ -13,8 +13,9 @@ from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data.datasets import ImageDataset
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import release
-from dpgan_jax.run import generator_file, plan, stages, trainer
+from dpgan_jax.run import generator_file, plan, trainer
 from dpgan_jax.run.directory import RunDir
+from dpgan_jax.run.releases import moments
 
 CONFIG = TrainConfig(dataset='npz', target_epsilon=2.0, delta=1e-4, num_samples=20)
 
@@ -177,5 +178,5 @@ def test_the_state_of_a_new_stage_is_empty():
   from dpgan_jax.models.moments import settings
 
   spec = Spec(num_records=60, shape=(6, 6, 1), class_names=('a', 'b'), name='npz')
-  state = stages.nothing_released(settings.make(CONFIG, spec), jax.random.key(0))
+  state = moments.nothing_released(settings.make(CONFIG, spec), jax.random.key(0))
   assert not any(np.asarray(leaf).any() for leaf in state[:4])

@@ -59,9 +59,27 @@ def read_declared(
   """Reads a file that a schema file describes, whose every entry somebody has confirmed.
 
   Raises:
-    InputError: as `read_records`; entries that were read from the data and are not confirmed; a
-      schema of another kind, or none; a test split, which there is only by holding records out
-      (`sources`).
+    InputError: as `read_records` and `declared`; entries that were read from the data and are not
+      confirmed.
+  """
+  schema = declared(path, schema_path, kind, split, unit_column, max_rows_per_unit)
+  require_confirmed(schema, str(schema_path))
+  return read_records(path, schema)
+
+
+def declared(
+  path: str,
+  schema_path: str | None,
+  kind: str,
+  split: str,
+  unit_column: str | None,
+  max_rows_per_unit: int | None,
+) -> Schema:
+  """The schema in a file, with persons as they are given beside it, confirmed or not.
+
+  Raises:
+    InputError: a schema of another kind, or none; a test split, which there is only by holding
+      records out (`sources`).
   """
   if schema_path is None:
     raise InputError(
@@ -72,9 +90,7 @@ def read_declared(
   schema = schema_file.read_schema(schema_path, schema_of)
   if schema.kind != kind:
     raise InputError(f'{schema_path}: expected the schema of a {kind}, got one of a {schema.kind}')
-  schema = persons.settled(schema, unit_column, max_rows_per_unit)
-  require_confirmed(schema, schema_path)
-  return read_records(path, schema)
+  return persons.settled(schema, unit_column, max_rows_per_unit)
 
 
 def read_series(source: Any, schema: SeriesSchema, *, name: str = 'series') -> TableDataset:

@@ -39,7 +39,7 @@ _ENTRIES = {'format', 'target', 'declared_public', 'columns', 'constraints', *_P
 _NO_TEXT = re.compile('[\x00\ud800-\udfff]')  # what no file of UTF-8 text holds
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
   return isinstance(value, str) and len(value) <= LONGEST and _NO_TEXT.search(value) is None
 
 
@@ -62,6 +62,7 @@ class Column:
       bound) or 'other' (the category of that name).
     drafted: names of the fields above that were read from the data, and are not confirmed yet;
       the kind is not among them.
+    found: names of those that a run finds itself, with privacy (`schema_epsilon`).
 
   Raises:
     InputError: fields that do not fit each other, naming the column.
@@ -77,9 +78,10 @@ class Column:
   missing: str = ''
   outside: str = 'refuse'
   drafted: tuple[str, ...] = ()
+  found: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
-    if not _is_text(self.name) or not self.name.strip():
+    if not is_text(self.name) or not self.name.strip():
       raise InputError(
         f'expected names of columns to have 1 to {LONGEST} characters, got {self.name!r}'
       )
@@ -93,12 +95,12 @@ class Column:
     _validate.one_of('outside', self.outside, ('refuse', 'clip', 'other'))
     if not isinstance(self.nullable, bool):
       raise InputError(f'expected nullable to be true or false, got {self.nullable!r}')
-    if not _is_text(self.missing):
+    if not is_text(self.missing):
       raise InputError(f'expected missing to be text, got {self.missing!r}')
-    for field in ('categories', 'drafted'):
+    for field in ('categories', 'drafted', 'found'):
       if not isinstance(getattr(self, field), tuple):
         raise InputError(f'expected {field} to be a list, got {getattr(self, field)!r}')
-    for field in self.drafted:
+    for field in (*self.drafted, *self.found):
       _validate.one_of('drafted', field, DRAFTED)
     if self.is_category:
       self._check_categories()
@@ -118,7 +120,7 @@ class Column:
         'of the kind id'
       )
     for category in self.categories:
-      if not _is_text(category):
+      if not is_text(category):
         raise InputError(
           f'expected categories to be text of at most {LONGEST} characters, got {category!r}'
         )

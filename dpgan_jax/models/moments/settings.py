@@ -20,8 +20,10 @@ from dpgan_jax.models.moments.series_encoding import SeriesEncoding
 from dpgan_jax.models.moments.table_encoding import TableEncoding
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.privacy.releases.selection import SelectionMechanism
 
 MEANS, SECONDS = 'moments_means', 'moments'
+SCHEMA = 'schema'  # what a table's columns may hold, where the run finds that (`models.domains`)
 # Chosen on held-out training images: experiments/results/OWN_DATA.md, its last table.
 _MOST_COEFFICIENTS = 144
 _MEANS_SHARE = 0.2
@@ -43,10 +45,11 @@ class Moments:
     spec: what is public of the data.
     detail: of an image, how many frequencies it has; of a table, how many cells a number; of
       series, how many cosines a channel.
-    stages: the mechanisms `MEANS` and `SECONDS`.
+    stages: the mechanisms `MEANS` and `SECONDS`, and `SCHEMA` of a table whose schema was found.
 
   Raises:
-    InputError: stages of another size than the data, or that are none of a release of moments.
+    InputError: stages of another size than the data, or that are none of a release of moments; a
+      schema that another run has found.
   """
 
   config: TrainConfig
@@ -55,7 +58,13 @@ class Moments:
   stages: Mapping[str, DPMechanism]
 
   def __post_init__(self) -> None:
-    if set(self.stages) != {MEANS, SECONDS}:
+    if is_found(self.spec) and SCHEMA not in self.stages:
+      raise _validate.InputError(
+        'expected a public schema, got one with entries ("found") that a run has found privately: '
+        'what that cost counts too. Find them again with schema_epsilon, or confirm them: take '
+        'their names out of "found"'
+      )
+    if set(self.stages) - ({SCHEMA} if is_found(self.spec) else set()) != {MEANS, SECONDS}:
       raise _validate.InputError(
         f'expected the stages {MEANS} and {SECONDS}, got {", ".join(self.stages) or "none"}'
       )
@@ -90,8 +99,8 @@ class Moments:
 
   @property
   def budget(self) -> Budget:
-    """Both mechanisms; the second is the main stage, the first counts whole from the start."""
-    return Budget(self.stages[SECONDS], {MEANS: self.stages[MEANS]}, SECONDS)
+    """All mechanisms; the last is the main stage, others count whole from the start."""
+    return budget_of(self.stages)
 
   @property
   def seed(self) -> int | None:
@@ -107,8 +116,36 @@ class Moments:
     }
 
 
+def is_found(spec: Spec) -> bool:
+  """Whether a run finds, or has found, some of the schema."""
+  return spec.schema is not None and any(column.found for column in spec.schema.columns)
+
+
+def budget_of(stages: Mapping[str, DPMechanism]) -> Budget:
+  """All stages of a release of moments; `SECONDS` is the main one."""
+  others = {name: m for name, m in stages.items() if name != SECONDS}
+  return Budget(stages[SECONDS], others, SECONDS)
+
+
 def make(config: TrainConfig, spec: Spec) -> Moments:
   """What the settings ask for: of `target_epsilon` as much as a release can spend.
+
+  Raises:
+    InputError: an ε that no noise reaches.
+  """
+  found = mechanisms(config, spec.num_records)
+  return Moments(config, spec, detail_of(config, spec, found[MEANS].noise_multiplier), found)
+
+
+def mechanisms(
+  config: TrainConfig, num_records: int, before: Mapping[str, DPMechanism] | None = None
+) -> dict[str, DPMechanism]:
+  """Those of a release of moments, of as little noise as `target_epsilon` allows.
+
+  Args:
+    config: the settings.
+    num_records: N.
+    before: other releases of the same records, which are among what is returned.
 
   Raises:
     InputError: an ε that no noise reaches.
@@ -117,11 +154,11 @@ def make(config: TrainConfig, spec: Spec) -> Moments:
   share = _MEANS_SHARE if config.moments_means_share is None else config.moments_means_share
 
   def stages(noise_multiplier: float) -> dict[str, DPMechanism]:
-    """Together they cost what one Gaussian release of `noise_multiplier` does."""
-    return {
+    """The two cost together what one Gaussian release of `noise_multiplier` does."""
+    return dict(before or {}) | {
       name: DPMechanism.create(
-        num_examples=spec.num_records,
-        batch_size=spec.num_records,  # everybody takes part, once
+        num_examples=num_records,
+        batch_size=num_records,  # everybody takes part, once
         l2_clip_norm=1.0,  # in units of what a record adds at most: noise is in the same
         noise_multiplier=noise_multiplier / math.sqrt(part),
         steps=1,
@@ -139,11 +176,10 @@ def make(config: TrainConfig, spec: Spec) -> Moments:
       delta=config.delta,
       neighboring_relation=config.neighboring_relation,
     )
-  found = stages(sigma)
-  return Moments(config, spec, _detail(config, spec, found[MEANS].noise_multiplier), found)
+  return stages(sigma)
 
 
-def _detail(config: TrainConfig, spec: Spec, noise_multiplier: float) -> int:
+def detail_of(config: TrainConfig, spec: Spec, noise_multiplier: float) -> int:
   """What the settings say, or what public numbers let expect to be worth releasing."""
   if spec.schema is None:
     dim = config.moments_coefficients or min(_MOST_COEFFICIENTS, math.prod(spec.shape))
@@ -184,5 +220,11 @@ def read(saved: Mapping[str, Any], spec: Spec) -> Moments:
     InputError: settings or mechanisms that do not validate.
     KeyError, TypeError: not such a record.
   """
-  stages = {str(name): DPMechanism.from_dict(m) for name, m in saved['stages'].items()}
-  return Moments(TrainConfig.from_dict(saved['config']), spec, saved['dim'], stages)
+  config = TrainConfig.from_dict(saved['config'])
+  return Moments(config, spec, saved['dim'], read_stages(saved['stages']))
+
+
+def read_stages(saved: Mapping[str, Any]) -> dict[str, DPMechanism]:
+  """Mechanisms by name, of their records."""
+  kinds = {SCHEMA: SelectionMechanism}
+  return {str(name): kinds.get(name, DPMechanism).from_dict(m) for name, m in saved.items()}

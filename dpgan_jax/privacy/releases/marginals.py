@@ -28,7 +28,7 @@ import numpy as np
 from dpgan_jax import _validate
 from dpgan_jax.privacy import exact_noise
 
-_UNITS = 2**10  # of a count: the discrete noise is wider than the continuous by 4 squares of one
+UNITS = 2**10  # of a count: the discrete noise is wider than the continuous by 4 squares of one
 _DRAWS_AT_ONCE = 2**18
 _ROWS_AT_ONCE = 4096  # exact in float32, whose whole numbers go to 2²⁴
 
@@ -80,7 +80,7 @@ def release_one_way(
   counts = np.bincount((cells + starts[:-1]).ravel(), minlength=int(starts[-1]))
   about = f'one-way {_about(purpose, sizes, noise_multiplier, rows_per_record)}'
   squared, _ = squared_sensitivities(len(sizes), rows_per_record)
-  return _with_noise(counts, noise_multiplier, squared, secret, about)
+  return with_noise(counts, noise_multiplier, squared, secret, about)
 
 
 def release_two_way(
@@ -108,7 +108,7 @@ def release_two_way(
   about = f'two-way {_about(purpose, sizes, noise_multiplier, rows_per_record)}'
   _, squared = squared_sensitivities(columns, rows_per_record)
   result = np.zeros(total.shape)
-  result[upper] = _with_noise(total[upper], noise_multiplier, squared, secret, about)
+  result[upper] = with_noise(total[upper], noise_multiplier, squared, secret, about)
   return result + result.T
 
 
@@ -136,14 +136,23 @@ def _checked(cells: np.ndarray, sizes: Sequence[int], noise_multiplier: float) -
   return cells.astype(np.int64)
 
 
-def _with_noise(
+def with_noise(
   counts: np.ndarray, noise_multiplier: float, squared_sensitivity: int, secret: bytes, about: str
 ) -> np.ndarray:
-  units = counts.astype(np.int64) * _UNITS
+  """Whole counts, int [n], with noise of deviation σΔ, Δ² whole; float64 [n].
+
+  Args:
+    counts: what is released.
+    noise_multiplier: σ ≥ 0; 0 releases the counts as they are.
+    squared_sensitivity: Δ², the square of the Euclidean distance that a record moves them by.
+    secret: as of `exact_noise.release_sum`.
+    about: names the noise: no two releases with one secret may share it.
+  """
+  units = counts.astype(np.int64) * UNITS
   if noise_multiplier > 0 and len(units):
-    variance = (Fraction(noise_multiplier) * _UNITS) ** 2 * squared_sensitivity
+    variance = (Fraction(noise_multiplier) * UNITS) ** 2 * squared_sensitivity
     bits = exact_noise.RandomBits(secret, about)
     for start in range(0, len(units), _DRAWS_AT_ONCE):
       part = units[start : start + _DRAWS_AT_ONCE]
       part += exact_noise.draw_at_least(variance, len(part), bits)
-  return units / _UNITS
+  return units / UNITS

@@ -16,7 +16,7 @@ owner's terminal.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,15 +54,37 @@ def read_table(
     InputError: no such table, other columns, or a value out of its domain, naming file, column and
       row. Rows are counted from 1, the header not counted.
   """
-  table = TextTable(source)
-  _require_columns(table, schema)
+  table, notes = TextTable(source), []
+  require_columns(table, schema)
   read = [c for c in schema.columns if c.kind != 'id']
-  place = {column.name: number for number, column in enumerate(schema.modelled)}
-  records, labels, notes = np.empty((0, 0)), np.zeros(0, np.int32), []
-  derived: dict[str, np.ndarray] = {}
   found = table.columns([column.name for column in read])
-  for column, text in zip(read, found, strict=True):
-    values = encode(table.where, column, text, notes)
+  records, labels, derived = matrix(
+    schema,
+    ((c, encode(table.where, c, text, notes)) for c, text in zip(read, found, strict=True)),
+  )
+  notes += _broken(schema, records, labels, derived)
+  whose = None
+  if schema.unit_column is not None:
+    whose = read_persons(table, schema.unit_column)
+    rows = np.column_stack([records, labels])
+    chosen = kept_rows(whose, rows, schema, notes)
+    records, labels, whose = records[chosen], labels[chosen], whose[chosen]
+  return TableDataset(
+    records=records, labels=labels, schema=schema, name=name, partial=partial, notes=tuple(notes),
+    persons=whose,
+  )  # fmt: skip
+
+
+def matrix(
+  schema: Schema, columns: Iterable[tuple[Column, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+  """Records float64 [N, C], classes int32 [N], and columns that are derived, of all columns with
+  their values float64 [N].
+  """
+  place = {column.name: number for number, column in enumerate(schema.modelled)}
+  records, labels = np.empty((0, 0)), np.zeros(0, np.int32)
+  derived: dict[str, np.ndarray] = {}
+  for column, values in columns:
     if not records.size:
       records = np.empty((len(values), len(place)))
       labels = np.zeros(len(values), np.int32)
@@ -72,22 +94,18 @@ def read_table(
       derived[column.name] = values
     else:
       labels = values.astype(np.int32)
-  notes += _broken(schema, records, labels, derived)
-  whose = None
-  if schema.unit_column is not None:
-    whose = _persons(table, schema.unit_column)
-    rows = np.column_stack([records, labels])
-    chosen = persons.kept(whose, rows, schema.rows_per_unit)
-    records, labels, whose = records[chosen], labels[chosen], whose[chosen]
-    if left := int((~chosen).sum()):
-      notes.append(f'{left:,} rows are left out: beyond {schema.rows_per_unit} of a person')
-  return TableDataset(
-    records=records, labels=labels, schema=schema, name=name, partial=partial, notes=tuple(notes),
-    persons=whose,
-  )  # fmt: skip
+  return records, labels, derived
 
 
-def _persons(table: TextTable, name: str) -> np.ndarray:
+def kept_rows(whose: np.ndarray, rows: np.ndarray, schema: Schema, notes: list[str]) -> np.ndarray:
+  """Which rows of persons count, bool [N]; how many do not is added to `notes`."""
+  chosen = persons.kept(whose, rows, schema.rows_per_unit)
+  if left := int((~chosen).sum()):
+    notes.append(f'{left:,} rows are left out: beyond {schema.rows_per_unit} of a person')
+  return chosen
+
+
+def read_persons(table: TextTable, name: str) -> np.ndarray:
   """Whose each row is."""
   (column,) = table.columns([name])
   names = column.texts.to_pylist()
@@ -117,7 +135,12 @@ def _broken(
   ]
 
 
-def _require_columns(table: TextTable, schema: Schema) -> None:
+def require_columns(table: TextTable, schema: Schema) -> None:
+  """Refuses a table with other columns than the schema's, naming them.
+
+  Raises:
+    InputError: as it says.
+  """
   known = [column.name for column in schema.columns]
   missing = [name for name in known if name not in set(table.names)]
   extra = [name for name in table.names if name not in set(known)]

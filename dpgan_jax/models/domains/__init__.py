@@ -1,0 +1,1 @@
+"""What each column of a private table may hold, found with privacy."""

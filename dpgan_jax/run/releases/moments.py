@@ -1,0 +1,101 @@
+"""A release of moments as a stage, and what a run has released."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpgan_jax import _keys
+from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.tables.dataset import TableDataset
+from dpgan_jax.models.moments import release
+from dpgan_jax.models.moments.encoding import Means
+from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
+from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
+from dpgan_jax.run.checkpoint import Checkpoints
+from dpgan_jax.run.directory import RunDir
+from dpgan_jax.run.releases.stage import NoMetrics, Stage, State
+
+
+class MomentsState(NamedTuple):
+  """What a release of moments has given so far; covered by the guarantee but for the key.
+
+  Attributes:
+    step: int32; 1 when everything is released.
+    counts: float32 [K].
+    sums: float32 [K, d].
+    seconds: float32 [K, s, s].
+    sample_key: what the run's own samples are drawn with.
+  """
+
+  step: jax.Array
+  counts: jax.Array
+  sums: jax.Array
+  seconds: jax.Array
+  sample_key: jax.Array
+
+
+class MomentsStage(Stage):
+  """Two releases on the host: class means before the one step, covariances in it."""
+
+  name, stride = SECONDS, 1
+
+  def __init__(self, moments: Moments, dataset: ImageDataset | TableDataset) -> None:
+    """Reads and writes nothing yet."""
+    self._moments, self._dataset = moments, dataset
+    self.mechanisms = {name: moments.stages[name] for name in (MEANS, SECONDS)}
+    self._secret = b''
+
+  def init(self, key: jax.Array) -> MomentsState:
+    return nothing_released(self._moments, key)
+
+  def data(self) -> tuple[np.ndarray, ...]:
+    return self._moments.encoding.encode(self._dataset.records), self._dataset.labels
+
+  def release(self, state: MomentsState, data: tuple[Any, ...], secret: bytes) -> MomentsState:
+    self._secret = secret
+    codes, labels = data
+    means = release.release_means(codes, labels, self._moments, secret)
+    return state._replace(counts=jnp.asarray(means.counts), sums=jnp.asarray(means.sums))
+
+  def chunk(self, length: int) -> Callable[..., tuple[State, Any]]:
+    del length  # there is one step
+
+    def take(
+      state: MomentsState, codes: np.ndarray, labels: np.ndarray
+    ) -> tuple[MomentsState, NoMetrics]:
+      assert self._secret  # `release` came first
+      means = means_of(state)
+      seconds = release.release_seconds(codes, labels, means, self._moments, self._secret)
+      return state._replace(step=state.step + 1, seconds=jnp.asarray(seconds)), NoMetrics()
+
+    return take
+
+
+def nothing_released(moments: Moments, key: jax.Array) -> MomentsState:
+  """The state before anything is read."""
+  shapes = ((), (moments.dim,), (moments.encoding.second_dim,) * 2)
+  counts, sums, seconds = (jnp.zeros((moments.spec.num_classes, *shape)) for shape in shapes)
+  return MomentsState(jnp.zeros((), jnp.int32), counts, sums, seconds, key)
+
+
+def means_of(state: MomentsState) -> Means:
+  """The first release."""
+  return Means(np.asarray(state.counts, np.float64), np.asarray(state.sums, np.float64))
+
+
+def released(moments: Moments, state: MomentsState) -> MomentsSynthesizer:
+  """The model that a finished stage leaves."""
+  return MomentsSynthesizer(moments, means_of(state), np.asarray(state.seconds, np.float64))
+
+
+def restore_moments(moments: Moments, run: RunDir) -> MomentsSynthesizer | None:
+  """What a run has released; None where it has not yet."""
+  with Checkpoints(run.checkpoints, identity=run.identity()) as checkpoints:
+    abstract = jax.eval_shape(lambda: nothing_released(moments, _keys.from_seed(0)))
+    restored = checkpoints.restore_latest(abstract)
+  return released(moments, restored[1]) if restored and restored[0] else None
