@@ -137,6 +137,7 @@ _OUT_OF_RANGE = {
   'g_mixture': [0, -1, 1.5, '1', True, 101],
   'epochs': [0.0, -1.0, math.inf, math.nan],
   'target_epsilon': [0.0, -1.0, math.nan, 'inf'],
+  'schema_epsilon': [0.0, -1.0, math.inf, math.nan, '1'],
   'noise_multiplier': [-1.0, math.inf, math.nan],
   'l2_clip_norm': [0.0, -1.0, math.nan, None],
   'n_d_threshold': [0.0, 1.0, math.nan],
