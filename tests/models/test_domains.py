@@ -1,4 +1,8 @@
-"""Bounds, categories and resolutions that are found from noisy counts."""
+"""Bounds, categories and resolutions that are found from noisy counts.
+
+What they cost, and that faults in it are seen: `experiments/trust/schema_checks`, which
+`tests/experiments/test_planted_faults` runs.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +21,10 @@ from dpgan_jax.models.domains import grid, plan, search
 from dpgan_jax.models.moments import settings
 from dpgan_jax.models.moments.settings import MEANS, SCHEMA, SECONDS
 from dpgan_jax.run import plan as run_plan
-from experiments.trust import schema_checks as checks
 
 SECRET = bytes(range(32))
 WIDE = dict(lower=-(2.0**52), upper=2.0**52)
 CONFIG = TrainConfig(target_epsilon=4.0, schema_epsilon=2.0, delta=1e-5, dataset='table')
-
-
-@pytest.mark.parametrize('check', [
-  checks.one_row_moves_the_counts_by_one, checks.one_person_moves_the_counts_by_one,
-  checks.noise_of_the_schema_is_charged, checks.what_one_record_has_is_not_in_the_schema,
-  checks.the_schema_is_charged_before_it_is_found, checks.the_schema_counts_in_epsilon,
-])  # fmt: skip
-def test_what_a_schema_costs(check):
-  check()
 
 
 @pytest.mark.parametrize('kind', ['integer', 'real', 'date'])
