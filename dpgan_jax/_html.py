@@ -63,6 +63,7 @@ blockquote {{ margin: 1rem 0; padding-left: 1rem; border-left: .2rem solid #7676
 @media (max-width: 30rem) {{
   table {{ font-size: .8rem }}
   th, td {{ padding-right: .5rem }}
+  th[scope=row] {{ min-width: 7rem }}
   ul {{ padding-left: 1.2rem }}
 }}
 """ + ''.join(

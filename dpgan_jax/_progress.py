@@ -97,13 +97,14 @@ class TrainingProgress:
   def _spent(self, epsilon: float) -> str:
     if math.isinf(epsilon):
       return 'no privacy'
-    return f'ε={epsilon:.3f}' + ('' if math.isinf(self._budget) else f' / {self._budget:.4g}')
+    return f'ε={epsilon:#.4g}' + ('' if math.isinf(self._budget) else f' / {self._budget:.4g}')
 
   def _print_line(self) -> None:
     now = time.monotonic()
     elapsed = now - self._started
     line = f'step {self._step}/{self._total} ({100 * self._step // max(self._total, 1)} %)'
-    if (done := self._step - self._initial) > 0 and elapsed > 0:
+    # Of a single step neither says anything.
+    if (done := self._step - self._initial) > 0 and elapsed > 0 and self._total > 1:
       left = tqdm.tqdm.format_interval(elapsed / done * (self._total - self._step))
       line += f', {done / elapsed:.3g} steps/s, {left} left'
     print(f'{line}, {self._text}, {self._device}', file=self._lines, flush=True)

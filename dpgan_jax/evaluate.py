@@ -118,7 +118,7 @@ def main() -> None:
   for name, reason in result.skipped.items():
     print(f'{name} left out: {reason}')
   print(
-    f'{out / "evaluation.md"} (and .json, .png): {len(result.scores)} scores of '
+    f'{out / "evaluation.md"} (and .html, .json, .png): {len(result.scores)} scores of '
     f'{len(samples.images)} samples; those that read private data are marked'
   )
 

@@ -272,7 +272,7 @@ raise _validate.InputError('expected more')"""
       assert 'command.py --log_file=' in shown[0]
       assert shown[1] == 'out'
       assert shown[2].startswith('step 5/10 (50 %), ')
-      assert shown[2].endswith(', ε=0.500 / 1, cpu')
+      assert shown[2].endswith(', ε=0.5000 / 1, cpu')
       assert shown[3].startswith(' 50% features')
       assert shown[4:] == ['error: expected more']
 

@@ -60,8 +60,8 @@ def test_a_file_of_samples_from_end_to_end(command, main, tmp_path, capsys):
   assert 'secondary_accuracy: ' in out
   assert 'tstr left out: the samples have no labels' in out
   scores = len(json.loads((tmp_path / 'evaluation.json').read_text())['scores'])
-  written = f'{tmp_path / "evaluation.md"} (and .json, .png): {scores} scores of 210 samples; '
-  assert out.endswith(f'{written}those that read private data are marked\n')
+  written = f'{tmp_path / "evaluation.md"} (and .html, .json, .png): {scores} scores of 210 samples'
+  assert out.endswith(f'{written}; those that read private data are marked\n')
   assert err.splitlines()[-1].startswith('100% done in ')
   record = json.loads((tmp_path / 'evaluation.json').read_text())
   scores = {s['name']: s for s in record['scores']}

@@ -281,8 +281,9 @@ def test_a_note_on_a_terminal_stands_above_the_bar(monkeypatch: pytest.MonkeyPat
   ('epsilon', 'budget', 'shown'),
   [
     (math.inf, math.inf, 'no privacy'),
-    (0.5, math.inf, 'ε=0.500'),
-    (0.5, 1.5, 'ε=0.500 / 1.5'),
+    (0.5, math.inf, 'ε=0.5000'),
+    (0.5, 1.5, 'ε=0.5000 / 1.5'),
+    (0.9985, 0.9985, 'ε=0.9985 / 0.9985'),  # and never more than there is
   ],
 )
 def test_progress_says_what_is_spent(
@@ -296,6 +297,15 @@ def test_progress_says_what_is_spent(
   progress.close()
   assert stream.getvalue().endswith(f', {shown}, gpu\n')
   assert stream.getvalue().count('\n') == 1
+
+
+def test_progress_of_a_release_has_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+  stream = io.StringIO()
+  monkeypatch.setattr(sys, 'stderr', stream)
+  progress = _progress.TrainingProgress(total=1, initial=0, epsilon_budget=2.0, device='cpu')
+  progress.update(1, 2.0)
+  progress.close()
+  assert stream.getvalue() == 'step 1/1 (100 %), ε=2.000 / 2, cpu\n'
 
 
 def test_progress_of_nothing_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:

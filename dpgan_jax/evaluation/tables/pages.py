@@ -165,8 +165,8 @@ def summary(record: Mapping[str, Any], out: str | pathlib.Path) -> list[str]:
       lines.append(f'{name}: {_number(one["value"])}{known}')
   lines += [f'{name} left out: {reason}' for name, reason in record['skipped'].items()]
   lines.append(
-    f'{pathlib.Path(out) / PAGE} (and .json, .png): {len(found)} scores; those that read private '
-    'data are marked'
+    f'{pathlib.Path(out) / PAGE} (and .html, .json, .png): {len(found)} scores; those that read '
+    'private data are marked'
   )
   return lines
 
