@@ -29,7 +29,7 @@ from dpgan_jax.data.tables import persons
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files import read as tables
 from dpgan_jax.data.tables.files import schema_file
-from dpgan_jax.data.tables.files.text import TextColumn, TextTable
+from dpgan_jax.data.tables.files.text import TextTable
 from dpgan_jax.data.tables.schema import Column, Schema
 
 X, Y, CHANNELS = 'x', 'y', 'channels'
@@ -145,7 +145,10 @@ def _of_arrays(
 ) -> TableDataset:
   if X not in arrays:
     raise InputError(f'{where}: expected an array {X!r} of series [N, T, C], got none of the name')
-  x = np.asarray(arrays[X])
+  x = arrays[X]
+  if isinstance(x, np.ma.MaskedArray) and x.dtype.kind in 'fiu':
+    x = x.astype(np.float64).filled(np.nan)
+  x = np.asarray(x)
   wanted = schema.grid.steps, len(schema.channels)
   if x.ndim != 3 or x.shape[1:] != wanted or not len(x) or x.dtype.kind not in 'fiu':
     raise InputError(
@@ -157,7 +160,12 @@ def _of_arrays(
     names = [str(each) for each in np.asarray(arrays[CHANNELS]).ravel()]
     if names != [channel.name for channel in schema.channels]:
       _refuse_channels(where, names, schema)
-  notes: list[str] = []
+  known = {X, CHANNELS, *(Y for _ in schema.class_names[:1]), *(c.name for c in schema.columns)}
+  notes = [
+    f'the array {key!r} is not in the schema, and left out'
+    for key in arrays
+    if key not in known and np.shape(arrays[key])[:1] == (len(x),)
+  ]
   values = np.stack(
     [
       _within(where, channel, x[:, :, c].astype(np.float64), notes)
@@ -249,15 +257,13 @@ def _of_long(table: TextTable, schema: SeriesSchema, name: str) -> TableDataset:
       raise InputError(f'{table.where}: column {column!r} is neither channel nor static column')
   notes: list[str] = []
   ids, *rest = table.columns(known)
-  if (ids.codes < 0).any():
-    raise InputError(f'{table.where}: column {schema.id!r}: expected every row to have one')
-  texts = ids.texts.to_pylist()
+  texts, codes = tables.owners(table.where, ids, schema.unit)
   clock = Column(name=schema.time, kind='real', lower=-1e15, upper=1e15)
   times = tables.encode(table.where, clock, rest[0], notes)
-  _require_order(table.where, schema, texts, ids, times)
-  order = np.unique(ids.codes, return_index=True)[1].argsort().argsort()
+  _require_order(table.where, schema, texts, codes, times)
+  order = np.unique(codes, return_index=True)[1].argsort().argsort()
   # Records come in the order in which they are first seen.
-  owner = order[np.searchsorted(np.unique(ids.codes), ids.codes)]
+  owner = order[np.searchsorted(np.unique(codes), codes)]
   count = len(order)
   cells = schema.grid.cells(times)
   if (cells < 0).any() and schema.grid.outside == 'refuse':
@@ -282,7 +288,7 @@ def _of_long(table: TextTable, schema: SeriesSchema, name: str) -> TableDataset:
     first[owner[::-1]] = static[::-1]
     apart = ~((static == first[owner]) | (np.isnan(static) & np.isnan(first[owner])))
     if apart.any():
-      who = texts[ids.codes[np.flatnonzero(apart)[0]]]
+      who = texts[codes[np.flatnonzero(apart)[0]]]
       raise InputError(
         f'{table.where}: static column {column.name!r} changes within {schema.id} {who!r}; '
         'expected one value in all rows of a record, or a channel'
@@ -292,17 +298,17 @@ def _of_long(table: TextTable, schema: SeriesSchema, name: str) -> TableDataset:
 
 
 def _require_order(
-  where: str, schema: SeriesSchema, texts: list[str], ids: TextColumn, times: np.ndarray
+  where: str, schema: SeriesSchema, texts: list[str], codes: np.ndarray, times: np.ndarray
 ) -> None:
-  order = np.argsort(ids.codes, kind='stable')
-  same = np.diff(ids.codes[order]) == 0
+  order = np.argsort(codes, kind='stable')
+  same = np.diff(codes[order]) == 0
   steps = np.diff(times[order])
   for wrong, what in ((same & (steps == 0), 'repeated'), (same & (steps < 0), 'out of order')):
     if wrong.any():
       row = order[np.flatnonzero(wrong)[0] + 1]
       raise InputError(
         f'{where}, row {row + 1}: the time {times[row]:g} of {schema.id} '
-        f'{texts[ids.codes[row]]!r} is {what}; expected times that rise within a record'
+        f'{texts[codes[row]]!r} is {what}; expected times that rise within a record'
       )
 
 

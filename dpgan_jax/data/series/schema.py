@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -25,8 +24,8 @@ import numpy as np
 
 from dpgan_jax import _validate
 from dpgan_jax._validate import InputError
-from dpgan_jax.data.tables.schema import LONGEST, Column, Schema
-from dpgan_jax.data.tables.values import require_format
+from dpgan_jax.data.tables.schema import Column, Schema, is_text
+from dpgan_jax.data.tables.values import LARGEST, require_format
 
 MOST_STEPS, MOST_CHANNELS, MOST_VALUES = 10_000, 500, 50_000
 
@@ -51,7 +50,7 @@ class Channel(Column):
   def _check(self) -> None:
     super()._check()
     _validate.one_of('kind of a channel', self.kind, ('integer', 'real'))
-    if not isinstance(self.unit, str) or len(self.unit) > LONGEST:
+    if not is_text(self.unit):
       raise InputError(f'expected unit to be text, got {self.unit!r}')
     if self.bounds[0] == self.bounds[1]:
       raise InputError(f'expected lower < upper of a channel, got {self.lower!r} twice')
@@ -100,8 +99,16 @@ class Grid:
       raise InputError('expected steps >= 2 of a grid, got 1: records of one time are a table')
     _validate.integer('steps', self.steps, minimum=2, maximum=MOST_STEPS)
     _validate.positive('step', self.step)
-    if not isinstance(self.start, int | float) or not math.isfinite(self.start):
+    if isinstance(self.start, bool) or not isinstance(self.start, int | float):
       raise InputError(f'expected start to be a number, got {self.start!r}')
+    last = abs(self.start) + self.step * self.steps
+    if not last <= LARGEST * min(self.step, 1):
+      raise InputError(
+        f'expected start and steps within 2^53 and 2^53 steps of zero, got start {self.start!r} '
+        f'and step {self.step!r}'
+      )
+    if not isinstance(self.drafted, tuple):
+      raise InputError(f'expected drafted to be a list, got {self.drafted!r}')
     _validate.one_of('within', self.within, ('mean', 'last'))
     _validate.one_of('outside', self.outside, ('refuse', 'drop'))
     for field in self.drafted:
@@ -131,7 +138,8 @@ class Grid:
         f'expected a grid of steps and, where they apply, {", ".join(sorted(names - {"steps"}))}; '
         f'got {record!r}'
       )
-    return cls(**{**record, 'drafted': tuple(record.get('drafted', ()))})
+    lists = {n: tuple(v) for n, v in record.items() if isinstance(v, list)}
+    return cls(**{**record, **lists})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,6 +173,10 @@ class SeriesSchema(Schema):
         f'expected at most {MOST_VALUES} steps times channels, got {self.grid.steps} times '
         f'{len(self.channels)}'
       )
+    for field in ('id', 'time'):
+      name = getattr(self, field)
+      if not is_text(name) or not name.strip():
+        raise InputError(f'expected {field} to be the name of a column, got {name!r}')
     names = [self.id, self.time, *(c.name for c in (*self.columns, *self.channels))]
     if len(set(names)) < len(names):
       twice = next(name for name in names if names.count(name) > 1)

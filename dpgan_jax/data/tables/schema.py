@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -207,7 +208,9 @@ class Column:
       if index is None and self.outside == 'other':
         index = self._indices['other']
       if index is None:
-        raise InputError(f'expected one of its {len(self.categories)} categories, got {text!r}')
+        raise InputError(
+          f'expected one of its {len(self.categories)} categories, got {text!r}{self._twin(text)}'
+        )
       return float(index)
     value = self.number(text)
     low, high = self.bounds
@@ -245,6 +248,14 @@ class Column:
     """How many decimals values have; None: as many as it takes."""
     # Those of the lower bound too: values are whole steps from it.
     return None if self.step is None else values.digits(self.step, *self.bounds)
+
+  def _twin(self, text: str) -> str:
+    """How a text differs from a category that looks the same."""
+    folded = unicodedata.normalize('NFC', text.strip())
+    for category in self.categories:
+      if unicodedata.normalize('NFC', category.strip()) == folded:
+        return f', which is written {text!a} and the category {category!a}'
+    return ''
 
   @functools.cached_property
   def _indices(self) -> dict[str, int]:

@@ -6,13 +6,21 @@ taken that are furthest from breaking a constraint.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dpgan_jax._validate import InputError
+
+_MOST_NODES = 1_000  # of branch and bound: a count, so that the answer depends on no clock
 _MOST_WHOLE = 10**6  # steps of a column, beyond which its grid is taken for a line
 _ENOUGH = 0.25  # of the widest possible distance: no further from a constraint than that
+
+
+class UndecidedError(InputError):
+  """It takes too long to find out: whoever wrote a schema may have wanted so."""
 
 
 class Bound(NamedTuple):
@@ -46,6 +54,9 @@ def solve(
     bounds: all of them have to hold.
     grids: of every column that a bound names, by number.
     fixed: values that are given.
+
+  Raises:
+    UndecidedError: neither is found within `_MOST_NODES` cases.
   """
   from scipy.optimize import Bounds, LinearConstraint, milp  # half a second that images do without
 
@@ -73,7 +84,15 @@ def solve(
     integrality=whole,
     bounds=Bounds(least, most),
     constraints=LinearConstraint(rows, -np.inf, right) if len(bounds) else (),
+    options={'node_limit': _MOST_NODES},
   )
+  if found.x is None and found.status != 2:  # not infeasible: the limit was reached
+    names = list(dict.fromkeys(bound.source for bound in bounds))
+    raise UndecidedError(
+      'expected constraints of which it is clear whether they can hold together; of '
+      f'{len(names)}, the first of which is {names[0][:80]!r}, it is not after {_MOST_NODES:,} '
+      'cases: leave some out'
+    )
   if found.x is None:
     return None
   return {n: grids[n].low + found.x[i] * size[i] for n, i in place.items()}
@@ -90,6 +109,7 @@ def contradiction(
   kept = list(dict.fromkeys(bound.source for bound in bounds))
   for source in list(kept):
     others = [b for b in bounds if b.source in kept and b.source != source]
-    if solve(others, grids, fixed) is None:
-      kept.remove(source)
+    with contextlib.suppress(UndecidedError):
+      if solve(others, grids, fixed) is None:
+        kept.remove(source)
   return kept

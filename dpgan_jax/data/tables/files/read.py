@@ -16,6 +16,7 @@ owner's terminal.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -108,15 +109,28 @@ def kept_rows(whose: np.ndarray, rows: np.ndarray, schema: Schema, notes: list[s
 def read_persons(table: TextTable, name: str) -> np.ndarray:
   """Whose each row is."""
   (column,) = table.columns([name])
-  names = column.texts.to_pylist()
-  # Rows of nobody would be taken for those of one person, who may be several.
-  nobody = np.append([text.strip() in MISSING for text in names], True)[column.codes]
+  names, codes = owners(table.where, column, 'person')
+  return persons.digests(names)[codes]
+
+
+def owners(where: str, column: TextColumn, unit: str) -> tuple[list[str], np.ndarray]:
+  """The names of whose rows these are, and int [N], which of them each row has.
+
+  A name is one however Unicode writes it (an umlaut as one character or as two).
+
+  Raises:
+    InputError: a row of nobody: all such rows would be taken for those of one `unit`.
+  """
+  texts = column.texts.to_pylist()
+  nobody = np.append([text.strip() in MISSING for text in texts], True)[column.codes]
   if nobody.any():
     raise InputError(
-      f'{table.where}: column {name!r}, row {np.flatnonzero(nobody)[0] + 1}: expected every row to '
-      'name its person, got a missing value'
+      f'{where}: column {column.name!r}, row {np.flatnonzero(nobody)[0] + 1}: expected every row '
+      f'to name its {unit}, got a missing value'
     )
-  return persons.digests(names)[column.codes]
+  numbers: dict[str, int] = {}
+  own = [numbers.setdefault(unicodedata.normalize('NFC', text), len(numbers)) for text in texts]
+  return list(numbers), np.array(own)[column.codes]
 
 
 def _broken(
