@@ -19,7 +19,6 @@ import dataclasses
 import functools
 import math
 import re
-import unicodedata
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -204,13 +203,11 @@ class Column:
     if text == self.missing and self.nullable:
       return math.nan
     if self.is_category:
-      index = self._indices.get(text)
-      if index is None and self.outside == 'other':
-        index = self._indices['other']
+      other = self._indices['other'] if self.outside == 'other' else None
+      index = self._indices.get(text, other)
       if index is None:
-        raise InputError(
-          f'expected one of its {len(self.categories)} categories, got {text!r}{self._twin(text)}'
-        )
+        got = f'{text!r}{values.look_alike(text, self.categories)}'
+        raise InputError(f'expected one of its {len(self.categories)} categories, got {got}')
       return float(index)
     value = self.number(text)
     low, high = self.bounds
@@ -248,14 +245,6 @@ class Column:
     """How many decimals values have; None: as many as it takes."""
     # Those of the lower bound too: values are whole steps from it.
     return None if self.step is None else values.digits(self.step, *self.bounds)
-
-  def _twin(self, text: str) -> str:
-    """How a text differs from a category that looks the same."""
-    folded = unicodedata.normalize('NFC', text.strip())
-    for category in self.categories:
-      if unicodedata.normalize('NFC', category.strip()) == folded:
-        return f', which is written {text!a} and the category {category!a}'
-    return ''
 
   @functools.cached_property
   def _indices(self) -> dict[str, int]:

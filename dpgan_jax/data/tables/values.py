@@ -10,7 +10,8 @@ import datetime
 import decimal
 import math
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dpgan_jax._validate import InputError
@@ -97,3 +98,12 @@ def digits(*numbers: float) -> int:
   """How many digits after the decimal point write all of them."""
   exponents = [decimal.Decimal(repr(float(n))).normalize().as_tuple().exponent for n in numbers]
   return max(0, *(-e for e in exponents if isinstance(e, int)))
+
+
+def look_alike(text: str, categories: Iterable[str]) -> str:
+  """How a text differs from a category that looks the same, to be added to a message."""
+  folded = unicodedata.normalize('NFC', text.strip())
+  for category in categories:
+    if unicodedata.normalize('NFC', category.strip()) == folded:
+      return f', which is written {text!a} and the category {category!a}'
+  return ''

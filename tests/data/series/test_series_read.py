@@ -67,6 +67,8 @@ def arrays(**changes):
     (arrays(sex=['f', 'm', 'x']), "'sex', record 3: expected one of its 2 categories, got 'x'"),
     (arrays(channels=['breath']), "channels of the schema.*'breath' is in one of them only"),
     ('nothing.npz', 'got nothing of the name'),
+    ({**LONG, 'id': ['b', 'b', '', 'b']}, "'id', row 3: expected every row to name its sequence"),
+    ({**LONG, 'id': ['b', 'b', None, 'b']}, "'id', row 3: expected every row to name its sequence"),
   ],
 )  # fmt: skip
 def test_bad_input_is_one_line(source, message):
@@ -91,6 +93,46 @@ def test_bad_input_is_one_line(source, message):
 def test_a_schema_that_is_none_is_refused(change, message):
   with pytest.raises(InputError, match=message):
     schema_of({**ONE.to_record(), **change})
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'id': ['id']}, "id to be the name of a column, got \\['id'\\]"),
+    ({'time': None}, 'time to be the name of a column, got None'),
+    ({'grid': {'steps': 3, 'drafted': 5}}, 'drafted to be a list, got 5'),
+    ({'grid': {'steps': 3, 'drafted': 'step'}}, "drafted to be a list, got 'step'"),
+    ({'grid': {'steps': 3, 'start': True}}, 'start to be a number, got True'),
+    ({'grid': {'steps': 3, 'start': 1e308, 'step': 1e308}}, 'within 2\\^53'),
+    ({'grid': {'steps': 3, 'start': 1e9, 'step': 1e-9}}, '2\\^53 steps of zero'),
+    ({'channels': [{'name': 'p', 'kind': 'real', 'lower': 0, 'upper': 9, 'unit': '\ud800'}]},
+     'unit to be text'),
+  ],
+)  # fmt: skip
+def test_a_hostile_schema_is_refused_in_a_line(change, message):
+  with pytest.raises(InputError, match=message) as caught:
+    schema_of({**ONE.to_record(), **change})
+  assert '\n' not in str(caught.value)
+
+
+def test_what_a_mask_hides_is_missing():
+  x = np.ma.masked_equal(np.array([[[60], [70], [80]], [[60], [61], [62]]]), 70)
+  found = read.read_series({'x': x, 'sex': ['f', 'm']}, ONE)
+  np.testing.assert_array_equal(found.records, [[60, np.nan, 80], [60, 61, 62]])
+
+
+def test_arrays_that_the_schema_does_not_know_are_named():
+  found = read.read_series({'x': np.full((2, 3, 1), 60), 'sex': ['f', 'm'], 'age': [1, 2]}, ONE)
+  assert found.notes == ("the array 'age' is not in the schema, and left out",)
+  plain = dataclasses.replace(ONE, columns=(), target=None)
+  assert "'y'" in read.read_series({'x': np.full((2, 3, 1), 60), 'y': [0, 1]}, plain).notes[0]
+
+
+def test_an_identifier_is_one_however_unicode_writes_it():
+  same = {**LONG, 'id': ['K\xf6', 'Ko\u0308', 'a', 'K\xf6']}
+  np.testing.assert_array_equal(
+    read.read_series(same, ONE).records, read.read_series(LONG, ONE).records
+  )
 
 
 def test_schemas_come_back():

@@ -309,6 +309,23 @@ def test_contradictions_are_refused_by_name(constraints, message):
     _schema(*constraints)
 
 
+def test_constraints_that_are_hard_to_solve_are_refused():
+  """Sums of half of fifty numbers: a small file, in which a solver could look for days."""
+  rng = np.random.default_rng(0)
+  names = [f'x{i}' for i in range(50)]
+  columns = [Column(name=name, kind='integer', lower=0, upper=1) for name in names]
+  hard = []
+  for sum_ in ('a', 'b', 'c', 'd', 'e'):
+    times = rng.integers(1, 1000, len(names)).tolist()
+    total, half = sum(times), sum(times) // 2
+    columns.append(Column(name=sum_, kind='integer', lower=0, upper=total))
+    hard.append(Derived(column=sum_, terms=tuple(zip(names, times, strict=True))))
+    hard.append(Range(low=half, middle=sum_, high=half + 1))
+  with pytest.raises(InputError, match='it is clear whether they can hold together') as caught:
+    Schema(columns=tuple(columns), constraints=tuple(hard))
+  assert len(str(caught.value)) < 400
+
+
 def test_a_class_that_no_combination_has_is_refused():
   only = FixedCombinations(columns=('city', 'land'), combinations=(('Rome', 'I'),))
   with pytest.raises(InputError, match="none of 'F'"):

@@ -112,6 +112,13 @@ def test_rows_of_nobody_are_refused(nobody):
     _table(['a', nobody, 'b'], [1, 2, 3])
 
 
+def test_a_person_is_one_however_unicode_writes_the_name():
+  """As where one system writes an umlaut as one character and another as two."""
+  found = _table(['J\xf6rg', 'Jo\u0308rg', 'J\xf6rg', 'ann'], [1, 2, 3, 4])
+  assert persons.count(found.persons) == 2
+  assert len(found) == 3  # two of his
+
+
 def test_a_table_with_more_rows_of_a_person_is_refused():
   table = _table(['a', 'a', 'b'], [1, 2, 3])
   with pytest.raises(InputError, match='at most 2 rows of each person'):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import os
 import pathlib
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from dpgan_jax._validate import InputError
 from dpgan_jax.data.tables.files import csv_file, read
 from dpgan_jax.data.tables.files.read import read_table
 from dpgan_jax.data.tables.schema import Column, Schema
@@ -289,3 +292,25 @@ def test_a_damaged_parquet_file(tmp_path):
   content[4:2000] = bytes(1996)
   path.write_bytes(content)
   refused(lambda: read_table(path, only('real', lower=0, upper=1e4)), str(path))
+
+
+@pytest.mark.parametrize('other', ['Ko\u0308ln', 'K\xf6ln '])
+def test_a_text_that_looks_like_a_category_is_told_apart(other):
+  right = 'K\xf6ln'
+  city = Column(name='city', kind='categorical', categories=(right, 'Ulm'))
+  schema = Schema(columns=(city,))
+  told = f'which is written {other!a} and the category {right!a}'
+  with pytest.raises(InputError, match=re.escape(told)):
+    read_table({'city': ['Ulm', other]}, schema)
+
+
+@pytest.mark.parametrize('kind', ['csv', 'parquet'])
+def test_a_file_whose_name_is_no_utf8(tmp_path, kind):
+  path = pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b'/r\xf6hren.' + kind.encode()))
+  if kind == 'csv':
+    path.write_text('n\n1\n2\n')
+  else:
+    with path.open('wb') as file:
+      parquet.write_table(pa.table({'n': [1, 2]}), file)
+  schema = Schema(columns=(Column(name='n', kind='integer', lower=0, upper=9),))
+  assert read_table(path, schema).records.tolist() == [[1], [2]]

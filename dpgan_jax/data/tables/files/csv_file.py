@@ -104,7 +104,7 @@ def read_columns(
   text = pa.dictionary(pa.int32(), pa.string())
   try:
     table = arrow_csv.read_csv(
-      path,
+      for_arrow(path),
       # Threads do not know the numbers of their rows, and some that still read ahead when a process
       # ends have ended it with an abort (apache/arrow#34314).
       arrow_csv.ReadOptions(
@@ -143,6 +143,15 @@ def _has_rows(path: pathlib.Path) -> bool:
   with path.open('rb') as file:
     start = file.read(_MOST_HEADER)
   return b'\n' in start.strip() or b'\r' in start.strip() or len(start) == _MOST_HEADER
+
+
+def for_arrow(path: pathlib.Path) -> Any:
+  """The path; or the file, opened, where its name is no UTF-8, which Arrow does not take."""
+  try:
+    str(path).encode()
+  except UnicodeEncodeError:
+    return path.open('rb')
+  return path
 
 
 def require_size(path: pathlib.Path) -> None:

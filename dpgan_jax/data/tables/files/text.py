@@ -125,7 +125,7 @@ def _open_parquet(path: pathlib.Path) -> Any:
   from pyarrow import parquet
 
   try:
-    file = parquet.ParquetFile(path)
+    file = parquet.ParquetFile(csv_file.for_arrow(path))
   except (pa.ArrowException, OSError) as error:
     raise InputError(f'{path}: begins as a Parquet file and is none: {error}') from None
   cells = file.metadata.num_rows * file.metadata.num_columns
