@@ -147,7 +147,7 @@ def _of_arrays(
     raise InputError(f'{where}: expected an array {X!r} of series [N, T, C], got none of the name')
   x = arrays[X]
   if isinstance(x, np.ma.MaskedArray) and x.dtype.kind in 'fiu':
-    x = x.astype(np.float64).filled(np.nan)
+    x = np.ma.filled(x.astype(np.float64), np.nan)
   x = np.asarray(x)
   wanted = schema.grid.steps, len(schema.channels)
   if x.ndim != 3 or x.shape[1:] != wanted or not len(x) or x.dtype.kind not in 'fiu':
