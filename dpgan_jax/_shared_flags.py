@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from dpgan_jax import _devices, _settings
+from dpgan_jax import _devices, _settings, _validate
 from dpgan_jax.data.sources import Dataset, Source
 from dpgan_jax.data.tables.schema import MOST_ROWS_PER_UNIT
 from dpgan_jax.evaluation import features, references, tasks
@@ -119,6 +119,16 @@ class AmountOptions:
   )
 
   __post_init__ = _settings.check
+
+  def require_no_images(self, kind: str) -> None:
+    """Refuses what is of images only.
+
+    Raises:
+      InputError: naming it.
+    """
+    for name in ('tasks', 'inception', 'cnn_epochs'):
+      if getattr(self, name):
+        raise _validate.InputError(f'expected no {name} with a run of a {kind}: it is of images')
 
   def amount(self) -> Amount:
     """What these options ask for.

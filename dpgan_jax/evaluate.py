@@ -1,4 +1,4 @@
-"""Scores samples against the real images they stand for: `python -m dpgan_jax.evaluate
+"""Scores samples against the real records they stand for: `python -m dpgan_jax.evaluate
 --run_dir=runs/eps2 --data_dir=…`, or `--samples=synthetic.npz --dataset=mnist --data_dir=…`.
 
 Says first what the samples are worth, in one sentence by a public rule (`evaluation.verdict`), and
@@ -23,13 +23,13 @@ from dpgan_jax.data import naming, readers
 from dpgan_jax.data.datasets import SPLITS, ImageDataset
 from dpgan_jax.data.sources import Source
 from dpgan_jax.data.tables.dataset import TableDataset
-from dpgan_jax.evaluation import scores, scoring, series, snapshots, tasks
+from dpgan_jax.evaluation import scores, scoring, snapshots, tasks
+from dpgan_jax.evaluation.series.pages import evaluate_model
 from dpgan_jax.evaluation.tables import pages
 from dpgan_jax.models.synthesizer import Synthesizer
-from dpgan_jax.run import generator_file, secrets, trainer
+from dpgan_jax.run import generator_file, trainer
 from dpgan_jax.run.directory import RunDir
 
-_MOST_ROWS = 100_000  # that are sampled of a table unless told otherwise
 _RECORDED = ('image_size', 'channels', 'holdout')  # settings of a run
 _of_file = 'With samples: as for dpgan_jax.train. A run has recorded it.'
 
@@ -126,22 +126,13 @@ def main() -> None:
 def _score_table(
   model: Synthesizer, options: Options, wanted: _shared_flags.AmountOptions, out: pathlib.Path
 ) -> None:
-  for name in ('tasks', 'inception', 'cnn_epochs'):
-    if getattr(wanted, name):
-      raise _validate.InputError(
-        f'expected no {name} with a run of a {model.spec.kind}: it is of images'
-      )
+  wanted.require_no_images(model.spec.kind)
   source = _source_of(model, options)
   train, test = (source.load(split) for split in SPLITS)
   assert isinstance(train, TableDataset)
   assert isinstance(test, TableDataset)
-  if train.schema != model.spec.schema:
-    raise _validate.InputError('expected the schema that the run was trained with, got another')
-  num = wanted.num or min(len(train), _MOST_ROWS)
-  records, labels = model.sample(num, key=secrets.root_key(wanted.eval_seed))
-  evaluate = series.evaluate_run if model.spec.kind == 'series' else pages.evaluate_run
-  record = evaluate(
-    train, test, records, labels, out, quick=wanted.quick, seed=wanted.eval_seed,
+  record = evaluate_model(
+    model, train, test, out, num=wanted.num, quick=wanted.quick, seed=wanted.eval_seed,
     scores_dir=options.scores_dir,
   )  # fmt: skip
   for line in pages.summary(record, out):

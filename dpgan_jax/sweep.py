@@ -1,4 +1,4 @@
-"""Trains and evaluates one GAN per ε: `python -m dpgan_jax.sweep
+"""Trains and evaluates one model per ε, of images, tables or series: `python -m dpgan_jax.sweep
 --flagfile=experiments/mnist.flags --epsilons=0.5,1,1.5,2,4,9,inf --sweep_dir=runs/sweep`.
 
 Every run has a directory of its own, `SWEEP_DIR/eps<ε>/<key>`, is trained as dpgan_jax.train would,
@@ -21,6 +21,7 @@ from typing import Any
 from absl import flags
 
 from dpgan_jax import _cli, _settings, _shared_flags, _validate
+from dpgan_jax.data.datasets import ImageDataset
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.search import sweep_figures, sweep_table, sweeping
 
@@ -44,7 +45,7 @@ class Options(_shared_flags.DataOptions):
     0, 'The first of the seeds, in the place of 0: a sweep made in parts.', minimum=0, common=False
   )
   sweep_dir: str | None = _sweep(None, 'Directory of the sweep: its runs, table and figures.')
-  evaluate: bool = _sweep(True, 'Evaluate every run against real images.')
+  evaluate: bool = _sweep(True, 'Evaluate every run against real records.')
 
 
 def define_flags() -> None:
@@ -62,12 +63,16 @@ def main() -> None:
   runs = sweeping.plan(settings, epsilons, options.seeds, steps_at, options.first_seed)
   if not options.sweep_dir:
     raise _validate.InputError('expected --sweep_dir=DIRECTORY, where runs and table go')
-  amount = _cli.config_from_flags(_shared_flags.AmountOptions).amount()
+  wanted = _cli.config_from_flags(_shared_flags.AmountOptions)
+  amount = wanted.amount()
   config, source = options.settled(runs[0].config)
   settings['holdout'] = config.holdout
   runs = sweeping.plan(settings, epsilons, options.seeds, steps_at, options.first_seed)
-  dataset = source.load_images()
-  test = source.load_images('test') if options.evaluate else None
+  dataset = source.load()
+  if not isinstance(dataset, ImageDataset):
+    wanted.require_no_images(dataset.spec.kind)
+    amount = dataclasses.replace(amount, num=wanted.num or 0)
+  test = source.load('test') if options.evaluate else None
   _shared_flags.show(dataset)
   print(f'{len(runs)} runs')
   as_validated = sweeping.plan(settings, epsilons[:1], options.seeds)[0].config

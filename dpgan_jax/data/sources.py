@@ -231,7 +231,7 @@ class Source:
       kind, kinds = ('series', 'series') if of_series else ('table', 'tables')
       raise _validate.InputError(
         f'expected images, got the {kind} {self.dataset}: of {kinds} there are '
-        'dpgan_jax.train, sample, report, evaluate and release'
+        'dpgan_jax.train, sample, report, evaluate, release and sweep'
       )
     found = self.load(split)
     assert isinstance(found, ImageDataset)

@@ -67,7 +67,8 @@ def without_failures(event: dp_accounting.DpEvent) -> tuple[dp_accounting.DpEven
     case dp_accounting.SelfComposedDpEvent(event=inner, count=count):
       rest, delta = without_failures(inner)
       if delta:
-        return dp_accounting.SelfComposedDpEvent(rest, count), count * delta
+        is_all = isinstance(rest, dp_accounting.NoOpDpEvent)
+        return rest if is_all else dp_accounting.SelfComposedDpEvent(rest, count), count * delta
     case dp_accounting.ComposedDpEvent(events=events):
       parts = [without_failures(part) for part in events]
       if delta := math.fsum(delta for _, delta in parts):

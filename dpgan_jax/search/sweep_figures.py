@@ -25,6 +25,10 @@ _FIGURES: tuple[tuple[str, str, str, dict[str, str], dict[str, Any]], ...] = (
   ('fid.png', 'FID on fixed features', 'FID', {'fid': 'FID'}, {}),
   ('secondary_fid.png', "The report's FID: activations of its secondary network", 'FID',
    {'secondary_fid': 'FID'}, {}),
+  ('tstr_auroc.png', 'TSTR: classifiers trained on synthetic records, tested on real ones', 'AUROC',
+   {'tstr_auroc': 'target', 'every_column_auroc': 'every other column, made binary'}, {}),
+  ('marginals.png', 'How far marginals are from those of held-out records', 'total variation',
+   {'one_way': 'one-way', 'two_way': 'two-way', 'three_way': 'three-way'}, {}),
 )  # fmt: skip
 
 
@@ -68,8 +72,9 @@ def draw_figures(table: sweep_table.Table, folder: pathlib.Path) -> tuple[list[s
   """Draws what there is to draw; returns the names of the files, and why others are left out."""
   made, left_out = [], []
   first: dict[float, sweep_table.Run] = {}
+  of_images = table.data.get('kind', 'image') == 'image'
   for run in table.runs:
-    if run.finished:
+    if run.finished and of_images:
       first.setdefault(run.target_epsilon, run)
   if first:
     models = [

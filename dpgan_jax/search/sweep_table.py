@@ -21,6 +21,7 @@ from dpgan_jax import _validate
 from dpgan_jax._records import json_ready
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.evaluation import scores
+from dpgan_jax.evaluation.tables import pages
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.accounting import rounded_up, show_epsilon
 from dpgan_jax.privacy.mechanism import DPMechanism
@@ -34,10 +35,12 @@ _LEFT = ('ledger.jsonl', 'secret.json', 'checkpoints', 'metrics.jsonl', 'snapsho
 COLUMNS = (
   'tstr_cnn', 'tstr_mlp', 'tstr_lr', 'fid', 'precision', 'recall', 'coverage',
   'secondary_accuracy', 'secondary_fid', 'conv_judge_accuracy', 'copy_share',
+  'tstr_auroc', 'every_column_auroc', 'one_way', 'two_way', 'three_way', 'near_share',
+  'hourly_means', 'predictive', 'discriminative',
 )  # fmt: skip
 """Scores of the page, in this order; JSON has them all."""
 _PRIVATE = (
-  'These scores were computed from real images without noise. No ε covers them: they are for the '
+  'These scores were computed from real records without noise. No ε covers them: they are for the '
   'data owner, not for publication (unless the data are public), and choosing settings, an ε or a '
   'run by them is a use of private data that has to be charged or disclosed. After ±: the standard '
   'deviation between runs.'
@@ -306,6 +309,7 @@ def to_markdown(table: Table, figures: Sequence[str], left_out: Sequence[str]) -
   lines = [
     '# Sweep over ε', '',
     f'- data: {s["dataset"]}, N = {_records(table):,}',
+    f'- models: moments, δ = {s["delta"]!r}' if s.get('method') == 'moments' else
     f'- models: {s["generator"]} and {s["discriminator"]}, B = {s["batch_size"]}, '
     f'C = {s["l2_clip_norm"]}, δ = {s["delta"]!r}, n_D = {s["d_steps_per_g_step"]}',
     '', '## Scores', '', _PRIVATE, '',
@@ -339,7 +343,7 @@ def score_table(table: Table) -> list[str]:
   names = [n for n in COLUMNS if any(n in run.scores for run in table.runs)]
   if not names:
     return ['No run has been evaluated.']
-  titles = [scores.TITLES[name] for name in names]
+  titles = [{**pages.TITLES, **scores.TITLES}[name] for name in names]
   lines = [f'| ε | runs | steps | {" | ".join(titles)} |', '| --- ' * (3 + len(names)) + '|']
   for target, runs in groups.items():
     cells = [_cell(summary(runs, name)) for name in names]
@@ -348,7 +352,8 @@ def score_table(table: Table) -> list[str]:
   evaluated = [run for run in table.runs if run.scores]
   real = [(summary(evaluated, name) or {}).get('reference') for name in names]
   cells = ['–' if r is None else f'{r:.4g}' for r in real]
-  return [*lines, f'| real images |  |  | {" | ".join(cells)} |']
+  kind = {'table': 'rows', 'series': 'series'}.get(str(table.data.get('kind')), 'images')
+  return [*lines, f'| real {kind} |  |  | {" | ".join(cells)} |']
 
 
 def _steps(runs: Iterable[Run]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Runs of a sweep: one GAN per ε and seed, each in a directory of its own, resumable."""
+"""Runs of a sweep: one model per ε and seed, each in a directory of its own, resumable."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from typing import Any
 
 from dpgan_jax import _files, _progress, _validate
 from dpgan_jax.budget.ledger import Ledger
-from dpgan_jax.data import datasets
+from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.sources import Dataset
+from dpgan_jax.data.tables.files.open import OpenTable
 from dpgan_jax.evaluation import scoring
+from dpgan_jax.evaluation.series.pages import evaluate_model
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.publishing import run_statement
@@ -23,7 +26,7 @@ from dpgan_jax.run.directory import RunDir
 from dpgan_jax.search import sweep_table
 
 SECRET = 'secret_key'
-_FINGERPRINT = 'fingerprint.json'
+_FINGERPRINT, _ASKED = 'fingerprint.json', 'evaluation_asked.json'
 _OF_A_RUN = ('target_epsilon', 'seed')  # settings that differ from run to run
 
 
@@ -135,7 +138,7 @@ def short(epsilon: float) -> str:
   return repr(float(epsilon)).removesuffix('.0')
 
 
-def open_sweep(path: str, settings: Mapping[str, Any], dataset: datasets.ImageDataset) -> RunDir:
+def open_sweep(path: str, settings: Mapping[str, Any], dataset: Dataset) -> RunDir:
   """The directory of the sweep, whose runs share all settings but ε, seed and what `steps_at` says.
 
   Raises:
@@ -182,7 +185,7 @@ def _check_same_data(directory: RunDir, fingerprint: str) -> None:
 
 
 def trained(
-  planned: Planned, run: pathlib.Path, dataset: datasets.ImageDataset
+  planned: Planned, run: pathlib.Path, dataset: Dataset
 ) -> Synthesizer | None:
   """The generator that a finished run left; None if the run is not finished.
 
@@ -203,13 +206,13 @@ def trained(
       data_fingerprint=dataset.fingerprint(),
       identity=directory.identity(),
     )
-    ledger.require_covers(model.steps)
+    ledger.require_covers(model.steps, model.budget.stage)
   finished = model.steps == mechanism.steps and directory.report_json.is_file()
   return model if finished else None
 
 
 def train(
-  planned: Planned, run: pathlib.Path, dataset: datasets.ImageDataset
+  planned: Planned, run: pathlib.Path, dataset: Dataset
 ) -> Synthesizer:
   """Trains a run, or continues it, and keeps report and generator.
 
@@ -235,8 +238,8 @@ def is_evaluated(run: pathlib.Path, about: Mapping[str, Any]) -> bool:
 def score(
   model: Synthesizer,
   run: pathlib.Path,
-  train: datasets.ImageDataset,
-  test: datasets.ImageDataset,
+  train: Dataset,
+  test: Dataset,
   amount: scoring.Amount,
   scores_dir: pathlib.Path,
 ) -> bool:
@@ -245,6 +248,9 @@ def score(
   Returns:
     Whether there was anything to do.
   """
+  if not isinstance(train, ImageDataset):
+    return _score_table(model, run, train, test, amount, scores_dir)
+  assert isinstance(test, ImageDataset)
   about = scoring.describe(
     scoring.source_of(model), amount.num, model.spec.shape, scoring.has_classes(model), train,
     test, amount,
@@ -255,11 +261,37 @@ def score(
   return True
 
 
+def _score_table(
+  model: Synthesizer,
+  run: pathlib.Path,
+  train: Dataset,
+  test: Dataset,
+  amount: scoring.Amount,
+  scores_dir: pathlib.Path,
+) -> bool:
+  """The same of a table or of series; `amount.num` 0: as many records as were trained on."""
+  schema, settings = model.spec.schema, amount.settings
+  assert schema is not None
+  train, test = (d.closed(schema) if isinstance(d, OpenTable) else d for d in (train, test))
+  assert not isinstance(train, ImageDataset | OpenTable)
+  assert not isinstance(test, ImageDataset | OpenTable)
+  asked = {'num': amount.num, 'quick': amount.quick, 'seed': settings.seed}
+  kept, done = run / _ASKED, (run / sweep_table.EVALUATION).is_file()
+  if done and kept.is_file() and json.loads(kept.read_bytes()) == asked:
+    return False
+  evaluate_model(
+    model, train, test, run, num=amount.num or None, quick=amount.quick, seed=settings.seed,
+    scores_dir=scores_dir,
+  )  # fmt: skip
+  _files.write_json(kept, asked)
+  return True
+
+
 def make_runs(
   runs: Sequence[Planned],
   folder: pathlib.Path,
-  dataset: datasets.ImageDataset,
-  test: datasets.ImageDataset | None,
+  dataset: Dataset,
+  test: Dataset | None,
   amount: scoring.Amount,
 ) -> dict[str, str]:
   """Makes the runs one after the other; one that fails does not keep the others from being made.

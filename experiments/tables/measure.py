@@ -1,6 +1,8 @@
-"""What synthetic tables are worth: Adult, ε against utility, beside real rows and worthless ones.
+r"""What synthetic tables are worth: Adult, ε against utility, beside real rows and worthless ones.
 
     ./run.sh python -m experiments.tables.measure --data=FOLDER_OF_ADULT
+    ./run.sh python -m experiments.tables.measure --table=flchain --data=FOLDER --epsilons=1 \
+      --out=experiments/results/tables_flchain.json
     ./run.sh python -m experiments.tables.make_page
 
 Each release is trained on the 32,561 training rows with nothing chosen but ε, and scored on the
@@ -27,10 +29,10 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import release, settings, verdict
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from experiments import pages
-from experiments.tables import adult
+from experiments.tables import adult, flchain
 
 FLAGS = flags.FLAGS
-EPSILONS = (0.2, 1.0, 10.0)
+TABLES = {'adult': adult.load, 'flchain': flchain.load}
 
 
 def made(
@@ -81,7 +83,7 @@ def scored(synthetic: TableDataset, test: TableDataset, *, columns: bool) -> dic
 
 
 def main() -> None:
-  train, test = adult.load(FLAGS.data)
+  train, test = TABLES[FLAGS.table](FLAGS.data)
   rows: list[dict[str, Any]] = []
 
   def add(kind: str, synthetic: TableDataset, *, columns: bool = True, **about: Any) -> None:
@@ -91,7 +93,7 @@ def main() -> None:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     pages.write_json(
       pathlib.Path(FLAGS.out),
-      {'data': 'adult', 'train': len(train), 'test': len(test), 'delta': 1e-5,
+      {'data': FLAGS.table, 'train': len(train), 'test': len(test), 'delta': 1e-5,
        'peak_gib': round(memory, 2), 'rows': rows},
     )  # fmt: skip
 
@@ -104,13 +106,15 @@ def main() -> None:
       peer = table(train, file['records'], file['labels'], name)
     add(name, peer, seed=0, **about)
   for seed in range(FLAGS.seeds):
-    for epsilon in EPSILONS:
+    for epsilon in map(float, FLAGS.epsilons):
       synthetic, about = made(train, epsilon, seed)
       add('moments', synthetic, columns=seed == 0, epsilon=epsilon, seed=seed, **about)
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('data', None, 'Folder of adult.csv.', required=True)
+  flags.DEFINE_string('data', None, 'Folder of adult.csv or flchain.csv.', required=True)
+  flags.DEFINE_enum('table', 'adult', list(TABLES), 'Which table.')
+  flags.DEFINE_list('epsilons', ['0.2', '1', '10'], 'ε of the releases.')
   flags.DEFINE_string('peers', None, 'Folder of tables that peers.py has made.')
   flags.DEFINE_integer('seeds', 5, 'Releases at each ε.', lower_bound=1)
   flags.DEFINE_string('out', str(pages.RESULTS / 'tables.json'), 'The record.')

@@ -31,6 +31,5 @@ def test_a_release_is_scored_beside_real_rows():
 
 
 def test_the_committed_page_is_that_of_the_committed_record():
-  record = pages.read_json(make_page.RECORD)
-  choice = pages.read_json(make_page.CHOICE)
-  assert make_page.PAGE.read_text('utf-8') == make_page.page(record, choice)
+  records = map(pages.read_json, (make_page.RECORD, make_page.CHOICE, make_page.SECOND))
+  assert make_page.PAGE.read_text('utf-8') == make_page.page(*records)

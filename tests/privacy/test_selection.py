@@ -87,6 +87,10 @@ def test_the_event_is_a_gaussian_and_a_failure():
   assert plain <= m.epsilon() <= plain * (1 + 1e-6)
   assert math.isinf(m.epsilon(delta=1e-8))
   assert m.epsilon(0) == 0
+  # Of three uses, as of three runs of a sweep, three failures count.
+  rest, failures = accounting.without_failures(m.event(3))
+  assert failures == pytest.approx(3e-8)
+  assert accounting.gaussian_noise(rest) == pytest.approx(math.sqrt(3.0))
   assert SelectionMechanism.from_dict(m.to_dict()) == m
 
 

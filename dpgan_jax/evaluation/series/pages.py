@@ -1,4 +1,6 @@
-"""An evaluation of series as a page, and from records to the files that hold its scores."""
+"""An evaluation of series as a page, and from records to the files that hold its scores; and from a
+model of series or of a table to theirs.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,17 @@ from typing import Any
 import numpy as np
 
 from dpgan_jax import _progress
+from dpgan_jax._validate import InputError
 from dpgan_jax.data.series.schema import SeriesSchema
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.evaluation import scores, scoring
 from dpgan_jax.evaluation.series import pictures
 from dpgan_jax.evaluation.series.scores import score
 from dpgan_jax.evaluation.tables import pages
+from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.run import secrets
 
+_MOST_ROWS = 100_000  # that are sampled of a model unless told otherwise
 COURSES, LASTING = 'evaluation.png', 'evaluation_autocorrelation.png'
 _NOTES = (
   '\n- All scores but the first four are of a table of simple summaries: of each channel the share '
@@ -66,3 +72,34 @@ def evaluate_run(
               'synthetic series.', 'Curves that lie on each other are best.'),
   })  # fmt: skip
   return record
+
+
+def evaluate_model(
+  model: Synthesizer,
+  train: TableDataset,
+  test: TableDataset,
+  out: str | pathlib.Path,
+  *,
+  num: int | None,
+  quick: bool,
+  seed: int,
+  scores_dir: str | pathlib.Path | None = None,
+) -> dict[str, Any]:
+  """Draws records and scores them beside real ones, as `evaluate_run` of a table or of series.
+
+  Args:
+    model: whose spec has the schema of both tables.
+    train, test, out, quick, seed, scores_dir: as of `evaluate_run`.
+    num: how many records; default: as many as were trained on.
+
+  Raises:
+    InputError: tables of another schema.
+  """
+  if train.schema != model.spec.schema:
+    raise InputError('expected the schema that the run was trained with, got another')
+  num = num or min(len(train), _MOST_ROWS)
+  records, labels = model.sample(num, key=secrets.root_key(seed))
+  evaluate = evaluate_run if model.spec.kind == 'series' else pages.evaluate_run
+  return evaluate(
+    train, test, records, labels, out, quick=quick, seed=seed, scores_dir=scores_dir
+  )

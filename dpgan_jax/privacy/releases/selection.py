@@ -60,12 +60,13 @@ class SelectionMechanism(DPMechanism):
       )
 
   def event(self, steps: int | None = None) -> dp_accounting.DpEvent:
-    """The Gaussian mechanism and the failure of the threshold."""
-    counts = super().event(steps)
-    if isinstance(counts, dp_accounting.NoOpDpEvent):
+    """The Gaussian mechanism and the failure of the threshold, each so many times."""
+    counts, times = super().event(steps), self.steps if steps is None else steps
+    if times == 0:
       return counts
+    failure = accounting.FailureDpEvent(self.selection_delta)
     return dp_accounting.ComposedDpEvent(
-      [counts, accounting.FailureDpEvent(self.selection_delta)]
+      [counts, dp_accounting.SelfComposedDpEvent(failure, times)]
     )
 
 
