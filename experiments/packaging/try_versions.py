@@ -14,10 +14,12 @@ import dataclasses
 import itertools
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Sequence
 from typing import Any
 
@@ -178,8 +180,9 @@ def try_one(
   named = f'dpgan_jax[{extras}] @ {wheel.as_uri()}' if extras else str(wheel)
   install = ('pip', 'install', '--only-binary=:all:', f'--resolution={ENDS[end]}')
   own = str(home / 'bin' / 'python')
+  # uv takes the lowest releases of what it is asked for by name, and newer ones of the rest.
   for argv in ([uv, 'venv', '--python', interpreter, str(home)],
-               [uv, *install, '--python', own, named]):  # fmt: skip
+               [uv, *install, '--python', own, named, *bounds(extras)]):  # fmt: skip
     if failed := _run(argv, folder):
       return {**found, 'not_tried': f'not installed: {failed}'}
   listed = _finished([uv, 'pip', 'freeze', '--python', own], folder, None).stdout.splitlines()
@@ -187,6 +190,19 @@ def try_one(
   cwd = folder / 'elsewhere'
   cwd.mkdir()
   found['steps'] = [take(step, cwd, home / 'bin') for step in USES[extras]]
+  return found
+
+
+def bounds(extras: str) -> list[str]:
+  """What pyproject.toml asks of dependencies, as `jax>=0.10`: of the core and of these extras."""
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text('utf-8'))['project']
+  found, waiting = list(project['dependencies']), extras.split(',') if extras else []
+  while waiting:
+    for requirement in project['optional-dependencies'][waiting.pop()]:
+      if others := re.fullmatch(r'dpgan_jax\[(.+)\]', requirement):
+        waiting += others[1].split(',')
+      elif requirement not in found:
+        found.append(requirement)
   return found
 
 

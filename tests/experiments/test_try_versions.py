@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import sys
 
 import pytest
@@ -61,6 +62,28 @@ def test_what_cannot_be_tried_is_in_the_record_beside_what_was(tmp_path, monkeyp
   assert '- Python 2.99, lowest, core alone: there is no Python 2.99 here' in page
   assert '- Python 3.11, newest, `[all]`: bad: it broke' in page
   assert '| 3.11 | newest | 0.10.0 | – |' in page
+
+
+def test_bounds_are_those_of_the_core_and_of_the_extras():
+  assert {each.partition('>=')[0] for each in try_versions.bounds('')} == {
+    'dp-accounting', 'jax', 'numpy', 'optax'
+  }  # fmt: skip
+  every = {each.partition('>=')[0] for each in try_versions.bounds('all')}
+  assert {'flax', 'pillow', 'pyarrow', 'scikit-learn', 'tensorboardX'} <= every
+  assert 'pyarrow' not in {each.partition('>=')[0] for each in try_versions.bounds('images')}
+
+
+def test_lowest_is_as_low_as_the_bounds():
+  """Python 3.11 can have the lowest of all; there the record has to hold these and no others."""
+  record = json.loads(try_versions.RECORD.read_text('utf-8'))
+  lowest = [t for t in record['tries'] if (t['python'], t['end']) == ('3.11', 'lowest')]
+  assert lowest
+  for found in lowest:
+    installed = dict(line.split('==') for line in found['installed'] if '==' in line)
+    for each in try_versions.bounds(found['extras']):
+      name, low = each.split('>=')
+      version = installed[name.lower()]
+      assert version == low or re.fullmatch(rf'{re.escape(low)}(\.0)+', version), each
 
 
 def test_the_committed_page_is_of_the_record():
