@@ -119,7 +119,10 @@ class GANStage(CompiledStage):
         generator_file.save(self._model_of(state.g, step), as_trained, run=run)
 
   def shown(self, means: Mapping[str, float]) -> Mapping[str, float]:
-    return {'d': means['d_loss_real'] + means['d_loss_fake'], 'g': means['g_loss']}
+    shown = {'d': means['d_loss_real'] + means['d_loss_fake'], 'g': means['g_loss']}
+    if np.isnan(shown['g']):  # no step of G was among these
+      del shown['g']
+    return shown
 
   def _is_due(self, step: int, every: int | None) -> bool:
     report = -(-step // self.stride)

@@ -161,6 +161,13 @@ def test_metrics_are_written_first_and_the_checkpoint_last(state, notes, digits,
   assert all((run / name).stat().st_size > 0 for name in names)
 
 
+def test_the_loss_of_a_generator_that_took_no_step_is_not_shown(digits, tmp_path):
+  show = stage_of(digits, tmp_path).shown
+  means = {'d_loss_real': 1.0, 'd_loss_fake': 0.5, 'g_loss': math.nan}
+  assert show(means) == {'d': 1.5}
+  assert show({**means, 'g_loss': 2.0}) == {'d': 1.5, 'g': 2.0}
+
+
 def test_metrics_alone_need_nothing_of_the_device(state, notes, digits, tmp_path):
   write(stage_of(digits, tmp_path), notes, state, 3)
   assert [note[0] for note in notes.told] == ['line', 'bar']
