@@ -243,8 +243,9 @@ def _load_moments(
   except _DAMAGE as error:
     raise _damaged(path, error) from None
   classes, second = moments.spec.num_classes, moments.encoding.second_dim
-  shapes = {'counts': (), 'sums': (moments.dim,), 'seconds': (second * (second + 1) // 2,)}
-  expected = {n: jax.ShapeDtypeStruct((classes, *s), jnp.float32) for n, s in shapes.items()}
+  of_seconds = classes, second * (second + 1) // 2
+  shapes = {'counts': (classes,), 'sums': moments.shape_of_sums, 'seconds': of_seconds}
+  expected = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in shapes.items()}
   tensors = _tensor_file.read(path, header, expected)
   arrays = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
   if not all(np.isfinite(array).all() for array in arrays.values()):

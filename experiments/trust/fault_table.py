@@ -27,9 +27,9 @@ from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files.open import OpenTable
 from dpgan_jax.models import classifier, gan
 from dpgan_jax.models.domains import search
-from dpgan_jax.models.moments import release, series_encoding, settings
-from dpgan_jax.models.moments.series_encoding import SeriesEncoding
-from dpgan_jax.models.moments.series_summaries import Summaries
+from dpgan_jax.models.moments import release, settings
+from dpgan_jax.models.moments.series.encoding import SeriesEncoding
+from dpgan_jax.models.moments.series.summaries import Summaries
 from dpgan_jax.models.moments.table_encoding import TableEncoding
 from dpgan_jax.networks import discriminators, losses, per_example
 from dpgan_jax.privacy import (
@@ -476,19 +476,22 @@ _STRANGERS = (
         swap(selection, 'release_named', lambda f: lambda *a, least, **k: f(
           *a, least=-math.inf, **k)),
         _F.what_one_record_has_is_not_in_the_schema, 'exactness'),
-  Fault('series_true_pattern', 2, 'what varies within a sequence is released as it is',
-        swap(series_encoding.exact_noise, 'release_sum', lambda f: lambda *a, **k: f(
+  Fault('series_true_profile', 2, 'what is alike over time is released as it is',
+        swap(exact_noise, 'release_sum', lambda f: lambda *a, **k: f(
           *a, **{**k, 'noise_multiplier': 0.0})),
         _Q.noise_of_series_is_charged, 'statistics'),
-  Fault('series_half_the_noise', 2, 'counts and patterns do not share the first release',
-        swap(SeriesEncoding, 'release_sums', lambda f: lambda *a, noise_multiplier, **k: f(
+  Fault('series_profile_of_real_counts', 2, 'the profile is scaled by counts without noise',
+        swap(SeriesEncoding, 'release_means', faults.scaled_by_real_counts),
+        _Q.profiles_follow_from_the_release, 'exactness'),
+  Fault('series_half_the_noise', 2, 'counts and profile do not share the first release',
+        swap(SeriesEncoding, 'release_means', lambda f: lambda *a, noise_multiplier, **k: f(
           *a, noise_multiplier=noise_multiplier * math.sqrt(0.5), **k)),
         _Q.noise_of_series_is_charged, 'statistics'),
   Fault('series_one_stream', 8, 'all classes of series get the noise of the first',
         swap(exact_noise, 'RandomBits', lambda f: lambda secret, purpose: f(
           secret, re.sub(r'class \d+', 'class 0', purpose))),
         _Q.parts_have_noise_of_their_own, 'statistics'),
-  Fault('series_unclipped', 2, 'patterns and scores are not clipped',
+  Fault('series_unclipped', 2, 'profiles and scores are not clipped',
         swap(exact_noise, 'to_grid', to(faults.grid_without_clipping)),
         _Q.one_sequence_moves_sums_by_one, 'exactness'),
   Fault('series_range_of_the_data', 15, 'values are scaled by the least and the largest',

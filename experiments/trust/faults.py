@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import inspect
@@ -462,6 +463,18 @@ def bounds_of_the_data(right: Callable[..., Any]) -> Callable[..., Any]:
     return {**changes, 'lower': np.nanmin(values), 'upper': np.nanmax(values)}, missing
 
   return bounds
+
+
+def scaled_by_real_counts(release_means: Any) -> Any:
+  """The profile of series in units of the cells as they are."""
+
+  def wrong(self: Any, *args: Any, noise_multiplier: float, **about: Any) -> Any:
+    exact = release_means(self, *args, noise_multiplier=0.0, **about)
+    told = copy.copy(self)
+    object.__setattr__(told, 'scores', lambda means: self.scores(exact))
+    return release_means(told, *args, noise_multiplier=noise_multiplier, **about)
+
+  return wrong
 
 
 def scaled_by_real_bounds(right: Callable[..., Any]) -> Callable[..., Any]:

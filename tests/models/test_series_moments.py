@@ -14,10 +14,12 @@ from dpgan_jax.data.series.generated import VITALS, vitals
 from dpgan_jax.data.series.schema import Channel, Grid, SeriesSchema
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.data.tables.dataset import TableDataset
+from dpgan_jax.evaluation.series import courses
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import release, settings, verdict
-from dpgan_jax.models.moments.series_encoding import SeriesEncoding
-from dpgan_jax.models.moments.series_summaries import Pattern, Summaries
+from dpgan_jax.models.moments.series.encoding import SeriesEncoding
+from dpgan_jax.models.moments.series.profile import Scale
+from dpgan_jax.models.moments.series.summaries import Course, Summaries, oftener
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from experiments.trust import series_checks
 
@@ -37,7 +39,7 @@ def made(data: TableDataset, epsilon: float, **changes) -> MomentsSynthesizer:
   [
     series_checks.noise_of_series_is_charged, series_checks.parts_have_noise_of_their_own,
     series_checks.one_sequence_moves_sums_by_one, series_checks.scores_follow_from_the_release,
-    series_checks.summaries_are_public,
+    series_checks.profiles_follow_from_the_release, series_checks.summaries_are_public,
   ],
 )  # fmt: skip
 def test_the_release_is_what_is_charged(check):
@@ -48,7 +50,8 @@ def test_rebuilt_sequences_have_the_summaries_they_are_built_of():
   summaries = Summaries(VITALS, 3)
   rows = summaries.of(TRAIN.records[:500])
   channels = len(VITALS.channels)
-  nothing = Pattern(np.ones((channels, 24)), np.zeros((channels, 24)), np.zeros(channels))
+  flat, none = np.zeros((channels, 24)), np.zeros(channels)
+  nothing = Course(flat, none, flat, none)
   again = summaries.of(summaries.decode(rows, nothing, np.random.default_rng(0)))
   columns = {c.name: i for i, c in enumerate(summaries.table.columns)}
   for name in ('pulse (rate)', 'lactate (rate)', 'age', 'sex'):
@@ -82,6 +85,72 @@ def test_without_noise_samples_are_like_what_was_released():
   # A deviation lasts as long.
   lasting = [np.nanmean(np.diff(v[:, :, 0], axis=1) ** 2) for v in (values, own)]
   assert 0.6 < lasting[1] / lasting[0] < 1.6
+
+
+@pytest.mark.parametrize(('epsilon', 'means', 'rates'), [(math.inf, 0.13, 0.1), (1.0, 0.2, 0.12)])
+def test_every_hour_has_the_mean_and_the_rate_that_were_released(epsilon, means, rates):
+  """The release is the same every time, so the errors are too; see `courses.hourly`."""
+  model = made(TRAIN, epsilon)
+  records, labels = model.sample(3000, key=jax.random.key(0))
+  found = courses.hourly(TRAIN, dataclasses.replace(
+    TRAIN, records=records, labels=labels.astype(np.int32), partial=True))  # fmt: skip
+  assert found[0] < means
+  assert found[1] < rates
+
+
+def test_a_channel_that_is_constant_stays_so():
+  """Of cells nearly all is in one; noise in the others must not look like values."""
+  schema = SeriesSchema(
+    channels=tuple(
+      Channel(name=name, kind='real', lower=0, upper=1, nullable=True) for name in ('on', 'level')
+    ),
+    grid=Grid(steps=12),
+  )  # fmt: skip
+  rng = np.random.default_rng(0)
+  values = np.stack([np.ones((3000, 12)), rng.uniform(size=(3000, 12))], axis=2)
+  values[rng.random(values.shape) < 0.5] = np.nan
+  data = TableDataset(
+    records=schema.join(np.empty((3000, 0)), values), labels=np.zeros(3000, np.int32),
+    schema=schema, name='two',
+  )  # fmt: skip
+  records, _ = made(data, 1.0).sample(500, key=jax.random.key(0))
+  own = schema.split(records)[1]
+  assert np.nanmean(own[..., 0]) > 0.97
+  np.testing.assert_allclose((~np.isnan(own)).mean(axis=(0, 1)), 0.5, atol=0.05)
+
+
+def test_vectors_of_a_profile_are_what_it_is_read_from():
+  """Without noise and clipping, rates and means are those of the records, but for high cosines."""
+  summaries = Summaries(VITALS, 1)
+  traits = summaries.encode(TRAIN.records)[1]
+  channels = len(VITALS.channels)
+  scale = Scale(
+    summaries.traits, np.array([0.5] * 4 + [1.0]), np.full(channels, 0.4), np.full(channels, 0.4),
+    np.full(channels, 0.2),
+  )  # fmt: skip
+  n = len(traits)
+  profile = scale.profile(scale.vectors(traits).sum(axis=0), n, 0.0, np.full(channels, 0.4))
+  u, mask = summaries.known(VITALS.split(TRAIN.records)[1])
+  for found, real in (
+    (profile.rate, mask.mean(axis=0)),
+    (profile.mean[:3], (u.sum(axis=0) / mask.sum(axis=0))[:3]),
+  ):
+    np.testing.assert_allclose(found.mean(axis=1), real.mean(axis=1), atol=0.02)
+  pulse = (u.sum(axis=0) / mask.sum(axis=0))[0]
+  assert np.corrcoef(profile.mean[0], pulse)[0, 1] > 0.9
+  # Where noise drowns all, the guess is what is left.
+  guess = np.linspace(0.2, 0.6, channels)
+  drowned = scale.profile(np.zeros(traits.shape[1]), n, 1e9, guess)
+  np.testing.assert_allclose(drowned.mean, np.repeat(guess[:, np.newaxis], 24, axis=1), atol=1e-6)
+
+
+def test_shares_of_steps_move_within_their_range():
+  share = np.array([0.0, 0.04, 0.5, 1.0])
+  np.testing.assert_allclose(oftener(share, 0.0), share)
+  for by in (-1.0, 1.0):
+    moved = oftener(share, by)
+    assert ((moved >= 0) & (moved <= 1)).all()
+    assert (np.sign(moved - share)[1:3] == np.sign(by)).all()
 
 
 def test_defaults_hold_on_other_series():

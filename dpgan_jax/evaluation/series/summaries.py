@@ -1,6 +1,6 @@
 """Series as a table that anyone would make of them: the simplest summaries of each channel.
 
-They are not those that a release is made of (`models.moments.series_summaries`), on purpose.
+They are not those that a release is made of (`models.moments.series.summaries`), on purpose.
 """
 
 from __future__ import annotations

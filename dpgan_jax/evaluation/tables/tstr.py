@@ -204,8 +204,11 @@ def train_and_test(
     with warnings.catch_warnings(), threadpoolctl.threadpool_limits(1):
       warnings.simplefilter('ignore')  # that a fit has not converged is its score's business
       model, encode = _classifier(name, columns, effort)
-      model.fit(encode(records), y)
-      shares[:, known] = model.predict_proba(encode(tested))
+      features, asked = encode(records), encode(tested)
+      nothing = np.isnan(features).all(axis=0)  # which boosting cannot cut into bins
+      features, asked = (np.where(nothing, 0, part) for part in (features, asked))
+      model.fit(features, y)
+      shares[:, known] = model.predict_proba(asked)
   guessed = shares.argmax(axis=1)
   present = [k for k in range(num_classes) if (tested_y == k).any()]
   areas = [auroc(tested_y == k, shares[:, k]) for k in (present if num_classes > 2 else (1,))]

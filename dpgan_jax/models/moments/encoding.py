@@ -46,7 +46,8 @@ class Means:
 
   Attributes:
     counts: float64 [K], noisy numbers of records.
-    sums: float64 [K, d], noisy sums of what the encoding says a record adds.
+    sums: float64 [G, d], noisy sums of what the encoding says a record adds: of each class, or
+      of all together.
   """
 
   counts: np.ndarray
@@ -65,7 +66,7 @@ class Encoding(Protocol):
   """What a kind of records has to say for its moments to be released.
 
   Attributes:
-    dim: d, how many sums the first release has of a class.
+    dim: d, how many sums the first release has of a class, or of all.
     second_dim: s, of the s × s sums of products that the second has.
     prefixes: of the d sums, how many of the first say most of what tells classes apart, in several
       guesses; the last is d.
@@ -84,10 +85,15 @@ class Encoding(Protocol):
     """Records [n, ...] → codes [n, ...], each by itself, by public constants."""
     ...
 
-  def release_sums(
-    self, codes: np.ndarray, *, noise_multiplier: float, secret: bytes, purpose: str
-  ) -> tuple[float, np.ndarray]:
-    """(count, sums float64 [d]) of records of one class: one Gaussian mechanism together."""
+  def groups(self, classes: int) -> int:
+    """G, how many times d sums the first release has: of each class, or once of all of them."""
+    ...
+
+  def release_means(
+    self, codes: np.ndarray, labels: np.ndarray, classes: int, *, noise_multiplier: float,
+    secret: bytes, purpose: str,
+  ) -> Means:  # fmt: skip
+    """The first release, one Gaussian mechanism together."""
     ...
 
   def release_products(
@@ -112,6 +118,39 @@ class Encoding(Protocol):
     ...
 
 
+class Summing(Protocol):
+  """An encoding whose first release is one of each class; a record is in one of them."""
+
+  def release_sums(
+    self, codes: np.ndarray, *, noise_multiplier: float, secret: bytes, purpose: str
+  ) -> tuple[float, np.ndarray]:
+    """(count, sums float64 [d]) of records of one class: one Gaussian mechanism together."""
+    ...
+
+
+class ByClass:
+  """What `Summing` encodings have in common."""
+
+  def groups(self, classes: int) -> int:
+    """One of each class."""
+    return classes
+
+  def release_means(
+    self: Summing, codes: np.ndarray, labels: np.ndarray, classes: int, *, noise_multiplier: float,
+    secret: bytes, purpose: str,
+  ) -> Means:  # fmt: skip
+    """`release_sums` of each class."""
+    found = [
+      self.release_sums(
+        codes[labels == k], noise_multiplier=noise_multiplier, secret=secret,
+        purpose=f'{purpose} of class {k}',
+      )
+      for k in range(classes)
+    ]  # fmt: skip
+    counts, sums = zip(*found, strict=True)
+    return Means(np.array(counts), np.stack(sums))
+
+
 def weights(dim: int) -> tuple[float, float]:
   """(a, b), a² + b² = 1, of a vector (a·x, b) whose sum gives a mean of x, ‖x‖ ≤ 1.
 
@@ -123,7 +162,7 @@ def weights(dim: int) -> tuple[float, float]:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageEncoding:
+class ImageEncoding(ByClass):
   """The `dim` lowest frequencies of images uint8 [n, H, W, C], C = 1 or 3.
 
   Attributes:

@@ -25,15 +25,10 @@ def release_means(codes: np.ndarray, labels: np.ndarray, moments: Moments, secre
     moments: encoding and mechanisms.
     secret: 32 bytes that the noise follows from.
   """
-  found = [
-    moments.encoding.release_sums(
-      codes[labels == k], noise_multiplier=moments.stages[MEANS].noise_multiplier, secret=secret,
-      purpose=f'{MEANS} of class {k}',
-    )
-    for k in range(moments.spec.num_classes)
-  ]  # fmt: skip
-  counts, sums = zip(*found, strict=True)
-  return Means(np.array(counts), np.stack(sums))
+  return moments.encoding.release_means(
+    codes, labels, moments.spec.num_classes, secret=secret, purpose=MEANS,
+    noise_multiplier=moments.stages[MEANS].noise_multiplier,
+  )  # fmt: skip
 
 
 def release_seconds(

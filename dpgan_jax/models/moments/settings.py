@@ -16,7 +16,7 @@ from dpgan_jax.data.series.schema import SeriesSchema
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import LONGEST_CODE, TrainConfig
 from dpgan_jax.models.moments.encoding import Encoding, ImageEncoding
-from dpgan_jax.models.moments.series_encoding import SeriesEncoding
+from dpgan_jax.models.moments.series.encoding import SeriesEncoding
 from dpgan_jax.models.moments.table_encoding import TableEncoding
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
@@ -31,6 +31,7 @@ _MEANS_SHARE = 0.2
 # held-out training rows of Adult: experiments/results/TABLES.md, its last table.
 _CELL_OVER_NOISE, _FEWEST_CELLS, _MOST_CELLS = 11.0, 6, 20
 _ALL_CELLS = 1500  # of a table, about: all their pairs are counted
+_SERIES_MEANS_SHARE = 0.3  # cells and profile; on held-out stays of PhysioNet's sets a and b
 # Of series: so many cosines over time in all channels together, and at most so many in one.
 _ALL_SHAPES, _MOST_SHAPES = 30, 24
 _MOST_PAIRS = 2**27  # of cells, of all classes together: 1 GiB of counts
@@ -94,8 +95,13 @@ class Moments:
 
   @property
   def dim(self) -> int:
-    """d, how many sums the first release has of a class."""
+    """d, how many sums the first release has of a class, or of all."""
     return self.encoding.dim
+
+  @property
+  def shape_of_sums(self) -> tuple[int, int]:
+    """(G, d): of each class, or of all together."""
+    return self.encoding.groups(self.spec.num_classes), self.dim
 
   @property
   def budget(self) -> Budget:
@@ -133,25 +139,28 @@ def make(config: TrainConfig, spec: Spec) -> Moments:
   Raises:
     InputError: an ε that no noise reaches.
   """
-  found = mechanisms(config, spec.num_records)
+  share = _SERIES_MEANS_SHARE if spec.kind == 'series' else _MEANS_SHARE
+  found = mechanisms(config, spec.num_records, usual_share=share)
   return Moments(config, spec, detail_of(config, spec, found[MEANS].noise_multiplier), found)
 
 
 def mechanisms(
-  config: TrainConfig, num_records: int, before: Mapping[str, DPMechanism] | None = None
-) -> dict[str, DPMechanism]:
+  config: TrainConfig, num_records: int, before: Mapping[str, DPMechanism] | None = None, *,
+  usual_share: float = _MEANS_SHARE,
+) -> dict[str, DPMechanism]:  # fmt: skip
   """Those of a release of moments, of as little noise as `target_epsilon` allows.
 
   Args:
     config: the settings.
     num_records: N.
     before: other releases of the same records, which are among what is returned.
+    usual_share: of the first release, where the settings say nothing.
 
   Raises:
     InputError: an ε that no noise reaches.
   """
   assert config.target_epsilon is not None  # TrainConfig has checked it
-  share = _MEANS_SHARE if config.moments_means_share is None else config.moments_means_share
+  share = usual_share if config.moments_means_share is None else config.moments_means_share
 
   def stages(noise_multiplier: float) -> dict[str, DPMechanism]:
     """The two cost together what one Gaussian release of `noise_multiplier` does."""

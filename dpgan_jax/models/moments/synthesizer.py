@@ -72,8 +72,8 @@ class MomentsSynthesizer(Synthesizer):
 
   @property
   def num_parameters(self) -> int:
-    (classes, dim), second = self.means.sums.shape, self.seconds.shape[1]
-    return classes * (1 + dim + second * (second + 1) // 2)
+    classes, second = self.seconds.shape[:2]
+    return self.means.sums.size + classes * (1 + second * (second + 1) // 2)
 
   @property
   def usual_num(self) -> int:

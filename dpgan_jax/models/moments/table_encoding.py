@@ -23,7 +23,7 @@ from dpgan_jax.data.tables.cells import Cells
 from dpgan_jax.data.tables.constraints import enforce
 from dpgan_jax.data.tables.schema import Schema
 from dpgan_jax.models.moments import mixture
-from dpgan_jax.models.moments.encoding import Means
+from dpgan_jax.models.moments.encoding import ByClass, Means
 from dpgan_jax.models.moments.mixture import Counts, Mixture
 from dpgan_jax.privacy.releases import marginals
 
@@ -32,7 +32,7 @@ _FINER = 8  # fine intervals in a coarse one
 
 
 @dataclasses.dataclass(frozen=True)
-class TableEncoding:
+class TableEncoding(ByClass):
   """Cells of the rows of a table, float64 [n, C].
 
   Attributes:

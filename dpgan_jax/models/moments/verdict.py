@@ -22,7 +22,7 @@ import numpy as np
 
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.moments.encoding import Means
-from dpgan_jax.models.moments.series_encoding import SeriesEncoding
+from dpgan_jax.models.moments.series.encoding import SeriesEncoding
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments, expected_rows
 
 LEVELS = ('useless', 'poor', 'usable', 'good')

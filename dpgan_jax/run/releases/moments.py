@@ -78,8 +78,9 @@ class MomentsStage(Stage):
 
 def nothing_released(moments: Moments, key: jax.Array) -> MomentsState:
   """The state before anything is read."""
-  shapes = ((), (moments.dim,), (moments.encoding.second_dim,) * 2)
-  counts, sums, seconds = (jnp.zeros((moments.spec.num_classes, *shape)) for shape in shapes)
+  classes, second = moments.spec.num_classes, moments.encoding.second_dim
+  shapes = (classes,), moments.shape_of_sums, (classes, second, second)
+  counts, sums, seconds = (jnp.zeros(shape) for shape in shapes)
   return MomentsState(jnp.zeros((), jnp.int32), counts, sums, seconds, key)
 
 

@@ -3,9 +3,8 @@
 Values of a channel become u in [0, 1] by its public range. Of each record and channel there are
 then: the share of steps at which it was measured (rate), the mean of what was (level), the weights
 of the lowest cosines over time that fit what was (shapes), and how far it is from that fit
-(spread). With the static columns these are the columns of a table. What varies within a record and
-is alike for all, the `pattern`, is a vector a record whose sum says: when a channel is measured,
-when it is high, and how long a deviation lasts.
+(spread). With the static columns these are the columns of a table. What is alike for all is in a
+record's traits (`profile`): when a channel is measured, when it is high, how long deviations last.
 
 >>> from dpgan_jax.data.series.generated import VITALS, vitals
 >>> summaries = Summaries(VITALS, 3)
@@ -24,27 +23,26 @@ import numpy as np
 
 from dpgan_jax.data.series.schema import Channel, SeriesSchema
 from dpgan_jax.data.tables.schema import Column, Schema
+from dpgan_jax.models.moments.series.profile import Traits, cosines
 
-PROFILE = 6
-"""Cosines of the rate and of the mean over time, that are alike for all records."""
 _RIDGE = 0.3  # of a shape: its prior precision, in measurements, times the square of its frequency
-_OF_VALUES, _OF_LASTING = 4.0, 0.3  # weights of parts of a pattern, beside the rate's 1
 _TOGETHER = 0.5  # how much of when a channel is measured it shares with others: a guess for all
-_LEAST_RATE = 0.05  # of the mean rate, at any step
 _RECORDS_AT_ONCE = 2000
 
 
-class Pattern(NamedTuple):
-  """What records have in common.
+class Course(NamedTuple):
+  """What sequences are made by, beside their summaries.
 
   Attributes:
-    rate: float64 [C, T], how likely a channel is measured at a step, beside other steps.
-    shape: float64 [C, T], of u, added to each record's own.
+    chance: float64 [C, T], the logarithm of how likely a channel is measured at a step.
+    often: float64 [C], by how much more each record is measured, as of `oftener`.
+    shift: float64 [C, T], of u, added to each record's own.
     lasting: float64 [C], the correlation of a deviation with that of the step before.
   """
 
-  rate: np.ndarray
-  shape: np.ndarray
+  chance: np.ndarray
+  often: np.ndarray
+  shift: np.ndarray
   lasting: np.ndarray
 
 
@@ -81,51 +79,41 @@ class Summaries:
 
   @functools.cached_property
   def cosines(self) -> np.ndarray:
-    """float64 [max(K, PROFILE), T], of mean 0 and mean square 1 each."""
-    steps = self.schema.grid.steps
-    most = min(max(self.shapes, PROFILE), steps - 1)
-    found = np.arange(1, most + 1)[:, np.newaxis] * (np.arange(steps) + 0.5) * (np.pi / steps)
-    return np.sqrt(2) * np.cos(found)
+    """float64 [K, T], of mean 0 and mean square 1 each."""
+    return cosines(self.schema.grid.steps, self.shapes + 1)[1:]
 
-  @property
-  def profile(self) -> np.ndarray:
-    """Those of what is alike for all, [P, T]."""
-    return self.cosines[:PROFILE]
+  @functools.cached_property
+  def levels(self) -> list[int]:
+    """The columns of each channel's level."""
+    places = {column.name: i for i, column in enumerate(self.table.columns)}
+    return [places[f'{channel.name} (level)'] for channel in self.schema.channels]
 
-  @property
-  def pattern_dim(self) -> int:
-    """How long the vector is that a record adds to the pattern."""
-    return len(self.schema.channels) * (2 * len(self.profile) + 2)
-
-  @property
-  def pattern_radius(self) -> float:
-    """Longer vectors are scaled down to it."""
-    return 0.5 * float(np.sqrt(len(self.schema.channels)))
+  @functools.cached_property
+  def traits(self) -> Traits:
+    """What is alike for all records."""
+    return Traits(self.schema)
 
   def of(self, records: np.ndarray) -> np.ndarray:
     """Rows float64 [n, D] of `table`, each of its record alone."""
     return self.encode(records)[0]
 
   def encode(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rows float64 [n, D], patterns float64 [n, P]), each of its record alone."""
+    """(rows float64 [n, D], traits float64 [n, P]), each of its record alone."""
     parts = [
       self._encode(records[start : start + _RECORDS_AT_ONCE])
       for start in range(0, max(len(records), 1), _RECORDS_AT_ONCE)
     ]
-    rows, patterns = zip(*parts, strict=True)
-    return np.concatenate(rows), np.concatenate(patterns)
+    rows, traits = zip(*parts, strict=True)
+    return np.concatenate(rows), np.concatenate(traits)
 
   def _encode(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     static, values = self.schema.split(records)
-    values = values.swapaxes(1, 2)  # [n, C, T]
-    there = ~np.isnan(values)
-    u = np.where(there, self._scaled(values), 0)
-    mask = there.astype(np.float64)
+    u, mask = self.known(values)
     number = mask.sum(axis=2)
     level = u.sum(axis=2) / np.maximum(number, 1)
     apart = (u - level[..., np.newaxis]) * mask
     shape = self._shapes(apart, mask)
-    apart = (apart - shape @ self.cosines[: self.shapes]) * mask
+    apart = (apart - shape @ self.cosines) * mask
     spread = np.sqrt(np.square(apart).sum(axis=2) / np.maximum(number, 1))
     few = number < 2
     columns = [static]
@@ -136,9 +124,15 @@ class Summaries:
         *(np.where(gone, np.nan, _root(shape[:, c, k])) for k in range(self.shapes)),
         np.where(few[:, c] & channel.nullable, np.nan, _root(spread[:, c])),
       ]
-      rate = [_root(number[:, c] / values.shape[2])] if channel.nullable else []
+      rate = [_root(number[:, c] / mask.shape[2])] if channel.nullable else []
       columns.append(np.clip(np.stack([*rate, *own], axis=1), -1, 1))
-    return np.concatenate(columns, axis=1), self._pattern(mask, apart)
+    return np.concatenate(columns, axis=1), self.traits.of(u, mask, apart)
+
+  def known(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(u, 0 where there is none; 1 where there is one), float64 [n, C, T] of values [n, T, C]."""
+    values = values.swapaxes(1, 2)
+    there = ~np.isnan(values)
+    return np.where(there, self._scaled(values), 0), there.astype(np.float64)
 
   def _scaled(self, values: np.ndarray) -> np.ndarray:
     low, high = self._ranges
@@ -151,46 +145,12 @@ class Summaries:
 
   def _shapes(self, apart: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """float64 [n, C, K]: least squares, drawn to zero where little was measured."""
-    basis = self.cosines[: self.shapes]
+    basis = self.cosines
     gram = np.einsum('nct,kt,lt->nckl', mask, basis, basis, optimize=True)
     gram += np.diag(_RIDGE * np.arange(1, len(basis) + 1.0) ** 2)
     return np.linalg.solve(gram, (apart @ basis.T)[..., np.newaxis])[..., 0]
 
-  def _pattern(self, mask: np.ndarray, apart: np.ndarray) -> np.ndarray:
-    steps = mask.shape[2]
-    rate = mask @ self.profile.T / steps
-    shape = _OF_VALUES * (apart @ self.profile.T) / steps
-    pairs = mask[..., 1:] * mask[..., :-1]
-    products = (apart[..., 1:] * apart[..., :-1]).sum(axis=2)
-    squares = (np.square(apart[..., 1:]) + np.square(apart[..., :-1])) * pairs / 2
-    known = (pairs.sum(axis=2) >= 3) & (squares.sum(axis=2) > 1e-9)
-    correlation = np.where(known, products / np.maximum(squares.sum(axis=2), 1e-9), 0)
-    lasting = _OF_LASTING * np.stack([np.clip(correlation, -1, 1), known], axis=2)
-    return np.concatenate([rate, shape, lasting], axis=2).reshape(len(mask), self.pattern_dim)
-
-  def pattern(
-    self, sums: np.ndarray, rates: np.ndarray, total: float, deviation: float
-  ) -> Pattern:
-    """What the sum of all vectors says.
-
-    Args:
-      sums: float64 [P], of all records.
-      rates: float64 [C], the share of steps at which a channel is measured.
-      total: how many records there are, ≥ 1.
-      deviation: of the noise in each sum: what does not stand out of it is drawn to zero.
-    """
-    size = len(self.profile)
-    of = sums.reshape(len(rates), -1)
-    kept = np.maximum(0, 1 - deviation**2 / np.maximum(np.square(of[:, : 2 * size]), 1e-12))
-    of = np.concatenate([of[:, : 2 * size] * kept, of[:, 2 * size :]], axis=1)
-    rate = rates[:, np.newaxis] + of[:, :size] / total @ self.profile
-    rate = np.maximum(rate, _LEAST_RATE * np.maximum(rates, 1e-3)[:, np.newaxis])
-    shape = of[:, size : 2 * size] / (_OF_VALUES * total) @ self.profile
-    shape = shape / np.maximum(rate, 0.02)
-    lasting = of[:, -2] / np.maximum(of[:, -1], 0.02 * total * _OF_LASTING)
-    return Pattern(rate, shape, np.clip(lasting, -0.9, 0.95))
-
-  def decode(self, rows: np.ndarray, pattern: Pattern, rng: np.random.Generator) -> np.ndarray:
+  def decode(self, rows: np.ndarray, course: Course, rng: np.random.Generator) -> np.ndarray:
     """Records float64 [n, S + T·C] that have the summaries `rows`."""
     static = rows[:, : len(self.schema.static)]
     steps, place = self.schema.grid.steps, len(self.schema.static)
@@ -199,27 +159,32 @@ class Summaries:
     for c, channel in enumerate(self.schema.channels):
       number = np.full(len(rows), steps)
       if channel.nullable:
-        number = np.rint(np.square(rows[:, place]) * steps)
-        number = np.maximum(number, rows[:, place] > 0)
+        number = oftener(np.square(rows[:, place]), course.often[c]) * steps
+        number = np.floor(number + rng.random(len(rows)))
         place += 1
       # Of one value there is no spread, and of none no level.
       level, *shape, spread = np.nan_to_num(rows[:, place : place + 2 + self.shapes]).T
       place += 2 + self.shapes
       weights = np.sign(np.array(shape)) * np.square(np.array(shape))
-      u = level[:, np.newaxis] + weights.T @ self.cosines[: self.shapes] + pattern.shape[c]
-      u += np.square(spread)[:, np.newaxis] * _lasting(pattern.lasting[c], len(rows), steps, rng)
+      u = level[:, np.newaxis] + weights.T @ self.cosines + course.shift[c]
+      u += np.square(spread)[:, np.newaxis] * _lasting(course.lasting[c], len(rows), steps, rng)
       low, high = channel.range
       own = np.clip(low + (high - low) * u, *channel.bounds)
       if channel.step is not None:
         bottom, top = channel.bounds
         own = np.minimum(bottom + np.rint((own - bottom) / channel.step) * channel.step, top)
       if channel.nullable:
-        likely = np.log(pattern.rate[c]) + _TOGETHER * together
+        likely = course.chance[c] + _TOGETHER * together
         likely = likely + (1 - _TOGETHER) * rng.gumbel(size=likely.shape)
         order = np.argsort(np.argsort(-likely, axis=1), axis=1)
         own = np.where(order < number[:, np.newaxis], own, np.nan)
       values[:, :, c] = own + 0.0
     return self.schema.join(static, values)
+
+
+def oftener(share: np.ndarray, by: float) -> np.ndarray:
+  """Shares s in [0, 1], more or less: s·exp(b) for b ≤ 0, s to the power of exp(-b) for b > 0."""
+  return share * np.exp(by) if by <= 0 else share ** np.exp(-by)
 
 
 def _root(x: np.ndarray) -> np.ndarray:
