@@ -61,7 +61,7 @@ class Range:
   open_left: bool = False
   open_right: bool = False
 
-  def __contains__(self, number: float) -> bool:
+  def __contains__(self, number: Any) -> bool:
     above = number > self.minimum if self.open_left else number >= self.minimum
     return above and (number < self.maximum if self.open_right else number <= self.maximum)
 

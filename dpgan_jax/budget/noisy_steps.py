@@ -65,7 +65,8 @@ class Pair:
     log_noise = scipy.stats.norm.logpdf(x, scale=self.sigma) + math.log(spacing)
     p, q = self.log_ratios(x)
     moments = (log_noise + order * a + (1 - order) * b for a, b in ((p, q), (q, p)))
-    forward, backward = (float(scipy.special.logsumexp(m)) / (order - 1) for m in moments)
+    sums = (float(np.asarray(scipy.special.logsumexp(m))) for m in moments)
+    forward, backward = (each / (order - 1) for each in sums)
     return forward, backward
 
   def losses(self) -> tuple[np.ndarray, np.ndarray]:

@@ -217,8 +217,9 @@ class Source:
     )
 
   def _closed(self, part: T) -> T | TableDataset:
-    is_found = isinstance(part, OpenTable) and self.found is not None
-    return part.closed(self.found) if is_found else part
+    if isinstance(part, OpenTable) and self.found is not None:
+      return part.closed(self.found)
+    return part
 
   def load_images(self, split: str = 'train') -> ImageDataset:
     """`load` of images, for what is of images only.
