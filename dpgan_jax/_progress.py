@@ -103,8 +103,9 @@ class TrainingProgress:
     now = time.monotonic()
     elapsed = now - self._started
     line = f'step {self._step}/{self._total} ({100 * self._step // max(self._total, 1)} %)'
-    # Of a single step neither says anything.
-    if (done := self._step - self._initial) > 0 and elapsed > 0 and self._total > 1:
+    if self._total == 1:  # what is released once has neither steps nor a pace
+      line = 'release made' if self._step else 'release not made yet'
+    elif (done := self._step - self._initial) > 0 and elapsed > 0:
       left = tqdm.tqdm.format_interval(elapsed / done * (self._total - self._step))
       line += f', {done / elapsed:.3g} steps/s, {left} left'
     print(f'{line}, {self._text}, {self._device}', file=self._lines, flush=True)

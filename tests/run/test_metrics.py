@@ -305,7 +305,7 @@ def test_progress_of_a_release_has_no_speed(monkeypatch: pytest.MonkeyPatch) -> 
   progress = _progress.TrainingProgress(total=1, initial=0, epsilon_budget=2.0, device='cpu')
   progress.update(1, 2.0)
   progress.close()
-  assert stream.getvalue() == 'step 1/1 (100 %), ε=2.000 / 2, cpu\n'
+  assert stream.getvalue() == 'release made, ε=2.000 / 2, cpu\n'
 
 
 def test_progress_of_nothing_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
