@@ -210,6 +210,12 @@ def _frame(schema: Schema, records: np.ndarray, labels: np.ndarray | None) -> An
 def _dataset(
   images: np.ndarray, labels: np.ndarray | None, num_classes: int | None
 ) -> datasets.ImageDataset:
+  for what, array in (('images', images), ('labels', labels)):
+    if isinstance(array, np.ma.MaskedArray):
+      raise _validate.InputError(
+        f'arrays: expected {what} without a mask, got {type(array).__name__}: what it hides would '
+        'count; leave those records out'
+      )
   images = np.asarray(images)
   if images.ndim == 3:
     images = images[..., None]

@@ -161,6 +161,8 @@ DATASET = ImageDataset(
     (IMAGES[:0], None, None, 'expected at least one image, got none'),
     (np.zeros((N, 8, 8, 2), np.uint8), LABELS, None, 'C = 1 or 3, got'),
     (IMAGES, LABELS[:-1], None, 'expected as many labels as images, got 64 images and 63 labels'),
+    (np.ma.masked_equal(IMAGES, 5), LABELS, None, 'expected images without a mask'),
+    (IMAGES, np.ma.masked_equal(LABELS, 0), None, 'expected labels without a mask'),
     (IMAGES, LABELS / 1, None, 'expected integer labels [N], got float64'),
     (IMAGES, LABELS[:, None], None, 'expected integer labels [N], got int64 (64, 1)'),
     (IMAGES, LABELS - 1, None, 'expected labels >= 0, got -1 to 1'),
