@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -255,3 +256,16 @@ def test_what_is_given_conditions_components_and_classes():
   found = mixture.condition(truth, SIZES, {1: 3}, 0)
   np.testing.assert_allclose(found, weights * cells[:, [6]] * [1, 0])
   np.testing.assert_allclose(mixture.condition(truth, SIZES, {}, None), weights)
+
+
+def test_settings_of_the_process_change_nothing():
+  """x64 and strict promotion are the caller's; a run is charged before its model is fitted."""
+  rng = np.random.default_rng(0)
+  rows = np.stack([rng.integers(0, size, 60) for size in SIZES], axis=1)
+  counts = _counts(rows, rng.integers(0, CLASSES, 60))
+  plain = mixture.fit(counts, 3, steps=2)
+  with jax.enable_x64(True), jax.numpy_dtype_promotion('strict'):
+    other = mixture.fit(counts, 3, steps=2)
+  for ours, theirs in zip(plain, other, strict=True):
+    assert theirs.dtype == jnp.float32
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)

@@ -77,16 +77,17 @@ def fit(counts: Counts, components: int, steps: int | None = None) -> Mixture:
   shares = np.maximum(counts.one_way.sum(axis=0) / counts.total, 1e-4)
   start_key, weight_key = jax.random.split(_keys.from_seed(_KEY))
   logits = (
-    jax.random.normal(weight_key, (components, classes)),
+    jax.random.normal(weight_key, (components, classes), jnp.float32),
     jnp.log(jnp.asarray(shares, jnp.float32))[jnp.newaxis]
-    + jax.random.normal(start_key, (components, dim)),
+    + jax.random.normal(start_key, (components, dim), jnp.float32),
   )
   precision = np.broadcast_to(counts.precision, dim)
-  return _fit(
-    logits, jnp.asarray(counts.one_way / counts.total, jnp.float32),
-    jnp.asarray(counts.two_way / counts.total, jnp.float32), jnp.asarray(of),
-    jnp.asarray(precision, jnp.float32), columns=len(counts.sizes), steps=steps,
-  )  # fmt: skip
+  with jax.numpy_dtype_promotion('standard'):  # optax's own schedules need it under x64
+    return _fit(
+      logits, jnp.asarray(counts.one_way / counts.total, jnp.float32),
+      jnp.asarray(counts.two_way / counts.total, jnp.float32), jnp.asarray(of),
+      jnp.asarray(precision, jnp.float32), columns=len(counts.sizes), steps=steps,
+    )  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnames=('columns', 'steps'))
@@ -100,7 +101,7 @@ def _fit(
   columns: int,
   steps: int,
 ) -> Mixture:
-  of_column = jax.nn.one_hot(of, columns)
+  of_column = jax.nn.one_hot(of, columns, dtype=jnp.float32)
   between = of[:, jnp.newaxis] != of[jnp.newaxis]
 
   def mixture(logits: tuple[jax.Array, jax.Array]) -> Mixture:
@@ -118,7 +119,7 @@ def _fit(
       found = (cells * weights[:, k, jnp.newaxis]).T @ cells
       return total + jnp.square(jnp.where(between, found - two_way[k], 0)).sum(), None
 
-    pairs, _ = jax.lax.scan(of_two, jnp.zeros(()), jnp.arange(len(one_way)))
+    pairs, _ = jax.lax.scan(of_two, jnp.zeros((), jnp.float32), jnp.arange(len(one_way)))
     return pairs / 2 + (precision[jnp.newaxis] * jnp.square(of_one)).sum()
 
   optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, steps))
