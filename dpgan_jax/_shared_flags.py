@@ -75,6 +75,10 @@ class DeviceOptions:
     None, "Of several processes: host:port of the first; 'auto' on Slurm and Cloud TPU."
   )
   num_processes: int | None = _device(None, 'Beside coordinator: how many.', minimum=1)
+  data_on: str = _device(
+    'device', 'Where the records of a GAN are: host is for those that do not fit a device.',
+    choices=('device', 'host'),
+  )
   process_id: int | None = _device(
     None, 'Beside coordinator: which of them this is, from 0.', minimum=0
   )

@@ -32,6 +32,7 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file, secrets, trainer
+from dpgan_jax.run.stages import DataOn
 
 
 class DPGAN:
@@ -68,6 +69,7 @@ class DPGAN:
     max_rows_per_unit: int | None = None,
     progress: bool = True,
     devices: int = 1,
+    data_on: DataOn = 'device',
   ) -> DPGAN:
     """Trains on private records; the same call after an interruption continues.
 
@@ -85,6 +87,8 @@ class DPGAN:
       max_rows_per_unit: k, how many rows of a person count.
       progress: show a progress bar.
       devices: how many compute; a run may go on with another number.
+      data_on: where a GAN's records are: 'device', or 'host' if they do not fit there. Images may
+        be on the disk, np.load(FILE, mmap_mode='r'). A run may go on the other way.
 
     Returns:
       Itself.
@@ -114,7 +118,9 @@ class DPGAN:
             'them before, or give what sources.Source(...).load() returns'
           )
       records = _dataset(records, labels, num_classes)
-    trained = trainer.train(self.config, records, run_dir, progress=progress, devices=devices)
+    trained = trainer.train(
+      self.config, records, run_dir, progress=progress, devices=devices, data_on=data_on
+    )
     self._model = trained.model
     return self
 

@@ -81,7 +81,9 @@ def main() -> None:
   begun = (pathlib.Path(options.run_dir) / 'config.json').exists()
   if not options.anyway and not begun:
     _refuse_useless(config, dataset)
-  trained = trainer.train(config, dataset, options.run_dir, devices=devices)
+  trained = trainer.train(
+    config, dataset, options.run_dir, devices=devices, data_on=options.data_on
+  )
   if not _devices.is_owner():
     return
   statement = run_statement.write(trained.run)

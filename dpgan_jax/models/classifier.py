@@ -267,15 +267,13 @@ class Classifier:
     )
     return state._replace(centre=jnp.asarray(total.reshape(-1) / records, jnp.float32))
 
-  def step(
-    self, state: ClassifierState, inputs: jax.Array, labels: jax.Array
-  ) -> tuple[ClassifierState, StepMetrics]:
+  def step(self, state: ClassifierState, *data: Any) -> tuple[ClassifierState, StepMetrics]:
     """One step of DP-SGD.
 
     Args:
       state: the state before.
-      inputs: [N, ...], what `prepare` made of the private images.
-      labels: int32 [N].
+      *data: [N, ...], what `prepare` made of the private images, and their classes, int32 [N]; or
+        what `sampling.Drawn` has of them.
 
     Guarantee: the state after depends on the data only through the mechanisms' noisy sums.
     """
@@ -285,25 +283,22 @@ class Classifier:
       logits: Any = self.model.apply({'params': params}, x[None])
       return optax.softmax_cross_entropy_with_integer_labels(logits[0], label)
 
-    batch = mechanism.sampler(state.batch_key, state.step)
     split = sharding.here()
-    mask, indices = split.present(batch.mask.shape[0], batch.mask), split.rows(batch.indices)
-    x, y = self._seen(inputs[indices], state.centre), labels[indices]
+    batch = mechanism.sampler.take(state.batch_key, state.step, data, split)
+    x, y = self._seen(batch.rows[0], state.centre), batch.rows[1]
     grad = mechanism.clipped_grad(loss, microbatch_size=self.config.microbatch_size)
-    found = grad(state.params, x, y, mask=mask)
+    found = grad(state.params, x, y, mask=batch.mask)
     total = split.total(found.sum)
     updates, opt_state = self.optimizer().update(total, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
 
-    realised = jnp.sum(batch.mask).astype(jnp.float32)
-    mean = functools.partial(split.masked_mean, mask=mask, count=realised)
-
+    mean = functools.partial(split.masked_mean, mask=batch.mask, count=batch.realised)
     sure = math.log(2)  # a loss below it is a probability above one half: correct for certain
     metrics = StepMetrics(
       loss=mean(found.losses),
       accuracy=mean((found.losses < sure).astype(jnp.float32)),
       clipped_fraction=mean((found.norms > mechanism.l2_clip_norm).astype(jnp.float32)),
-      realised_batch=realised,
+      realised_batch=batch.realised,
     )
     average = self._averaged(state, params)
     state = state._replace(

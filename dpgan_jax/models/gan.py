@@ -236,27 +236,23 @@ class GAN:
 
   # --- one step ----------------------------------------------------------------------------------
 
-  def step(
-    self, state: GANState, images: jax.Array, labels: jax.Array
-  ) -> tuple[GANState, StepMetrics]:
+  def step(self, state: GANState, *data: Any) -> tuple[GANState, StepMetrics]:
     """One discriminator step and, when n_D of them have been taken, a generator step.
 
     Args:
       state: the state before.
-      images: uint8 [N, H, W, C], the private data set, on the device.
-      labels: int32 [N].
+      *data: the private images, uint8 [N, H, W, C], and their classes, int32 [N]; or what
+        `sampling.Drawn` has of them.
 
-    Guarantee: the state after depends on `images` and `labels` only through the mechanism's noisy
-      sum (and the keys); metrics marked private do not.
+    Guarantee: the state after depends on `data` only through the mechanism's noisy sum (and the
+      keys); metrics marked private do not.
     """
-    state, d_metrics = self._d_step(state, images, labels)
+    state, d_metrics = self._d_step(state, *data)
     skip = lambda s: (s, jnp.float32(jnp.nan))  # noqa: E731
     state, g_loss = jax.lax.cond(pace.is_due(state.pace), self._g_step, skip, state)
     return state, d_metrics._replace(g_loss=g_loss)
 
-  def _d_step(
-    self, state: GANState, images: jax.Array, labels: jax.Array
-  ) -> tuple[GANState, StepMetrics]:
+  def _d_step(self, state: GANState, *data: Any) -> tuple[GANState, StepMetrics]:
     config, mechanism, loss = self.config, self.mechanism, LOSSES[self.config.loss]
     split, fake_count = sharding.here(), self.fake_batch_size
 
@@ -265,15 +261,14 @@ class GAN:
 
     of_own = self._split_of_fakes(state.g)
     fakes, fake_labels, _ = self._fakes(state.g, self._fake_key(state, 0), fake_count, of_own)
-    batch = mechanism.sampler(state.batch_key, state.step)
-    mask, indices = split.present(batch.mask.shape[0], batch.mask), split.rows(batch.indices)
+    batch = mechanism.sampler.take(state.batch_key, state.step, data, split)
     partners: tuple[jax.Array, ...] = ()
     if config.gradient_penalty:
-      pairs = losses.partners(self._fake_key(state, 2), indices, fake_count)
+      pairs = losses.partners(self._fake_key(state, 2), batch.indices, fake_count)
       partners = (fakes[pairs.fake], pairs.share)
     how: Any = {'strategy': self._strategy, 'microbatch_size': self.examples_at_once}
     real = mechanism.clipped_grad(self._real_loss, **how)(
-      state.d_params, images[indices], labels[indices], *partners, mask=mask
+      state.d_params, *batch.rows, *partners, mask=batch.mask
     )
 
     bound = mechanism.l2_clip_norm if config.fake_gradient == 'clipped' else math.inf
@@ -292,8 +287,7 @@ class GAN:
     if (bound := config.d_weight_clip) is not None:
       d_params = jax.tree.map(lambda p: jnp.clip(p, -bound, bound), d_params)
 
-    realised = jnp.sum(batch.mask).astype(jnp.float32)
-    real_mean = functools.partial(split.masked_mean, mask=mask, count=realised)
+    real_mean = functools.partial(split.masked_mean, mask=batch.mask, count=batch.realised)
     certain = lambda x: (x < loss.d_real(jnp.zeros(()))).astype(jnp.float32)  # noqa: E731
     nan = jnp.float32(jnp.nan)
     metrics = StepMetrics(
@@ -303,7 +297,7 @@ class GAN:
       d_real_accuracy=nan if partners else real_mean(certain(real.losses)),
       d_fake_accuracy=split.mean(certain(fake.losses), fake_count),
       clipped_fraction=real_mean((real.norms > mechanism.l2_clip_norm).astype(jnp.float32)),
-      realised_batch=realised,
+      realised_batch=batch.realised,
       n_d=state.pace.n_d.astype(jnp.float32),
     )
     state = state._replace(

@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from dpgan_jax import _keys, _validate
+from dpgan_jax.privacy import sharding
 
 _BITS = 30  # ordered normal float32 patterns hold a little more than 30 bits
 
@@ -44,6 +45,23 @@ class PoissonBatch(NamedTuple):
 
   indices: jax.Array
   mask: jax.Array
+
+
+class Drawn(NamedTuple):
+  """The batch of `step` with its records, arrays [cap, ...], where the others are elsewhere."""
+
+  step: jax.Array
+  batch: PoissonBatch
+  rows: tuple[jax.Array, ...]
+
+
+class Taken(NamedTuple):
+  """A device's share of a batch: records, where they lie, mask; and the realised size of all."""
+
+  rows: tuple[jax.Array, ...]
+  indices: jax.Array
+  mask: jax.Array
+  realised: jax.Array
 
 
 def exact_probability(probability: float) -> float:
@@ -127,6 +145,34 @@ class TruncatedPoissonSampler:
   def inclusion_mask(self, key: jax.Array, step: jax.Array | int) -> jax.Array:
     """The mask form before the cut: bool[N], True for every example that joined step `step`."""
     return self._draws(key, step) < jnp.uint32(self._threshold)
+
+  def take(
+    self,
+    key: jax.Array,
+    step: jax.Array,
+    data: tuple[jax.Array, ...] | tuple[Drawn],
+    split: sharding.Split = sharding.WHOLE,
+  ) -> Taken:
+    """The records of step `step`'s batch, of which this device takes its share.
+
+    Args:
+      key: of the batches.
+      step: the number of the step.
+      data: all records, arrays [N, ...]; or the batch alone, drawn by `self(key, step)` before.
+      split: how the batch is divided.
+    """
+    drawn = data[0]
+    if isinstance(drawn, Drawn):
+      indices = split.rows(drawn.batch.indices)
+      rows = split.rows(drawn.rows)
+      mask = drawn.batch.mask & (drawn.step == step)  # the batch of another step counts nothing
+    else:
+      batch = self(key, step)
+      indices, mask = split.rows(batch.indices), batch.mask
+      rows = tuple(records[indices] for records in data)
+    own = split.present(mask.shape[0], mask)
+    assert own is not None
+    return Taken(rows, indices, own, jnp.sum(mask).astype(jnp.float32))
 
   def __call__(self, key: jax.Array, step: jax.Array | int) -> PoissonBatch:
     """The batch of step `step`: the same for the same (key, step), independent between steps."""

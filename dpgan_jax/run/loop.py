@@ -260,7 +260,8 @@ class Run:
     mesh = self._mesh if isinstance(stage, CompiledStage) else None
     if mesh is not None and isinstance(stage, CompiledStage):
       stage.mesh = mesh
-      state, data = sharding.replicate((state, data), mesh)
+      state = sharding.replicate(state, mesh)
+    data = stage.placed(data)
     bar = None
     if self._progress:
       device = _environment.device_name() + (f' x {mesh.size}' if mesh else '')

@@ -8,8 +8,9 @@ never a new copy of the order of events.
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,40 +28,59 @@ from dpgan_jax.models.gan import GAN, GANState, GeneratorState
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.privacy import sharding
 from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.privacy.sampling import Drawn
 from dpgan_jax.run import generator_file
 from dpgan_jax.run.directory import RunDir
+from dpgan_jax.run.host.feed import Feed
 from dpgan_jax.run.releases.stage import Stage, State
 
+DataOn = Literal['device', 'host']
 ModelOf = Callable[[GeneratorState, int], GANSynthesizer]
 """(generator, step) → the publishable model."""
 _GRID_KEY = 0  # sample grids use one public key, so that successive grids show the same z
 
 
 class CompiledStage(Stage):
-  """A stage whose steps are one compiled loop on the device, or on those of `mesh`, in step."""
+  """A stage whose steps are one compiled loop on the device, or on those of `mesh`, in step; its
+  records are there too, or `data_on` the host, which hands over the batches."""
 
   mesh: Mesh | None = None
+  data_on: DataOn = 'device'
 
   @abc.abstractmethod
   def step(self, state: State, *data: jax.Array) -> tuple[State, Any]:
     """One step of the mechanism: the state after, and metrics (a NamedTuple of scalars). Pure."""
 
+  def placed(self, data: tuple[Any, ...]) -> tuple[Any, ...]:
+    if self.data_on == 'host':
+      return (Feed(data, self.mechanism.sampler, self.mechanism.steps, self.mesh),)
+    return sharding.replicate(data, self.mesh) if self.mesh else tuple(map(jnp.asarray, data))
+
   def chunk(self, length: int) -> Callable[..., tuple[State, Any]]:
-    return make_chunk(self, length)
+    if self.data_on == 'device':
+      return make_chunk(self, length)
+    piece = functools.cache(lambda count: make_chunk(self, count))
+    return lambda state, feed: feed.run(state, length, piece)
 
 
 def make_chunk(stage: Any, length: int) -> Callable[..., tuple[State, Any]]:
   """Compiles `length` steps into one call: `chunk(state, *data) -> (state, metrics)`.
 
   Each metric is [length]. The state passed in is donated: its memory is reused, and it must not be
-  touched afterwards. The host is not involved until the call ends.
+  touched afterwards. The host is not involved until the call ends. `data` is all records, or one
+  `Drawn` of the batches of these steps.
 
   Args:
     stage: has `step(state, *data)`, and `mesh` if it is to run on the devices of one.
     length: steps.
   """
-  def chunk(state: State, *data: jax.Array) -> tuple[State, Any]:
-    return jax.lax.scan(lambda carry, _: stage.step(carry, *data), state, None, length=length)
+  def chunk(state: State, *data: Any) -> tuple[State, Any]:
+    drawn = data[0] if isinstance(data[0], Drawn) else None
+
+    def step(carry: State, batch: Drawn | None) -> tuple[State, Any]:
+      return stage.step(carry, *(data if batch is None else (batch,)))
+
+    return jax.lax.scan(step, state, drawn, length=length)
 
   return jax.jit(sharding.over(getattr(stage, 'mesh', None), chunk), donate_argnums=0)
 
@@ -73,7 +93,14 @@ class GANStage(CompiledStage):
 
   name = STAGE
 
-  def __init__(self, gan: GAN, dataset: ImageDataset, directory: RunDir, model_of: ModelOf) -> None:
+  def __init__(
+    self,
+    gan: GAN,
+    dataset: ImageDataset,
+    directory: RunDir,
+    model_of: ModelOf,
+    data_on: DataOn = 'device',
+  ) -> None:
     """Reads and writes nothing yet.
 
     Args:
@@ -81,7 +108,9 @@ class GANStage(CompiledStage):
       dataset: the private images.
       directory: where pictures and snapshots go.
       model_of: makes the publishable model of a generator and its step.
+      data_on: where the images are.
     """
+    self.data_on: DataOn = data_on
     self._gan, self._dataset, self._directory, self._model_of = gan, dataset, directory, model_of
     self._config, self._total = gan.config, gan.mechanism.steps
     self.mechanisms = {STAGE: gan.mechanism}
@@ -92,8 +121,8 @@ class GANStage(CompiledStage):
   def init(self, key: jax.Array) -> GANState:
     return self._gan.init(key)
 
-  def data(self) -> tuple[jax.Array, ...]:
-    return jnp.asarray(self._dataset.images), jnp.asarray(self._dataset.labels)
+  def data(self) -> tuple[np.ndarray, ...]:
+    return self._dataset.images, self._dataset.labels
 
   def step(self, state: GANState, *data: jax.Array) -> tuple[GANState, Any]:
     return self._gan.step(state, *data)
@@ -199,6 +228,7 @@ class ClassifierStage(CompiledStage):
     folder: str = '.',
     taught: Callable[[ClassifierState], ClassifierState] | None = None,
     inputs: np.ndarray | None = None,
+    data_on: DataOn = 'device',
   ) -> None:
     """Reads and writes nothing yet.
 
@@ -208,7 +238,9 @@ class ClassifierStage(CompiledStage):
       folder: of metrics and checkpoints within the run's directory.
       taught: what a new state becomes before the first step; no private record has a part in it.
       inputs: what `prepare` makes of the images, where that is at hand.
+      data_on: where what `prepare` makes is.
     """
+    self.data_on: DataOn = data_on
     self._classifier, self._dataset = classifier, dataset
     self._taught, self._inputs = taught, inputs
     self.name, self.mechanisms, self.folder = classifier.stage, classifier.stages, folder
@@ -221,11 +253,11 @@ class ClassifierStage(CompiledStage):
   def prepare(self, state: ClassifierState) -> ClassifierState:
     return state if self._taught is None else self._taught(state)
 
-  def data(self) -> tuple[jax.Array, ...]:
+  def data(self) -> tuple[np.ndarray, ...]:
     inputs = self._inputs
     if inputs is None:
       inputs = prepare(self._classifier.config, self._dataset.images)
-    return jnp.asarray(inputs), jnp.asarray(self._dataset.labels)
+    return inputs, self._dataset.labels
 
   def release(
     self, state: ClassifierState, data: tuple[jax.Array, ...], secret: bytes

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 
@@ -38,7 +38,7 @@ from dpgan_jax.run.loop import Run
 from dpgan_jax.run.plan import GANPlan
 from dpgan_jax.run.releases import schema
 from dpgan_jax.run.releases.moments import MomentsStage, released, restore_moments
-from dpgan_jax.run.stages import ClassifierStage, GANStage, mixture_steps, steps_per_report
+from dpgan_jax.run.stages import ClassifierStage, DataOn, GANStage, mixture_steps, steps_per_report
 
 BEFORE, AFTER = 'labeller', 'label_cnn'  # folders of the classifiers before and after the GAN
 
@@ -63,6 +63,7 @@ def train(
   *,
   progress: bool = True,
   devices: int = 1,
+  data_on: DataOn = 'device',
 ) -> Trained:
   """Makes a model with differential privacy, or continues where an earlier call was interrupted.
 
@@ -72,6 +73,8 @@ def train(
     run_dir: directory of the run; made where missing.
     progress: show a progress bar on stderr.
     devices: how many compute; a run may go on with another number.
+    data_on: where a GAN's records are while it is trained: 'device', or 'host' where they do not
+      fit there; the same run either way.
 
   Returns:
     The trained generator. The directory then holds samples, figures, metrics, ledger, checkpoints.
@@ -80,6 +83,7 @@ def train(
     InputError: the directory belongs to another run (naming what differs), is in use, or is
       damaged; settings that do not fit the data.
   """
+  _validate.one_of('data_on', data_on, get_args(DataOn))
   opened = Run.open(
     run_dir,
     config.to_dict(),
@@ -100,7 +104,7 @@ def train(
       model, key = _release_moments(planned, dataset, run)
     else:
       assert isinstance(dataset, ImageDataset)  # the plan has refused anything else
-      model, key = _train_gan(planned, dataset, run)
+      model, key = _train_gan(planned, dataset, run, data_on)
     _leave_samples(model, run.directory, key)
   return Trained(model, run.directory)
 
@@ -114,25 +118,26 @@ def _release_moments(
 
 
 def _train_gan(
-  planned: GANPlan, dataset: ImageDataset, run: Run
+  planned: GANPlan, dataset: ImageDataset, run: Run, data_on: DataOn
 ) -> tuple[GANSynthesizer, jax.Array]:
   """The model, and the key of the samples that a run leaves."""
   labellers: tuple[Labeller, ...] = ()
   for classifier in planned.before:
-    state = run.carry_out(ClassifierStage(classifier, dataset, folder=BEFORE))
+    state = run.carry_out(ClassifierStage(classifier, dataset, folder=BEFORE, data_on=data_on))
     labellers += (Labeller.of_state(classifier, state),)
 
   def model_of(generator: GeneratorState, step: int) -> GANSynthesizer:
     return GANSynthesizer(planned.gan, generator, step, labellers)
 
-  state = run.carry_out(GANStage(planned.gan, dataset, run.directory, model_of))
+  state = run.carry_out(GANStage(planned.gan, dataset, run.directory, model_of, data_on))
   model = model_of(state.g_average, int(state.step))
   model = dataclasses.replace(model, past=_past(planned, run.directory, model.steps))
   for classifier in planned.after:
     taught = functools.partial(
       labelling.taught, classifier, draw=model.draw, key=_samples_key(state, 3)
     )
-    end = run.carry_out(ClassifierStage(classifier, dataset, folder=AFTER, taught=taught))
+    stage = ClassifierStage(classifier, dataset, folder=AFTER, taught=taught, data_on=data_on)
+    end = run.carry_out(stage)
     added = Labeller.of_state(classifier, end)
     model = dataclasses.replace(model, labellers=(*model.labellers, added))
   _figures.loss_curves(metrics.read_metrics(run.directory.metrics), run.directory.losses_png)

@@ -158,8 +158,7 @@ class Check:
       )  # fmt: skip
       counts = {what: int(n) for n, what in re.findall(r'(\d+) (passed|failed|error)', text)}
       failed = re.findall(r'^FAILED (\S+)', text, re.MULTILINE)
-      return {'complete': status in (0, 1), **counts, 'failures': failed,
-              **({} if status is not None else {'dots': text.count('.')})}  # fmt: skip
+      return {'complete': status in (0, 1), **counts, 'failures': failed, 'dots': text.count('.')}
     if name == 'speed':
       # The harness keeps what it measured, and goes on with it.
       few = ['--rounds', '2', '--turn_seconds', '0.05'] if self._tiny else ['--rounds', '5']

@@ -28,10 +28,10 @@ pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason='needs 8 devices'
 STEPS = 12
 
 
-def train(path, devices, steps=None):
+def train(path, devices, steps=None, data_on='device'):
   """A classifier's run in its directory; `steps`: ends there as if it was killed."""
   classifier = device_checks.classifier(STEPS, steps_per_report=2, seed=3)
-  stage = stages.ClassifierStage(classifier, device_checks.data())
+  stage = stages.ClassifierStage(classifier, device_checks.data(), data_on=data_on)
 
   class Stopped(Exception):
     pass
@@ -85,10 +85,10 @@ def test_a_run_on_many_is_that_on_one(of_one, devices, tmp_path):
 
 
 def test_a_run_goes_on_on_another_number(of_one, tmp_path):
-  """From 8 to 1 to 2: one run, charged once, and the record says what each part ran on."""
+  """From 8 to 1, with data on the host, to 2: one run, charged once; the record says what on."""
   run = tmp_path / 'run'
   assert train(run, 8, steps=4) is None
-  assert train(run, 1, steps=8) is None
+  assert train(run, 1, steps=8, data_on='host') is None
   state, charged = train(run, 2)
   assert charged == STEPS
   alike(run, state, *of_one)

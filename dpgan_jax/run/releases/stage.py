@@ -45,6 +45,10 @@ class Stage(abc.ABC):
   def chunk(self, length: int) -> Callable[..., tuple[State, Any]]:
     """What takes `length` steps: `chunk(state, *data) -> (state, metrics)`."""
 
+  def placed(self, data: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What `chunk` takes of `data`."""
+    return data
+
   def prepare(self, state: State) -> State:
     """What a new state becomes before it is kept; no private record has a part in it."""
     return state

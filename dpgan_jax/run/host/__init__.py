@@ -1,0 +1,1 @@
+"""Records that stay in the host's memory while devices compute."""
