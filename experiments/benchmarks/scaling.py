@@ -1,0 +1,236 @@
+r"""How many chips a private step would be worth: a model of its time, from what is counted.
+
+    ./run.sh python -m experiments.benchmarks.scaling     # experiments/results/DEVICES.md
+
+On a chip a program takes e⁻¹·(operations ÷ peak) + bytes ÷ bandwidth, and the noise so much for
+each coordinate. On a CPU, e, the bandwidth and the noise are fitted to two measured programs of
+`profile.json`, and all others are foretold: the page says how far off. For TPU chips the vendor's
+figures take their place, and what passes between chips is added: the clipped sums, once each way
+(`tpu.json` counted these bytes in compiled programs). No TPU was used, and nothing of it timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import statistics
+from typing import Any
+
+from experiments import pages
+from experiments.benchmarks import nets, tpu_check
+
+CHIPS = (1, 4, 16, 64, 256)
+BATCH = 65_536
+NET = 'large_d'
+FITTED = (('tutorial_cnn', 'sum'), ('large_d', 'sum'))
+WANTED = 0.9  # efficiency at 256 chips
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """Rates of a chip: operations, bytes and elementwise operations a second; bytes to others."""
+
+  flops: float
+  bandwidth: float
+  elementwise: float
+  link: float = float('inf')
+  hop: float = 0.0  # seconds from a chip to its neighbour
+
+  def work(self, flops: float, moved: float) -> float:
+    """Seconds of a program of so many operations that moves so many bytes."""
+    return flops / self.flops + moved / self.bandwidth
+
+
+# Google's figures of a v5e chip (docs.cloud.google.com/tpu/docs/v5e, read in November 2026): 197e12
+# operations in bfloat16, 819e9 bytes of memory a second, 400e9 bytes in both directions over four
+# links. Assumed here: six tenths of the first are reached, 6e12 elementwise operations (1,024 lanes
+# of four units at 1.5 GHz), a microsecond a hop.
+V5E = Chip(0.6 * 197e12, 819e9, 6e12, 200e9, 1e-6)
+# Of a coordinate's noise: 96 random bits are 3 words of threefry, about 60 each, and their
+# transformation.
+NOISE_OPERATIONS = 300
+
+
+def median(program: dict[str, Any]) -> float:
+  return statistics.median(program['rounds'])
+
+
+def fitted(profile: dict[str, Any]) -> Chip:
+  """The CPU of the profile: two rates by two programs, and the noise's by the largest network."""
+  programs = {found['net']: found['programs'] for found in profile['profiles']}
+  (a, b), (c, d) = ((programs[n][p]['flops'], programs[n][p]['bytes']) for n, p in FITTED)
+  one, two = (median(programs[n][p]) for n, p in FITTED)
+  a_flop = (one * d - two * b) / (a * d - c * b)
+  a_byte = (two * a - one * c) / (a * d - c * b)
+  noise = median(programs[NET]['step']) - median(programs[NET]['sum'])
+  each = nets.count_parameters(nets.NETS[NET]) * NOISE_OPERATIONS / noise
+  return Chip(1 / a_flop, 1 / a_byte, each)
+
+
+def foretold(profile: dict[str, Any], chip: Chip) -> list[dict[str, Any]]:
+  """Seconds of every program of the profile, measured and by the model."""
+  rows = []
+  for found in profile['profiles']:
+    parameters = nets.count_parameters(nets.NETS[found['net']])
+    for name in ('losses', 'ordinary', 'sum', 'step'):
+      program = found['programs'][name]
+      # Of the noise, operations and bytes stand in what a coordinate takes.
+      counted = found['programs']['sum'] if name == 'step' else program
+      seconds = chip.work(counted['flops'], counted['bytes'])
+      seconds += parameters * NOISE_OPERATIONS / chip.elementwise if name == 'step' else 0
+      is_fitted = (found['net'], name) in FITTED or (found['net'], name) == (NET, 'step')
+      rows.append({
+        'net': found['net'], 'batch': found['batch'], 'program': name, 'fitted': is_fitted,
+        'measured': median(program), 'model': seconds,
+      })  # fmt: skip
+  return rows
+
+
+def step_seconds(
+  chips: int, chip: Chip, example: tuple[float, float], parameters: int, *, sharded_noise: bool
+) -> dict[str, float]:
+  """A step of `BATCH` examples on so many chips, part by part.
+
+  Args:
+    chips: how many, in a square torus.
+    chip: one of them.
+    example: operations and bytes of an example's share of the clipped sum.
+    parameters: of the discriminator.
+    sharded_noise: every chip draws the noise of its share of the coordinates, adds it between the
+      two halves of an all-reduce, and the optimizer's step with it; else every chip draws all.
+  """
+  parts = chips if sharded_noise else 1
+  side = chips**0.5
+  return {
+    'examples': chip.work(*(x * BATCH / chips for x in example)),
+    'noise': parameters * NOISE_OPERATIONS / chip.elementwise / parts,
+    # Adam reads and writes parameters and two moments, and reads the sum.
+    'optimizer': 7 * 4 * parameters / chip.bandwidth / parts,
+    'between chips': 2 * 4 * parameters * (chips - 1) / chips / chip.link
+    + (4 * side * chip.hop if chips > 1 else 0.0),
+  }
+
+
+def curve(example: tuple[float, float], parameters: int, sharded_noise: bool) -> list[Any]:
+  """Seconds, and efficiency beside one chip, by number of chips."""
+  rows = []
+  for chips in CHIPS:
+    found = step_seconds(chips, V5E, example, parameters, sharded_noise=sharded_noise)
+    rows.append({'chips': chips, 'parts': found, 'seconds': sum(found.values())})
+  return [{**r, 'efficiency': rows[0]['seconds'] / r['chips'] / r['seconds']} for r in rows]
+
+
+def curves(profile: dict[str, Any]) -> dict[str, list[Any]]:
+  """By how much of its bytes an example moves to memory, and where the noise is drawn."""
+  (found,) = (p for p in profile['profiles'] if p['net'] == NET)
+  counted = found['programs']['sum']
+  flops, moved = counted['flops'] / found['batch'], counted['bytes'] / found['batch']
+  parameters = nets.count_parameters(nets.NETS[NET])
+  return {
+    f'{where}, {what}': curve((flops, share * moved), parameters, sharded)
+    for what, share in {'bytes as counted': 1.0, 'no bytes': 0.0}.items()
+    for where, sharded in {'noise on every chip': False, 'noise shared out': True}.items()
+  }
+
+
+def _scaling_parts(profile: dict[str, Any]) -> list[str]:
+  chip = fitted(profile)
+  rows = foretold(profile, chip)
+  worst = max(abs(r['model'] / r['measured'] - 1) for r in rows if not r['fitted'])
+  found = curves(profile)
+  last = {name: rows[-1] for name, rows in found.items()}
+  reached = [name for name, row in last.items() if row['efficiency'] >= WANTED]
+  return [
+    '## How long a step takes, by a model',
+    f'On the CPU of `profile.json`: {chip.flops / 1e9:.0f} GFLOP/s, {chip.bandwidth / 1e9:.0f} '
+    f'GB/s, {NOISE_OPERATIONS / chip.elementwise * 1e9:.0f} ns a coordinate of noise, fitted to '
+    f'the lines marked so; the others are foretold within {worst:.0%}.',
+    pages.table({
+      'network': lambda r: r['net'], 'B': lambda r: r['batch'], 'program': lambda r: r['program'],
+      'measured, ms': lambda r: f'{1e3 * r["measured"]:.3g}',
+      'model, ms': lambda r: f'{1e3 * r["model"]:.3g}',
+      '': lambda r: 'fitted' if r['fitted'] else f'{r["model"] / r["measured"] - 1:+.0%}',
+    }, rows),
+    f"## {BATCH:,} examples a step of the 1.7 M discriminator on v5e chips, by the same model",
+    'The vendor\'s rates, six tenths of the peak, and what is assumed of noise and hops stand in '
+    '`scaling.py`. **Nothing of this was measured.** How many bytes an example moves to memory '
+    'depends on what a compiler fuses: the two bounds are what XLA counts for a CPU, and none. '
+    'Efficiency is that of one chip taking the same batch. Of a GAN this is the half of real '
+    'examples; fakes add to the work of examples and to what passes between chips alike.',
+    pages.table(
+      ['', *(f'{chips} chip{"s" * (chips > 1)}' for chips in CHIPS),
+       f'at {CHIPS[-1]}: examples, noise, optimizer, between chips, ms'],
+      [
+        [name, *(f'{r["efficiency"]:.0%} ({1e3 * r["seconds"]:.3g} ms)' for r in rows),
+         ', '.join(f'{1e3 * v:.2g}' for v in rows[-1]['parts'].values())]
+        for name, rows in found.items()
+      ],
+    ),
+    f'Wanted: {WANTED:.0%} at {CHIPS[-1]} chips. By this model '
+    + (f'reached with {"; ".join(reached)}' if reached else 'nowhere reached')
+    + (f', not with {"; ".join(n for n in last if n not in reached)}.'
+       if len(reached) < len(last) else '.')
+    + ' dpgan_jax draws the noise on every chip: noise shared out is not built.',
+  ]  # fmt: skip
+
+
+def _tpu_parts(record: dict[str, Any]) -> list[str]:
+  return [
+    '## Training compiled for TPU chips',
+    f'By libtpu {record["libtpu"]}, without a TPU: {tpu_check.STEPS} steps of the MNIST run for '
+    f'{record["chip"]}. `{record["command"]}`',
+    pages.table({
+      'chips': lambda r: r['chips'],
+      'B': lambda r: r['batch_size'],
+      'MiB of a chip': lambda r: f'{r["memory_bytes"] / 2**20:.0f}',
+      'state donated': lambda r: 'all' if r['donated_bytes'] >= r['state_bytes'] else 'not all',
+      'collectives a step, bytes': lambda r: ', '.join(
+        f'{k} {v:,}' for k, v in r['collective_bytes_a_step'].items()) or 'none',
+      'allowed': lambda r: f'{r["allowed_bytes_a_step"]:,}',
+      'to or from the host': lambda r: ', '.join(r['host_transfers']) or 'nothing',
+      '': lambda r: '; '.join(r['faults']) or 'as it should be',
+    }, record['rows']),
+  ]  # fmt: skip
+
+
+def _host_parts(record: dict[str, Any] | None) -> list[str]:
+  if record is None:
+    return ['## Records on the host', pages.NOT_MEASURED]
+  return [
+    '## Records on the host',
+    f'`{record["command"]}`, {record["cpu"]}, {record["cores"]} cores, load {record["load"]}; CPU '
+    'seconds of all threads, as other work was under way. Memory is that of the process without '
+    'pages of the file.',
+    pages.table({
+      'records': lambda r: f'{r["records"]:,}', 'GB in a file': lambda r: f'{r["bytes"] / 1e9:.2f}',
+      'B': lambda r: r['batch_size'],
+      'drawing a batch, CPU ms': lambda r: f'{1e3 * r["drawing"]["cpu_seconds_a_step"]:.3g}',
+      'reading it, CPU ms': lambda r: f'{1e3 * r["reading"]["cpu_seconds_a_step"]:.3g}',
+      'a step in all, CPU ms': lambda r: f'{1e3 * r["all"]["cpu_seconds_a_step"]:.3g}',
+      'GiB in memory': lambda r: f'{r["own_bytes"] / 2**30:.2f}',
+    }, record['rows']),
+  ]  # fmt: skip
+
+
+def page() -> str:
+  """Of the committed records."""
+  read = lambda name: pages.read_json(pages.RESULTS / name)  # noqa: E731
+  return pages.join(
+    '# On many devices',
+    'What was compiled, measured and computed of devices that were not there. No GPU and no TPU '
+    'took part. How it works: [BUILD.md](../../BUILD.md#on-many-devices).',
+    *_tpu_parts(read('tpu.json')),
+    *_scaling_parts(read('profile.json')),
+    *_host_parts(read('host_data.json')),
+  )
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
+  parser.add_argument('--out', type=pathlib.Path, default=pages.RESULTS / 'DEVICES.md')
+  pages.write(parser.parse_args().out, page())
+
+
+if __name__ == '__main__':
+  main()
