@@ -14,8 +14,12 @@ from dpgan_jax import _plugins
 PACKAGES = ('dp-accounting', 'flax', 'jax', 'jaxlib', 'numpy', 'optax', 'scipy')
 
 
-def environment() -> Mapping[str, Any]:
-  """Versions, backend and device, JSON-ready; holds no path and no name of a machine."""
+def environment(used: int = 1) -> Mapping[str, Any]:
+  """Versions, backend and device, JSON-ready; holds no path and no name of a machine.
+
+  Args:
+    used: how many of the devices compute; it is named where there are several.
+  """
   devices = jax.devices()
   versions = {name.replace('-', '_'): importlib.metadata.version(name) for name in PACKAGES}
   return {
@@ -25,6 +29,7 @@ def environment() -> Mapping[str, Any]:
     'backend': devices[0].platform,
     'device': devices[0].device_kind,
     'devices': len(devices),
+    **({'devices_used': used} if used > 1 else {}),
     **({'plugins': outside} if (outside := _plugins.loaded()) else {}),
   }
 

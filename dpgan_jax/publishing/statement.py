@@ -31,7 +31,7 @@ _FORMAT = 1
 # What may leave of the environment. A name that is not here stays inside, whatever it may hold.
 ENVIRONMENT = (
   'dpgan_jax', 'python', *(name.replace('-', '_') for name in _environment.PACKAGES),
-  'backend', 'device', 'devices',
+  'backend', 'device', 'devices', 'devices_used',
 )  # fmt: skip
 
 _PUBLISH_LINE = {

@@ -174,7 +174,7 @@ class Run:
               'run_id': os.urandom(16).hex(),
               **planned.to_record(),
               'data': records.spec.to_record(),
-              'environment': _environment.environment(),
+              'environment': _environment.environment(devices),
               'jax_settings': _jax_settings.read(),
             }
           )

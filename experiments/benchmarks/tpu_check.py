@@ -1,6 +1,6 @@
 r"""Compiles training for TPUs that are not there, and reads what the programs would do.
 
-    ./run.sh python -m pip install libtpu
+    ./run.sh python -m pip install -e '.[tpu_check]'
     ./run.sh python -m experiments.benchmarks.tpu_check --out=experiments/results/tpu.json
 
 For one v5e chip, 4 and 256 it compiles a chunk of steps as a run would take them, by the compiler
@@ -30,7 +30,7 @@ STEPS = 10  # of a chunk
 def available() -> str | None:
   """Makes libtpu known to JAX; why it cannot, or None."""
   if importlib.util.find_spec('libtpu') is None:
-    return 'libtpu is absent (pip install libtpu)'
+    return "libtpu is absent (pip install -e '.[tpu_check]')"
   import libtpu
 
   os.environ.setdefault('TPU_LIBRARY_PATH', libtpu.get_library_path())

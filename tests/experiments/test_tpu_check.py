@@ -39,7 +39,7 @@ def test_a_fault_is_said(change, said):
 
 @pytest.mark.slow
 def test_compiles_for_four_chips(tmp_path):
-  pytest.importorskip('libtpu', reason='libtpu is absent (pip install libtpu)')
+  pytest.importorskip('libtpu', reason='libtpu is absent (pip install .[tpu_check])')
   out = tmp_path / 'tpu.json'
   environment = {k: v for k, v in os.environ.items() if k not in ('XLA_FLAGS',)}
   command = [sys.executable, '-m', 'experiments.benchmarks.tpu_check', '--chips', '4']

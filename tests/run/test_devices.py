@@ -95,6 +95,7 @@ def test_a_run_goes_on_on_another_number(of_one, tmp_path):
   with loop.Checkpoints(run / 'checkpoints') as checkpoints:
     used = [checkpoints.restore(step, state)[2].get('devices', 1) for step in (8, 10, 12)]
   assert used == [1, 2, 2]
+  assert json.loads((run / 'config.json').read_bytes())['environment']['devices_used'] == 8
 
 
 def test_a_private_gan_on_eight_devices():
