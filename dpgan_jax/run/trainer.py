@@ -63,7 +63,7 @@ def train(
   *,
   progress: bool = True,
   devices: int = 1,
-  data_on: DataOn = 'device',
+  data_on: str = 'device',
 ) -> Trained:
   """Makes a model with differential privacy, or continues where an earlier call was interrupted.
 
@@ -83,7 +83,7 @@ def train(
     InputError: the directory belongs to another run (naming what differs), is in use, or is
       damaged; settings that do not fit the data.
   """
-  _validate.one_of('data_on', data_on, get_args(DataOn))
+  where: Any = _validate.one_of('data_on', data_on, get_args(DataOn))
   opened = Run.open(
     run_dir,
     config.to_dict(),
@@ -104,7 +104,7 @@ def train(
       model, key = _release_moments(planned, dataset, run)
     else:
       assert isinstance(dataset, ImageDataset)  # the plan has refused anything else
-      model, key = _train_gan(planned, dataset, run, data_on)
+      model, key = _train_gan(planned, dataset, run, where)
     _leave_samples(model, run.directory, key)
   return Trained(model, run.directory)
 

@@ -110,7 +110,7 @@ class Feed:
   def _read(self, steps: jax.Array, batches: PoissonBatch) -> Drawn:
     """The records of these batches; runs in a thread of its own."""
     indices = np.asarray(batches.indices)
-    rows = tuple(np.asarray(records[indices]) for records in self._data)
+    rows: Any = tuple(np.asarray(records[indices]) for records in self._data)
     if self._mesh is None:
       return Drawn(steps, batches, jax.device_put(rows))
     return sharding.replicate(Drawn(steps, batches, rows), self._mesh)
