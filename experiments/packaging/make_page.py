@@ -65,7 +65,7 @@ def _cell(found: Mapping[str, Any] | None) -> str:
 
 
 def _version(tries: Any, name: str) -> str:
-  for found in tries:
+  for found in reversed(list(tries)):  # the core asks for no scipy of its own
     for line in found.get('installed', ()):
       if line.startswith(f'{name}=='):
         return line.partition('==')[2]
