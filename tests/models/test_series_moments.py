@@ -92,6 +92,7 @@ def test_every_hour_has_the_mean_and_the_rate_that_were_released(epsilon, means,
   """The release is the same every time, so the errors are too; see `courses.hourly`."""
   model = made(TRAIN, epsilon)
   records, labels = model.sample(3000, key=jax.random.key(0))
+  assert labels is not None
   found = courses.hourly(TRAIN, dataclasses.replace(
     TRAIN, records=records, labels=labels.astype(np.int32), partial=True))  # fmt: skip
   assert found[0] < means

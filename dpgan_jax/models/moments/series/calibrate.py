@@ -44,8 +44,8 @@ def course(
     found = scale.weights(high, mask.mean(axis=0), noise[:, np.newaxis], guess)
     shift = shift + step * (profile.mean - scale.level[:, np.newaxis] - found @ scale.traits.high)
     tried.append((chance, more, shift))
-  return Course(*(np.mean(last, axis=0) for last in zip(*tried[-_LAST:], strict=True)),
-                profile.lasting)  # fmt: skip
+  chance, more, shift = (np.mean(last, axis=0) for last in zip(*tried[-_LAST:], strict=True))
+  return Course(chance, more, shift, profile.lasting)
 
 
 def _within(rate: np.ndarray) -> np.ndarray:
