@@ -233,6 +233,12 @@ def config_from_flags(cls: type[T]) -> T:
   return cls(**{setting.name: flags.FLAGS[setting.name].value for setting in _settings.of(cls)})
 
 
+def given(cls: type) -> list[str]:
+  """Names of the settings that the command line or a flag file gives a value."""
+  found = ((s.name, flags.FLAGS[s.name]) for s in _settings.of(cls))
+  return [name for name, flag in found if flag.present and flag.value is not None]
+
+
 # --- help -----------------------------------------------------------------------------------------
 
 

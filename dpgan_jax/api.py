@@ -10,6 +10,7 @@ DPGAN.load('generator.safetensors').sample(100)
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from dpgan_jax.data.tables.files import schema_file, write
 from dpgan_jax.data.tables.files.open import OpenTable, read_open
 from dpgan_jax.data.tables.schema import Schema
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.gans import recipe
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file, secrets, trainer
@@ -41,7 +43,7 @@ class DPGAN:
   Args:
     config: all settings at once; or
     **settings: fields of `TrainConfig`. `target_epsilon=2.0` alone releases moments; with
-      `epochs=20` it trains a GAN.
+      `method='gan'` it trains a GAN of chosen settings, with `epochs=20` one of the defaults.
 
   Raises:
     InputError: settings that contradict each other or are out of range.
@@ -55,6 +57,7 @@ class DPGAN:
       raise _validate.InputError(f'unknown settings: {", ".join(unknown)}')
     settings.setdefault('dataset', 'arrays')
     self.config = TrainConfig(**settings) if config is None else config
+    self._given = settings if config is None else _changed(config)
     self._model: Synthesizer | None = None
 
   def fit(
@@ -118,6 +121,7 @@ class DPGAN:
             'them before, or give what sources.Source(...).load() returns'
           )
       records = _dataset(records, labels, num_classes)
+    self.config, _ = recipe.settled(self.config, records.spec, self._given)
     trained = trainer.train(
       self.config, records, run_dir, progress=progress, devices=devices, data_on=data_on
     )
@@ -187,6 +191,12 @@ class DPGAN:
     if self._model is None:
       raise _validate.InputError('expected a trained model: call fit or load first')
     return self._model
+
+
+def _changed(config: TrainConfig) -> list[str]:
+  """Names of settings that are not the defaults."""
+  fields = dataclasses.fields(config)
+  return [f.name for f in fields if getattr(config, f.name) != f.default]
 
 
 def _schema(

@@ -13,9 +13,11 @@ import pathlib
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dpgan_jax import (
   _cli,
@@ -32,6 +34,7 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.domains import search
 from dpgan_jax.models.domains.plan import OpenMoments
 from dpgan_jax.models.gan import GAN
+from dpgan_jax.models.gans import recipe
 from dpgan_jax.models.moments import settings as moments_settings
 from dpgan_jax.models.moments import verdict
 from dpgan_jax.models.moments.settings import Moments
@@ -72,15 +75,16 @@ def main() -> None:
     )
   config, source = options.settled(config)
   dataset = source.load()
+  config, chosen = recipe.settled(config, dataset.spec, _cli.given(TrainConfig))
   if not options.run_dir or options.dry_run:
     if _devices.is_owner():
-      show_plan(config, dataset, devices)
+      show_plan(config, dataset, devices, chosen)
     return
   if _devices.is_owner():
     _shared_flags.show(dataset)
   begun = (pathlib.Path(options.run_dir) / 'config.json').exists()
-  if not options.anyway and not begun:
-    _refuse_useless(config, dataset)
+  if not begun:
+    _look_ahead(config, dataset, settled=bool(chosen), anyway=options.anyway)
   trained = trainer.train(
     config, dataset, options.run_dir, devices=devices, data_on=options.data_on
   )
@@ -91,17 +95,40 @@ def main() -> None:
   print(f'Samples, figures and report: {trained.run.path}/')
 
 
-def _refuse_useless(config: TrainConfig, dataset: Dataset) -> None:
-  if config.method != 'moments' or config.schema_epsilon is not None:
+def _look_ahead(config: TrainConfig, dataset: Dataset, *, settled: bool, anyway: bool) -> None:
+  """Refuses what cannot succeed, and names classes that cannot: to the owner, on the terminal only.
+
+  Of a GAN only where its settings were chosen here: others may know what they do.
+  """
+  if config.schema_epsilon is not None or (config.method != 'moments' and not settled):
     return  # of a schema that is not known nothing can be said yet
-  planned = moments_settings.make(config, dataset.spec)
-  if verdict.expected(planned) == 'useless':
+  of_moments = TrainConfig(
+    target_epsilon=config.target_epsilon, delta=config.delta,
+    neighboring_relation=config.neighboring_relation,
+  )  # fmt: skip
+  planned = moments_settings.make(
+    config if config.method == 'moments' else of_moments, dataset.spec
+  )
+  if not anyway and verdict.expected(planned) == 'useless':
     raise _validate.InputError(
       f'samples would be useless: {verdict.advice(planned)}. Nothing was spent; --anyway spends it'
     )
+  counts = np.bincount(dataset.labels, minlength=dataset.spec.num_classes)
+  if _devices.is_owner() and len(counts) > 1 and (small := verdict.too_small(planned, counts)):
+    warnings.warn(
+      f'too few records to be learnt at epsilon = {config.target_epsilon:g}: '
+      f'{verdict.named(small)}. Merge these classes or leave them out; this was counted without '
+      'noise and is for you only',
+      stacklevel=1,
+    )
 
 
-def show_plan(config: TrainConfig, dataset: Dataset, devices: int = 1) -> None:
+def show_plan(
+  config: TrainConfig,
+  dataset: Dataset,
+  devices: int = 1,
+  chosen: Mapping[str, recipe.Choice] | None = None,
+) -> None:
   """Prints what a run would do, and how long it would take; no step is taken on the data."""
   planned = plan.make(config, dataset.spec)
   rows = {'data': '; '.join((dataset.spec.describe(), *dataset.notes)), **_describe(planned)}
@@ -109,6 +136,8 @@ def show_plan(config: TrainConfig, dataset: Dataset, devices: int = 1) -> None:
     rows['device'] = f'{_environment.device_name()} x {devices} (the time is that of one)'
   for name, value in rows.items():
     print(f'{name:>17}: {value}')
+  for name, choice in (chosen or {}).items():
+    print(f'{"chosen":>17}: --{name}={choice.value} ({choice.why})')
   if planned.budget.is_private and math.isinf(planned.budget.epsilon()):
     warnings.warn(
       'epsilon is infinite: this much noise gives no guarantee at this delta', stacklevel=1

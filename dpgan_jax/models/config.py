@@ -12,8 +12,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import optax
-
 from dpgan_jax import _records, _settings, _validate
 from dpgan_jax.data.spec import Preparation
 from dpgan_jax.models import pace
@@ -78,8 +76,8 @@ class TrainConfig:
     choices=METHODS, common=True,
   )
 
-  # Moments need target_epsilon alone; of a GAN, two of target_epsilon, noise_multiplier and steps
-  # (or epochs) determine the third.
+  # target_epsilon alone is enough (of a GAN: `wants_recipe`); else two of target_epsilon,
+  # noise_multiplier and steps (or epochs) determine the third.
   target_epsilon: float | None = _budget(
     None, 'Privacy budget ε; inf trains without privacy.', above=0, maximum=math.inf, common=True
   )
@@ -246,8 +244,10 @@ class TrainConfig:
     self._check_method()
     if self.method == 'moments':
       return
-    self._check_budget()
     self._check_accounted()
+    if self.wants_recipe:  # what else there is to check depends on what it settles
+      return
+    self._check_budget()
     self._check_schedule()
     self._check_labels()
     if (self.generator in generators.UNCONDITIONAL) != (
@@ -257,6 +257,13 @@ class TrainConfig:
         f'expected generator and discriminator to be both class-conditional or both not, got '
         f'generator={self.generator} with discriminator={self.discriminator}'
       )
+
+  @property
+  def wants_recipe(self) -> bool:
+    """Whether `models.gans.recipe` has to settle what is not said: a GAN by ε alone."""
+    finite = self.target_epsilon is not None and self.target_epsilon < math.inf
+    of_more = (self.noise_multiplier, self.steps, self.epochs) != (None, None, None)
+    return self.method == 'gan' and finite and not of_more
 
   def _check_method(self) -> None:
     of_moments = self.method == 'moments'
@@ -374,27 +381,3 @@ class TrainConfig:
       InputError: unknown fields, or values that do not validate.
     """
     return _records.from_dict(cls, fields, 'settings')
-
-
-def learning_rate(config: TrainConfig, which: str, updates: int) -> optax.Schedule | float:
-  """The learning rate of 'd' or 'g' as a function of its own update count."""
-  start = getattr(config, f'{which}_learning_rate')
-  end = getattr(config, f'{which}_learning_rate_end')
-  if end is None or config.learning_rate_schedule == 'constant':
-    return start
-  last = max(updates - 1, 1)  # the value `end` is reached at the last update
-  match config.learning_rate_schedule:
-    case 'linear':
-      return optax.linear_schedule(start, end, last)
-    case 'exponential':
-      return optax.exponential_decay(start, last, end / start)
-    case _:
-      return optax.cosine_decay_schedule(start, last, alpha=end / start)
-
-
-def optimizer(config: TrainConfig, which: str, updates: int) -> optax.GradientTransformation:
-  """The optimizer of 'd' or 'g', which makes so many updates."""
-  rate = learning_rate(config, which, updates)
-  if getattr(config, f'{which}_optimizer') == 'sgd':
-    return optax.sgd(rate)
-  return optax.adam(rate, b1=config.adam_b1, b2=config.adam_b2)

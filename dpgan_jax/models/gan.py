@@ -35,7 +35,8 @@ from dpgan_jax import _keys, _validate
 from dpgan_jax.data.datasets import to_model_range
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import pace
-from dpgan_jax.models.config import TrainConfig, optimizer
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.gans.optimizers import optimizer
 from dpgan_jax.models.pace import Pace
 from dpgan_jax.networks import discriminators, generators, layers, losses, per_example
 from dpgan_jax.networks.losses import LOSSES
@@ -321,9 +322,9 @@ class GAN:
     return value
 
   def _logit(self, d_params: PyTree, image: jax.Array, label: jax.Array) -> jax.Array:
-    return self._logits(d_params, image[None], label[None])[0]
+    return self.logits(d_params, image[None], label[None])[0]
 
-  def _logits(self, d_params: PyTree, images: jax.Array, labels: jax.Array) -> jax.Array:
+  def logits(self, d_params: PyTree, images: jax.Array, labels: jax.Array) -> jax.Array:
     """float32[n], whatever the discriminator computes in."""
     d_params, images = self._narrow((d_params, images))
     logits: Any = self.discriminator.apply({'params': d_params}, images, labels)
@@ -339,7 +340,7 @@ class GAN:
     def mean_loss(params: PyTree) -> tuple[jax.Array, tuple[PyTree, jax.Array]]:
       g = GeneratorState(params, state.g.batch_stats)
       fakes, fake_labels, batch_stats = self._fakes(g, key, self.g_batch_size, split)
-      logits = self._logits(state.d_params, fakes, fake_labels)
+      logits = self.logits(state.d_params, fakes, fake_labels)
       mean = functools.partial(split.part_of_mean, length=self.g_batch_size)
       recognised = mean((logits < 0).astype(jnp.float32))
       return mean(LOSSES[self.config.loss].g(logits)), (batch_stats, recognised)
@@ -389,6 +390,5 @@ class GAN:
   def generate(self, g: GeneratorState, key: jax.Array, labels: jax.Array) -> jax.Array:
     """Images [n, H, W, C] in [-1, 1] of the given classes: post-processing, no privacy cost."""
     z = jax.random.normal(key, (labels.shape[0], self.config.latent_dim), jnp.float32)
-    variables = {'params': g.params, 'batch_stats': g.batch_stats}
-    images: Any = self.generator.apply(variables, z, labels, train=False)
+    images: Any = self.generator.apply(g._asdict(), z, labels, train=False)
     return images

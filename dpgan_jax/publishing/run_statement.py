@@ -16,6 +16,8 @@ from dpgan_jax import _environment, _figures, _files, _json, _validate
 from dpgan_jax.budget import cross_check
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.budget.ledger import Ledger
+from dpgan_jax.models.gans import verdict as gan_verdict
+from dpgan_jax.models.gans.verdict import GANVerdict
 from dpgan_jax.models.moments import verdict
 from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.models.moments.verdict import Verdict
@@ -78,10 +80,17 @@ def build(run: RunDir, *, tuning_note: str | None = None) -> Statement:
   )
 
 
-def _verdict(run: RunDir, planned: plan.Plan) -> Verdict | None:
+def _verdict(run: RunDir, planned: plan.Plan) -> Verdict | GANVerdict | None:
   """What samples can be good for, from what was released; None where nothing can be said."""
   if not isinstance(planned, Moments):
-    return None
+    if not run.signs.is_file():  # not at its end yet, or of an earlier version
+      return None
+    try:
+      return gan_verdict.judge(gan_verdict.from_record(_json.read(run.signs)))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+      raise _validate.InputError(
+        f'{run.signs} is not what a run leaves ({error}): let dpgan_jax.train write it again'
+      ) from None
   model = moments.restore_moments(planned, run)
   return None if model is None else verdict.judge(model.means, model.seconds, planned)
 

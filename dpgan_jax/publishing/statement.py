@@ -17,6 +17,7 @@ from dpgan_jax._records import json_ready
 from dpgan_jax.budget import cross_check
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.gans.verdict import GANVerdict
 from dpgan_jax.models.moments.settings import MEANS, SCHEMA
 from dpgan_jax.models.moments.verdict import Verdict
 from dpgan_jax.networks.discriminators import UNACCOUNTED
@@ -80,7 +81,7 @@ class Statement:
   environment_at_start: Mapping[str, Any]
   environment_now: Mapping[str, Any]
   tuning_note: str | None
-  verdict: Verdict | None = None
+  verdict: Verdict | GANVerdict | None = None
 
   @property
   def holds(self) -> bool:

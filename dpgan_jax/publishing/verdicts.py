@@ -34,6 +34,7 @@ def of_files(
     ('report.html', public, 'This statement as a page, with samples and curves that are covered.'),
     (PICTURE, YES, 'Drawn from the mechanism alone.'),
     (f'{samples}, samples.png', public, f'{ground} from the generator.'),
+    ('signs.json', public, 'Of samples and the noisy discriminator: the ground of the verdict.'),
     ('samples_steps*.png', public, f'{ground} from the generators in snapshots/.'),
     ('grids/', public, f'{ground} from the generator of that step.'),
     ('snapshots/', public, 'Generators of some steps, averaged and as trained.'),

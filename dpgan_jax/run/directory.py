@@ -113,6 +113,11 @@ class RunDir:
     return self.path / SAMPLES[kind]
 
   @property
+  def signs(self) -> pathlib.Path:
+    """What the verdict on a GAN follows from."""
+    return self.path / 'signs.json'
+
+  @property
   def losses_png(self) -> pathlib.Path:
     return self.path / 'losses.png'
 

@@ -99,6 +99,11 @@ def make(config: TrainConfig, spec: Spec) -> Plan:
       raise _validate.InputError(
         f'expected method=moments with a {spec.kind}, got {config.method}: GANs here are of images'
       )
+    if config.wants_recipe:
+      raise _validate.InputError(
+        'expected steps (or epochs) beside target_epsilon: only dpgan_jax.train and DPGAN.fit '
+        'choose them'
+      )
     return _make_gan(config, spec)
   if config.schema_epsilon is not None:
     return domains.make(config, spec)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args
 
 import jax
 
-from dpgan_jax import _figures, _keys, _validate
+from dpgan_jax import _figures, _files, _keys, _validate
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data.datasets import ImageDataset
 from dpgan_jax.data.sources import Dataset
@@ -27,6 +27,7 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.domains.plan import OpenMoments
 from dpgan_jax.models.gan import GAN, GANState, GeneratorState
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
+from dpgan_jax.models.gans import verdict as gan_verdict
 from dpgan_jax.models.labelling import Labeller
 from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
@@ -102,10 +103,12 @@ def train(
     assert not isinstance(dataset, OpenTable)
     if isinstance(planned, Moments):
       model, key = _release_moments(planned, dataset, run)
+      _leave_samples(model, run.directory, key)
     else:
       assert isinstance(dataset, ImageDataset)  # the plan has refused anything else
-      model, key = _train_gan(planned, dataset, run, where)
-    _leave_samples(model, run.directory, key)
+      model, state = _train_gan(planned, dataset, run, where)
+      drawn = _leave_samples(model, run.directory, _samples_key(state, 2))
+      _leave_signs(model, state, drawn, run.directory)
   return Trained(model, run.directory)
 
 
@@ -119,8 +122,8 @@ def _release_moments(
 
 def _train_gan(
   planned: GANPlan, dataset: ImageDataset, run: Run, data_on: DataOn
-) -> tuple[GANSynthesizer, jax.Array]:
-  """The model, and the key of the samples that a run leaves."""
+) -> tuple[GANSynthesizer, GANState]:
+  """The model, and where the GAN's training ended."""
   labellers: tuple[Labeller, ...] = ()
   for classifier in planned.before:
     state = run.carry_out(ClassifierStage(classifier, dataset, folder=BEFORE, data_on=data_on))
@@ -141,7 +144,7 @@ def _train_gan(
     added = Labeller.of_state(classifier, end)
     model = dataclasses.replace(model, labellers=(*model.labellers, added))
   _figures.loss_curves(metrics.read_metrics(run.directory.metrics), run.directory.losses_png)
-  return model, _samples_key(state, 2)
+  return model, state
 
 
 def _past(planned: GANPlan, run: RunDir, step: int) -> dict[int, GeneratorState]:
@@ -163,12 +166,23 @@ def _past(planned: GANPlan, run: RunDir, step: int) -> dict[int, GeneratorState]
   return past
 
 
-def _leave_samples(model: Synthesizer, run: RunDir, key: jax.Array) -> None:
+def _leave_samples(model: Synthesizer, run: RunDir, key: jax.Array) -> samples.Samples:
   """Samples and their picture; by a key of the run, so the same every time."""
   drawn = model.sample(model.config.num_samples, key=key)
   samples.write(model, *drawn, run.samples(model.spec.kind), overwrite=True)
   shown = samples.for_picture(model, drawn, jax.random.fold_in(key, 1))
   samples.picture_of(model.spec, *shown, run.samples_png)
+  return drawn
+
+
+def _leave_signs(
+  model: GANSynthesizer, state: GANState, drawn: samples.Samples, run: RunDir
+) -> None:
+  """What the verdict on a GAN follows from, of its samples; of more of them if these are few."""
+  if len(drawn[0]) < gan_verdict.LOOKED_AT:
+    drawn = model.sample(gan_verdict.LOOKED_AT, key=_samples_key(state, 4))
+  signs = gan_verdict.look(model, state.d_params, int(state.pace.g_steps), *drawn)
+  _files.write_json(run.signs, dataclasses.asdict(signs))
 
 
 def _samples_key(state: GANState, purpose: int) -> jax.Array:

@@ -18,8 +18,9 @@ import optax
 from dpgan_jax.data.datasets import to_model_range
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import pace
-from dpgan_jax.models.config import TrainConfig, optimizer
+from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState, StepMetrics
+from dpgan_jax.models.gans.optimizers import optimizer
 from dpgan_jax.networks.losses import LOSSES
 from dpgan_jax.run import plan
 
@@ -49,7 +50,7 @@ class OrdinaryGAN(GAN):
     )
 
   def d_loss(self, params: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
-    return jnp.mean(LOSSES[self.config.loss].d_real(self._logits(params, images, labels)))
+    return jnp.mean(LOSSES[self.config.loss].d_real(self.logits(params, images, labels)))
 
   def real_batch(
     self, state: GANState, images: jax.Array, labels: jax.Array
@@ -65,7 +66,7 @@ class OrdinaryGAN(GAN):
     real = self.real_batch(state, images, labels)
 
     def loss(params: Any) -> jax.Array:
-      fake = LOSSES[self.config.loss].d_fake(self._logits(params, fakes, fake_labels))
+      fake = LOSSES[self.config.loss].d_fake(self.logits(params, fakes, fake_labels))
       return self.d_loss(params, *real) + jnp.mean(fake)
 
     value, grads = jax.value_and_grad(loss)(state.d_params)

@@ -11,6 +11,7 @@ from dpgan_jax import _validate
 from dpgan_jax.models.moments.verdict import LEVELS
 from experiments import pages
 
+GANS = pages.RESULTS / 'own_data_gans.json'
 CHOICE = pages.RESULTS / 'own_data_choice.json'
 RECORD, PAGE = pages.RESULTS / 'own_data.json', pages.RESULTS / 'OWN_DATA.md'
 _COMMAND = (
@@ -19,8 +20,8 @@ _COMMAND = (
 )
 
 
-def page(record: dict[str, Any], choice: dict[str, Any]) -> str:
-  """The Markdown of what `measure` and `choose` have found."""
+def page(record: dict[str, Any], choice: dict[str, Any], gans: dict[str, Any] | None) -> str:
+  """The Markdown of what `measure`, `choose` and `gan_verdicts` have found."""
   real = [row for row in record['rows'] if row['kind'] == 'real']
   planted = [row for row in record['rows'] if row['kind'] != 'real']
   ceilings = {(c['set'], c['num_records']): c for c in record['ceilings']}
@@ -42,6 +43,10 @@ def page(record: dict[str, Any], choice: dict[str, Any]) -> str:
     'learns from samples and is tested on held-out real images (training images only; no test set '
     'was looked at). Made by '
     f'`{_COMMAND}`.',
+    *([] if record.get('keeps_deviations') else [
+      'These were measured before samples kept means and deviations of pixels when these are cut '
+      'to their range, and with two tenths of the release for means instead of three.'
+    ]),
     pages.table(
       ('set', 'N', 'ε', 'samples', 'real images', 'a guess', 'verdict', 'expected beforehand',
        'seconds'),
@@ -56,6 +61,7 @@ def page(record: dict[str, Any], choice: dict[str, Any]) -> str:
     pages.table(
       ('verdict', 'releases', "accuracy, as a share of real images'"), _by_level(real, ceilings)
     ),
+    *(_gans(gans['rows']) if gans else ()),
     '## How the defaults were chosen',
     'Accuracy on held-out training images: of the digits by logistic regression, the mean of three '
     'releases; of MNIST by a CNN, one release. `./run.sh python -m experiments.own_data.choose '
@@ -67,6 +73,25 @@ def page(record: dict[str, Any], choice: dict[str, Any]) -> str:
         'value': lambda r: f'{r["value"]:g}', 'accuracy': lambda r: f'{r["accuracy"]:.3f}',
       },
       choice['rows'],
+    ),
+  )
+
+
+def _gans(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+  return (
+    '## Verdicts on GANs',
+    'Small GANs of the digits, with failures put in and without; accuracy as above. The verdict '
+    'looks at samples and discriminator only (`models/gans/verdict`). '
+    '`./run.sh python -m experiments.own_data.gan_verdicts`.',
+    pages.table(
+      {
+        'run': lambda r: r['kind'], 'seed': lambda r: str(r['seed']),
+        'verdict': lambda r: r['level'], 'for its': lambda r: r['weakest'] or '–',
+        'accuracy': lambda r: f'{r["accuracy"]:.3f}', 'distinct': lambda r: f'{r["distinct"]:.2f}',
+        'shape': lambda r: f'{r["shape"]:.2f}', 'certainty': lambda r: f'{r["certainty"]:.2f}',
+        'noise in D': lambda r: f'{r["noise_in_d"]:.1f}',
+      },
+      rows,
     ),
   )
 
@@ -93,7 +118,7 @@ def main() -> None:
     raise _validate.InputError(
       f'expected {RECORD} and {CHOICE}: make them with experiments.own_data.measure and choose'
     )
-  pages.write(PAGE, page(*found))
+  pages.write(PAGE, page(*found, pages.read_json(GANS)))
 
 
 if __name__ == '__main__':

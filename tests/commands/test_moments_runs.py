@@ -98,6 +98,7 @@ def test_a_budget_that_buys_nothing_is_not_spent_unasked(train, tmp_path):
   done = train(*asked)
   assert done.status == 2
   assert 'error: samples would be useless: 1440 records in 10 classes are few' in done.err
+  assert train(*asked, '--method=gan').err == done.err  # whose settings would be chosen here
   assert not (tmp_path / 'run').exists()
   done = train(*asked, '--anyway')
   assert done.status == 0

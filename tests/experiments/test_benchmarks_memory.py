@@ -45,8 +45,8 @@ def test_the_ordinary_gan_takes_the_gradient_of_a_mean():
   fakes, fake_labels, _ = gan._fakes(state.g, gan._fake_key(state, 0), gan.fake_batch_size)
 
   def loss(params):
-    on_real = gan._logits(params, real, real_labels)
-    on_fake = gan._logits(params, fakes, fake_labels)
+    on_real = gan.logits(params, real, real_labels)
+    on_fake = gan.logits(params, fakes, fake_labels)
     return jnp.mean(jax.nn.softplus(-on_real)) + jnp.mean(jax.nn.softplus(on_fake))
 
   assert float(metrics.d_loss_real) == pytest.approx(float(loss(state.d_params)), rel=1e-5)

@@ -67,7 +67,6 @@ def test_two_of_three_determine_the_third(settings):
       {'target_epsilon': 1.0, 'noise_multiplier': 1.0, 'epochs': 5},
       'target_epsilon, noise_multiplier and steps were all given',
     ),
-    ({'method': 'gan', 'target_epsilon': 1.0}, 'expected steps (or epochs), or both'),
     ({'noise_multiplier': 1.0}, 'expected steps (or epochs), or both'),
     ({'target_epsilon': math.inf, 'noise_multiplier': 1.0}, 'expected steps (or epochs), or both'),
     ({'target_epsilon': 1.0, 'noise_multiplier': 0.0}, 'expected steps (or epochs), or both'),

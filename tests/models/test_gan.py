@@ -16,8 +16,9 @@ import pytest
 
 from dpgan_jax import _validate
 from dpgan_jax.data.datasets import to_model_range
-from dpgan_jax.models.config import TrainConfig, learning_rate
+from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import LOSSES
+from dpgan_jax.models.gans.optimizers import learning_rate
 from dpgan_jax.networks import discriminators
 from dpgan_jax.privacy import clipping, step_noise
 from tests.support import nets

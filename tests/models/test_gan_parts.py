@@ -98,7 +98,7 @@ def test_bfloat16_narrows_the_networks_and_nothing_else(dataset, narrow):
   assert {x.dtype for x in metrics} == {jnp.dtype(jnp.float32)}
   assert [x.dtype for x in jax.tree.leaves(after)] == [x.dtype for x in jax.tree.leaves(state)]
   images, labels = dataset
-  logits = jax.make_jaxpr(narrow._logits)(state.d_params, to_model_range(images), labels)
+  logits = jax.make_jaxpr(narrow.logits)(state.d_params, to_model_range(images), labels)
   products = [e for e in logits.jaxpr.eqns if e.primitive.name == 'dot_general']
   assert {e.outvars[0].aval.dtype for e in products} == {jnp.dtype(jnp.bfloat16)}
   assert logits.out_avals[0].dtype == jnp.float32

@@ -74,6 +74,15 @@ def test_a_class_of_few_records_is_named():
   assert 'Too small to be learnt at this ε: 3.' in found.sentence
 
 
+def test_beforehand_too_such_a_class_is_named_by_its_count():
+  moments = settings.make(TrainConfig(target_epsilon=4.0), DIGITS.spec)
+  counts = np.bincount(DIGITS.labels)
+  assert verdict.too_small(moments, counts) == ()
+  counts[[3, 7]] = 5, 0
+  assert verdict.too_small(moments, counts) == ('3', '7')
+  assert verdict.named(tuple('abcdefghijkl')) == 'a, b, c, d, e, f, g, h, i, j and 2 more'
+
+
 def test_without_noise_or_classes():
   assert _judge(DIGITS.images, DIGITS.labels, math.inf)[0].level == 'good'
   alone, _ = _judge(DIGITS.images, np.zeros(1440, np.int32), 1.0, ('all',))

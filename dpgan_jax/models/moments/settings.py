@@ -27,11 +27,11 @@ SCHEMA = 'schema'  # what a table's columns may hold, where the run finds that (
 # Chosen on held-out training images: experiments/results/OWN_DATA.md, its last table.
 _MOST_COEFFICIENTS = 144
 _MEANS_SHARE = 0.2
+_SHARES = {'image': 0.3, 'series': 0.3}  # series: on held-out stays of PhysioNet's sets a and b
 # Of a table's numbers: an average cell's count is so many deviations of its noise. Chosen on
 # held-out training rows of Adult: experiments/results/TABLES.md, its last table.
 _CELL_OVER_NOISE, _FEWEST_CELLS, _MOST_CELLS = 11.0, 6, 20
 _ALL_CELLS = 1500  # of a table, about: all their pairs are counted
-_SERIES_MEANS_SHARE = 0.3  # cells and profile; on held-out stays of PhysioNet's sets a and b
 # Of series: so many cosines over time in all channels together, and at most so many in one.
 _ALL_SHAPES, _MOST_SHAPES = 30, 24
 _MOST_PAIRS = 2**27  # of cells, of all classes together: 1 GiB of counts
@@ -139,7 +139,7 @@ def make(config: TrainConfig, spec: Spec) -> Moments:
   Raises:
     InputError: an ε that no noise reaches.
   """
-  share = _SERIES_MEANS_SHARE if spec.kind == 'series' else _MEANS_SHARE
+  share = _SHARES.get(spec.kind, _MEANS_SHARE)
   found = mechanisms(config, spec.num_records, usual_share=share)
   return Moments(config, spec, detail_of(config, spec, found[MEANS].noise_multiplier), found)
 

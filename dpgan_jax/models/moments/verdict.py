@@ -87,6 +87,13 @@ def advice(moments: Moments) -> str:
   )
 
 
+def too_small(moments: Moments, counts: np.ndarray) -> tuple[str, ...]:
+  """Names of the classes whose `counts` [K], noisy or not, noise makes hard to tell from none."""
+  limit = _SMALL * moments.encoding.noise(moments.stages[MEANS].noise_multiplier)[0]
+  names = zip(moments.spec.class_names, counts, strict=True)
+  return tuple(name for name, count in names if count < limit)
+
+
 def _rows_over_noise(moments: Moments) -> float:
   """How often the rows are as many as the noise of a two-way count, but for a factor of √2."""
   spec = moments.spec
@@ -129,9 +136,7 @@ def judge(means: Means, seconds: np.ndarray, moments: Moments) -> Verdict | None
     if isinstance(encoding, SeriesEncoding):
       of_size = _error(moments) / _ERRORS[-1]
     factor = max(factor, of_size)
-  limit = _SMALL * encoding.noise(moments.stages[MEANS].noise_multiplier)[0]
-  names = zip(moments.spec.class_names, means.counts, strict=True)
-  small = tuple(name for name, count in names if count < limit)
+  small = too_small(moments, means.counts)
   return Verdict(level, signal, small, _sentence(level, factor, small))
 
 
@@ -158,6 +163,11 @@ _SAYS = {
 }
 
 
+def named(small: tuple[str, ...]) -> str:
+  """The first ten of them, and how many more there are."""
+  return ', '.join(small[:10]) + (f' and {len(small) - 10} more' if len(small) > 10 else '')
+
+
 def _sentence(level: str, factor: float, small: tuple[str, ...]) -> str:
   parts = [f'{level.capitalize()} ({COLOURS[level]}): {_SAYS[level]}.']
   if level != 'good':
@@ -166,6 +176,6 @@ def _sentence(level: str, factor: float, small: tuple[str, ...]) -> str:
       'make it good.'
     )
   if small:
-    named = ', '.join(small[:10]) + (f' and {len(small) - 10} more' if len(small) > 10 else '')
-    parts.append(f'Too small to be learnt at this ε: {named}. Merge them, or leave them out.')
+    said = f'Too small to be learnt at this ε: {named(small)}. Merge them, or leave them out.'
+    parts.append(said)
   return ' '.join(parts)

@@ -1,0 +1,1 @@
+"""What is said and settled about a GAN beside its mathematics."""
