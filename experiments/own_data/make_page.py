@@ -113,12 +113,12 @@ def _by_level(rows: list[dict[str, Any]], ceilings: dict[Any, Any]) -> list[tupl
 
 
 def main() -> None:
-  found = [pages.read_json(path) for path in (RECORD, CHOICE)]
-  if None in found:
+  record, choice = (pages.read_json(path) for path in (RECORD, CHOICE))
+  if record is None or choice is None:
     raise _validate.InputError(
       f'expected {RECORD} and {CHOICE}: make them with experiments.own_data.measure and choose'
     )
-  pages.write(PAGE, page(*found, pages.read_json(GANS)))
+  pages.write(PAGE, page(record, choice, pages.read_json(GANS)))
 
 
 if __name__ == '__main__':
