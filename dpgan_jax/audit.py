@@ -87,7 +87,8 @@ class Options(_shared_flags.DataOptions):
 
 
 def define_flags() -> None:
-  _cli.define_flags(Options, TrainConfig)
+  # Of tables there is no audit yet.
+  _cli.define_flags(Options, TrainConfig, rare=('schema', 'schema_epsilon'))
 
 
 def main() -> None:

@@ -139,7 +139,8 @@ def noise_sum(
 
   `update(clipped_sum, state, params=None, *, public_grads=None)` returns
   (clipped_sum + σ·Δ·z) / B + public_grads, z standard normal, the numerator on a public grid
-  (`step_noise`), the result in the dtypes of `params`.
+  (`step_noise`), the result in the dtypes of `params`. The `mask` of `clip_and_noise` may be given
+  too, so that a loop can call either, and is not looked at.
 
   Args:
     l2_sensitivity: Δ, the L2 sensitivity of the sum to adding or removing one example; the clip
@@ -186,9 +187,11 @@ def noise_sum(
     state: Any,  # PrivatizerState; optax types every state alike
     params: PyTree | None = None,
     *,
+    mask: jax.Array | None = None,
     public_grads: PyTree | None = None,
     **extra: Any,
   ) -> tuple[PyTree, Any]:
+    del mask  # the sum is masked already
     _require_whole(updates)
     _refuse_around(extra)
     updates = _dtypes.real_floats('sum', updates)

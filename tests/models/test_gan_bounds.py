@@ -14,6 +14,7 @@ import pytest
 
 from dpgan_jax.data.datasets import to_model_range
 from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.privacy.sampling import TruncatedPoissonSampler
 from dpgan_jax.run.stages import make_chunk
 from tests.support.gans import (
   N,
@@ -79,6 +80,17 @@ def test_clip_norm_of_the_step_is_the_mechanisms(dataset):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplerOfOthers(TruncatedPoissonSampler):
+  who: int
+
+  def __call__(self, key, step):
+    batch = super().__call__(key, step)
+    kept = batch.mask & (batch.indices != self.who)
+    order = jnp.argsort(~kept, stable=True)
+    return batch._replace(indices=batch.indices[order], mask=kept[order])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Removed(DPMechanism):
   """The same mechanism on the data set without one record: all behind it move up in the batch."""
 
@@ -86,15 +98,7 @@ class Removed(DPMechanism):
 
   @property
   def sampler(self):
-    sampler, who = super().sampler, self.who
-
-    def draw(key, step):
-      batch = sampler(key, step)
-      kept = batch.mask & (batch.indices != who)
-      order = jnp.argsort(~kept, stable=True)
-      return batch._replace(indices=batch.indices[order], mask=kept[order])
-
-    return draw
+    return SamplerOfOthers(**vars(super().sampler), who=self.who)
 
 
 def test_gradient_penalty_leaves_each_example_its_own_loss(dataset):
