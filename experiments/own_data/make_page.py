@@ -43,10 +43,6 @@ def page(record: dict[str, Any], choice: dict[str, Any], gans: dict[str, Any] | 
     'learns from samples and is tested on held-out real images (training images only; no test set '
     'was looked at). Made by '
     f'`{_COMMAND}`.',
-    *([] if record.get('keeps_deviations') else [
-      'These were measured before samples kept means and deviations of pixels when these are cut '
-      'to their range, and with two tenths of the release for means instead of three.'
-    ]),
     pages.table(
       ('set', 'N', 'ε', 'samples', 'real images', 'a guess', 'verdict', 'expected beforehand',
        'seconds'),

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hypothesis
-import jax
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
 from dpgan_jax import _validate
-from dpgan_jax.models.moments import denoise
-from dpgan_jax.models.moments.encoding import Gaussians, ImageEncoding
+from dpgan_jax.models.moments.encoding import ImageEncoding
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]))
 
@@ -67,54 +65,3 @@ def test_grey_is_kept_grey_when_chroma_is_cut():
 def test_a_length_that_no_code_has_is_refused(dim):
   with pytest.raises(_validate.InputError, match='dim'):
     ImageEncoding((8, 8, 1), dim)
-
-
-# --- what is drawn --------------------------------------------------------------------------------
-
-
-def test_laws_before_the_cut_have_the_wanted_moments_after_it():
-  """Their moments are found by integration here, by a table there."""
-  means, deviations = (a.ravel() for a in np.meshgrid([0.03, 0.2, 0.5, 0.9], [0.03, 0.1, 0.2]))
-  possible = deviations**2 < 0.9 * means * (1 - means)
-  means, deviations = means[possible], deviations[possible]
-  before = denoise.before_cut(means, deviations)
-  normals = np.linspace(-8, 8, 20_001)
-  weights = np.exp(-(normals**2) / 2)
-  weights /= weights.sum()
-  cut = np.clip(before[0][:, np.newaxis] + before[1][:, np.newaxis] * normals, 0, 1)
-  np.testing.assert_allclose(cut @ weights, means, atol=0.003)
-  variances = ((cut - (cut @ weights)[:, np.newaxis]) ** 2) @ weights
-  np.testing.assert_allclose(np.sqrt(variances), deviations, atol=0.005)
-
-
-def test_impossible_and_narrow_laws_stay_finite():
-  means, deviations = np.array([-0.5, 0.0, 1.2, 0.5, 0.5]), np.array([0.3, 0.0, 0.4, 3.0, 0.001])
-  found = denoise.before_cut(means, deviations)
-  assert np.isfinite(found).all()
-  assert (found[0][[1, 4]] == [0, 0.5]).all()  # narrow ones are left alone
-  assert (found[1][[1, 4]] == [0, 0.001]).all()
-
-
-def test_a_dark_ground_stays_dark_where_moments_are_trusted():
-  """Half of the pixels are nearly black in all images, as the ground of a digit is."""
-  encoding = ImageEncoding((8, 8, 1), 64)
-  rng = np.random.default_rng(0)
-  images = rng.choice([0, 0, 0, 255], (4000, 8, 8, 1)).astype(np.uint8)
-  codes = encoding.encode(images)
-  factor = np.linalg.cholesky(np.cov(codes.T) + 1e-9 * np.eye(64))[np.newaxis]
-  errors = []
-  for trust in (0.0, 0.5, 1.0):
-    model = Gaussians(encoding, codes.mean(axis=0)[np.newaxis], factor, np.array([trust]))
-    drawn = model.draw(np.zeros(4000, int), jax.random.key(0)) / 255
-    errors.append(abs(drawn.mean() - images.mean() / 255))
-  assert errors[0] > 0.03
-  assert errors[1] < errors[0]
-  assert errors[2] < 0.005
-
-
-def test_one_colour_image_is_drawn_as_it_is():
-  """No spread at all: nothing to match, and nothing divided by zero."""
-  encoding = ImageEncoding((6, 6, 3), 108)
-  image = _images((6, 6, 3), 1)
-  model = Gaussians(encoding, encoding.encode(image), np.zeros((1, 108, 108)), np.ones(1))
-  assert (model.draw(np.zeros(3, int), jax.random.key(0)) == image).all()

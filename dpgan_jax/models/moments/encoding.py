@@ -38,7 +38,6 @@ _CHROMA = 2.0  # the frequency of a chroma coefficient counts as so many of lumi
 # A guess, for all data alike, of how far a pixel is from its class's mean, as a share of the range.
 # An image that is farther in all is pulled in; a larger one means more noise for everybody.
 _SPREAD = 0.25
-_COLUMNS_AT_ONCE = 256  # of a covariance's factor, as images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,23 +255,16 @@ class ImageEncoding(ByClass):
     found = denoise.covariances(means.counts, seconds, deviation, self.spectrum)
     values, vectors = np.linalg.eigh(found)
     factors = vectors * np.sqrt(np.maximum(values, 0))[:, np.newaxis]
-    errors = self.noise(noise_multipliers[0])[1] / np.maximum(means.counts, 1.0)
-    spreads = np.maximum(np.trace(found, axis1=1, axis2=2), 1e-300)
-    # None where errors of a class mean are half as large as what its records differ by.
-    trust = np.clip(1 - 2 * self.dim * errors**2 / spreads, 0, 1)
-    return Gaussians(self, self.centres(means), factors, trust)
+    return Gaussians(self, self.centres(means), factors)
 
   def decode(self, codes: np.ndarray) -> np.ndarray:
     """Codes [n, d] → the nearest images uint8 [n, H, W, C]."""
-    return to_image(self.pixels(codes))
-
-  def pixels(self, codes: np.ndarray) -> np.ndarray:
-    """Codes [n, d] → float64 [n, H, W, C], within [0, 1] but for what a code is wrong by."""
     full = np.zeros((len(codes), math.prod(self.shape)))
     full[:, self._kept[0]] = codes
     shaped = full.reshape(-1, *self.shape)
     turned = np.asarray(scipy.fft.idctn(shaped, axes=(1, 2), norm='ortho'))
-    return (turned @ _COLOURS if self.shape[2] == 3 else turned) + 0.5
+    pixels = turned @ _COLOURS if self.shape[2] == 3 else turned
+    return np.round(np.clip(pixels + 0.5, 0, 1) * 255).astype(np.uint8)
 
   def _turned(self, pixels: np.ndarray) -> np.ndarray:
     return pixels @ _COLOURS.T if self.shape[2] == 3 else pixels
@@ -292,27 +284,19 @@ class ImageEncoding(ByClass):
     return np.argsort(frequencies, kind='stable')[: self.dim], frequencies
 
 
-def to_image(pixels: np.ndarray) -> np.ndarray:
-  """Cut to [0, 1] → uint8 [n, H, W, C]."""
-  return np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
-
-
 @dataclasses.dataclass(frozen=True)
 class Gaussians:
-  """A Gaussian of codes for each class, of which pixels keep mean and deviation when they are cut.
+  """A Gaussian of codes for each class.
 
   Attributes:
     encoding: of images.
     means: float64 [K, d].
     factors: float64 [K, d, d]; z ↦ mean + factor·z has the class's covariance.
-    trust: float64 [K], from 0 (pixels are cut as they come) to 1: how far their means and
-      deviations are known, rather than those of noise.
   """
 
   encoding: ImageEncoding
   means: np.ndarray
   factors: np.ndarray
-  trust: np.ndarray
 
   def draw(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
     """Images uint8 [n, H, W, C]."""
@@ -321,25 +305,4 @@ class Gaussians:
     for k in np.unique(labels):
       own = np.flatnonzero(labels == k)
       codes[own] += normals[own] @ self.factors[k].T
-    pixels = self.encoding.pixels(codes)
-    for k in np.unique(labels):
-      shift, factor = self._contrast[k]
-      pixels[labels == k] = pixels[labels == k] * factor + shift
-    return to_image(pixels)
-
-  @functools.cached_property
-  def _contrast(self) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of each class, (b, a) of what becomes of a pixel x before it is cut, a·x + b: [H, W, C]."""
-    found = []
-    for mean, factor, trust in zip(self.means, self.factors, self.trust, strict=True):
-      centre = self.encoding.pixels(mean[np.newaxis])[0]
-      squares = np.zeros_like(centre)
-      for start in range(0, len(mean), _COLUMNS_AT_ONCE):
-        columns = factor[:, start : start + _COLUMNS_AT_ONCE].T
-        squares += ((self.encoding.pixels(columns) - 0.5) ** 2).sum(axis=0)
-      deviation = np.sqrt(squares)
-      wanted = denoise.before_cut(centre.ravel(), deviation.ravel())
-      mean_before, before = (of.reshape(centre.shape) for of in wanted)
-      a = 1 + trust * (before / np.maximum(deviation, 1e-9) - 1)
-      found.append((centre + trust * (mean_before - centre) - a * centre, a))
-    return found
+    return self.encoding.decode(codes)
