@@ -112,6 +112,16 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     _forget()
 
 
+@pytest.fixture(scope='module')
+def short_curve() -> Iterator[None]:
+  """Of ε over δ in a report: every point of it costs a second."""
+  from dpgan_jax.publishing import run_statement
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(run_statement, '_CURVE_POINTS', 3)
+    yield
+
+
 @pytest.fixture
 def own_flags(monkeypatch: pytest.MonkeyPatch) -> flags.FlagValues:
   """Absl's flags are global, and commands share names: a test defines a command's for itself."""

@@ -228,11 +228,16 @@ def train(
 
 def is_evaluated(run: pathlib.Path, about: Mapping[str, Any]) -> bool:
   """Whether an evaluation of exactly this is there."""
+  found = _kept(run / sweep_table.EVALUATION)
+  return isinstance(found, dict) and found.get('about') == json.loads(json.dumps(about))
+
+
+def _kept(path: pathlib.Path) -> Any:
+  """What a JSON file holds; None where there is none, or half of one."""
   try:
-    found = json.loads((run / sweep_table.EVALUATION).read_bytes())
-    return found['about'] == json.loads(json.dumps(about))
-  except (FileNotFoundError, ValueError, KeyError, TypeError):
-    return False
+    return json.loads(path.read_bytes())
+  except (FileNotFoundError, ValueError):
+    return None
 
 
 def score(
@@ -276,14 +281,14 @@ def _score_table(
   assert not isinstance(train, ImageDataset | OpenTable)
   assert not isinstance(test, ImageDataset | OpenTable)
   asked = {'num': amount.num, 'quick': amount.quick, 'seed': settings.seed}
-  kept, done = run / _ASKED, (run / sweep_table.EVALUATION).is_file()
-  if done and kept.is_file() and json.loads(kept.read_bytes()) == asked:
+  asked |= {'data': [train.fingerprint(), test.fingerprint()]}  # private, as all evaluation* are
+  if (run / sweep_table.EVALUATION).is_file() and _kept(run / _ASKED) == asked:
     return False
   evaluate_model(
     model, train, test, run, num=amount.num or None, quick=amount.quick, seed=settings.seed,
     scores_dir=scores_dir,
   )  # fmt: skip
-  _files.write_json(kept, asked)
+  _files.write_json(run / _ASKED, asked)
   return True
 
 

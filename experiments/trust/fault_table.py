@@ -473,8 +473,7 @@ _STRANGERS = (
         swap(search._Search, '_bounds', faults.bounds_of_the_data),
         _F.what_one_record_has_is_not_in_the_schema, 'exactness'),
   Fault('schema_categories_of_the_data', 15, 'categories are named whatever their counts',
-        swap(selection, 'release_named', lambda f: lambda *a, least, **k: f(
-          *a, least=-math.inf, **k)),
+        swap(selection, 'threshold', to(lambda *_: -math.inf)),
         _F.what_one_record_has_is_not_in_the_schema, 'exactness'),
   Fault('series_true_profile', 2, 'what is alike over time is released as it is',
         swap(exact_noise, 'release_sum', lambda f: lambda *a, **k: f(

@@ -35,6 +35,8 @@ from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
 from tests.support import nets
 
+pytestmark = pytest.mark.usefixtures('short_curve')
+
 SEED = 987654321
 NOTE = 'Chosen on public digits.'
 CONFIG = TrainConfig(
@@ -42,14 +44,6 @@ CONFIG = TrainConfig(
   **nets.SMALLEST, noise_multiplier=1.0, steps=6, batch_size=32, steps_per_report=3,
   d_steps_per_g_step=2, num_samples=20, delta=1e-4,
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope='module')
-def short_curve():
-  """Every point of a curve costs a second."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(run_statement, '_CURVE_POINTS', 3)
-    yield
 
 
 def train(folder: pathlib.Path, config: TrainConfig) -> RunDir:

@@ -21,16 +21,11 @@ from dpgan_jax.run import plan, trainer
 from dpgan_jax.run.releases import schema as stage
 from tests.support.commands import Command
 
+pytestmark = pytest.mark.usefixtures('short_curve')
+
 FLAGS = ('--dataset=table', '--target_epsilon=8', '--schema_epsilon=4', '--delta=1e-4',
          '--num_samples=50', '--moments_coefficients=2')  # fmt: skip
 SECRETS = '987654', '-4321', 'Zanzibar', '0.00123'  # each in one row, and in the draft
-
-
-@pytest.fixture(autouse=True, scope='module')
-def short_curve():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(run_statement, '_CURVE_POINTS', 3)
-    yield
 
 
 @pytest.fixture(scope='module')

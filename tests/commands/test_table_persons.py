@@ -18,16 +18,11 @@ from dpgan_jax.run import trainer
 from tests.support.commands import Command
 from tests.support.tables import visits
 
+pytestmark = pytest.mark.usefixtures('short_curve')
+
 UNIT = 'one person with up to 3 rows'
 FLAGS = ('--unit_column=person', '--max_rows_per_unit=3', '--dataset=table', '--target_epsilon=4',
          '--delta=1e-4', '--num_samples=50', '--moments_coefficients=2')  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope='module')
-def short_curve():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(run_statement, '_CURVE_POINTS', 3)
-    yield
 
 
 @pytest.fixture(scope='module')

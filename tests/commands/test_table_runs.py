@@ -26,20 +26,14 @@ from dpgan_jax.run.directory import RunDir
 from tests.support import tables
 from tests.support.commands import Command
 
+pytestmark = pytest.mark.usefixtures('short_curve')
+
 ROWS = 600
 # Few cells: fitting them takes most of a run.
 FLAGS = (
   '--dataset=table', '--target_epsilon=4', '--delta=1e-4', '--num_samples=200',
   '--moments_coefficients=2',
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope='module')
-def short_curve():
-  """Every point of a curve takes a while."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(run_statement, '_CURVE_POINTS', 3)
-    yield
 
 
 @pytest.fixture(scope='module')

@@ -51,31 +51,38 @@ def test_a_value_of_one_record_is_named_as_rarely_as_is_charged(sigma, squared, 
   assert columns * tail(less, sigma, squared) > delta
 
 
+def named(codes, mechanism):
+  return selection.release_named(
+    codes, 4000, mechanism=mechanism, squared_sensitivity=4, columns=2, secret=SECRET, purpose='x'
+  )
+
+
 def test_what_is_named_is_what_reaches_the_threshold():
-  codes = np.repeat(np.arange(5), [300, 200, 1, 100, 0])
-  named = selection.release_named(
-    codes, 5, noise_multiplier=1.0, squared_sensitivity=4, least=150.0, secret=SECRET, purpose='x'
-  )
-  assert set(named) == {0, 1}
-  assert all(abs(named[c] - n) < 20 for c, n in ((0, 300), (1, 200)))  # ten deviations
-  again = selection.release_named(
-    codes, 5, noise_multiplier=1.0, squared_sensitivity=4, least=150.0, secret=SECRET, purpose='x'
-  )
-  assert named == again
-  nothing = selection.release_named(
-    codes[:0], 5, noise_multiplier=1.0, squared_sensitivity=4, least=0.0, secret=SECRET, purpose='x'
-  )
-  assert nothing == {}  # a value that nobody has gets no count
+  codes, m = np.repeat(np.arange(5), [300, 200, 1, 100, 0]), mechanism()
+  least = selection.threshold(m.noise_multiplier, 4, m.selection_delta, 2)
+  assert 30 < least < 40  # 100 is eleven deviations above, 1 is as charged below
+  found = named(codes, m)
+  assert set(found) == {0, 1, 3}
+  assert all(abs(found[c] - n) < 60 for c, n in ((0, 300), (1, 200)))  # ten deviations
+  assert found == named(codes, m)
+  assert named(codes[:0], m) == {}  # a value that nobody has gets no count
 
 
-def test_of_many_values_of_one_record_as_many_are_named_as_the_law_says():
-  """At a threshold that half of them reach; 4,000 values, so 5 deviations are 0.04."""
-  codes, sigma = np.arange(4000), 50.0
-  named = selection.release_named(
-    codes, 4000, noise_multiplier=sigma, squared_sensitivity=1, least=1.0 + sigma, secret=SECRET,
-    purpose='x',
-  )  # fmt: skip
-  assert len(named) / 4000 == pytest.approx(0.1587, abs=0.03)
+@pytest.mark.parametrize('selection_delta', [1e-8, 1e-12])
+def test_the_threshold_is_that_of_what_is_charged(selection_delta):
+  """Values just below it, by eight deviations, are never named, and those above always."""
+  m = mechanism(selection_delta=selection_delta)
+  least = selection.threshold(m.noise_multiplier, 4, selection_delta, 2)
+  deviation = 2 * m.noise_multiplier
+  counts = [max(1, round(least - 8 * deviation)), round(least + 8 * deviation)]
+  assert set(named(np.repeat([0, 1], counts), m)) == {1}
+
+
+def test_of_many_values_of_one_record_as_many_are_named_as_the_law_says(monkeypatch):
+  """At a threshold that some of them reach; 4,000 values, so 5 deviations are 0.03."""
+  m = mechanism()
+  monkeypatch.setattr(selection, 'threshold', lambda *_: 1.0 + 2 * m.noise_multiplier)
+  assert len(named(np.arange(4000), m)) / 4000 == pytest.approx(0.1587, abs=0.03)
 
 
 def test_the_event_is_a_gaussian_and_a_failure():

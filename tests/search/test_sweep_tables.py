@@ -10,19 +10,15 @@ import pytest
 from dpgan_jax.data.tables.draft import draft_schema
 from dpgan_jax.data.tables.files.open import read_open
 from dpgan_jax.evaluation import scoring, tasks
-from dpgan_jax.publishing import run_statement
 from dpgan_jax.search import sweep_figures, sweep_table, sweeping
+
+pytestmark = pytest.mark.usefixtures('short_curve')
 
 AMOUNT = scoring.Amount(tasks.Settings.quick(seed=0), 60, True)
 SETTINGS = {
   'dataset': 'table', 'delta': 1e-4, 'num_samples': 20, 'moments_coefficients': 2,
   'schema_epsilon': 0.5,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def short_curve(monkeypatch):
-  monkeypatch.setattr(run_statement, '_CURVE_POINTS', 3)
 
 
 def rows(n: int, seed: int) -> dict[str, list]:

@@ -47,12 +47,17 @@ def squared_sensitivity(schema: Schema) -> int:
   return sum(histograms(column) for column in schema.columns)
 
 
+def _columns(schema: Schema) -> int:
+  """How many columns have categories to be found."""
+  return max(1, sum('categories' in column.found for column in schema.columns))
+
+
 def least(schema: Schema, mechanism: SelectionMechanism) -> float:
   """The noisy count from which on a category is named."""
-  columns = max(1, sum('categories' in column.found for column in schema.columns))
   return selection.threshold(
-    mechanism.noise_multiplier, squared_sensitivity(schema), mechanism.selection_delta, columns
-  )
+    mechanism.noise_multiplier, squared_sensitivity(schema), mechanism.selection_delta,
+    _columns(schema),
+  )  # fmt: skip
 
 
 def find(table: OpenTable, mechanism: SelectionMechanism, secret: bytes) -> Schema:
@@ -63,9 +68,7 @@ def find(table: OpenTable, mechanism: SelectionMechanism, secret: bytes) -> Sche
     mechanism: σ, and the δ of values that are named.
     secret: 32 bytes that the noise follows from.
   """
-  total = squared_sensitivity(table.schema)
-  at_least = least(table.schema, mechanism)
-  search = _Search(table, mechanism.noise_multiplier, total, at_least, secret)
+  search = _Search(table, mechanism, squared_sensitivity(table.schema), secret)
   columns = tuple(search.column(c) if c.found else c for c in table.schema.columns)
   target = next((c for c in columns if c.name == table.schema.target), None)
   learnt = target is not None and len(target.categories) > 1  # else there are no classes to learn
@@ -79,21 +82,20 @@ class _Search:
   """One use of the mechanism: counts, each with noise of deviation σ√H."""
 
   table: OpenTable
-  noise_multiplier: float
+  mechanism: SelectionMechanism
   squared: int
-  least: float
   secret: bytes
 
   @property
   def deviation(self) -> float:
     """Of the noise in a count."""
-    return self.noise_multiplier * math.sqrt(self.squared)
+    return self.mechanism.noise_multiplier * math.sqrt(self.squared)
 
   def counts(self, codes: np.ndarray, size: int, purpose: str) -> np.ndarray:
     """How many records have each code, int [n] in [0, size), with noise: float64 [size]."""
     return marginals.with_noise(
-      np.bincount(codes, minlength=size), self.noise_multiplier, self.squared, self.secret,
-      f'schema {purpose}',
+      np.bincount(codes, minlength=size), self.mechanism.noise_multiplier, self.squared,
+      self.secret, f'schema {purpose}',
     )  # fmt: skip
 
   def column(self, column: Column) -> Column:
@@ -158,9 +160,8 @@ class _Search:
     text = self.table.text(column.name)
     codes, written = self._rows(text.codes), text.texts.to_pylist()
     named = selection.release_named(
-      codes[codes >= 0], len(written), noise_multiplier=self.noise_multiplier,
-      squared_sensitivity=self.squared, least=self.least, secret=self.secret,
-      purpose=f'schema {column.name!r}',
+      codes[codes >= 0], len(written), mechanism=self.mechanism, squared_sensitivity=self.squared,
+      columns=_columns(self.table.schema), secret=self.secret, purpose=f'schema {column.name!r}',
     )  # fmt: skip
     missing = self.counts(codes[codes < 0] + 1, 1, f'missing {column.name!r}')[0]
     most = 2 if column.kind == 'boolean' else MOST_CATEGORIES - 1

@@ -17,7 +17,10 @@ the accountant of that relation takes.
 >>> import numpy as np
 >>> from dpgan_jax.privacy import exact_noise
 >>> codes, secret = np.repeat([0, 1, 2], [500, 400, 1]), exact_noise.new_secret()
->>> named = release_named(codes, 3, noise_multiplier=2.0, squared_sensitivity=1, least=40.0,
+>>> mechanism = SelectionMechanism(
+...   num_examples=901, batch_size=901, l2_clip_norm=1.0, noise_multiplier=2.0, steps=1, delta=1e-5,
+...   sampling_probability=1.0, truncated_batch_size=901, selection_delta=1e-8)
+>>> named = release_named(codes, 3, mechanism=mechanism, squared_sensitivity=1, columns=1,
 ...                       secret=secret, purpose='example')
 >>> sorted(named)
 [0, 1]
@@ -100,9 +103,9 @@ def release_named(
   codes: np.ndarray,
   size: int,
   *,
-  noise_multiplier: float,
+  mechanism: SelectionMechanism,
   squared_sensitivity: int,
-  least: float,
+  columns: int,
   secret: bytes,
   purpose: str,
 ) -> dict[int, float]:
@@ -111,9 +114,10 @@ def release_named(
   Args:
     codes: int [n], the value of each record, in [0, size); one record, one value.
     size: how many values there are: private.
-    noise_multiplier, squared_sensitivity: as of `marginals.with_noise`: of all counts that are
-      released under one mechanism together.
-    least: `threshold`.
+    mechanism: what is charged: noise and threshold follow from it.
+    squared_sensitivity: as of `marginals.with_noise`: of all counts that are released under one
+      mechanism together.
+    columns: as of `threshold`.
     secret: as of `exact_noise.release_sum`.
     purpose: what is released, and of what; no two releases with one secret may share it.
 
@@ -121,11 +125,10 @@ def release_named(
   """
   counts = np.bincount(codes, minlength=size)
   present = np.flatnonzero(counts)
-  about = repr(('named', purpose, noise_multiplier, squared_sensitivity))
-  noisy = marginals.with_noise(
-    counts[present], noise_multiplier, squared_sensitivity, secret, about
-  )
-  chosen = noisy >= least
+  sigma = mechanism.noise_multiplier
+  about = repr(('named', purpose, sigma, squared_sensitivity))
+  noisy = marginals.with_noise(counts[present], sigma, squared_sensitivity, secret, about)
+  chosen = noisy >= threshold(sigma, squared_sensitivity, mechanism.selection_delta, columns)
   return {
     int(value): float(count) for value, count in zip(present[chosen], noisy[chosen], strict=True)
   }
