@@ -38,8 +38,8 @@ def tables():
   return tuple(read_open(rows(n, seed), drafted) for n, seed in ((600, 0), (200, 1)))
 
 
-def test_a_sweep_of_an_open_table_is_made_and_found_again(tmp_path, capsys, tables):
-  train, _ = tables
+def test_a_sweep_of_an_open_table_is_made_and_found_again(tmp_path, capsys, tables, monkeypatch):
+  train, test = tables
   runs = sweeping.plan(SETTINGS, [4.0, 8.0], seeds=1)
   sweep = sweeping.open_sweep(str(tmp_path / 'sweep'), runs[0].config.to_dict(), train)
   assert sweeping.make_runs(runs, sweep.path, train, None, AMOUNT) == {}
@@ -57,6 +57,17 @@ def test_a_sweep_of_an_open_table_is_made_and_found_again(tmp_path, capsys, tabl
   capsys.readouterr()
   assert sweeping.make_runs(runs, sweep.path, train, None, AMOUNT) == {}
   assert capsys.readouterr().out.count('was finished already') == 2
+  # Each run is scored once on the same rows, and again on others.
+  scored = []
+
+  def evaluate(model, train, test, run, **_):
+    scored.append(run)
+    (run / sweep_table.EVALUATION).write_text('{}')
+
+  monkeypatch.setattr(sweeping, 'evaluate_model', evaluate)
+  for others, times in ((test, 2), (test, 2), (train, 4)):
+    assert sweeping.make_runs(runs, sweep.path, train, others, AMOUNT) == {}
+    assert len(scored) == times
 
 
 @pytest.mark.slow  # its scores are those of dpgan_jax.evaluate
