@@ -20,7 +20,7 @@ import pathlib
 
 from dpgan_jax import _cli, _progress, _settings, _shared_flags, _validate
 from dpgan_jax.data import naming, readers
-from dpgan_jax.data.datasets import SPLITS, ImageDataset
+from dpgan_jax.data.images.dataset import SPLITS, ImageDataset
 from dpgan_jax.data.sources import Source
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.evaluation import scores, scoring, snapshots, tasks

@@ -21,7 +21,7 @@ from typing import Any
 from absl import flags
 
 from dpgan_jax import _cli, _settings, _shared_flags, _validate
-from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.search import sweep_figures, sweep_table, sweeping
 

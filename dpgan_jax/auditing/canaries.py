@@ -29,7 +29,7 @@ import numpy as np
 import optax
 
 from dpgan_jax import _validate
-from dpgan_jax.data import datasets
+from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.privacy import clipping, sampling
 from dpgan_jax.privacy.mechanism import DPMechanism
@@ -67,7 +67,7 @@ def make_canaries(
   count: int,
   *,
   spec: Spec,
-  others: datasets.ImageDataset | None = None,
+  others: ImageDataset | None = None,
   parameters: int | None = None,
   seed: int,
 ) -> Canaries:
@@ -118,8 +118,8 @@ def make_canaries(
 
 
 def plant(
-  dataset: datasets.ImageDataset, canaries: Canaries
-) -> tuple[datasets.ImageDataset, np.ndarray]:
+  dataset: ImageDataset, canaries: Canaries
+) -> tuple[ImageDataset, np.ndarray]:
   """The data set with all candidates at its end, and who is present: bool [N + m]."""
   planted = dataclasses.replace(
     dataset,
@@ -129,7 +129,7 @@ def plant(
   return planted, np.concatenate([np.ones(len(dataset), bool), canaries.present])
 
 
-def training_labels(planted: datasets.ImageDataset, canaries: Canaries) -> np.ndarray:
+def training_labels(planted: ImageDataset, canaries: Canaries) -> np.ndarray:
   """The labels to train with, int32 [N + m]: canaries that are gradients carry −1 − i."""
   if canaries.coordinates is None:
     return planted.labels

@@ -33,8 +33,7 @@ from dpgan_jax import _keys, _validate
 from dpgan_jax.auditing import bounds, membership
 from dpgan_jax.auditing.canaries import AuditedMechanism, Canaries, plant, training_labels
 from dpgan_jax.budget.budget import STAGE, Budget
-from dpgan_jax.data import datasets
-from dpgan_jax.data.datasets import ImageDataset, to_model_range
+from dpgan_jax.data.images.dataset import ImageDataset, to_model_range, to_uint8
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState, StepMetrics
 from dpgan_jax.networks import discriminators
@@ -306,7 +305,7 @@ def _guess(
   delta, present = gan.mechanism.delta, canaries.present
   scores = {'gradient': np.asarray(state.gradient_scores)}
   if canaries.coordinates is None:
-    samples = datasets.to_uint8(_samples(gan, state.gan))
+    samples = to_uint8(_samples(gan, state.gan))
     scores['loss'] = np.asarray(state.loss_at_start - jax.jit(losses)(state.gan.d_params))
     scores['samples'] = -membership.nearest_distance(canaries.images, samples)
   return {

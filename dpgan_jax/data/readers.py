@@ -1,4 +1,4 @@
-"""Readers of IDX files and .npz files; the writer of IDX. `image_folder` reads images.
+"""Readers of IDX files and .npz files; the writer of IDX. `images.folder` reads images.
 
 Files are read as if an adversary had written them: sizes are checked before memory is taken,
 nothing is unpickled, and whatever is wrong becomes a one-line `InputError` that names the file.

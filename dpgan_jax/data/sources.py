@@ -28,8 +28,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dpgan_jax import _validate
-from dpgan_jax.data import datasets, image_folder, readers
-from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data import datasets, readers
+from dpgan_jax.data.images import folder as image_folder
+from dpgan_jax.data.images.dataset import ENOUGH, ImageDataset
 from dpgan_jax.data.series.read import declared
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files.open import OpenTable, read_open
@@ -41,7 +42,6 @@ T = TypeVar('T', ImageDataset, TableDataset, OpenTable)
 DEFAULT = 0.1
 """The share of one's own records that is held out where there are none for testing. It does not
 depend on their number, so that one record less changes it for no other."""
-ENOUGH = 30  # held-out images, below which dpgan_jax.evaluate cannot score
 
 _KEY = b'dpgan_jax hold-out'  # public, and the same for every choice: they are compared
 

@@ -29,7 +29,7 @@ import numpy as np
 from dpgan_jax._files import atomic_directory, atomic_write, fsync_directory, named
 from dpgan_jax._validate import InputError, integer, one_of
 from dpgan_jax.data import naming
-from dpgan_jax.data.datasets import SPLITS
+from dpgan_jax.data.images.dataset import SPLITS
 from dpgan_jax.data.readers import idx_bytes
 
 FORMATS = ('npz', 'png', 'idx', 'parquet')

@@ -316,10 +316,10 @@ def memorisation(
   return Memorisation(
     closer_to_train=float(closer.mean()),
     copy_share=float(near.mean()),
-    copy_interval=_interval(int(near.sum()), len(near)),
-    fresh_interval=_interval(int((fresh <= threshold).sum()), len(fresh)),
+    copy_interval=interval(int(near.sum()), len(near)),
+    fresh_interval=interval(int((fresh <= threshold).sum()), len(fresh)),
     near_train_share=near_train[0] / max(near_train[1], 1),
-    near_train_interval=_interval(*near_train),
+    near_train_interval=interval(*near_train),
     near_train_chance=len(train) / (len(train) + len(held_out)),
     z_score=_mann_whitney_z(to_train, fresh),
     median_to_train=float(np.median(to_some_train)),
@@ -331,7 +331,7 @@ def memorisation(
   )
 
 
-def _interval(count: int, trials: int) -> tuple[float, float]:
+def interval(count: int, trials: int) -> tuple[float, float]:
   """The exact 95 % interval of a share (Clopper and Pearson 1934); all of [0, 1] of no trials."""
   if not trials:
     return 0.0, 1.0

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from dpgan_jax import _validate
-from dpgan_jax.data import sources
-from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.images.dataset import ENOUGH, ImageDataset
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.evaluation import distances, features, judges
 from dpgan_jax.evaluation.scores import Evaluation, Score
@@ -26,7 +25,7 @@ from dpgan_jax.evaluation.scores import Evaluation, Score
 Result = Mapping[str, Any]
 NOISES = ('static', 'pixels')
 # Fewer leave too few points for a covariance of features.
-MIN_SAMPLES, MIN_TEST = 200, sources.ENOUGH
+MIN_SAMPLES, MIN_TEST = 200, ENOUGH
 _AT_ONCE = 500
 
 

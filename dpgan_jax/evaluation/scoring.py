@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from dpgan_jax import _figures, _files, _html, _markdown, _progress, _validate
-from dpgan_jax.data import datasets, naming, readers
+from dpgan_jax.data import naming, readers
+from dpgan_jax.data.images.dataset import SPLITS, ImageDataset
 from dpgan_jax.data.sources import Source
 from dpgan_jax.evaluation import curves, features, scores, tasks
 from dpgan_jax.models.synthesizer import Synthesizer
@@ -84,17 +85,17 @@ def source_of(model: Synthesizer) -> str:
   return f'run at step {model.steps:,}'
 
 
-def load_real(source: Source) -> tuple[datasets.ImageDataset, datasets.ImageDataset]:
+def load_real(source: Source) -> tuple[ImageDataset, ImageDataset]:
   """What a run was trained on, and images that it never saw: held out, or the test split."""
-  train, test = (source.load_images(split) for split in datasets.SPLITS)
+  train, test = (source.load_images(split) for split in SPLITS)
   naming.require_same(test.name, test.class_names, train.class_names, 'training')
   return train, test
 
 
 def score(
   samples: Samples,
-  train: datasets.ImageDataset,
-  test: datasets.ImageDataset,
+  train: ImageDataset,
+  test: ImageDataset,
   amount: Amount,
   out: pathlib.Path,
   *,
@@ -132,8 +133,8 @@ def describe(
   count: int,
   shape: tuple[int, ...],
   labelled: bool,
-  train: datasets.ImageDataset,
-  test: datasets.ImageDataset,
+  train: ImageDataset,
+  test: ImageDataset,
   amount: Amount,
 ) -> dict[str, Any]:
   """What was evaluated and against what, for the head of the record."""

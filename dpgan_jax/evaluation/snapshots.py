@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dpgan_jax import _figures, _files, _keys, _markdown, _validate
-from dpgan_jax.data import datasets
+from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.evaluation import curves, features, scores, tasks
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.accounting import rounded_up, show_epsilon
@@ -179,8 +179,8 @@ class Steps:
 
 def score(
   files: Sequence[pathlib.Path],
-  train: datasets.ImageDataset,
-  test: datasets.ImageDataset,
+  train: ImageDataset,
+  test: ImageDataset,
   settings: tasks.Settings,
   *,
   num: int,

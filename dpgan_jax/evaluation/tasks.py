@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from dpgan_jax import _plugins
-from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.evaluation import distances, features, judges, references
 from dpgan_jax.evaluation.scores import Evaluation, Result, Store
 from dpgan_jax.models import fitting

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from dpgan_jax import _keys, _validate
-from dpgan_jax.data import datasets
+from dpgan_jax.data.images.dataset import to_model_range
 
 Params = Any
 Progress = Callable[[float], None]
@@ -139,7 +139,7 @@ def _train_chunk(
     params, moments = carry
     number, indices = batch
     dropout = {'dropout': jax.random.fold_in(key, number)}
-    x = datasets.to_model_range(images[indices])
+    x = to_model_range(images[indices])
 
     def loss(params: Params) -> jax.Array:
       logits: Any = module.apply(params, x, train=True, rngs=dropout)
@@ -187,4 +187,4 @@ def forward(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _apply(module: nn.Module, method: str | None, params: Params, images: jax.Array) -> Any:
-  return module.apply(params, datasets.to_model_range(images), method=method)
+  return module.apply(params, to_model_range(images), method=method)

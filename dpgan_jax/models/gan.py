@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import optax
 
 from dpgan_jax import _keys, _validate
-from dpgan_jax.data.datasets import to_model_range
+from dpgan_jax.data.images.dataset import to_model_range
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import pace
 from dpgan_jax.models.config import TrainConfig

@@ -13,7 +13,7 @@ import numpy as np
 
 from dpgan_jax import _validate
 from dpgan_jax.budget.budget import Budget
-from dpgan_jax.data import datasets
+from dpgan_jax.data.images.dataset import to_uint8
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import labelling
 from dpgan_jax.models.config import TrainConfig
@@ -109,7 +109,7 @@ class GANSynthesizer(Synthesizer):
     padded = np.zeros(_SAMPLES_AT_ONCE, np.int32)
     padded[: len(labels)] = labels
     if not self.past:
-      return datasets.to_uint8(np.asarray(self._generate(self.generator, key, jnp.asarray(padded))))
+      return to_uint8(np.asarray(self._generate(self.generator, key, jnp.asarray(padded))))
     generators = (*self.earlier, self.generator)
     each = -(-_SAMPLES_AT_ONCE // len(generators))
     # At random which generator draws which image: those asked for may be of few classes.
@@ -119,7 +119,7 @@ class GANSynthesizer(Synthesizer):
     images = np.zeros((len(places), *self.spec.shape), np.uint8)
     for i, generator in enumerate(generators):
       drawn = self._generate(generator, jax.random.fold_in(key, i), jnp.asarray(wanted[i]))
-      images[places[i * each : (i + 1) * each]] = datasets.to_uint8(np.asarray(drawn))
+      images[places[i * each : (i + 1) * each]] = to_uint8(np.asarray(drawn))
     return images[:_SAMPLES_AT_ONCE]
 
   def _drawn_and_labelled(

@@ -19,8 +19,7 @@ from jax.sharding import Mesh
 
 from dpgan_jax import _figures, _keys
 from dpgan_jax.budget.budget import STAGE
-from dpgan_jax.data import datasets
-from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.images.dataset import ImageDataset, to_uint8
 from dpgan_jax.models.classifier import CENTRE, Classifier, ClassifierState
 from dpgan_jax.models.classifier_inputs import prepare
 from dpgan_jax.models.config import TrainConfig
@@ -160,7 +159,7 @@ class GANStage(CompiledStage):
   def _draw_grid(self, pictures: jax.Array, step: int, epsilon: float) -> None:
     spent = f'epsilon {epsilon:.3g}' if np.isfinite(epsilon) else 'no privacy'
     _figures.sample_grid(
-      datasets.to_uint8(np.asarray(pictures)),
+      to_uint8(np.asarray(pictures)),
       self._directory.grids / f'step_{step:08d}.png',
       labels=_grid_labels(self._gan) if self._gan.is_conditional else None,
       class_names=self._gan.spec.class_names,

@@ -17,7 +17,7 @@ import jax
 
 from dpgan_jax import _figures, _files, _keys, _validate
 from dpgan_jax.budget.ledger import Ledger
-from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.data.sources import Dataset
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files.open import OpenTable

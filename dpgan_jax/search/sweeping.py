@@ -13,7 +13,7 @@ from typing import Any
 
 from dpgan_jax import _files, _progress, _validate
 from dpgan_jax.budget.ledger import Ledger
-from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.data.sources import Dataset
 from dpgan_jax.data.tables.files.open import OpenTable
 from dpgan_jax.evaluation import scoring

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dpgan_jax.data.datasets import to_model_range
+from dpgan_jax.data.images.dataset import to_model_range
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import pace
 from dpgan_jax.models.config import TrainConfig

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from dpgan_jax import _validate
-from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.models.classifier import Classifier, ClassifierState
 from dpgan_jax.models.classifier_config import ClassifierConfig
 from dpgan_jax.privacy import sharding

@@ -23,7 +23,7 @@ import numpy as np
 
 from dpgan_jax.budget.budget import STAGE
 from dpgan_jax.budget.ledger import Ledger
-from dpgan_jax.data import datasets
+from dpgan_jax.data.images.dataset import to_model_range
 from dpgan_jax.models import gan
 from dpgan_jax.privacy import clipping, sampling, sharding, step_noise
 from dpgan_jax.privacy.mechanism import DPMechanism
@@ -330,7 +330,7 @@ def real_data_as_public(loss_of: Callable[..., jax.Array]) -> tuple[Swap, ...]:
   """Adds the unclipped gradient of a loss on the real batch to the public gradient."""
 
   def change(self: Any, grads: Any, params: Any, batch: Any, seen: Any) -> Any:
-    images = datasets.to_model_range(seen['images'][batch.indices])
+    images = to_model_range(seen['images'][batch.indices])
     labels = seen['labels'][batch.indices]
 
     def mean_loss(p: Any) -> jax.Array:

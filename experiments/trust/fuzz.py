@@ -436,7 +436,7 @@ def _wait_for_the_rest() -> None:
 
 
 def _follow_links() -> None:
-  from dpgan_jax.data import image_folder
+  from dpgan_jax.data.images import folder as image_folder
 
   class Path(type(pathlib.Path())):
     def is_relative_to(self, *other: Any) -> bool:

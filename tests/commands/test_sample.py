@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from dpgan_jax import _validate, sample
 from dpgan_jax.data import distort, readers
-from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN

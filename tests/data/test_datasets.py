@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dpgan_jax.data import datasets, readers
+from dpgan_jax.data.images.dataset import to_model_range, to_uint8
 from tests.support.images import refused
 
 
@@ -94,34 +95,34 @@ class TestImageDataset:
 class TestScaling:
   def test_round_trip_of_all_values_on_the_host_and_inside_jit(self):
     pixels = np.arange(256, dtype=np.uint8)
-    host = datasets.to_model_range(pixels)
-    compiled = jax.jit(datasets.to_model_range)(jnp.asarray(pixels))
+    host = to_model_range(pixels)
+    compiled = jax.jit(to_model_range)(jnp.asarray(pixels))
     assert host.dtype == compiled.dtype == np.float32
     for x in (host, compiled):
       assert (float(x[0]), float(x[255])) == (-1, 1)
-      np.testing.assert_array_equal(datasets.to_uint8(x), pixels)
+      np.testing.assert_array_equal(to_uint8(x), pixels)
     np.testing.assert_allclose(host, compiled, atol=2e-7)
 
   def test_is_the_same_whatever_else_is_in_the_batch(self):
     # A statistic of the batch would make one person's pixel depend on another's.
     bright, dark = np.array([[100, 255]], np.uint8), np.array([[100, 3]], np.uint8)
-    assert datasets.to_model_range(bright)[0, 0] == datasets.to_model_range(dark)[0, 0]
+    assert to_model_range(bright)[0, 0] == to_model_range(dark)[0, 0]
 
   @pytest.mark.usefixtures('strict_dtypes')
   def test_strict_promotion(self):
-    assert datasets.to_model_range(jnp.zeros((2, 3), jnp.uint8)).dtype == jnp.float32
+    assert to_model_range(jnp.zeros((2, 3), jnp.uint8)).dtype == jnp.float32
 
   def test_clips_and_rounds_to_nearest(self):
     x = np.array([-1.7, -np.inf, 1.2, np.inf, (100.4 / 127.5) - 1, (100.6 / 127.5) - 1])
-    assert datasets.to_uint8(x).tolist() == [0, 0, 255, 255, 100, 101]
+    assert to_uint8(x).tolist() == [0, 0, 255, 255, 100, 101]
 
   def test_takes_bfloat16(self):
-    assert datasets.to_uint8(jnp.array([-1, 1], jnp.bfloat16)).tolist() == [0, 255]
+    assert to_uint8(jnp.array([-1, 1], jnp.bfloat16)).tolist() == [0, 255]
 
   def test_refuses_nan_and_wrong_dtypes(self):
-    refused(lambda: datasets.to_uint8(jnp.array([0.0, jnp.nan])), '1 NaN')
-    refused(lambda: datasets.to_uint8(np.array([0, 255], np.uint8)), 'floats', 'uint8')
-    refused(lambda: datasets.to_model_range(np.zeros(3, np.float32)), 'uint8', 'float32')
+    refused(lambda: to_uint8(jnp.array([0.0, jnp.nan])), '1 NaN')
+    refused(lambda: to_uint8(np.array([0, 255], np.uint8)), 'floats', 'uint8')
+    refused(lambda: to_model_range(np.zeros(3, np.float32)), 'uint8', 'float32')
 
 
 class TestLoadIdx:

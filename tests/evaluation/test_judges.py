@@ -13,6 +13,7 @@ import pytest
 
 from dpgan_jax._validate import InputError
 from dpgan_jax.data import datasets
+from dpgan_jax.data.images.dataset import to_model_range
 from dpgan_jax.evaluation import judges
 from dpgan_jax.models import fitting
 
@@ -81,7 +82,7 @@ def test_fit_takes_adams_steps(digits):
   @jax.jit
   def step(params, state, x, y):
     def loss(params):
-      logits = module.apply(params, datasets.to_model_range(x))
+      logits = module.apply(params, to_model_range(x))
       return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
     updates, state = optimizer.update(jax.grad(loss)(params), state)
@@ -124,7 +125,7 @@ def test_forward_is_the_module_whatever_the_number(digits):
   for n in (1, 500, 501):
     images = digits[0][0][:n]
     expected = module.apply(
-      params, datasets.to_model_range(jnp.asarray(images)), method='activations'
+      params, to_model_range(jnp.asarray(images)), method='activations'
     )
     got = fitting.forward(module, params, images, method='activations')
     assert got.shape == (n, 10)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import strategies as st
 
 from dpgan_jax.data import datasets
-from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.evaluation import tasks, verdict
 from dpgan_jax.evaluation.scores import Evaluation, Store
 from tests.support.shapes import planted, shapes

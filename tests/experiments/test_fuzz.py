@@ -10,7 +10,8 @@ import types
 import pytest
 
 from dpgan_jax import _validate
-from dpgan_jax.data import image_folder, readers
+from dpgan_jax.data import readers
+from dpgan_jax.data.images import folder as image_folder
 from experiments.trust import fuzz
 
 SEED = 5

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from dpgan_jax import _validate
-from dpgan_jax.data.datasets import to_model_range
+from dpgan_jax.data.images.dataset import to_model_range
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import LOSSES
 from dpgan_jax.models.gans.optimizers import learning_rate

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from dpgan_jax.data.datasets import to_model_range
+from dpgan_jax.data.images.dataset import to_model_range
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.privacy.sampling import TruncatedPoissonSampler
 from dpgan_jax.run.stages import make_chunk

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dpgan_jax import _validate
-from dpgan_jax.data.datasets import to_model_range
+from dpgan_jax.data.images.dataset import to_model_range
 from dpgan_jax.models.gan import GAN
 from dpgan_jax.run.stages import make_chunk
 from tests.support.gans import (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dpgan_jax import _state_leaves, _validate
-from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.privacy import sampling, sharding
 from dpgan_jax.run import stages, trainer

@@ -10,7 +10,7 @@ import pytest
 
 from dpgan_jax import _validate
 from dpgan_jax.budget.ledger import Ledger
-from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import release
 from dpgan_jax.run import generator_file, plan, trainer

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.images.dataset import ImageDataset
 
 NAMES = ('disc', 'frame', 'cross')
 

@@ -25,11 +25,11 @@ import hashlib
 from typing import Any
 
 import numpy as np
-import scipy.stats
 from scipy.spatial import distance
 
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.schema import Column
+from dpgan_jax.evaluation.distances import interval
 
 _WORK = 4e9  # pairs of rows times columns of all that is compared: some 10 seconds
 _AT_ONCE = 2**23  # distances
@@ -168,12 +168,12 @@ def look(
     distinct_share=distinct,
     threshold=threshold,
     near_share=float(near.mean()),
-    near_interval=_interval(int(near.sum()), len(near)),
+    near_interval=interval(int(near.sum()), len(near)),
     fresh_share=float((to_fresh_train <= threshold).mean()),
-    fresh_interval=_interval(int((to_fresh_train <= threshold).sum()), len(to_fresh_train)),
+    fresh_interval=interval(int((to_fresh_train <= threshold).sum()), len(to_fresh_train)),
     pointed_at=len(pointed),
     train_share=trained / max(len(pointed), 1),
-    train_interval=_interval(trained, len(pointed)),
+    train_interval=interval(trained, len(pointed)),
     train_chance=len(old) / (len(old) + len(fresh)),
     median_to_train=float(np.median(to_train)),
     median_to_held_out=float(np.median(to_fresh)),
@@ -241,11 +241,3 @@ def _rows(data: TableDataset) -> np.ndarray:
 def _digests(rows: np.ndarray) -> list[bytes]:
   """Sixteen bytes that stand for each row: rows themselves would take far more memory."""
   return [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
-
-
-def _interval(count: int, trials: int) -> tuple[float, float]:
-  """The exact 95 % interval of a share (Clopper and Pearson 1934); all of [0, 1] of no trials."""
-  if not trials:
-    return 0.0, 1.0
-  found = scipy.stats.binomtest(count, trials).proportion_ci(0.95)
-  return float(found.low), float(found.high)

@@ -20,7 +20,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax.data.datasets import to_model_range
+from dpgan_jax.data.images.dataset import to_model_range
 from dpgan_jax.models import labelling
 from dpgan_jax.models.gan import GAN, PyTree
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpgan_jax import _keys
-from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.models.moments import release
 from dpgan_jax.models.moments.encoding import Means

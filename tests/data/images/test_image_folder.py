@@ -1,4 +1,4 @@
-"""dpgan_jax.data.image_folder and image_file: folders as people have them, told all at once what is
+"""dpgan_jax.data.images.folder and file: folders as people have them, told all at once what is
 wrong; and files as an adversary would write them, each refused in one line.
 """
 
@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from dpgan_jax.data import datasets, image_file, image_folder, readers
+from dpgan_jax.data import datasets, readers
+from dpgan_jax.data.images import file as image_file
+from dpgan_jax.data.images import folder as image_folder
 from dpgan_jax.data.spec import Preparation
 from tests.support.images import fuzz, png, png_folder, refused, small
 

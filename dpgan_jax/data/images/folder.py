@@ -1,7 +1,7 @@
 """The reader of folders of images: by class, flat, or with a table of labels.
 
 It is as distrustful as `readers`, and forgiving: what is wrong is told all at once, with what would
-help. `image_file` reads the single file.
+help. `file` reads the single one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from dpgan_jax._validate import InputError
-from dpgan_jax.data import image_file, naming, readers
+from dpgan_jax.data import naming, readers
+from dpgan_jax.data.images import file as image_file
 from dpgan_jax.data.spec import Preparation
 
 _SPLIT_FOLDERS = {'train': ('train', 'training'), 'test': ('test', 'testing')}

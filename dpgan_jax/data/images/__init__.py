@@ -1,0 +1,1 @@
+"""Images with their labels, and the files that people have of them."""
