@@ -14,6 +14,7 @@ import logging
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn, TypeVar
 
@@ -53,6 +54,7 @@ def run(main: Callable[[], None], *, interrupted: str = '', positional: str | No
   """
 
   _show_everything()
+  warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
   _define_help()
 
   def parsed(argv: list[str]) -> list[str]:

@@ -26,7 +26,6 @@ import pathlib
 import shlex
 import sys
 import time
-import warnings
 from typing import Any
 
 from absl import flags
@@ -164,6 +163,5 @@ def _attack(options: Options, out: pathlib.Path) -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-  warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
   define_flags()
   _cli.run(main, interrupted='Run the same command again: a run with canaries continues.')

@@ -16,8 +16,6 @@ import json
 import os
 import pathlib
 import statistics
-import sys
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -259,6 +257,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
   define_flags()
   _cli.run(main, interrupted='Run the same command again to continue.')

@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-import warnings
 from typing import Any
 
 from absl import flags
@@ -91,6 +90,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
   define_flags()
   _cli.run(main, interrupted='Run the same command again to continue.')

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -239,6 +238,5 @@ def measure_step(gan: GAN) -> float:
 
 
 if __name__ == '__main__':
-  warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
   define_flags()
   _cli.run(main, interrupted='Run the same command again to continue.')

@@ -6,9 +6,12 @@ Every number on it comes from a record, which a command wrote, so that nobody ty
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 import pathlib
+import resource
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -43,6 +46,25 @@ def read_all(folder: pathlib.Path) -> list[Any]:
 def write_json(path: pathlib.Path, record: Any, indent: int = 1) -> None:
   """A whole file, of finite numbers only."""
   write(path, json.dumps(record, indent=indent, ensure_ascii=False, allow_nan=False) + '\n')
+
+
+class Rows:
+  """The rows of a record, which is written anew with each: what was measured outlives a stop.
+
+  Args:
+    path: of the record, `about` and 'rows'.
+    kept: rows that are there already.
+  """
+
+  def __init__(self, path: str, kept: Iterable[dict[str, Any]] = (), **about: Any) -> None:
+    self._path, self._about, self._rows = pathlib.Path(path), about, list(kept)
+
+  def add(self, **row: Any) -> None:
+    """Shows a row, and keeps it; with the memory that the process has needed so far."""
+    print(row, flush=True)
+    self._rows.append(row)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    write_json(self._path, {**self._about, 'peak_gib': round(peak, 2), 'rows': self._rows})
 
 
 def write(path: pathlib.Path, text: str) -> None:
@@ -96,6 +118,28 @@ def mean(found: Mapping[str, Any] | None) -> str:
     return number(None)
   spread = found['standard_deviation']
   return number(found['mean']) + ('' if spread is None else f' ± {spread:.2g}')
+
+
+def mean_of(rows: Iterable[Mapping[str, Any]], name: str, digits: int = 3) -> str:
+  """'0.941 ± 0.003': mean and standard deviation of what rows have of a name; '' of none."""
+  values = [row[name] for row in rows if row.get(name) is not None]
+  if not values:
+    return ''
+  spread = f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else ''
+  return f'{statistics.fmean(values):.{digits}f}{spread}'
+
+
+def by_kind(
+  rows: Iterable[dict[str, Any]],
+) -> tuple[dict[tuple[float, str], list[dict[str, Any]]], dict[str, list[dict[str, Any]]]]:
+  """Rows of releases by ε and kind, in that order; and the others, which have no ε, by kind."""
+  releases, others = collections.defaultdict(list), collections.defaultdict(list)
+  for row in rows:
+    if 'epsilon' in row:
+      releases[row['epsilon'], row['kind']].append(row)
+    else:
+      others[row['kind']].append(row)
+  return dict(sorted(releases.items())), others
 
 
 def beside_real(found: Mapping[str, Any] | None) -> str:

@@ -11,7 +11,6 @@ scikit-learn, three releases each, judged by logistic regression; of MNIST, one 
 
 from __future__ import annotations
 
-import pathlib
 import statistics
 from typing import Any
 
@@ -49,7 +48,7 @@ def mnist(part: measure.Part, epsilon: float, setting: str, value: float) -> dic
 
 
 def main() -> None:
-  rows = []
+  rows = pages.Rows(FLAGS.out, delta=1e-5)
   for part in measure.parts(FLAGS.mnist_dir):
     if (part.name, len(part.images)) not in (('digits', 1100), ('mnist', 20_000)):
       continue
@@ -57,13 +56,10 @@ def main() -> None:
     for epsilon in epsilons:
       for setting, values in CHOICES.items():
         for value in (v for v in values if v < 1 or v <= part.images[0].size):
-          row = {
-            'set': part.name, 'num_records': len(part.images), 'epsilon': epsilon,
-            'setting': setting, 'value': value, **judge(part, epsilon, setting, value),
-          }  # fmt: skip
-          print(row, flush=True)
-          rows.append(row)
-          pages.write_json(pathlib.Path(FLAGS.out), {'delta': 1e-5, 'rows': rows})
+          rows.add(
+            set=part.name, num_records=len(part.images), epsilon=epsilon, setting=setting,
+            value=value, **judge(part, epsilon, setting, value),
+          )  # fmt: skip
 
 
 if __name__ == '__main__':

@@ -81,17 +81,13 @@ def run(part: measure.Part, kind: str, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-  out = pathlib.Path(FLAGS.out)
-  record = pages.read_json(out) or {'rows': []}
-  made = {(row['kind'], row['seed']) for row in record['rows']}
+  kept = (pages.read_json(pathlib.Path(FLAGS.out)) or {'rows': []})['rows']
+  made, rows = {(row['kind'], row['seed']) for row in kept}, pages.Rows(FLAGS.out, kept)
   part = next(p for p in measure.parts(None) if len(p.images) == 1100)
   for seed in range(FLAGS.seeds):
     for kind in FLAGS.kinds or KINDS:
       if (kind, seed) not in made:
-        row = run(part, kind, seed)
-        print(row, flush=True)
-        record['rows'].append(row)
-        pages.write_json(out, record)
+        rows.add(**run(part, kind, seed))
 
 
 if __name__ == '__main__':

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
@@ -31,16 +30,11 @@ _GOALS = (
 
 def page(record: Mapping[str, Any]) -> str:
   """The Markdown of what `measure` has found."""
-  groups: dict[tuple[float, str], list[dict[str, Any]]] = collections.defaultdict(list)
+  releases, ends = pages.by_kind(record['rows'])
+  real = ends['real'][0]
   for row in record['rows']:
-    groups[row.get('epsilon', 0.0), row['kind']].append(row)
-  real = groups[0.0, 'real'][0]
-  for rows in groups.values():
-    for row in rows:
-      row['share'] = (row['auroc'] - 0.5) / (real['auroc'] - 0.5)
-      row['ratio'] = row['predictive'] / real['predictive']
-  releases = {key: rows for key, rows in sorted(groups.items()) if key[0]}
-  ends = {key: rows for key, rows in groups.items() if not key[0]}
+    row['share'] = (row['auroc'] - 0.5) / (real['auroc'] - 0.5)
+    row['ratio'] = row['predictive'] / real['predictive']
   header = (
     'ε', 'releases', 'AUROC, death', 'logistic', 'boosting', 'hourly means', 'hourly rates',
     'next value', 'telling apart', 'CPU seconds', 'expected / verdict',
@@ -63,7 +57,7 @@ def page(record: Mapping[str, Any]) -> str:
     '## What is best and worst possible',
     pages.table(
       ('stays', *header[2:9]),
-      [(_CALLED[kind], *(_mean(rows, name) for name in _SCORES)) for (_, kind), rows in
+      [(_CALLED[kind], *(pages.mean_of(rows, name) for name in _SCORES)) for kind, rows in
        ends.items()],
     ),
     'Set c is not quite like sets a and b: training stays themselves miss its hourly means by '
@@ -90,15 +84,9 @@ def _row(epsilon: float, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
   said = {f'{row["expected"]} / {row["verdict"]}' for row in rows}
   seconds = statistics.fmean(row['cpu_seconds'] for row in rows)
   return (
-    f'{epsilon:g}', str(len(rows)), *(_mean(rows, name) for name in _SCORES), f'{seconds:.0f}',
-    '; '.join(sorted(said)),
+    f'{epsilon:g}', str(len(rows)), *(pages.mean_of(rows, name) for name in _SCORES),
+    f'{seconds:.0f}', '; '.join(sorted(said)),
   )  # fmt: skip
-
-
-def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> str:
-  values = [row[name] for row in rows]
-  spread = f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else ''
-  return f'{statistics.fmean(values):.3f}{spread}'
 
 
 def main() -> None:

@@ -10,44 +10,21 @@ real and of worthless stays, two thirds of that.
 
 from __future__ import annotations
 
-import os
 import pathlib
-import resource
-import time
 from typing import Any
 
 from absl import flags
 
-from dpgan_jax import _cli, _keys
+from dpgan_jax import _cli
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.evaluation.series import courses, pictures, summaries
 from dpgan_jax.evaluation.tables import references, tstr
-from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.models.moments import release, settings, verdict
-from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from experiments import pages
 from experiments.series import physionet
-from experiments.tables.measure import table
+from experiments.tables.measure import made
 
 FLAGS = flags.FLAGS
 EPSILONS = (1.0, 10.0)
-
-
-def made(train: TableDataset, epsilon: float, seed: int) -> tuple[TableDataset, dict[str, Any]]:
-  """As many sequences as were trained on, of one release; and what it took."""
-  begun = time.process_time()
-  moments = settings.make(TrainConfig(target_epsilon=epsilon), train.spec)
-  codes, secret = moments.encoding.encode(train.records), os.urandom(32)
-  means = release.release_means(codes, train.labels, moments, secret)
-  seconds = release.release_seconds(codes, train.labels, means, moments, secret)
-  model = MomentsSynthesizer(moments, means, seconds)
-  records, labels = model.sample(len(train), key=_keys.from_seed(seed))
-  found = verdict.judge(means, seconds, moments)
-  return table(train, records, labels, f'moments, ε = {epsilon:g}'), {
-    'cpu_seconds': round(time.process_time() - begun, 1),
-    'expected': verdict.expected(moments),
-    'verdict': None if found is None else found.level,
-  }
 
 
 def scored(synthetic: TableDataset, test: TableDataset) -> dict[str, Any]:
@@ -68,18 +45,13 @@ def scored(synthetic: TableDataset, test: TableDataset) -> dict[str, Any]:
 def main() -> None:
   train, test = physionet.load(FLAGS.data)
   kept = [] if FLAGS.references else pages.read_json(pathlib.Path(FLAGS.out))['rows']
-  rows: list[dict[str, Any]] = [row for row in kept if row['kind'] != 'moments']
+  rows = pages.Rows(
+    FLAGS.out, (row for row in kept if row['kind'] != 'moments'), data='physionet',
+    train=len(train), test=len(test), delta=1e-5,
+  )  # fmt: skip
 
   def add(kind: str, synthetic: TableDataset, **about: Any) -> None:
-    row = {'kind': kind, **about, **scored(synthetic, test)}
-    print(row, flush=True)
-    rows.append(row)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    pages.write_json(
-      pathlib.Path(FLAGS.out),
-      {'data': 'physionet', 'train': len(train), 'test': len(test), 'delta': 1e-5,
-       'peak_gib': round(memory, 2), 'rows': rows},
-    )  # fmt: skip
+    rows.add(kind=kind, **about, **scored(synthetic, test))
 
   if FLAGS.references:
     add('real', train)

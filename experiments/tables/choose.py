@@ -12,7 +12,6 @@ what real rows of the same number teach, which the levels of the verdict are mad
 
 from __future__ import annotations
 
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -47,23 +46,17 @@ def scored(rows: TableDataset, unseen: TableDataset) -> dict[str, Any]:
 
 
 def main() -> None:
-  rows: list[dict[str, Any]] = []
-
-  def add(**row: Any) -> None:
-    print(row, flush=True)
-    rows.append(row)
-    pages.write_json(pathlib.Path(FLAGS.out), {'delta': 1e-5, 'rows': rows})
-
+  rows = pages.Rows(FLAGS.out, delta=1e-5)
   train, _ = adult.load(FLAGS.data)
   for size, (own, unseen) in parts(train).items():
-    add(num_records=size, setting='real rows', **scored(own, unseen))
+    rows.add(num_records=size, setting='real rows', **scored(own, unseen))
     for epsilon in SIZES[size]:
       tried: list[dict[str, Any]] = [{}]
       tried += [{name: value} for name, values in CHOICES.items() for value in values]
       for changes in tried:
         synthetic, about = measure.made(own, epsilon, 0, **changes)
         (name, value), *_ = (*changes.items(), ('default', None))
-        add(
+        rows.add(
           num_records=size, epsilon=epsilon, setting=name, value=value, expected=about['expected'],
           **scored(synthetic, unseen),
         )  # fmt: skip

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import pathlib
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpgan_jax import _cli
@@ -26,7 +25,7 @@ def page(
   record: Mapping[str, Any], choice: Mapping[str, Any], second: Mapping[str, Any] | None = None
 ) -> str:
   """The Markdown of what `measure` has found, of Adult and of a second table, and `choose`."""
-  releases, ends = _groups(record)
+  releases, ends = pages.by_kind(record['rows'])
   return pages.join(
     '# Tables: what ε alone gives',
     f'UCI Adult, {record["train"]:,} training rows of 14 columns and the target income, δ = '
@@ -39,7 +38,7 @@ def page(
     'of memory. Other tools see the cells that scores are computed on, a small favour '
     '(`experiments/tables/peers.py`); they ran while other programs did, so their seconds are too '
     'many.',
-    pages.table(_header('income'), [_row(key, rows) for key, rows in sorted(releases.items())]),
+    pages.table(_header('income'), [_row(key, rows) for key, rows in releases.items()]),
     '## What is best and worst possible',
     _ends(ends, 'income'),
     'AUROC by classifier, mean over releases:',
@@ -47,8 +46,8 @@ def page(
       ('ε', 'by', 'logistic', 'forest', 'boosting'),
       [
         (f'{epsilon:g}', _CALLED.get(kind, kind),
-         *(_mean(rows, name) for name in ('logistic', 'forest', 'boosting')))
-        for (epsilon, kind), rows in sorted(releases.items())
+         *(pages.mean_of(rows, name) for name in ('logistic', 'forest', 'boosting')))
+        for (epsilon, kind), rows in releases.items()
       ],
     ),
     *(_second(second) if second else ()),
@@ -63,18 +62,6 @@ def page(
   )  # fmt: skip
 
 
-_Groups = dict[tuple[float, str], list[dict[str, Any]]]
-
-
-def _groups(record: Mapping[str, Any]) -> tuple[_Groups, _Groups]:
-  """Rows of a record by ε and kind: those of releases, and the others."""
-  groups: _Groups = collections.defaultdict(list)
-  for row in record['rows']:
-    groups[row.get('epsilon', 0.0), row['kind']].append(row)
-  releases = {key: rows for key, rows in groups.items() if key[0]}
-  return releases, {key: rows for key, rows in groups.items() if not key[0]}
-
-
 def _header(target: str) -> tuple[str, ...]:
   return (
     'ε', 'by', 'releases', 'one-way', 'two-way', 'three-way', f'AUROC, {target}', 'best', 'others',
@@ -82,17 +69,18 @@ def _header(target: str) -> tuple[str, ...]:
   )  # fmt: skip
 
 
-def _ends(ends: _Groups, target: str) -> str:
+def _ends(ends: Mapping[str, Sequence[Mapping[str, Any]]], target: str) -> str:
   return pages.table(
     ('rows', 'one-way', 'two-way', 'three-way', f'AUROC, {target}', 'others'),
     [
-      (_CALLED[kind], *(_mean(rows, name) for name in _SCORES)) for (_, kind), rows in ends.items()
+      (_CALLED[kind], *(pages.mean_of(rows, name) for name in _SCORES))
+      for kind, rows in ends.items()
     ],
   )
 
 
 def _second(record: Mapping[str, Any]) -> tuple[str, ...]:
-  releases, ends = _groups(record)
+  releases, ends = pages.by_kind(record['rows'])
   return (
     '## A second table',
     f'Free light chains and who died (`flchain`, {record["train"]:,} training and '
@@ -101,7 +89,7 @@ def _second(record: Mapping[str, Any]) -> tuple[str, ...]:
     'cause of death, is left out. Made by `./run.sh python -m experiments.tables.measure '
     '--table=flchain --data=FOLDER --epsilons=1 --seeds=3 '
     '--out=experiments/results/tables_flchain.json`, while other programs ran.',
-    pages.table(_header('death'), [_row(key, rows) for key, rows in sorted(releases.items())]),
+    pages.table(_header('death'), [_row(key, rows) for key, rows in releases.items()]),
     _ends(ends, 'death'),
   )
 
@@ -124,20 +112,10 @@ def _row(key: tuple[float, str], rows: Sequence[Mapping[str, Any]]) -> tuple[str
   said = {f'{r["expected"]} / {r["verdict"]}' for r in rows if 'verdict' in r}
   return (
     f'{epsilon:g}', _CALLED.get(kind, kind), str(len(rows)),
-    *(_mean(rows, name) for name in ('one_way', 'two_way', 'three_way', 'auroc')),
-    ', '.join(sorted({r['best'] for r in rows})), _mean(rows, 'every_column'),
-    _mean(rows, 'seconds', lambda v: f'{v:.0f}'), '; '.join(sorted(said)),
+    *(pages.mean_of(rows, name) for name in ('one_way', 'two_way', 'three_way', 'auroc')),
+    ', '.join(sorted({r['best'] for r in rows})), pages.mean_of(rows, 'every_column'),
+    f'{statistics.fmean(r["seconds"] for r in rows):.0f}', '; '.join(sorted(said)),
   )  # fmt: skip
-
-
-def _mean(
-  rows: Sequence[Mapping[str, Any]], name: str, show: Callable[[float], str] = lambda v: f'{v:.3f}'
-) -> str:
-  values = [r[name] for r in rows if r.get(name) is not None]
-  if not values:
-    return ''
-  spread = f' ± {show(statistics.stdev(values))}' if len(values) > 1 and name != 'seconds' else ''
-  return f'{show(statistics.fmean(values))}{spread}'
 
 
 def main() -> None:

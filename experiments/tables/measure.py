@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import resource
 import time
 from typing import Any
 
@@ -38,11 +37,11 @@ TABLES = {'adult': adult.load, 'flchain': flchain.load}
 def made(
   train: TableDataset, epsilon: float, seed: int, **changes: Any
 ) -> tuple[TableDataset, dict[str, Any]]:
-  """As many rows as were trained on, of one release; and what it took.
+  """As many rows, or sequences, as were trained on, of one release; and what it took.
 
   `changes` are of the settings that are defaults otherwise.
   """
-  begun = time.monotonic()
+  begun, cpu = time.monotonic(), time.process_time()
   moments = settings.make(TrainConfig(target_epsilon=epsilon, **changes), train.spec)
   codes, secret = moments.encoding.encode(train.records), os.urandom(32)
   means = release.release_means(codes, train.labels, moments, secret)
@@ -52,6 +51,7 @@ def made(
   found = verdict.judge(means, seconds, moments)
   return table(train, records, labels, f'moments, ε = {epsilon:g}'), {
     'seconds': round(time.monotonic() - begun, 1),
+    'cpu_seconds': round(time.process_time() - cpu, 1),
     'expected': verdict.expected(moments),
     'verdict': None if found is None else found.level,
   }
@@ -84,18 +84,10 @@ def scored(synthetic: TableDataset, test: TableDataset, *, columns: bool) -> dic
 
 def main() -> None:
   train, test = TABLES[FLAGS.table](FLAGS.data)
-  rows: list[dict[str, Any]] = []
+  rows = pages.Rows(FLAGS.out, data=FLAGS.table, train=len(train), test=len(test), delta=1e-5)
 
   def add(kind: str, synthetic: TableDataset, *, columns: bool = True, **about: Any) -> None:
-    row = {'kind': kind, **about, **scored(synthetic, test, columns=columns)}
-    print(row, flush=True)
-    rows.append(row)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    pages.write_json(
-      pathlib.Path(FLAGS.out),
-      {'data': FLAGS.table, 'train': len(train), 'test': len(test), 'delta': 1e-5,
-       'peak_gib': round(memory, 2), 'rows': rows},
-    )  # fmt: skip
+    rows.add(kind=kind, **about, **scored(synthetic, test, columns=columns))
 
   add('real rows', train)
   for kind in ('permuted', 'independent'):

@@ -17,6 +17,7 @@ from dpgan_jax.models.moments.series.encoding import SeriesEncoding
 from dpgan_jax.models.moments.series.scores import Scores
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
 from dpgan_jax.privacy import exact_noise
+from experiments.trust.moments_checks import released, require_charged, require_moved_by_one
 from experiments.trust.statistical_checks import Violation
 
 _SCHEMA = SeriesSchema(
@@ -57,10 +58,7 @@ def _records(n: int) -> tuple[np.ndarray, np.ndarray]:
 def _released(
   records: np.ndarray, labels: np.ndarray, moments: Moments, number: int = 0
 ) -> tuple[Means, np.ndarray]:
-  secret = number.to_bytes(32, 'big')
-  codes = moments.encoding.encode(records)
-  means = release.release_means(codes, labels, moments, secret)
-  return means, release.release_seconds(codes, labels, means, moments, secret)
+  return released(moments.encoding.encode(records), labels, moments, number)
 
 
 def _nothing() -> tuple[np.ndarray, np.ndarray]:
@@ -102,10 +100,7 @@ def noise_of_series_is_charged() -> None:
     found['products'].append(
       (seconds[:, above[0], above[1]] / (second * bound**2 / math.sqrt(2))).ravel()
     )
-  for name, draws in found.items():
-    deviation = float(np.std(draws))
-    if not abs(deviation - 1) < (0.25 if name == 'classes' else 0.1):
-      raise Violation(f'noise of {name} is {deviation:.3g} times what is accounted for')
+  require_charged(found, {name: 0.25 if name == 'classes' else 0.1 for name in found})
 
 
 def parts_have_noise_of_their_own() -> None:
@@ -142,9 +137,7 @@ def one_sequence_moves_sums_by_one() -> None:
     before, after = _parts(without, cells), _parts(means, cells) | {'profile': profile}
     by = {n: float(np.linalg.norm(after[n] - before[n])) / units[n] for n in before}
     by['products'] = float(np.linalg.norm(both - products)) / scores.bound**2
-    for name, moved in by.items():
-      if not moved <= 1 + 1e-6:
-        raise Violation(f'one sequence moves {name} by {moved:.4g} of their sensitivity')
+    require_moved_by_one('sequence', by)
 
 
 def scores_follow_from_the_release() -> None:
