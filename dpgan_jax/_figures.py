@@ -18,7 +18,7 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -202,7 +202,7 @@ def loss_curves(metrics: Sequence[Mapping[str, Any]], path: PathLike) -> pathlib
     return _column(metrics, name)[kept][order]
 
   step, epsilon = column('step'), column('epsilon')
-  figure, axes = _figure()
+  figure, axes = one_panel()
   # A line of one point is invisible; many points are noise, so their running mean is drawn over it.
   window = len(step) // 50
   marker = 'o' if len(step) <= 25 else ''
@@ -224,8 +224,7 @@ def loss_curves(metrics: Sequence[Mapping[str, Any]], path: PathLike) -> pathlib
     notes.append('¹ reads private data without noise: ε does not cover this curve.')
   if window > 1:
     notes.append(f'Bold: mean of {window} points.')
-  figure.supxlabel(' '.join(notes), fontsize=8, color=_INK, x=0.01, ha='left')
-  return _save(figure, path)
+  return save(figure, path, ' '.join(notes))
 
 
 def epsilon_delta_curve(
@@ -256,7 +255,7 @@ def epsilon_delta_curve(
       raise InputError(f'expected delta in (0, 1), got {float(value)!r}')
   order = np.argsort(delta)
   order = order[np.isfinite(epsilon[order])]
-  figure, axes = _figure()
+  figure, axes = one_panel()
   axes.set_xscale('log')
   axes.plot(delta[order], epsilon[order], color=_BLUE, linewidth=1.8)
   axes.set_xlabel('δ')
@@ -274,7 +273,7 @@ def epsilon_delta_curve(
     axes.text(0.5, 0.5, 'no finite ε: not private', transform=axes.transAxes, ha='center')
   axes.margins(x=0.04, y=0.12)
   axes.set_ylim(bottom=0)
-  return _save(figure, path)
+  return save(figure, path)
 
 
 def _column(metrics: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
@@ -292,14 +291,20 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
   return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0.5)
 
 
-def _figure() -> tuple[Figure, Axes]:
-  figure = Figure(figsize=(7, 4), dpi=150, layout='constrained', facecolor='white')
+def one_panel(height: float = 4) -> tuple[Figure, Axes]:
+  """A figure of one quiet panel, seven inches wide."""
+  figure = Figure(figsize=(7, height), dpi=150, layout='constrained', facecolor='white')
   axes = figure.add_subplot()
-  axes.grid(color=_FAINT, linewidth=0.6)
+  quiet(axes)
+  return figure, axes
+
+
+def quiet(axes: Axes, grid: Literal['both', 'y'] = 'both') -> None:
+  """A faint grid behind what is drawn, and no frame above it and at its right."""
+  axes.grid(axis=grid, color=_FAINT, linewidth=0.6)
   axes.set_axisbelow(True)
   for side in ('top', 'right'):
     axes.spines[side].set_visible(False)
-  return figure, axes
 
 
 def _step_axis(axes: Axes, step: np.ndarray) -> None:
@@ -332,7 +337,10 @@ def _epsilon_axis(axes: Axes, step: np.ndarray, epsilon: np.ndarray) -> None:
   top.spines['right'].set_visible(False)
 
 
-def _save(figure: Figure, path: PathLike) -> pathlib.Path:
+def save(figure: Figure, path: PathLike, note: str = '') -> pathlib.Path:
+  """Writes a figure as PNG, whole or not at all, the same bytes every time; `note` is below it."""
+  if note:
+    figure.supxlabel(note, fontsize=8, color=_INK, x=0.01, ha='left')
   with atomic_write(path, 'wb') as file:
     # The version of matplotlib would be written by default.
     figure.savefig(file, format='png', metadata={'Software': None})

@@ -5,8 +5,8 @@ nothing is unpickled, and whatever is wrong becomes a one-line `InputError` that
 
 >>> import pathlib, tempfile
 >>> with tempfile.TemporaryDirectory() as folder:
-...   path = pathlib.Path(folder) / 'labels-idx1-ubyte.gz'
-...   save_idx(path, np.array([5, 0, 4], np.uint8))
+...   path = pathlib.Path(folder) / 'labels-idx1-ubyte'
+...   _ = path.write_bytes(idx_bytes(np.array([5, 0, 4], np.uint8)))
 ...   read_idx(path, 'labels')
 array([5, 0, 4], dtype=uint8)
 """
@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dpgan_jax._files import MAX_BYTES, atomic_write
+from dpgan_jax._files import MAX_BYTES
 from dpgan_jax._validate import InputError
 from dpgan_jax.data import naming
 
@@ -155,15 +155,6 @@ def idx_bytes(array: np.ndarray) -> bytes:
     raise InputError(f'expected 1 to 4 dimensions of a dtype that IDX has, got {describe(array)}')
   head = struct.pack(f'>HBB{array.ndim}I', 0, code, array.ndim, *array.shape)
   return head + array.astype(_IDX_DTYPES[code], copy=False).tobytes()
-
-
-def save_idx(path: PathLike, array: np.ndarray) -> None:
-  """Writes `array` as an IDX file, whole or not at all; a name ending in .gz is compressed."""
-  data = idx_bytes(array)
-  if os.fspath(path).endswith('.gz'):
-    data = gzip.compress(data, mtime=0)
-  with atomic_write(path, 'wb') as file:
-    file.write(data)
 
 
 # --- npz -----------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator, StrMethodFormatter
 
-from dpgan_jax import _files, _validate
+from dpgan_jax import _figures, _validate
 from dpgan_jax.evaluation.scores import Evaluation
 
 PathLike = str | os.PathLike[str]
@@ -146,7 +146,7 @@ def evaluation(found: Evaluation, path: PathLike) -> pathlib.Path:
     panels[1].set_title('CNN trained on samples (TSTR), or on real images', fontsize=9)
   figure.legend(*panels[0].get_legend_handles_labels(), loc='outside upper left', ncols=3,
                 frameon=False)  # fmt: skip
-  return _save(figure, path, PRIVATE)
+  return _figures.save(figure, path, PRIVATE)
 
 
 def _bars(axes: Axes, names: Sequence[str], series: Mapping[str, Sequence[float | None]]) -> None:
@@ -155,10 +155,7 @@ def _bars(axes: Axes, names: Sequence[str], series: Mapping[str, Sequence[float 
     places = [i + (number - (len(series) - 1) / 2) * width for i in range(len(names))]
     axes.bar(places, [v or 0.0 for v in values], width, color=_BARS[label], label=label)
   axes.set_xticks(range(len(names)), names)
-  axes.grid(axis='y', color=_FAINT, linewidth=0.6)
-  axes.set_axisbelow(True)
-  for side in ('top', 'right'):
-    axes.spines[side].set_visible(False)
+  _figures.quiet(axes, 'y')
 
 
 def _begin(series: Sequence[Series], title: str, ylabel: str, log: bool) -> tuple[Figure, Axes]:
@@ -171,12 +168,7 @@ def _begin(series: Sequence[Series], title: str, ylabel: str, log: bool) -> tupl
   values = np.array([v for s in series for group in s.points.values() for v in group])
   if log and not (values > 0).all():
     raise _validate.InputError(f'expected values > 0 on a logarithmic axis, got {values.min():g}')
-  figure = Figure(figsize=(7, 4.2), dpi=150, layout='constrained', facecolor='white')
-  axes = figure.add_subplot()
-  axes.grid(color=_FAINT, linewidth=0.6)
-  axes.set_axisbelow(True)
-  for side in ('top', 'right'):
-    axes.spines[side].set_visible(False)
+  figure, axes = _figures.one_panel(4.2)
   axes.set_ylabel(ylabel)
   if log:
     axes.set_yscale('log')
@@ -219,12 +211,4 @@ def _end(figure: Figure, title: str, path: PathLike, note: str) -> pathlib.Path:
     title=title, title_fontsize=10, alignment='left', frameon=False, fontsize=8, ncols=3,
     loc='outside upper left',
   )  # fmt: skip
-  return _save(figure, path, note)
-
-
-def _save(figure: Figure, path: PathLike, note: str) -> pathlib.Path:
-  figure.supxlabel(note, fontsize=8, color=_INK, x=0.01, ha='left')
-  with _files.atomic_write(path, 'wb') as file:
-    # The version of matplotlib would be written by default.
-    figure.savefig(file, format='png', metadata={'Software': None})
-  return pathlib.Path(path)
+  return _figures.save(figure, path, note)

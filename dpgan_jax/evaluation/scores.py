@@ -12,9 +12,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dpgan_jax import _figures, _files, _markdown
@@ -140,8 +141,8 @@ class Score:
   def describe(self) -> str:
     """The number beside its references, for people."""
     beside = (('real images', self.reference), ('static', self.static))
-    known = ', '.join(f'{name}: {_number(v)}' for name, v in beside if v is not None)
-    said = f'{_number(self.value)} ({known})' if known else _number(self.value)
+    known = ', '.join(f'{name}: {number(v)}' for name, v in beside if v is not None)
+    said = f'{number(self.value)} ({known})' if known else number(self.value)
     return f'{said}; says nothing here' if self.separates is False else said
 
   def to_json(self) -> Result:
@@ -216,26 +217,15 @@ class Evaluation:
 
   def to_markdown(self, about: Mapping[str, Any]) -> str:
     """The same for people."""
-    first, *others = self.sentences
-    lines = ['# Evaluation of synthetic images', '', f'**{first}**', '']
-    lines += [f'{line}\n' for line in others]
-    lines += [f'{self.verdict.next_step} These sentences read private data too.', '']
-    lines += [_markdown.bullets(f'{n.replace("_", " ")}: {value}' for n, value in about.items())]
-    header = (
-      'score', 'samples', 'real', 'static', 'best', 'n', 'reads private data', 'what to know',
-    )  # fmt: skip
-    rows = [
-      (
-        TITLES.get(s.name, s.name), _number(s.value), _number(s.reference), _number(s.static),
-        s.best, f'{s.n:,}', f'**yes** ({", ".join(s.reads)})' if s.reads else '*no*', s.remark,
-      )
-      for s in self.scores
-    ]  # fmt: skip
-    lines += ['', '## Scores', '', PRIVACY, '', _markdown.table(header, rows), *self._per_class()]
-    if self.skipped:
-      left_out = _markdown.bullets(f'{name}: {reason}' for name, reason in self.skipped.items())
-      lines += ['', '## Left out', '', left_out]
-    return '\n'.join([*lines, '', '## How to read it', '', _markdown.bullets(_NOTES), ''])
+    record = {
+      'sentences': self.sentences, 'next_step': self.verdict.next_step, 'about': about,
+      'privacy': PRIVACY, 'skipped': self.skipped,
+    }  # fmt: skip
+    scored = [score.to_json() | {'remark': score.remark} for score in self.scores]
+    title = 'Evaluation of synthetic images'
+    return page(
+      title, record, ('samples', 'static'), TITLES, scored, self._per_class(), _NOTES
+    )
 
   def class_name(self, k: int) -> str:
     """For tables and figures; a bar would be read as the end of a cell."""
@@ -254,14 +244,104 @@ class Evaluation:
         for s in classified
         for which in ('per_class', 'per_class_ceiling')
       ]
-      rows.append((self.class_name(k), *('–' if c is None else _number(c) for c in cells)))
+      rows.append((self.class_name(k), *('–' if c is None else number(c) for c in cells)))
     title = '## TSTR by class (reads private data: **yes**)'
     return ['', title, '', _markdown.table(header, rows)]
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
   """Four digits that matter: 0.9612, 13.37, 205.1, 3.2e-05; nothing for what is not known."""
   return '' if value is None else f'{value:.4g}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+  """One piece of work whose result is kept as a whole.
+
+  Attributes:
+    name: in messages and file names.
+    key: a digest of all that its result follows from, beside the code.
+    cost: seconds it takes on two idle cores, very roughly; divides the progress bar.
+    run: does it; is given a function that it may tell the share of it that is done.
+  """
+
+  name: str
+  key: str
+  cost: float
+  run: Callable[[Callable[[float], None]], Result]
+
+
+def results(
+  pieces: Sequence[Piece], store: Store | None, progress: Callable[[str, float], None] | None
+) -> dict[str, Result]:
+  """The results of all pieces by name: those that are kept, and the others, which are then kept."""
+  kept = {p.name: store.get(p.name, p.key) for p in pieces} if store else {}
+  todo = sum(p.cost for p in pieces if kept.get(p.name) is None)
+  done, found = 0.0, {}
+  for piece in pieces:
+    result = kept.get(piece.name)
+    if result is None:
+
+      def tell(share: float, piece: Piece = piece, before: float = done) -> None:
+        if progress is not None:
+          progress(piece.name, (before + share * piece.cost) / todo)
+
+      tell(0.0)
+      result = piece.run(tell)
+      done += piece.cost
+      if store is not None:
+        store.put(piece.name, piece.key, result)
+    found[piece.name] = result
+  return found
+
+
+def digest(about: Any) -> str:
+  """A key of a piece: of what JSON holds."""
+  return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def page(
+  title: str,
+  record: Mapping[str, Any],
+  names: tuple[str, str],
+  titles: Mapping[str, str],
+  scored: Iterable[Mapping[str, Any]],
+  own: Iterable[str],
+  notes: Iterable[str],
+) -> str:
+  """A record for people, as Markdown.
+
+  Args:
+    title: of the page.
+    record: `sentences`, the first of which is the verdict, `next_step`, `about`, what is said of
+      `privacy`, and why scores were `skipped`.
+    names: what samples and what noise are called.
+    titles: of scores.
+    scored: the scores, as `Score.to_json` has them, with a `remark`.
+    own: lines of further sections.
+    notes: how to read it.
+  """
+  first, *others = record['sentences']
+  lines = [f'# {title}', '', f'**{first}**', '', *(f'{line}\n' for line in others)]
+  lines += [f'{record["next_step"]} These sentences read private data too.', '']
+  about = (f'{name.replace("_", " ")}: {value}' for name, value in record['about'].items())
+  header = (
+    'score', names[0], 'real', names[1], 'best', 'n', 'reads private data', 'what to know',
+  )  # fmt: skip
+  rows = [
+    (
+      titles.get(s['name'], s['name']), number(s['value']), number(s['reference']),
+      number(s['static']), s['best'], f'{s["n"]:,}',
+      f'**yes** ({", ".join(s["reads"])})' if s['reads'] else '*no*', s['remark'],
+    )
+    for s in scored
+  ]  # fmt: skip
+  lines += [_markdown.bullets(about), '', '## Scores', '', record['privacy'], '']
+  lines += [_markdown.table(header, rows), *own]
+  if record['skipped']:
+    left_out = _markdown.bullets(f'{name}: {why}' for name, why in record['skipped'].items())
+    lines += ['', '## Left out', '', left_out]
+  return '\n'.join([*lines, '', '## How to read it', '', _markdown.bullets(notes), ''])
 
 
 class Store:

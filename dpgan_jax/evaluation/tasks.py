@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy as np
 
 from dpgan_jax import _plugins
 from dpgan_jax.data.images.dataset import ImageDataset
-from dpgan_jax.evaluation import distances, features, judges, references
+from dpgan_jax.evaluation import distances, features, judges, references, scores
 from dpgan_jax.evaluation.scores import Evaluation, Result, Store
 from dpgan_jax.models import fitting
 
@@ -94,28 +93,6 @@ class Settings:
     return int(np.clip(200_000 // n, 10, 100))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Task:
-  """One piece of work that is kept as a whole.
-
-  Attributes:
-    name: in messages and file names.
-    depends: what its result follows from, beside the code.
-    cost: seconds it takes on two idle cores, very roughly; divides the progress bar.
-    run: does it.
-  """
-
-  name: str
-  depends: dict[str, Any]
-  cost: float
-  run: Callable[[fitting.Progress], Result]
-
-  @property
-  def key(self) -> str:
-    text = json.dumps([VERSION, self.name, self.depends], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def evaluate(
   images: np.ndarray,
   labels: np.ndarray | None,
@@ -141,33 +118,15 @@ def evaluate(
     InputError: samples or data that cannot be scored; one line says why.
   """
   labels = references.check_samples(images, labels, train, test)
-  work = _Work(images, labels, train, test, settings)
-  tasks = work.tasks()
-  kept = {t.name: store.get(t.name, t.key) for t in tasks} if store else {}
-  todo = sum(t.cost for t in tasks if kept.get(t.name) is None)
-  done = 0.0
-  results: dict[str, Result] = {}
-  for task in tasks:
-    result = kept.get(task.name)
-    if result is None:
-
-      def tell(share: float, task: _Task = task, before: float = done) -> None:
-        if progress is not None:
-          progress(task.name, (before + share * task.cost) / todo)
-
-      tell(0.0)
-      result = task.run(tell)
-      done += task.cost
-      if store is not None:
-        store.put(task.name, task.key, result)
-    results[task.name] = result
+  pieces = _Work(images, labels, train, test, settings).pieces()
+  results = scores.results(pieces, store, progress)
   return references.gather(
     results, num_samples=len(images), labelled=labels is not None, spec=train.spec
   )
 
 
 class _Work:
-  """The tasks of one evaluation."""
+  """The pieces of work of one evaluation."""
 
   def __init__(
     self,
@@ -194,7 +153,7 @@ class _Work:
     name = int.from_bytes(hashlib.sha256(what.encode()).digest()[:4], 'big')
     return np.random.default_rng([self.settings.seed, name]).permutation(count)
 
-  def tasks(self) -> list[_Task]:
+  def pieces(self) -> list[scores.Piece]:
     s = self.settings
     samples, real = _digest(self.images, self.labels), [self.train.fingerprint()]
     both = {'seed': s.seed, 'samples': samples, 'real': [*real, self.test.fingerprint()]}
@@ -202,8 +161,9 @@ class _Work:
     pairs = self.n_pairs
     few, few_conv = min(self.n_judge, _STATIC_JUDGED), min(n_conv, _STATIC_JUDGED)
 
-    def task(name: str, cost: float, run: Callable[..., Result], **depends: Any) -> _Task:
-      return _Task(name, {**both, **depends}, cost, run)
+    def task(name: str, cost: float, run: Callable[..., Result], **depends: Any) -> scores.Piece:
+      key = scores.digest([VERSION, name, {**both, **depends}])
+      return scores.Piece(name, key, cost, run)
 
     tasks = [
       task('distinct', 0.1, self.distinct),

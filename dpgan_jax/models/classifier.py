@@ -7,8 +7,8 @@ privacy. Nothing else may look at the data. The mean of the features, which a li
 much from losing, is a statistic of the private data set; it is released by a mechanism of its own
 (`CENTRE`), with noise, charged to the same ledger, and then composes with training.
 
-Here is mathematics only. Directories, checkpoints and the ledger's file belong to the caller
-(`classify` is one; a GAN that wants a private teacher is another), who hands in `charge`:
+Here is mathematics only. Directories, checkpoints and the ledger, which is charged before a step is
+taken, belong to the caller (`run.stages.ClassifierStage`).
 
 >>> import dpgan_jax
 >>> from dpgan_jax.models.classifier_inputs import prepare
@@ -17,11 +17,10 @@ Here is mathematics only. Directories, checkpoints and the ledger's file belong 
 >>> model = Classifier.create(config, digits.spec)
 >>> sorted(model.stages)
 ['classifier']
->>> charged = []
->>> state = train_classifier(model, prepare(config, digits.images), digits.labels,
-...                          jax.random.key(0), charge=lambda *steps: charged.append(steps))
->>> charged, int(state.step)
-([(8, 'classifier')], 8)
+>>> x, y = jnp.asarray(prepare(config, digits.images)), jnp.asarray(digits.labels)
+>>> state, _ = jax.jit(model.step)(model.init(jax.random.key(0)), x, y)
+>>> int(state.step)
+1
 
 Sources: TF-Privacy's tutorial `mnist_dpsgd_tutorial` (model, learning rate 0.25, σ 1.3, C 1.5, B
 256, 15 epochs); Tramèr & Boneh 2021 (arXiv 2011.11660), linear models on scattering features;
@@ -53,8 +52,6 @@ from dpgan_jax.privacy import exact_noise, sharding
 from dpgan_jax.privacy.mechanism import DPMechanism
 
 PyTree = Any
-Charge = Callable[[int, str], None]
-"""`Ledger.charge`: pays for a stage up to a step, durably, before the step is taken."""
 
 STAGE = 'classifier'
 CENTRE = 'classifier_centre'
@@ -341,35 +338,3 @@ class Classifier:
       return self.model.apply({'params': params}, self._seen(part, centre))
 
     return logits
-
-
-def train_classifier(
-  classifier: Classifier,
-  inputs: np.ndarray,
-  labels: np.ndarray,
-  key: jax.Array,
-  *,
-  charge: Charge,
-) -> ClassifierState:
-  """Trains from the start to the end, in memory; `run` trains in a directory.
-
-  Args:
-    classifier: the parts.
-    inputs: [N, ...], from `prepare`.
-    labels: int32 [N].
-    key: must be secret for a release.
-    charge: pays for steps before they are taken; what it raises ends the training.
-  """
-  state_key, release_key = jax.random.split(_keys.require('key', key))
-  state = classifier.init(state_key)
-  x, y = jnp.asarray(inputs), jnp.asarray(labels)
-  if CENTRE in classifier.stages:
-    charge(1, CENTRE)
-    secret = np.asarray(jax.random.key_data(jax.random.split(release_key, 4))).tobytes()
-    state = classifier.release_centre(state, inputs, secret)
-  steps = classifier.mechanism.steps
-  charge(steps, classifier.stage)
-  end, _ = jax.jit(
-    lambda s: jax.lax.scan(lambda c, _: classifier.step(c, x, y), s, None, length=steps)
-  )(state)
-  return end

@@ -214,11 +214,6 @@ def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
   return x
 
 
-def upsample(x: jax.Array) -> jax.Array:
-  """Nearest-neighbour upsampling by two, NHWC."""
-  return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-
-
 def _fold_matrix(size: int) -> np.ndarray:
   """[phase, coarse offset, tap]: which coarse pixel a tap of a kernel reads after upsampling by
   two.
@@ -236,7 +231,7 @@ def _fold_matrix(size: int) -> np.ndarray:
 
 
 def upsample_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """`conv2d(upsample(x), kernel)` for an odd square kernel, without the large image.
+  """`conv2d` of x with every pixel doubled, for an odd square kernel, without that large image.
 
   The taps that would read copies of the same pixel are added up first, which leaves four small
   kernels, one for each pixel of a 2×2 block. A 5×5 convolution then takes 9 instead of 25 products

@@ -19,6 +19,7 @@ from dpgan_jax.data import distort
 from dpgan_jax.privacy.accounting import show_epsilon
 from dpgan_jax.publishing import caveats, statement_text, words
 from dpgan_jax.publishing.statement import Statement
+from dpgan_jax.run.directory import SAMPLES
 
 _OWNER = '*To be filled in by the data owner.*'
 _SIZES = ((1e3, 'n<1K'), (1e4, '1K<n<10K'), (1e5, '10K<n<100K'), (1e6, '100K<n<1M'))
@@ -143,9 +144,9 @@ def data_card(about: About) -> str:
     '## Motivation',
     f'To share the use of private {said.records} without sharing them. {_OWNER}',
     '## Composition',
-    f'{about.num:,} {said.form}, in `{said.samples}`: {said.contents.format(num=about.num)} Each '
-    f'{said.record} was drawn from noise by the generator in `generator.safetensors`; none was '
-    'taken from the private data.',
+    f'{about.num:,} {said.form}, in `{SAMPLES[s.spec.kind]}`: '
+    f'{said.contents.format(num=about.num)} Each {said.record} was drawn from noise by the '
+    'generator in `generator.safetensors`; none was taken from the private data.',
     _classes(about),
     f'There are no splits, and no links to other data. {_chosen(about)}{said.doubt}',
     '## Collection process',

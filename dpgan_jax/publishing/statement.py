@@ -27,6 +27,7 @@ from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing import caveats, meaning, verdicts, words
 from dpgan_jax.publishing import statement_text as text
 from dpgan_jax.publishing.verdicts import PICTURE
+from dpgan_jax.run.directory import SAMPLES
 
 _FORMAT = 1
 # What may leave of the environment. A name that is not here stays inside, whatever it may hold.
@@ -180,7 +181,7 @@ class Statement:
   def files(self) -> list[dict[str, str]]:
     """For every file that a run leaves: whether it may be published, and why."""
     return verdicts.of_files(
-      holds=self.holds, seed_fixed=self.seed_fixed, samples=words.of(self.spec).samples
+      holds=self.holds, seed_fixed=self.seed_fixed, samples=SAMPLES[self.spec.kind]
     )
 
   def caveats(self) -> list[str]:

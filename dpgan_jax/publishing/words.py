@@ -9,10 +9,9 @@ from typing import Any
 from dpgan_jax.data.series.schema import SeriesSchema
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.data.tables.schema import Column, Schema
-from dpgan_jax.run.directory import SAMPLES
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Words:
   """Parts of sentences.
 
@@ -22,8 +21,8 @@ class Words:
     group: what holds of a person with several; nothing where the usual is (`text.GROUP`).
     doubt: what may be doubtful of one, a sentence or nothing.
     form: what each is like.
-    samples: the file of samples.
-    contents: what that file holds and how it is read, sentences; `{num}` is the number of samples.
+    contents: what the file of samples holds and how it is read, sentences; `{num}` is the number
+      of samples.
     made: how a draw becomes a record, the beginning of a sentence.
     constants: public numbers and rules beside N, sentences.
     moments: the kind of model that a release of moments is.
@@ -36,10 +35,9 @@ class Words:
   record: str
   records: str
   units: str
-  group: str
-  doubt: str
+  group: str = ''
+  doubt: str = ''
   form: str
-  samples: str
   contents: str
   made: str
   constants: str
@@ -69,10 +67,8 @@ def _of_images(spec: Spec) -> Words:
     record='image',
     records='images',
     units='images',
-    group='',
     doubt=' What an image shows may be of doubtful class, or of none.',
     form=f'images, {height}×{width}, {"grey" if channels == 1 else "RGB"}',
-    samples=SAMPLES[spec.kind],
     contents=f'`x`, uint8 [{shape}]{labels}. Read it with `numpy.load`, which needs no pickle for '
     'it.',
     made='Pixels are mapped to 0–255 and rounded',
@@ -106,9 +102,7 @@ def _of_tables(spec: Spec) -> Words:
     units=f'{spec.schema.unit}s',
     group='' if most is None else f'It is for a person with all their rows that count, {most} '
     'at most, whatever they hold and whichever classes they are of.',
-    doubt='',
     form=f'rows of {columns} columns',
-    samples=SAMPLES[spec.kind],
     contents='a table with the columns, names and order of the private one, in UTF-8 with commas. '
     'Identifiers in it are made afresh.',
     made='Values are rounded to the resolution of their column',
@@ -156,11 +150,8 @@ def _of_series(spec: Spec, schema: SeriesSchema) -> Words:
     record='sequence',
     records='sequences',
     units='sequences',
-    group='',
-    doubt='',
     form=f'sequences of {steps} steps and {channels} channels, with {len(schema.columns)} static '
     'columns',
-    samples=SAMPLES[spec.kind],
     contents=f'`x`, float64 [{{num}}, {steps}, {channels}], NaN where nothing is measured; '
     '`channels`, their names; and an array of each static column, by its name. Read it with '
     '`numpy.load`, which needs no pickle for it.',

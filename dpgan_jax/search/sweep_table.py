@@ -17,7 +17,7 @@ from typing import Any
 
 import dp_accounting
 
-from dpgan_jax import _validate
+from dpgan_jax import _markdown, _validate
 from dpgan_jax._records import json_ready
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.evaluation import scores
@@ -314,18 +314,17 @@ def to_markdown(table: Table, figures: Sequence[str], left_out: Sequence[str]) -
     f'C = {s["l2_clip_norm"]}, δ = {s["delta"]!r}, n_D = {s["d_steps_per_g_step"]}',
     '', '## Scores', '', _PRIVATE, '',
   ]  # fmt: skip
-  lines += score_table(table)
-  lines += ['', '## What is spent', '', spending(*table.spent_together, table), '']
-  lines += ['## Runs', '', '| run | ε | σ | steps | state |', '| --- | --- | --- | --- | --- |']
+  lines += [score_table(table), '', '## What is spent', '']
+  lines += [spending(*table.spent_together, table), '']
+  rows = []
   for run in table.runs:
     taken = f'{run.charged:,}' if run.finished else f'{run.charged:,} of {run.mechanism.steps:,}'
     state = 'finished' if run.finished else 'not finished'
     state += ', not evaluated' if run.finished and not run.scores else ''
     state += f': {run.reason}' if run.reason else ''
-    lines.append(
-      f'| {run.name} | {show_epsilon(run.epsilon)} | {run.mechanism.noise_multiplier:g} | {taken} '
-      f'| {state} |'
-    )
+    sigma = f'{run.mechanism.noise_multiplier:g}'
+    rows.append((run.name, show_epsilon(run.epsilon), sigma, taken, state))
+  lines += ['## Runs', '', _markdown.table(('run', 'ε', 'σ', 'steps', 'state'), rows)]
   if len({run.amount for run in table.runs if run.amount}) > 1:
     lines += ['', '**Runs were evaluated with different amounts: their scores do not compare.**']
   lines += ['', '## Figures', '', *(f'![{name}]({name})' for name in figures)]
@@ -337,23 +336,22 @@ def _records(table: Table) -> int:
   return table.data.get('num_records', table.data.get('num_examples'))  # the latter in version 0.1
 
 
-def score_table(table: Table) -> list[str]:
-  """Lines of Markdown: a row for each ε, and what real images get."""
-  groups = table.by_epsilon()
+def score_table(table: Table) -> str:
+  """Markdown: a row for each ε, and what real images get."""
   names = [n for n in COLUMNS if any(n in run.scores for run in table.runs)]
   if not names:
-    return ['No run has been evaluated.']
+    return 'No run has been evaluated.'
   titles = [{**pages.TITLES, **scores.TITLES}[name] for name in names]
-  lines = [f'| ε | runs | steps | {" | ".join(titles)} |', '| --- ' * (3 + len(names)) + '|']
-  for target, runs in groups.items():
-    cells = [_cell(summary(runs, name)) for name in names]
+  rows = []
+  for target, runs in table.by_epsilon().items():
     steps = ', '.join(f'{n:,}' for n in _steps(runs))
-    lines.append(f'| {show_epsilon(target)} | {len(runs)} | {steps} | {" | ".join(cells)} |')
+    scored = (_cell(summary(runs, name)) for name in names)
+    rows.append((show_epsilon(target), len(runs), steps, *scored))
   evaluated = [run for run in table.runs if run.scores]
   real = [(summary(evaluated, name) or {}).get('reference') for name in names]
-  cells = ['–' if r is None else f'{r:.4g}' for r in real]
   kind = {'table': 'rows', 'series': 'series'}.get(str(table.data.get('kind')), 'images')
-  return [*lines, f'| real {kind} |  |  | {" | ".join(cells)} |']
+  rows.append((f'real {kind}', '', '', *('–' if r is None else f'{r:.4g}' for r in real)))
+  return _markdown.table(('ε', 'runs', 'steps', *titles), rows)
 
 
 def _steps(runs: Iterable[Run]) -> list[int]:

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpgan_jax.data import datasets, readers
+from dpgan_jax.data import datasets
 from dpgan_jax.data.images.dataset import to_model_range, to_uint8
-from tests.support.images import refused
+from tests.support.images import refused, save_idx
 
 
 def small(num: int = 12, num_classes: int = 3, channels: int = 1) -> datasets.ImageDataset:
@@ -30,8 +30,8 @@ def dataset(images: np.ndarray, labels: np.ndarray, num_classes: int = 3) -> dat
 
 
 def idx_folder(folder: pathlib.Path, source: datasets.ImageDataset, stem: str = 'train') -> str:
-  readers.save_idx(folder / f'{stem}-images-idx3-ubyte', source.images[..., 0])
-  readers.save_idx(folder / f'{stem}-labels-idx1-ubyte', source.labels.astype(np.uint8))
+  save_idx(folder / f'{stem}-images-idx3-ubyte', source.images[..., 0])
+  save_idx(folder / f'{stem}-labels-idx1-ubyte', source.labels.astype(np.uint8))
   return str(folder)
 
 
@@ -135,16 +135,16 @@ class TestLoadIdx:
 
   def test_colour_has_four_dimensions(self, tmp_path):
     ds = small(channels=3)
-    readers.save_idx(tmp_path / 'train-images-idx4-ubyte', ds.images)
-    readers.save_idx(tmp_path / 'train-labels-idx1-ubyte', ds.labels)
+    save_idx(tmp_path / 'train-images-idx4-ubyte', ds.images)
+    save_idx(tmp_path / 'train-labels-idx1-ubyte', ds.labels)
     assert datasets.load_dataset('idx', data_dir=str(tmp_path)).fingerprint() == ds.fingerprint()
 
   @pytest.mark.parametrize('image_name', ['train-images-idx3-ubyte', 'train-images.idx3-ubyte',
                                           'train-images-idx3-ubyte.gz'])  # fmt: skip
   def test_usual_names(self, tmp_path, image_name):
     ds = small(10, 10)
-    readers.save_idx(tmp_path / image_name, ds.images[..., 0])
-    readers.save_idx(tmp_path / 'train-labels.idx1-ubyte.gz', ds.labels.astype(np.uint8))
+    save_idx(tmp_path / image_name, ds.images[..., 0])
+    save_idx(tmp_path / 'train-labels.idx1-ubyte.gz', ds.labels.astype(np.uint8))
     for name in ('mnist', 'fashion_mnist', 'kmnist', 'emnist_digits'):
       loaded = datasets.load_dataset(name, data_dir=str(tmp_path))
       assert (loaded.num_classes, loaded.name) == (10, name)
@@ -161,8 +161,8 @@ class TestLoadIdx:
   def test_emnist(self, tmp_path):
     ds = small(47, 47)
     names = [f'emnist-balanced-test-{k}-ubyte.gz' for k in ('images-idx3', 'labels-idx1')]
-    readers.save_idx(tmp_path / names[0], ds.images[..., 0])
-    readers.save_idx(tmp_path / names[1], ds.labels.astype(np.uint8))
+    save_idx(tmp_path / names[0], ds.images[..., 0])
+    save_idx(tmp_path / names[1], ds.labels.astype(np.uint8))
     loaded = datasets.load_dataset('emnist', data_dir=str(tmp_path), split='test')
     np.testing.assert_array_equal(loaded.images, ds.images.swapaxes(1, 2))
     assert loaded.class_names[10] == 'A'
@@ -170,20 +170,20 @@ class TestLoadIdx:
 
   def test_emnist_letters_are_counted_from_one(self, tmp_path):
     ds = small(26, 26)
-    readers.save_idx(tmp_path / 'train-images-idx3-ubyte', ds.images[..., 0])
+    save_idx(tmp_path / 'train-images-idx3-ubyte', ds.images[..., 0])
     labels = tmp_path / 'train-labels-idx1-ubyte'
-    readers.save_idx(labels, (ds.labels + 1).astype(np.uint8))
+    save_idx(labels, (ds.labels + 1).astype(np.uint8))
     loaded = datasets.load_dataset('emnist_letters', data_dir=str(tmp_path))
     np.testing.assert_array_equal(loaded.labels, ds.labels)
     assert (loaded.class_names[0], loaded.class_names[25]) == ('a', 'z')
-    readers.save_idx(labels, ds.labels.astype(np.uint8))
+    save_idx(labels, ds.labels.astype(np.uint8))
     refused(
       lambda: datasets.load_dataset('emnist_letters', data_dir=str(tmp_path)), '[0, 26)', '-1'
     )
 
   def test_counts_that_differ(self, tmp_path):
     folder = idx_folder(tmp_path, small())
-    readers.save_idx(tmp_path / 'train-labels-idx1-ubyte', np.zeros(11, np.uint8))
+    save_idx(tmp_path / 'train-labels-idx1-ubyte', np.zeros(11, np.uint8))
     refused(lambda: datasets.load_dataset('idx', data_dir=folder), 'train-images-idx3-ubyte has '
             '12 images', 'train-labels-idx1-ubyte has 11 labels')  # fmt: skip
 
@@ -192,11 +192,11 @@ class TestLoadIdx:
     refused(lambda: datasets.load_dataset('idx', data_dir=folder, num_classes=2), '[0, 2)', 'got 2')
     refused(lambda: datasets.load_dataset('idx', data_dir=folder, num_classes=4), "class 3 ('3')")
     refused(lambda: datasets.load_dataset('mnist', data_dir=folder), "class 3 ('3') has no images")
-    readers.save_idx(tmp_path / 'train-labels-idx1-ubyte', np.full(12, 2**31 - 1, np.int32))
+    save_idx(tmp_path / 'train-labels-idx1-ubyte', np.full(12, 2**31 - 1, np.int32))
     refused(
       lambda: datasets.load_dataset('idx', data_dir=folder), 'label 2147483647 among 12 labels'
     )
-    readers.save_idx(tmp_path / 'train-labels-idx1-ubyte', np.full(12, -1, np.int32))
+    save_idx(tmp_path / 'train-labels-idx1-ubyte', np.full(12, -1, np.int32))
     refused(lambda: datasets.load_dataset('idx', data_dir=folder), 'labels >= 0', '-1')
 
   def test_exchanged_missing_empty(self, tmp_path):
@@ -208,8 +208,8 @@ class TestLoadIdx:
     labels.rename(images)
     (tmp_path / 'x').rename(labels)
     refused(lambda: datasets.load_dataset('mnist', data_dir=folder), str(images), 'exchanged')
-    readers.save_idx(images, np.zeros((0, 4, 5), np.uint8))
-    readers.save_idx(labels, np.zeros(0, np.uint8))
+    save_idx(images, np.zeros((0, 4, 5), np.uint8))
+    save_idx(labels, np.zeros(0, np.uint8))
     for name in ('idx', 'mnist'):
       refused(lambda n=name: datasets.load_dataset(n, data_dir=folder), 'at least one image')
     refused(lambda: datasets.load_dataset('idx', data_dir=str(tmp_path / 'no')), 'does not exist')

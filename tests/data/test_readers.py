@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from dpgan_jax.data import datasets, naming, readers
-from tests.support.images import fuzz, mutations, png_folder, refused, small
+from tests.support.images import fuzz, mutations, png_folder, refused, save_idx, small
 
 IDX_DTYPES = ('uint8', 'int8', 'int16', 'int32', 'float32', 'float64')
 
@@ -40,7 +40,7 @@ class TestIdx:
   )
   def test_round_trip(self, tmp_path_factory, array, packed):
     path = tmp_path_factory.getbasetemp() / ('a.gz' if packed else 'a')
-    readers.save_idx(path, array)
+    save_idx(path, array)
     back = readers.read_idx(path)
     assert back.dtype == array.dtype
     assert back.dtype.isnative
@@ -318,8 +318,8 @@ class TestClassNames:
   def test_idx(self, tmp_path):
     ds = small()
     for stem in ('train', 't10k'):
-      readers.save_idx(tmp_path / f'{stem}-images-idx3-ubyte', ds.images[..., 0])
-      readers.save_idx(tmp_path / f'{stem}-labels-idx1-ubyte', ds.labels.astype(np.uint8))
+      save_idx(tmp_path / f'{stem}-images-idx3-ubyte', ds.images[..., 0])
+      save_idx(tmp_path / f'{stem}-labels-idx1-ubyte', ds.labels.astype(np.uint8))
     (tmp_path / naming.FILE).write_text(json.dumps(self.NAMES), encoding='utf-8')
     for split in datasets.SPLITS:
       assert (

@@ -155,7 +155,7 @@ def test_a_part_of_the_work_gives_a_part_of_the_scores(digits, score):
 def test_light_evaluations_leave_out_what_takes_long(digits):
   train, test, fresh = digits
   work = tasks._Work(fresh.images, fresh.labels, train, test, Settings.light(seed=3))
-  names = [task.name for task in work.tasks()]
+  names = [task.name for task in work.pieces()]
   assert names == [
     'features', 'static_features', 'secondary', 'static_secondary', 'tstr_mlp', 'ceiling_mlp',
     'tstr_lr', 'ceiling_lr',
@@ -218,7 +218,7 @@ def test_what_real_images_and_noise_get_depends_on_no_sample(digits):
 
   def keys(images, train, settings=SETTINGS):
     work = tasks._Work(images, fresh.labels, train, test, settings)
-    return {task.name: task.key for task in work.tasks()}
+    return {task.name: task.key for task in work.pieces()}
 
   one, two = keys(fresh.images, train), keys(np.roll(fresh.images, 1, axis=2), train)
   same = {name for name in one if one[name] == two[name]}
@@ -275,7 +275,7 @@ def test_inception_is_computed_when_asked_for(digits, monkeypatch):
   work = tasks._Work(
     fresh.images, None, train, test, dataclasses.replace(SETTINGS, inception=True)
   )
-  task = work.tasks()[0]
+  task = work.pieces()[0]
   assert task.name == 'inception_fid'
   assert task.run(lambda share: None) == {
     'value': 840.0, 'floor': 840.0, 'static': 840.0, 'pixels': 840.0, 'n': 420

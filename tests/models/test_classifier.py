@@ -21,12 +21,12 @@ from dpgan_jax.models.classifier import (
   Classifier,
   TutorialCNN,
   make_stages,
-  train_classifier,
 )
 from dpgan_jax.models.classifier_config import ClassifierConfig
 from dpgan_jax.models.classifier_inputs import deskew, input_shape, prepare, seen
 from dpgan_jax.networks.layers import count_parameters
 from dpgan_jax.privacy import accounting
+from tests.support.classifiers import train_classifier
 
 CONFIG = ClassifierConfig(
   noise_multiplier=4.0,

@@ -20,13 +20,13 @@ from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets, distort
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import gan_synthesizer, labelling
-from dpgan_jax.models.classifier import train_classifier
 from dpgan_jax.models.classifier_inputs import prepare
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.publishing import bundle, run_statement
 from dpgan_jax.run import generator_file, plan, secrets, trainer
 from dpgan_jax.run.directory import RunDir
 from tests.support import interruptions, nets
+from tests.support.classifiers import train_classifier
 
 CONFIG = TrainConfig(
   dataset='digits', target_epsilon=1.0, label_share=0.4, steps=8, batch_size=64, delta=1e-4,

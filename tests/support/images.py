@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import pathlib
 import random
 import struct
@@ -13,7 +14,13 @@ import pytest
 from PIL import Image
 
 from dpgan_jax._validate import InputError
-from dpgan_jax.data import datasets
+from dpgan_jax.data import datasets, readers
+
+
+def save_idx(path: pathlib.Path, array: np.ndarray) -> None:
+  """An IDX file; a name ending in .gz is compressed."""
+  data = readers.idx_bytes(array)
+  path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == '.gz' else data)
 
 
 def small(num: int = 12, num_classes: int = 3, channels: int = 1) -> datasets.ImageDataset:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dpgan_jax import _figures
 from dpgan_jax.data.series.schema import SeriesSchema
 from dpgan_jax.data.tables import picture
 
@@ -60,7 +61,7 @@ def courses(
     handles = panels[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc='outside upper left', ncols=len(sets), frameon=False)
   said = 'Median, 10 to 90 %, two sequences (thin); below: share measured.'
-  return picture.save(figure, path, f'{said} {note}'.strip())
+  return _figures.save(figure, path, f'{said} {note}'.strip())
 
 
 def _panel(

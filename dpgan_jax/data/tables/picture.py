@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dpgan_jax import _files
+from dpgan_jax import _figures
 from dpgan_jax.data.tables.cells import Cells
 from dpgan_jax.data.tables.schema import Schema
 
@@ -21,7 +21,7 @@ Rows = tuple[np.ndarray, np.ndarray | None]
 PathLike = str | os.PathLike[str]
 MOST_PANELS, _MOST_BARS, _BINS = 24, 24, 16
 # Okabe and Ito's, as in all pictures of this package.
-_COLOURS, _INK, _FAINT = ('#0072b2', '#d55e00', '#009e73'), '#333333', '#d9d9d9'
+_COLOURS, _INK = ('#0072b2', '#d55e00', '#009e73'), '#333333'
 
 
 def one_way(
@@ -60,16 +60,7 @@ def one_way(
       *panels[0].get_legend_handles_labels(), loc='outside upper left', ncols=len(tables),
       frameon=False,
     )  # fmt: skip
-  return save(figure, path, note)
-
-
-def save(figure: Figure, path: PathLike, note: str) -> pathlib.Path:
-  """Writes a figure as PNG, whole or not at all, the same bytes every time."""
-  if note:
-    figure.supxlabel(note, fontsize=8, color=_INK, x=0.01, ha='left')
-  with _files.atomic_write(path, 'wb') as file:
-    figure.savefig(file, format='png', metadata={'Software': None})
-  return pathlib.Path(path)
+  return _figures.save(figure, path, note)
 
 
 def short(text: str, longest: int) -> str:
@@ -99,7 +90,4 @@ def _panel(axes: Axes, cells: Cells, shares: Mapping[str, np.ndarray]) -> None:
   axes.set_xticks(places[::every], labels[::every], rotation=90, fontsize=6)
   axes.tick_params(axis='y', labelsize=7)
   axes.set_title(title, fontsize=8, color=_INK, parse_math=False)
-  axes.grid(axis='y', color=_FAINT, linewidth=0.6)
-  axes.set_axisbelow(True)
-  for side in ('top', 'right'):
-    axes.spines[side].set_visible(False)
+  _figures.quiet(axes, 'y')

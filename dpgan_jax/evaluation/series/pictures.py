@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from dpgan_jax import _figures
 from dpgan_jax.data.series import picture as series
 from dpgan_jax.data.series.schema import SeriesSchema
 from dpgan_jax.data.tables import picture
@@ -61,4 +62,4 @@ def autocorrelation(real: TableDataset, made: TableDataset, path: PathLike) -> p
   figure.legend(
     *panels[0].get_legend_handles_labels(), loc='outside upper left', ncols=2, frameon=False
   )
-  return picture.save(figure, path, f'Correlation by steps apart. {PRIVATE}')
+  return _figures.save(figure, path, f'Correlation by steps apart. {PRIVATE}')

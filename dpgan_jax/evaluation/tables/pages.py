@@ -12,6 +12,7 @@ from dpgan_jax import _files, _markdown, _progress
 from dpgan_jax._validate import InputError
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.evaluation import scores, scoring
+from dpgan_jax.evaluation.scores import number
 from dpgan_jax.evaluation.tables import cells, marginals, pictures, verdict
 from dpgan_jax.evaluation.tables.scores import score, without_target
 
@@ -159,10 +160,10 @@ def summary(record: Mapping[str, Any], out: str | pathlib.Path) -> list[str]:
   for name in ('tstr_auroc', 'every_column_auroc', 'two_way'):
     if name in found:
       one = found[name]
-      beside = [f'{w}: {_number(one[k])}' for w, k in (('real rows', 'reference'),
+      beside = [f'{w}: {number(one[k])}' for w, k in (('real rows', 'reference'),
                 ('noise', 'static')) if one[k] is not None]  # fmt: skip
       known = f' ({", ".join(beside)})' if beside else ''
-      lines.append(f'{name}: {_number(one["value"])}{known}')
+      lines.append(f'{name}: {number(one["value"])}{known}')
   lines += [f'{name} left out: {reason}' for name, reason in record['skipped'].items()]
   lines.append(
     f'{pathlib.Path(out) / PAGE} (and .html, .json, .png): {len(found)} scores; those that read '
@@ -173,42 +174,31 @@ def summary(record: Mapping[str, Any], out: str | pathlib.Path) -> list[str]:
 
 def to_markdown(record: Mapping[str, Any]) -> str:
   """The record of `scores.score` for people."""
-  lines = ['# Evaluation of a synthetic table', '', f'**{record["sentence"]}**', '']
-  lines += [record['copies']['sentence'], '']
-  lines += [f'{record["verdict"]["next_step"]} These sentences read private data too.', '']
-  about = {n: value for n, value in record['about'].items() if value is not None}
-  lines += [_markdown.bullets(f'{n.replace("_", " ")}: {_cell(v)}' for n, v in about.items())]
-  header = (
-    'score', 'synthetic', 'real', 'noise', 'best', 'n', 'reads private data', 'what to know',
-  )  # fmt: skip
-  rows = [
-    (
-      TITLES.get(one['name'], one['name']), _number(one['value']), _number(one['reference']),
-      _number(one['static']), one['best'], f'{one["n"]:,}',
-      f'**yes** ({", ".join(one["reads"])})' if one['reads'] else '*no*', one['remark'],
-    )
-    for one in record['scores']
-  ]  # fmt: skip
-  lines += ['', '## Scores', '', _PRIVACY, '', _markdown.table(header, rows)]
-  lines += ['', '## By column (reads private data: **yes**)', '', _by_column(record['columns'])]
+  own = ['', '## By column (reads private data: **yes**)', '', _by_column(record['columns'])]
   if record['worst_pairs']:
     pairs = (
-      (_cell(' and '.join(p['names'])), _number(p['two_way']), _number(p['two_way_real']))
+      (_cell(' and '.join(p['names'])), number(p['two_way']), number(p['two_way_real']))
       for p in record['worst_pairs']
     )
-    lines += ['', '## Pairs furthest from held-out rows (reads private data: **yes**)', '']
-    lines += [_markdown.table(('columns', 'total variation', 'real rows'), pairs)]
-  if record['skipped']:
-    left_out = _markdown.bullets(f'{name}: {reason}' for name, reason in record['skipped'].items())
-    lines += ['', '## Left out', '', left_out]
-  return '\n'.join([*lines, '', '## How to read it', '', _markdown.bullets(_NOTES), ''])
+    own += ['', '## Pairs furthest from held-out rows (reads private data: **yes**)', '']
+    own += [_markdown.table(('columns', 'total variation', 'real rows'), pairs)]
+  shown = {
+    'sentences': (record['sentence'], record['copies']['sentence']),
+    'next_step': record['verdict']['next_step'],
+    'about': {n: _cell(value) for n, value in record['about'].items() if value is not None},
+    'privacy': _PRIVACY, 'skipped': record['skipped'],
+  }  # fmt: skip
+  return scores.page(
+    'Evaluation of a synthetic table', shown, ('synthetic', 'noise'), TITLES, record['scores'], own,
+    _NOTES,
+  )  # fmt: skip
 
 
 def _by_column(columns: Iterable[Mapping[str, Any]]) -> str:
   header = ('column', 'total variation', 'real rows', 'TSTR AUROC as a target', 'real rows')
   keys = ('one_way', 'one_way_real', 'auroc', 'auroc_real')
   return _markdown.table(
-    header, ((_cell(one['name']), *(_number(one[k]) or '–' for k in keys)) for one in columns)
+    header, ((_cell(one['name']), *(number(one[k]) or '–' for k in keys)) for one in columns)
   )
 
 
@@ -223,8 +213,3 @@ def _cell(text: Any) -> str:
   """One line that neither ends a cell nor begins one of Markdown's own marks."""
   text = ' '.join(str(text).split())
   return ''.join(f'\\{c}' if c in '*_`[]<' else c for c in text).replace('|', '/')
-
-
-def _number(value: float | None) -> str:
-  """Four digits that matter; nothing for what is not known."""
-  return '' if value is None else f'{value:.4g}'

@@ -10,6 +10,7 @@ import pathlib
 
 from matplotlib.figure import Figure
 
+from dpgan_jax import _figures
 from dpgan_jax.data.tables import picture
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.evaluation.curves import PRIVATE
@@ -56,4 +57,4 @@ def relations(real: TableDataset, synthetic: TableDataset, path: PathLike) -> pa
     axes.set_yticks(named, [names[i] for i in named] if axes is panels[0] else [''] * len(named),
                     fontsize=7)  # fmt: skip
     figure.colorbar(image, ax=axes, shrink=0.75)
-  return picture.save(figure, path, f"Cramér's V, corrected, on public cells. {PRIVATE}")
+  return _figures.save(figure, path, f"Cramér's V, corrected, on public cells. {PRIVATE}")

@@ -103,20 +103,7 @@ def score(
     if len(data) < LEAST_ROWS:
       raise InputError(f'expected at least {LEAST_ROWS} {what} rows, got {len(data)}')
   work = _Work(train, test, synthetic, Settings.of(quick=quick, seed=seed))
-  results: dict[str, Any] = {}
-  pieces = work.pieces()
-  done, total = 0.0, sum(cost for cost, _ in pieces.values())
-  for name, (cost, run) in pieces.items():
-    if progress is not None:
-      progress(name, done / total)
-    key = work.key(name)
-    found = store.get(name, key) if store is not None else None
-    if found is None:
-      found = run()
-      if store is not None:
-        store.put(name, key, found)
-    results[name] = found
-    done += cost
+  results = scores.results(work.pieces(), store, progress)
   return _record(results, train, test, synthetic, quick=quick, seed=seed)
 
 
@@ -138,40 +125,43 @@ class _Work:
   ):
     self.train, self.test, self.synthetic, self.settings = train, test, synthetic, settings
 
-  def pieces(self) -> dict[str, tuple[float, Callable[[], Any]]]:
+  def pieces(self) -> list[scores.Piece]:
     """What is done, in this order, with its cost beside the others."""
     effort, size = self.settings.effort, len(self.train.schema.modelled)
     target = self.train.schema.target is not None
     noises = [n for n in references.NOISES if target or n != 'permuted']
     tables = {'': self.synthetic, '_real': self.train}
-    found: dict[str, tuple[float, Callable[[], Any]]] = {}
+    found: list[scores.Piece] = []
 
     def table(suffix: str) -> TableDataset:
       return tables[suffix] if suffix in tables else self.noise(suffix[1:])
 
+    def keep(name: str, cost: float, run: Callable[[], Any]) -> None:
+      found.append(scores.Piece(name, self._key(name), cost, lambda _: run()))
+
     def add(name: str, suffix: str, cost: float, run: Callable[[TableDataset], Any]) -> None:
-      found[name + suffix] = cost, lambda: run(table(suffix))
+      keep(name + suffix, cost, lambda: run(table(suffix)))
 
     for suffix in ('', '_real', *(f'_{n}' for n in noises if n != 'permuted')):
       add('marginals', suffix, min(size**2, 4000) / 1000, self.compared)
     if target:
       for suffix in ('', '_real'):
         add('target', suffix, 8, lambda t: tstr.target(t, self.test, effort))
-      found['target_permuted'] = 10, self.guessed
+      keep('target_permuted', 10, self.guessed)
     for suffix in ('', '_real', '_independent') if size > 1 or target else ():
       cost = min(size, effort.columns)
       add('columns', suffix, cost, lambda t: tstr.every_column(t, self.test, effort))
-    found['copies'] = 5, self.copied
+    keep('copies', 5, self.copied)
     return found
 
-  def key(self, name: str) -> str:
+  def _key(self, name: str) -> str:
     """A digest of all that a result follows from."""
     alone = '_' in name
     about = [
       VERSION, name, dataclasses.asdict(self.settings), self._digests[:2],
       None if alone else self._digests[2],
     ]  # fmt: skip
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return scores.digest(about)
 
   @functools.cached_property
   def _digests(self) -> list[str]:

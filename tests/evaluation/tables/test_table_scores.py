@@ -92,8 +92,10 @@ def test_finished_results_are_found_and_no_others(store, monkeypatch):
   pieces = scores._Work.pieces
 
   def counted(self):
-    found = pieces(self)
-    return {n: (cost, lambda n=n, f=f: (run.append(n), f())[1]) for n, (cost, f) in found.items()}
+    return [
+      dataclasses.replace(p, run=lambda tell, p=p: (run.append(p.name), p.run(tell))[1])
+      for p in pieces(self)
+    ]
 
   monkeypatch.setattr(scores._Work, 'pieces', counted)
   assert scored(FRESH, store)[0] == first
@@ -104,8 +106,8 @@ def test_finished_results_are_found_and_no_others(store, monkeypatch):
   work = scores._Work(TRAIN, TEST, FRESH, scores.Settings.of(quick=True, seed=0))
   other = scores._Work(some(TRAIN, slice(1, None)), TEST, FRESH, work.settings)
   seeded = scores._Work(TRAIN, TEST, FRESH, scores.Settings.of(quick=True, seed=1))
-  for name in work.pieces():
-    assert len({w.key(name) for w in (work, other, seeded)}) == 3
+  for same in zip(*(w.pieces() for w in (work, other, seeded)), strict=True):
+    assert len({piece.key for piece in same}) == 3
 
 
 def test_a_table_without_a_target_is_scored_by_its_columns(store):
