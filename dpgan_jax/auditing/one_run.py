@@ -119,10 +119,8 @@ def audit_run(
     run_dir,
     settings,
     planted,
-    make=lambda: _Planned(
-      plan.make_budget(config, len(planted)).mechanism, settings, seed=config.seed
-    ),
-    read=lambda saved, where: _Planned.read(saved, where, seed=config.seed),
+    make=lambda: _Planned(plan.make_budget(config, len(planted)).mechanism, settings),
+    read=_Planned.read,
     progress=progress,
   )
   with opened as (planned, run):
@@ -144,7 +142,6 @@ class _Planned:
 
   mechanism: DPMechanism
   settings: Mapping[str, Any]
-  seed: int | None
 
   @property
   def budget(self) -> Budget:
@@ -154,9 +151,9 @@ class _Planned:
     return {'config': dict(self.settings), 'mechanism': self.mechanism.to_dict()}
 
   @classmethod
-  def read(cls, saved: Mapping[str, Any], where: object, seed: int | None) -> _Planned:
+  def read(cls, saved: Mapping[str, Any], where: object) -> _Planned:
     try:
-      return cls(DPMechanism.from_dict(saved['mechanism']), saved['config'], seed)
+      return cls(DPMechanism.from_dict(saved['mechanism']), saved['config'])
     except (KeyError, TypeError, AttributeError) as error:
       raise _validate.InputError(f'{where} is not the record of an audit: {error!r}') from None
 

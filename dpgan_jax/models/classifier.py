@@ -209,11 +209,6 @@ class Classifier:
     beside = {name: m for name, m in self.stages.items() if name != self.stage}
     return Budget(self.mechanism, beside, self.stage)
 
-  @property
-  def seed(self) -> int | None:
-    """Of a run's secret."""
-    return self.config.seed
-
   def to_record(self) -> dict[str, Any]:
     """Settings and mechanisms, JSON-ready."""
     stages = {name: m.to_dict() for name, m in self.stages.items()}

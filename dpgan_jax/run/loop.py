@@ -67,11 +67,6 @@ class Planned(Protocol):
     """All stages."""
     ...
 
-  @property
-  def seed(self) -> int | None:
-    """Of the run's secret; None: from the operating system."""
-    ...
-
   def to_record(self) -> Mapping[str, Any]:
     """JSON-ready; 'config' holds the settings."""
     ...
@@ -143,7 +138,7 @@ class Run:
 
     Args:
       run_dir: directory of the run; made where missing.
-      settings: what the command asks for, JSON-ready.
+      settings: what the command asks for, JSON-ready; of their `seed` the secret is made, if any.
       records: the private data.
       make: plans a new run.
       read: makes the plan of what `config.json` holds; its second argument names the file.
@@ -185,10 +180,10 @@ class Run:
       fingerprint, stages = records.fingerprint(), planned.budget.stages
       if not directory.secret.exists() and not directory.ledger.exists():
         secret = Secret.from_os()
-        if planned.seed is not None:
+        if (seed := settings.get('seed')) is not None:
           mechanisms = {name: m.to_dict() for name, m in stages.items()}
           settled = json.dumps([settings, mechanisms], sort_keys=True)
-          secret = Secret.of_seed(planned.seed, fingerprint, settled)
+          secret = Secret.of_seed(seed, fingerprint, settled)
         secret.save(directory.secret)
       secret, identity = Secret.load(directory.secret), directory.identity()
       ledger = Ledger.open(

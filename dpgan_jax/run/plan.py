@@ -60,11 +60,6 @@ class GANPlan:
     """All that the run may do with the private data."""
     return Budget(self.gan.mechanism, labelling.stages(*self.before, *self.after))
 
-  @property
-  def seed(self) -> int | None:
-    """Of the run's secret."""
-    return self.gan.config.seed
-
   def to_record(self) -> dict[str, Any]:
     """What `read` makes a plan of again, beside the description of the data; JSON-ready."""
     record: dict[str, Any] = {

@@ -9,18 +9,21 @@ nothing is run. What training needs at its peak, private and not, is in speed.md
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import flags
 
+from dpgan_jax import _cli
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.networks import discriminators
 from dpgan_jax.privacy import memory
 from experiments import pages
-from experiments.benchmarks import cases
 from experiments.benchmarks.ordinary_gan import MNIST, make_gan
 
+FLAGS = flags.FLAGS
 MIB = 2**20
 WAYS: dict[str, dict[str, Any]] = {
   'whole': {},
@@ -63,8 +66,14 @@ def main() -> None:
   print(pages.table(('planned / estimated, MiB', *WAYS), rows))
   print(f'planned / estimated: {min(shares):.2f} to {max(shares):.2f}; margin {memory.MARGIN}')
   planned_over_estimated = [round(min(shares), 3), round(max(shares), 3)]
-  cases.write(planned_over_estimated=planned_over_estimated, discriminators=found)
+  if FLAGS.out:
+    pages.write_json(pathlib.Path(FLAGS.out), {
+      'command': './run.sh python -m experiments.benchmarks.memory --out=FILE',
+      'jax': jax.__version__, 'device': jax.devices()[0].device_kind,
+      'planned_over_estimated': planned_over_estimated, 'discriminators': found,
+    })  # fmt: skip
 
 
 if __name__ == '__main__':
-  cases.run(main)
+  flags.DEFINE_string('out', None, 'A JSON file for the figures.')
+  _cli.run(main)

@@ -128,7 +128,7 @@ def noise_reaches_far() -> None:
 def keys_come_from_the_operating_system() -> None:
   """64 runs without a seed: each asks for 256 bits, all of them are random, no two are equal."""
   records = types.SimpleNamespace(spec=SPEC, fingerprint=lambda: 'f00d')
-  planned = types.SimpleNamespace(budget=budget.Budget(MECHANISM), seed=None, to_record=dict)
+  planned = types.SimpleNamespace(budget=budget.Budget(MECHANISM), to_record=dict)
   asked, secret_words, keys, urandom = [], [], set(), os.urandom
 
   def asking(count: int) -> bytes:

@@ -27,7 +27,7 @@ def test_a_plan_is_read_back_from_its_record():
   again = plan.read(saved, 'config.json')
   assert again.to_record() == made.to_record()
   assert again.gan.spec == SPEC
-  assert again.seed == 7
+  assert again.config.seed == 7
   assert again.budget.epsilon() == made.budget.epsilon()
   del saved['mechanism']
   with pytest.raises(InputError, match='is not the record of a run'):

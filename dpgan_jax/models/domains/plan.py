@@ -58,11 +58,6 @@ class OpenMoments:
     """All three."""
     return settings.budget_of(self.stages)
 
-  @property
-  def seed(self) -> int | None:
-    """Of the run's secret."""
-    return self.config.seed
-
   def to_record(self) -> dict[str, Any]:
     """What `read` makes it of again, beside the description of the data; JSON-ready."""
     stages = {name: m.to_dict() for name, m in self.stages.items()}

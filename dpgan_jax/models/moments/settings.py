@@ -108,11 +108,6 @@ class Moments:
     """All mechanisms; the last is the main stage, others count whole from the start."""
     return budget_of(self.stages)
 
-  @property
-  def seed(self) -> int | None:
-    """Of the run's secret."""
-    return self.config.seed
-
   def to_record(self) -> dict[str, Any]:
     """What `read` makes it of again, beside the description of the data; JSON-ready."""
     return {
