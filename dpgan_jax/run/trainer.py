@@ -19,7 +19,6 @@ from dpgan_jax import _figures, _files, _keys, _validate
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.data.sources import Dataset
-from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files.open import OpenTable
 from dpgan_jax.models import labelling
 from dpgan_jax.models.classifier import Classifier
@@ -30,7 +29,6 @@ from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.models.gans import verdict as gan_verdict
 from dpgan_jax.models.labelling import Labeller
 from dpgan_jax.models.moments.settings import Moments
-from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.run import generator_file, metrics, plan, samples
 from dpgan_jax.run.checkpoint import Checkpoints
@@ -102,22 +100,15 @@ def train(
       planned, dataset = planned.closed(found), dataset.closed(found)
     assert not isinstance(dataset, OpenTable)
     if isinstance(planned, Moments):
-      model, key = _release_moments(planned, dataset, run)
-      _leave_samples(model, run.directory, key)
+      state = run.carry_out(MomentsStage(planned, dataset))
+      model = released(planned, state)
+      _leave_samples(model, run.directory, state.sample_key)
     else:
       assert isinstance(dataset, ImageDataset)  # the plan has refused anything else
       model, state = _train_gan(planned, dataset, run, where)
       drawn = _leave_samples(model, run.directory, _samples_key(state, 2))
       _leave_signs(model, state, drawn, run.directory)
   return Trained(model, run.directory)
-
-
-def _release_moments(
-  moments: Moments, dataset: ImageDataset | TableDataset, run: Run
-) -> tuple[MomentsSynthesizer, jax.Array]:
-  """The model, and the key of the samples that a run leaves."""
-  state = run.carry_out(MomentsStage(moments, dataset))
-  return released(moments, state), state.sample_key
 
 
 def _train_gan(
@@ -201,10 +192,8 @@ def restore_model(run_dir: str | os.PathLike[str]) -> Trained:
   """
   run = RunDir.open(pathlib.Path(run_dir), create=False)
   planned = schema.settled(plan.read(run.load_config(), run.config), run)
-  if isinstance(planned, OpenMoments):
-    raise _validate.InputError(f'{run.path} has released nothing yet: let dpgan_jax.train run')
-  if isinstance(planned, Moments):
-    model = restore_moments(planned, run)
+  if isinstance(planned, Moments | OpenMoments):
+    model = restore_moments(planned, run) if isinstance(planned, Moments) else None
     if model is None:
       raise _validate.InputError(f'{run.path} has released nothing yet: let dpgan_jax.train run')
     return Trained(model, run)
