@@ -1,15 +1,10 @@
 """One sentence over all scores, by a public rule.
 
-Two shares, each between what is worth nothing (0) and what real images are worth (1):
-
-* *usefulness*: how much of what a classifier learns from real images it learns from samples, by its
-  balanced accuracy on held-out real images above a guess;
-* *likeness*: how far samples have come from noise to real images, by the Fréchet distance (the
-  root of the FID) to real ones; the mean over both kinds of noise (`references.noise`).
-
-Both have to reach a level for samples to be called so. What is not known, or says nothing on these
-data, leaves the other, and then nothing is called good. The levels were chosen on generated shapes
-and the digits of scikit-learn's training split, where planted failures have known answers
+Two shares, usefulness and likeness, each between what is worth nothing (0) and what real images
+are worth (1), are found as `RULE` says; its two kinds of noise are those of `references.noise`. Both
+have to reach a level for samples to be called so. What is not known, or says nothing on these data,
+leaves the other, and then nothing is called good. The levels were chosen on generated shapes and
+the digits of scikit-learn's training split, where planted failures have known answers
 (`tests/evaluation/test_verdict.py`); no test set was looked at.
 
 >>> judge((0.98, 0.95, 0.10), (0.1, 0.4, 60.0, 20.0)).level

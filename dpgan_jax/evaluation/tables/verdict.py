@@ -1,15 +1,10 @@
 """One sentence over the scores of a table, by the public rule of `evaluation.verdict`.
 
-Two shares, each between what is worth nothing (0) and what real rows are worth (1):
-
-* *usefulness*: how far the AUROC of classifiers trained on synthetic rows has come from what noise
-  gets, at least 0.5, to that of classifiers trained on real rows;
-* *likeness*: how far the total variation of two-way marginals has come from a worthless table to
-  real rows; the mean over two such tables, `static` and `independent` columns.
-
-What says nothing on a table, because real rows are hardly better than a worthless table, is left
-out, and without usefulness nothing is called good. The levels of usefulness are those of images;
-those of likeness were set with scores of Adult's test rows in view, and tried on generated tables.
+Usefulness and likeness, each between what is worth nothing (0) and what real rows are worth (1),
+are found as `RULE` says; its worthless tables are those of `references.noise`. What says nothing on
+a table, because real rows are hardly better than a worthless table, is left out, and without
+usefulness nothing is called good. The levels of usefulness are those of images; those of likeness
+were set with scores of Adult's test rows in view, and tried on generated tables.
 
 >>> judge((0.9, 0.89, 0.5), (0.02, 0.025, {'static': 0.6, 'independent': 0.1})).level
 'good'
