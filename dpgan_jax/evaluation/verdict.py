@@ -1,7 +1,7 @@
 """One sentence over all scores, by a public rule.
 
 Two shares, usefulness and likeness, each between what is worth nothing (0) and what real images
-are worth (1), are found as `RULE` says; its two kinds of noise are those of `references.noise`. Both
+are worth (1), are found as `RULE` says; its kinds of noise are those of `references.noise`. Both
 have to reach a level for samples to be called so. What is not known, or says nothing on these data,
 leaves the other, and then nothing is called good. The levels were chosen on generated shapes and
 the digits of scikit-learn's training split, where planted failures have known answers
