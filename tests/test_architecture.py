@@ -7,6 +7,7 @@ see the fault that it is for.
 from __future__ import annotations
 
 import ast
+import functools
 import pathlib
 from collections.abc import Iterator, Mapping
 
@@ -40,6 +41,7 @@ ONCE = {
 }
 
 Sources = Mapping[str, str]
+parse = functools.cache(ast.parse)
 
 
 def sources() -> dict[str, str]:
@@ -57,7 +59,7 @@ def room(path: str) -> str:
 
 def imports(path: str, files: Sources) -> Iterator[str]:
   """Files of the package that a file imports, by path; within functions and for types too."""
-  for node in ast.walk(ast.parse(files[path])):
+  for node in ast.walk(parse(files[path])):
     if isinstance(node, ast.Import):
       names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
@@ -123,7 +125,7 @@ def foreign(files: Sources) -> list[str]:
       continue
     seen.add(path)
     waiting += list(imports(path, files))
-    for node in ast.walk(ast.parse(files[path])):
+    for node in ast.walk(parse(files[path])):
       names = []
       if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
@@ -138,7 +140,7 @@ def second_callers(files: Sources) -> list[str]:
   """Calls of what stands in one place from elsewhere."""
   found = []
   for path, text in files.items():
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parse(text)):
       if isinstance(node, ast.Call):
         name = ast.unparse(node.func)
         for once, places in ONCE.items():
@@ -155,7 +157,7 @@ def image_words(files: Sources) -> list[str]:
     for path, text in files.items()
     if room(path) not in rooms
     and any(isinstance(n, ast.Name | ast.arg | ast.Attribute) and _named(n) == 'image_shape'
-            for n in ast.walk(ast.parse(text)))
+            for n in ast.walk(parse(text)))
   ]  # fmt: skip
 
 

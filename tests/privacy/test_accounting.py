@@ -7,11 +7,13 @@ from __future__ import annotations
 import math
 
 import dp_accounting
+import numpy as np
 import pytest
 from dp_accounting import pld
 
 from dpgan_jax._validate import InputError
 from dpgan_jax.privacy import accounting
+from dpgan_jax.privacy.losses import truncated
 
 DELTA = 1e-3
 
@@ -48,6 +50,34 @@ class TestEpsilon:
     event = run(20, truncated_batch_size=30)
     got = accounting.epsilon(event, delta=DELTA, neighboring_relation=relation)
     assert got == pytest.approx(direct(event, relation=relation.upper()), rel=1e-6)
+
+  @pytest.mark.parametrize('relation', accounting.RELATIONS.values())
+  @pytest.mark.parametrize(
+    ('sigma', 'q', 'size', 'cap'),
+    [
+      (1.0, 24 / 1440, 1440, 56),
+      (0.6, 0.01, 10000, 110),  # cut often
+      (1.3, 1e-4, 60000, 16),  # never cut
+      (1.0, 0.5, 20, 3),  # cut nearly always
+      (1.0, 1.0, 100, 100),
+      (0.5, 0.999999, 60, 50),
+      (0.9, -math.expm1(-0.1), 60, 50),  # the largest loss is a point of the grid
+      (3.0, 5 * 2**-30, 10**8, 16),
+      (1e8, 0.01, 1000, 30),
+    ],
+  )
+  def test_a_step_has_the_bits_of_dp_accounting(self, sigma, q, size, cap, relation):
+    """That all losses are looked at at once changes nothing."""
+    event = step(sigma, dataset_size=size, sampling_probability=q, truncated_batch_size=cap)
+    got = truncated.distribution(event, sigma, 1e-2, relation)
+    wanted = pld.privacy_loss_distribution.from_truncated_subsampled_gaussian_mechanism(
+      size, q, cap, sigma, value_discretization_interval=1e-2, neighboring_relation=relation
+    )
+    for name in ('_pmf_remove', '_pmf_add'):
+      one, two = (getattr(each, name).to_dense_pmf() for each in (got, wanted))
+      np.testing.assert_array_equal(one._probs, two._probs)
+      assert one._lower_loss == two._lower_loss
+      assert one._infinity_mass == two._infinity_mass
 
   def test_of_other_events(self):
     for event in (gaussian(3.0), subsampled(1.5, 10), dp_accounting.NoOpDpEvent()):
