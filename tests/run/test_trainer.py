@@ -38,10 +38,11 @@ from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.secrets import Secret
 from dpgan_jax.run.stages import GANStage, make_chunk
+from tests.support import nets
 
 CONFIG = TrainConfig(
   dataset='digits',
-  generator='compact',
+  **nets.SMALLEST,
   noise_multiplier=1.0,
   steps=12,
   batch_size=24,
@@ -161,8 +162,15 @@ def test_samples_are_of_the_generators_of_several_steps(finished, copy):
     trainer.restore_model(copy)
 
 
+# The command, which knows the smallest networks.
+PROGRAM = (
+  'import runpy, tests.support.nets; '
+  "runpy.run_module('dpgan_jax.train', run_name='__main__', alter_sys=True)"
+)
+
+
 def start(run_dir: pathlib.Path) -> subprocess.Popen:
-  command = [sys.executable, '-m', 'dpgan_jax.train', *FLAGS, f'--run_dir={run_dir}']
+  command = [sys.executable, '-c', PROGRAM, *FLAGS, f'--run_dir={run_dir}']
   return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -226,7 +234,7 @@ class Watched:
 
   def note(self, what: str, step: int) -> None:
     self.events.append((what, step))
-    shape = (4, 4, 16, 32)  # of a kernel of D that its parameters and both moments of Adam have
+    shape = (74, 8)  # of a kernel of D that its parameters and both moments of Adam have
     alive = sum(x.shape == shape for x in jax.live_arrays())
     if self._leaves < 0:
       self._leaves = alive
