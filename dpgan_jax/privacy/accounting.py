@@ -25,6 +25,7 @@ import numpy as np
 from dp_accounting import pld
 
 from dpgan_jax import _validate
+from dpgan_jax.privacy.losses import epsilon as smallest
 from dpgan_jax.privacy.losses import truncated
 
 RELATIONS = {
@@ -167,7 +168,7 @@ def _epsilon(event: dp_accounting.DpEvent, delta: float, relation: str, grid: fl
     return found + _ROOT if found > 0 else 0.0
   try:
     if (total := _composed_pld(event, relation, grid)) is not None:
-      return float(total.get_epsilon_for_delta(delta))
+      return smallest.epsilon(total, delta)
   except _TooLargeGrid:
     return math.inf
   accountant = pld.PLDAccountant(RELATIONS[relation], value_discretization_interval=grid)

@@ -13,6 +13,7 @@ from dp_accounting import pld
 
 from dpgan_jax._validate import InputError
 from dpgan_jax.privacy import accounting
+from dpgan_jax.privacy.losses import epsilon as smallest
 from dpgan_jax.privacy.losses import truncated
 
 DELTA = 1e-3
@@ -78,6 +79,16 @@ class TestEpsilon:
       np.testing.assert_array_equal(one._probs, two._probs)
       assert one._lower_loss == two._lower_loss
       assert one._infinity_mass == two._infinity_mass
+
+  @pytest.mark.parametrize('relation', ['add_or_remove_one', 'replace_one'])
+  @pytest.mark.parametrize(
+    ('sigma', 'q', 'steps'), [(0.1, 0.05, 1), (1.0, 0.05, 300), (4.0, 0.9, 12), (1e8, 0.05, 2)]
+  )
+  def test_epsilon_has_the_bits_of_dp_accounting(self, sigma, q, steps, relation):
+    event = step(sigma, sampling_probability=q, truncated_batch_size=30 if q < 0.5 else 480)
+    losses = accounting._self_composed(accounting._step_pld(event, relation, 1e-2), steps)
+    for delta in (0.9, 0.1, 1e-3, 1e-9, 1e-14, 1e-40):
+      assert smallest.epsilon(losses, delta) == losses.get_epsilon_for_delta(delta)
 
   def test_of_other_events(self):
     for event in (gaussian(3.0), subsampled(1.5, 10), dp_accounting.NoOpDpEvent()):
