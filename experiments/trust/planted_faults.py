@@ -44,7 +44,7 @@ import jax
 from absl import flags
 
 from dpgan_jax import _cli, _files, _validate
-from dpgan_jax.budget import cross_check
+from dpgan_jax.budget import cross_check, noisy_steps
 from dpgan_jax.privacy import accounting
 from experiments.trust.fault_table import FAULTS, Fault
 from experiments.trust.statistical_checks import Violation
@@ -55,12 +55,21 @@ FLAGS = flags.FLAGS
 
 @contextlib.contextmanager
 def planted(fault: Fault) -> Iterator[None]:
-  """The package with a fault in it; nothing that was computed with or without it is kept."""
+  """The package with a fault in it; no ε that was computed with or without it is kept, if the
+  fault is in what computes it. Other faults change what is asked for, or what becomes of it.
+  """
+  computes = (accounting, accounting.RELATIONS, cross_check, noisy_steps)
+  changed = any(each.owner is one for each in fault.swaps for one in computes)
+
+  def forget() -> None:
+    if changed:
+      _forget()
+
   with contextlib.ExitStack() as stack:
-    stack.callback(_forget)
+    stack.callback(forget)
     for each in fault.swaps:
       stack.enter_context(each.plant())
-    _forget()
+    forget()
     yield
 
 
