@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dpgan_jax import DPGAN, DPMechanism, ImageDataset, InputError, TrainConfig, api
+from tests.support import nets
 
 N, CLASSES = 64, 3
 SETTINGS = {
@@ -17,7 +18,7 @@ SETTINGS = {
   'd_steps_per_g_step': 2,
   'latent_dim': 4,
   'num_samples': 20,
-  'generator': 'compact',
+  **nets.SMALLEST,
   'steps_per_report': 4,
 }
 

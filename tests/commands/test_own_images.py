@@ -17,9 +17,10 @@ from dpgan_jax._validate import InputError
 from dpgan_jax.data import datasets, sources
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.publishing import caveats
+from tests.support import nets
 
 SETTINGS = (
-  '--dataset=png', '--generator=compact', '--discriminator=compact', '--target_epsilon=inf',
+  '--dataset=png', *nets.FLAGS, '--target_epsilon=inf',
   '--steps=2', '--batch_size=8', '--d_steps_per_g_step=1', '--num_samples=20', '--delta=1e-4',
 )  # fmt: skip
 
@@ -104,8 +105,8 @@ def test_train_and_evaluate_know_who_was_held_out(command, folder, tmp_path):
 def test_an_audit_holds_out_what_training_would(command, folder, tmp_path):
   command(
     audit, '--mode=one_run', '--dataset=png', f'--data_dir={folder}', '--image_size=8',
-    '--channels=1', '--generator=compact', '--discriminator=compact', '--noise_multiplier=1',
-    '--steps=2', '--batch_size=8', '--d_steps_per_g_step=1', '--num_samples=20', '--delta=1e-4',
+    '--channels=1', *nets.FLAGS, '--noise_multiplier=4', '--steps=2', '--batch_size=8',
+    '--d_steps_per_g_step=1', '--num_samples=20', '--delta=1e-4',
     '--canaries=20', f'--out={tmp_path / "audit"}',
   )  # fmt: skip
   config = json.loads((tmp_path / 'audit' / 'config.json').read_text())

@@ -24,7 +24,7 @@ from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import generator_file
 from dpgan_jax.run.secrets import root_key
 from dpgan_jax.run.trainer import train
-from tests.support import commands
+from tests.support import commands, nets
 
 CLASSES = 8
 
@@ -41,7 +41,7 @@ def trained(tmp_path_factory):
     class_names=tuple('abcdefgh'),
   )
   config = TrainConfig(
-    generator='compact',
+    **nets.SMALLEST,
     noise_multiplier=0.0,
     steps=2,
     batch_size=8,
@@ -58,7 +58,7 @@ def trained(tmp_path_factory):
 def unconditional(tmp_path_factory):
   """A saved generator without classes, as initialised; the file is that of a private run."""
   config = TrainConfig(
-    noise_multiplier=10.0, steps=4, latent_dim=4, generator='report', discriminator='report'
+    noise_multiplier=10.0, steps=4, latent_dim=4, **nets.SMALLEST_WITHOUT_CLASSES
   )
   mechanism = DPMechanism.create(
     num_examples=64, batch_size=8, l2_clip_norm=1.0, noise_multiplier=10.0, steps=4, delta=1e-3
@@ -72,7 +72,7 @@ def unconditional(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def command():
-  running = commands.Command('dpgan_jax.sample')
+  running = commands.Command('dpgan_jax.sample', nets.__name__)
   yield running
   running.close()
 

@@ -14,13 +14,13 @@ import pytest
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.run import plan
-from tests.support import commands
+from tests.support import commands, nets
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOOD = [
-  '--generator=compact',
+  *nets.FLAGS,
   '--dataset=digits',
-  '--noise_multiplier=1',
+  '--noise_multiplier=4',
   '--steps=4',
   '--batch_size=20',
   '--delta=1e-4',
@@ -30,7 +30,7 @@ GOOD = [
 @pytest.fixture(scope='module', autouse=True)
 def command():
   """Imported once for all the calls of these tests."""
-  started = commands.Command('dpgan_jax.train')
+  started = commands.Command('dpgan_jax.train', nets.__name__)
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(globals(), '_command', started)
     yield
@@ -46,7 +46,7 @@ def test_dry_run_shows_the_plan_and_trains_nothing(tmp_path):
   result = train(*GOOD, f'--run_dir={tmp_path / "run"}', '--dry_run')
   assert result.returncode == 0, result.stderr
   for wanted in (
-    'epsilon', 'noise multiplier: 1', 'q = 0.0138889', 'cap ', 'steps: 4 of D', 'parameters',
+    'epsilon', 'noise multiplier: 4', 'q = 0.0138889', 'cap ', 'steps: 4 of D', 'parameters',
     'device: cpu', 'expected time',
   ):  # fmt: skip
     assert wanted in result.stdout, wanted
@@ -126,7 +126,7 @@ def test_nan_pixels_and_empty_classes_are_named(tmp_path):
   np.savez(tmp_path / 'gap.npz', x=np.zeros((4, 8, 8), np.uint8), y=np.array([0, 1, 3, 3]))
   for name, wanted in (('nan', 'NaN'), ('gap', 'class 2')):
     flags = ['--dataset=npz', f'--data_dir={tmp_path / name}.npz', '--batch_size=2']
-    result = train(*GOOD[2:4], *flags, f'--run_dir={tmp_path / "run"}')
+    result = train(*GOOD[3:5], *flags, f'--run_dir={tmp_path / "run"}')
     assert result.returncode == 2
     assert wanted in result.stderr
 

@@ -28,6 +28,7 @@ from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import generator_file, trainer
 from dpgan_jax.run.directory import RunDir
 
+pytestmark = pytest.mark.usefixtures('short_curve')
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / 'experiments' / 'examples' / 'plugins'
 REGISTRIES = (DATASETS, judges.CLASSIFIERS, MODELS, DISCRIMINATORS, GENERATORS, LOSSES)
 
@@ -61,7 +62,7 @@ def examples(nothing_stays: None) -> list[str]:
 
 CONFIG = {
   'dataset': 'stripes', 'discriminator': 'tiny', 'generator': 'affine', 'loss': 'least_squares',
-  'target_epsilon': 5.0, 'steps': 4, 'batch_size': 20, 'd_steps_per_g_step': 2, 'delta': 1e-4,
+  'target_epsilon': 1.0, 'steps': 4, 'batch_size': 20, 'd_steps_per_g_step': 2, 'delta': 1e-4,
   'num_samples': 20, 'seed': 3,
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ from dpgan_jax.run.secrets import Secret
 from dpgan_jax.run.stages import ClassifierStage
 
 CONFIG = ClassifierConfig(
-  dataset='digits', noise_multiplier=1.0, steps=1, batch_size=200, delta=1e-4, angles=2,
+  dataset='digits', noise_multiplier=4.0, steps=1, batch_size=200, delta=1e-4, angles=2,
   learning_rate=1.0, centre_noise_multiplier=20.0,
 )  # fmt: skip
 

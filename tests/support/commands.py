@@ -19,7 +19,8 @@ _PROGRAM = """
 import importlib, json, os, runpy, sys
 
 module = sys.argv[1]
-importlib.import_module(module)
+for name in sys.argv[1:]:
+  importlib.import_module(name)
 for line in sys.stdin:
   folder, arguments = json.loads(line)
   if not (child := os.fork()):
@@ -43,11 +44,14 @@ class Done(NamedTuple):
 
 
 class Command:
-  """Runs `python -m MODULE ARGUMENTS`, from the root of the repository; ends with `close`."""
+  """Runs `python -m MODULE ARGUMENTS`, from the root of the repository; ends with `close`.
 
-  def __init__(self, module: str) -> None:
+  It knows what modules of `also` register.
+  """
+
+  def __init__(self, module: str, *also: str) -> None:
     self._server = subprocess.Popen(
-      [sys.executable, '-W', 'ignore:os.fork', '-c', _PROGRAM, module],
+      [sys.executable, '-W', 'ignore:os.fork', '-c', _PROGRAM, module, *also],
       cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
 

@@ -18,6 +18,7 @@ from dpgan_jax.networks.layers import ImageShape, one_hot
 
 NAME, WITHOUT_CLASSES = 'smallest', 'smallest_without_classes'
 SMALLEST = {'generator': NAME, 'discriminator': NAME}
+FLAGS = tuple(f'--{part}={name}' for part, name in SMALLEST.items())
 SMALLEST_WITHOUT_CLASSES = {'generator': WITHOUT_CLASSES, 'discriminator': WITHOUT_CLASSES}
 
 
