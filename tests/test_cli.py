@@ -12,12 +12,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from dpgan_jax import _cli, _flag_files, _log, _progress, _validate, train
 from dpgan_jax.models.config import TrainConfig
+from tests.support import commands
 
 COMMAND = """
 from __future__ import annotations
@@ -72,6 +74,14 @@ def package_on_the_path(monkeypatch, request):
   monkeypatch.setenv('PYTHONPATH', str(request.config.rootpath))
 
 
+@pytest.fixture(scope='module')
+def forked() -> Iterator[Callable[..., tuple[int, str, str]]]:
+  """Like `outcome`, of a script, without the second in which each process imports the same."""
+  running = commands.Command('tests.support.run_file', 'dpgan_jax._cli', 'jax')
+  yield lambda command, *arguments: running(command[-1], *arguments)
+  running.close()
+
+
 def outcome(command: list[str], *arguments: str) -> tuple[int, str, str]:
   done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
   return done.returncode, done.stdout, done.stderr
@@ -83,11 +93,11 @@ print({name: value for name, value in given.items() if value != usual[name]})
 '''
 
 
-def test_flags_become_settings(script, tmp_path):
+def test_flags_become_settings(script, forked, tmp_path):
   """With their types; a flag file may have comments, and the command line wins."""
   flagfile = tmp_path / 'f.flags'
   flagfile.write_text('# what it is for\n--count=9\n\n--name=y\n--rate=2\n')
-  status, out, err = outcome(script(SHOW), f'--flagfile={flagfile}', '--end=inf', '--name=5')
+  status, out, err = forked(script(SHOW), f'--flagfile={flagfile}', '--end=inf', '--name=5')
   assert (status, err) == (0, '')
   assert out == "{'count': 9, 'rate': 2.0, 'end': inf, 'name': '5'}\n"
 
@@ -108,8 +118,8 @@ def test_flags_become_settings(script, tmp_path):
   ],
   ids=str,
 )
-def test_wrong_flags_are_one_line_and_status_2(script, arguments, message):
-  status, out, err = outcome(script("print('main')"), *arguments)
+def test_wrong_flags_are_one_line_and_status_2(script, forked, arguments, message):
+  status, out, err = forked(script("print('main')"), *arguments)
   assert (status, out) == (2, '')
   assert err.startswith(message)
   assert err.count('\n') == 1
@@ -144,10 +154,10 @@ class TestFlagFiles:
     with pytest.raises(_validate.InputError, match='at most 50 flag files'):
       _cli.parse(['command', f'--flagfile={path}'])
 
-  def test_nested_files_are_read(self, script, tmp_path):
+  def test_nested_files_are_read(self, script, forked, tmp_path):
     (tmp_path / 'inner').write_text('--count=9\n')
     (tmp_path / 'outer').write_text(f'--flagfile={tmp_path}/inner\n--name=y\n')
-    status, out, err = outcome(script(SHOW), '--flagfile', str(tmp_path / 'outer'))
+    status, out, err = forked(script(SHOW), '--flagfile', str(tmp_path / 'outer'))
     assert (status, err) == (0, '')
     assert out == "{'count': 9, 'name': 'y'}\n"
 
@@ -203,21 +213,21 @@ class TestEnvironment:
     _, out, _ = outcome(script(SHOW), '--name=~nobody_of_this_name/x')
     assert out == "{'name': '~nobody_of_this_name/x'}\n"
 
-  def test_arguments_after_two_dashes_are_no_flags(self, script):
-    status, _, err = outcome(script(SHOW), '--', '--flagfile=nowhere')
+  def test_arguments_after_two_dashes_are_no_flags(self, script, forked):
+    status, _, err = forked(script(SHOW), '--', '--flagfile=nowhere')
     assert (status, err.count('\n')) == (2, 1)
     assert "expected flags only (--name=value), got '--flagfile=nowhere'" in err
 
 
-def test_help_shows_the_few_flags_that_matter_and_helpfull_all(script):
+def test_help_shows_the_few_flags_that_matter_and_helpfull_all(script, forked):
   """By groups, with range, choices and default; asking for help is no failure."""
-  status, few, err = outcome(script(SHOW), '--help')
+  status, few, err = forked(script(SHOW), '--help')
   assert (status, err) == (0, '')
   assert 'Amount:\n  --count: How many. (a whole number >= 1; default: 3)\n' in few
   assert 'Speed:\n  --end: How fast at last. (> 0)\n' in few
   assert '--cap' not in few
   assert few.endswith('--helpfull shows 6 more flags.\n')
-  status, full, err = outcome(script(SHOW), '--helpfull')
+  status, full, err = forked(script(SHOW), '--helpfull')
   assert (status, err) == (0, '')
   assert 'default: 3)\n  --cap: At most. (a whole number >= 1)\n\nSpeed:\n  --rate: ' in full
   assert '--kind: Of file. (npz, png; default: npz)\n' in full
@@ -245,12 +255,12 @@ def test_help_shows_the_few_flags_that_matter_and_helpfull_all(script):
   ],
   ids=['bad input', 'file system', 'control characters', 'memory', 'Ctrl-C'],
 )  # fmt: skip
-def test_expected_failures_are_one_line(script, body, status, message):
-  assert outcome(script(body)) == (status, '', message)
+def test_expected_failures_are_one_line(script, forked, body, status, message):
+  assert forked(script(body)) == (status, '', message)
 
 
 class TestLogFile:
-  def test_has_all_that_is_shown_and_progress_in_lines(self, script, tmp_path):
+  def test_has_all_that_is_shown_and_progress_in_lines(self, script, forked, tmp_path):
     body = """\
 from dpgan_jax import _progress
 print('out')
@@ -261,7 +271,7 @@ _progress.WorkProgress().update('features', 0.5)
 raise _validate.InputError('expected more')"""
     log = tmp_path / 'log.txt'
     for arguments in ([], ['--quiet']):
-      status, out, err = outcome(script(body), f'--log_file={log}', *arguments)
+      status, out, err = forked(script(body), f'--log_file={log}', *arguments)
       assert (status, out) == (2, 'out\n')
     assert err == 'error: expected more\n'  # when quiet
     lines = log.read_text('utf-8').splitlines()
@@ -299,8 +309,8 @@ raise _validate.InputError('expected more')"""
     assert len(lines) == 5
     assert '\r' in terminal.getvalue()
 
-  def test_that_cannot_be_written_is_bad_input(self, script, tmp_path):
-    status, out, err = outcome(script('print(1)'), f'--log_file={tmp_path}/nowhere/log.txt')
+  def test_that_cannot_be_written_is_bad_input(self, script, forked, tmp_path):
+    status, out, err = forked(script('print(1)'), f'--log_file={tmp_path}/nowhere/log.txt')
     assert (status, out) == (2, '')
     assert 'expected log_file to be a file' in err
     assert err.count('\n') == 1

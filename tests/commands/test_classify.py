@@ -8,9 +8,8 @@ import json
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 import typing
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.models.classifier import CENTRE, STAGE, make_stages
 from dpgan_jax.models.classifier_config import ClassifierConfig
 from dpgan_jax.run.directory import RunDir
+from tests.support import commands
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = ClassifierConfig(
@@ -252,12 +252,14 @@ def test_results_are_collected_and_replaced(finished, tmp_path):
 # --- the command ----------------------------------------------------------------------------------
 
 
-def command(*flags: str) -> subprocess.CompletedProcess:
-  line = [sys.executable, '-m', 'dpgan_jax.classify', *flags]
-  return subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+@pytest.fixture(scope='module')
+def command() -> Iterator[commands.Command]:
+  running = commands.Command('dpgan_jax.classify')
+  yield running
+  running.close()
 
 
-def test_the_command_trains_on_embedded_digits(tmp_path):
+def test_the_command_trains_on_embedded_digits(command, tmp_path):
   settings = {k: v for k, v in CONFIG.to_dict().items() if v is not None and k != 'seed'}
   flags = [f'--{name}={value}' for name, value in {**settings, 'model': 'tutorial_cnn'}.items()]
   flags = [f for f in flags if not f.startswith(('--centre', '--features', '--learning'))]
@@ -269,11 +271,11 @@ def test_the_command_trains_on_embedded_digits(tmp_path):
     f'--run_dir={tmp_path / "run"}',
     f'--results={results}',
   )
-  assert end.returncode == 0, end.stderr
-  assert 'digits: 1440 images, inputs (8, 8, 1)' in end.stdout
-  assert end.stdout.count('accuracy ') == 1
-  assert 'seed fixed' in end.stdout
-  assert 'ε=' in end.stderr
+  assert end.status == 0, end.err
+  assert 'digits: 1440 images, inputs (8, 8, 1)' in end.out
+  assert end.out.count('accuracy ') == 1
+  assert 'seed fixed' in end.out
+  assert 'ε=' in end.err
   (entry,) = json.loads(results.read_text())
   assert len(entry['accuracies']) == 1
   assert (tmp_path / 'run' / 'seed_0' / classify.WEIGHTS).is_file()
@@ -289,11 +291,11 @@ BAD = {
 
 
 @pytest.mark.parametrize('case', BAD)
-def test_bad_input_gets_one_line_and_status_2(case):
+def test_bad_input_gets_one_line_and_status_2(command, case):
   flags, wanted = BAD[case]
   end = command(*flags)
-  assert end.returncode == 2, end.stderr
-  (line,) = [line for line in end.stderr.splitlines() if line.strip()]
+  assert end.status == 2, end.err
+  (line,) = [line for line in end.err.splitlines() if line.strip()]
   assert line.startswith('error: ')
   assert wanted in line
 

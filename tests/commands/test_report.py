@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fnmatch
+import functools
 import getpass
 import importlib.metadata
 import json
@@ -129,19 +130,21 @@ def copied(run: RunDir, folder: pathlib.Path) -> RunDir:
   return RunDir(pathlib.Path(shutil.copytree(run.path, folder / run.path.name)))
 
 
+planned = functools.cache(plan.make)
+
+
 def paper_run(
   folder: pathlib.Path, charged: int = 4, num_examples: int = 1440, **changes: Any
 ) -> RunDir:
   """What a run leaves that is killed after its first charge, made without training."""
   config, names = CONFIG.replace(**changes), tuple(str(i) for i in range(10))
   spec = Spec(num_records=num_examples, shape=(8, 8, 1), class_names=names, name='digits')
-  planned = plan.make(config, spec)
   run = RunDir.open(folder / 'run', create=True)
   run.save_config(
     {
       'format': loop.FORMAT,
       'run_id': 'f00d',
-      **planned.to_record(),
+      **planned(config, spec).to_record(),
       'data': spec.to_record(),
       'environment': _environment.environment(),
     }
