@@ -15,7 +15,7 @@ from dpgan_jax.networks import discriminators, noisy_activations, per_example
 from dpgan_jax.networks.noisy_activations import NoisyActivations
 
 SHAPE = (8, 8, 1)
-IMAGES = jax.random.uniform(jax.random.key(0), (4000, *SHAPE), minval=-1)
+IMAGES = jax.random.uniform(jax.random.key(0), (1000, *SHAPE), minval=-1)
 LABELS = jnp.zeros(len(IMAGES), jnp.int32)
 
 
@@ -28,9 +28,9 @@ def test_activations_are_bounded_then_noised():
   assert float(jnp.abs(quiet.apply(large, IMAGES, LABELS)).max()) <= float(jnp.linalg.norm(kernel))
   added = np.asarray(noisy.apply(params, IMAGES, LABELS) - quiet.apply(params, IMAGES, LABELS))
   wanted = 2.0 * float(jnp.linalg.norm(params['params']['Dense_1']['kernel']))
-  # 4,000 draws: the deviation is known to 1.1 %, the mean to 0.016 of it (one standard error).
-  assert added.std() == pytest.approx(wanted, rel=0.06)
-  assert abs(added.mean()) < 0.08 * wanted
+  # 1,000 draws: the deviation is known to 2.2 %, the mean to 0.032 of it (one standard error).
+  assert added.std() == pytest.approx(wanted, rel=0.12)
+  assert abs(added.mean()) < 0.16 * wanted
 
 
 def test_noise_is_of_one_image_and_of_the_weights():
