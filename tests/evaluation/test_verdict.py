@@ -118,7 +118,11 @@ def rows(data: ImageDataset, start: int, stop: int) -> ImageDataset:
 
 @pytest.fixture(
   scope='module',
-  params=[pytest.param('grey shapes', marks=pytest.mark.slow), 'coloured shapes', 'digits'],
+  params=[
+    pytest.param('grey shapes', marks=pytest.mark.slow),
+    pytest.param('coloured shapes', marks=pytest.mark.slow),
+    'digits',
+  ],
 )
 def bench(request, tmp_path_factory) -> Bench:
   if request.param == 'digits':

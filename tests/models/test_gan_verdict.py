@@ -53,7 +53,7 @@ def level(name: str, images=None, labels=None, d_params=None, g_steps=G_STEPS) -
   return verdict.judge(signs).level
 
 
-@pytest.mark.parametrize('name', ['digits', 'shapes'])
+@pytest.mark.parametrize('name', ['digits', pytest.param('shapes', marks=pytest.mark.slow)])
 def test_real_images_are_called_good(name):
   assert level(name) in ('good', 'usable')
 
