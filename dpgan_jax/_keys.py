@@ -28,6 +28,7 @@ import numpy as np
 from dpgan_jax import _validate
 
 IMPLEMENTATION = 'threefry2x32'
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 DTYPE = 'key<fry>'  # how JAX writes the dtype of such keys
 
 
@@ -100,3 +101,29 @@ def at_step(key: jax.Array, step: jax.Array | int) -> jax.Array:
       'number that wraps around would draw the same again'
     )
   return jax.random.fold_in(key, step)
+
+
+@jax.jit
+def threefry2x32(
+  first: jax.Array, second: jax.Array, high: jax.Array, low: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """The block cipher by itself: two random words of a key's two words and of a counter's two.
+
+  The same as that of `jax.random`, which on a CPU runs it as a loop over whole arrays: here its 20
+  rounds are plain operations, which XLA fuses with whatever uses the words.
+
+  Args:
+    first, second: uint32[...], the words of a key.
+    high, low: uint32[...], the words of the counter.
+
+  Source: Salmon et al. 2011.
+  """
+  keys = (first, second, first ^ second ^ jnp.uint32(0x1BD11BDA))
+  x, y = high + keys[0], low + keys[1]
+  for part in range(5):
+    for distance in _ROTATIONS[part % 2]:
+      x = x + y
+      y = x ^ (y << distance | y >> 32 - distance)
+    x = x + keys[(part + 1) % 3]
+    y = y + keys[(part + 2) % 3] + jnp.uint32(part + 1)
+  return x, y

@@ -218,11 +218,12 @@ class GAN:
     """The state before the first step. `key` must be secret if the run is to be private."""
     keys = jax.random.split(_keys.require('key', key), 5)
     g_key, d_key, noise_key, batch_key, fake_key = keys
-    z = jnp.zeros((2, self.config.latent_dim))
+    z = jnp.zeros((2, self.config.latent_dim), jnp.float32)
     labels = jnp.zeros((2,), jnp.int32)
     g_variables = self.generator.init(g_key, z, labels, train=False)
     g = GeneratorState(g_variables['params'], g_variables.get('batch_stats', {}))
-    d_params = self.discriminator.init(d_key, jnp.zeros((2, *self.spec.shape)), labels)['params']
+    images = jnp.zeros((2, *self.spec.shape), jnp.float32)
+    d_params = self.discriminator.init(d_key, images, labels)['params']
     return GANState(
       step=jnp.zeros((), jnp.int32),
       d_params=d_params,

@@ -4,9 +4,9 @@ Noise that is a float32 normal added to a float32 sum gives records away in two 
 values (2²³), so that only the true sum explains all published bits (Mironov 2012); and it is
 bounded (5.4 σ), so that large values are impossible without a record. `add_gaussian` has neither:
 
-* 96 random bits for each value, from threefry2x32 by counter, whatever JAX's settings are.
-* A Gaussian A by Box and Muller, its radius from 64 bits: |A| up to 9.49 standard deviations. The
-  ideal Gaussian goes beyond with probability 3e-21, 3e-9 in 10¹² values.
+* 144 random bits for each value, from threefry2x32 by counter, whatever JAX's settings are.
+* A Gaussian A, the first of the two of Box and Muller, its radius from 64 bits: |A| up to 9.49
+  standard deviations. The ideal Gaussian goes beyond with probability 3e-21, 3e-9 in 10¹² values.
 * A triangular dither V, independent of A, of half-width w = 2¹⁶ units, 1/16 to 1/8 of the standard
   deviation. It makes the law of A + V smooth, which that of float32 values is not.
 * Whole numbers: the sum is taken in units of a public grid, a power of two that depends on σ·C
@@ -29,6 +29,11 @@ The sum is rounded to 1/256 of a unit before noise is added. This can move apart
 neighbours by grid/256 in each of d coordinates: l2_sensitivity is raised by grid/256·√d, and the
 noise with it (at σ = 1 and d = 10⁶, by 4e-6 to 8e-6 of it).
 
+Every value is a function of the key and of its place alone, so that XLA makes each leaf's noise in
+one loop with the sum it is added to: no random word is ever written to memory, and a device that
+holds a part of a leaf makes that part's noise. That is why the second value of Box and Muller is
+not used: to share it would cost more than to draw anew.
+
 Not covered: what the float32 sum that comes in has lost by rounding while it was added up (see
 SECURITY.md), and that threefry is a generator.
 
@@ -37,17 +42,15 @@ Sources: Box & Muller 1958; Mironov 2012; Salmon et al. 2011 for threefry.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend import random as generators
 
-from dpgan_jax import _dtypes, _validate
-from dpgan_jax.privacy import sharding
+from dpgan_jax import _dtypes, _keys, _validate
 
 PyTree = Any
 
@@ -103,6 +106,10 @@ def add_gaussian(
   sizes = [leaf.size for leaf in leaves]
   if not sum(sizes):
     return tree
+  if sum(sizes) > 2**32:
+    raise _validate.InputError(
+      f'expected at most 2^32 parameters, got {sum(sizes)}: the counter of the noise would repeat'
+    )
   unit = grid_of(noise_multiplier * l2_sensitivity)
   rounded = l2_sensitivity + unit / _FRACTION * math.sqrt(sum(sizes))
   scale = noise_multiplier * rounded / unit * _MARGIN
@@ -111,12 +118,11 @@ def add_gaussian(
       f'expected noise_multiplier < {noise_multiplier * UNITS / scale:.3g} for {sum(sizes)} '
       f'parameters, got {noise_multiplier!r}: rounding would add too much to the sensitivity'
     )
-  noise = from_words(_words(key, (sum(sizes) + 1) // 2), scale)
-  ends = list(itertools.accumulate(sizes))
-  noisy = []
-  for leaf, size, end in zip(leaves, sizes, ends, strict=True):
-    whole, dither = (part[end - size : end].reshape(leaf.shape) for part in noise)
-    noisy.append(_add(leaf, whole, dither, unit))
+  starts = itertools.accumulate(sizes, initial=0)
+  noisy = [
+    _add(leaf, *from_words(_words(key, start, leaf), scale), unit)
+    for leaf, start in zip(leaves, starts, strict=False)  # the last start is the end
+  ]
   return jax.tree.unflatten(structure, noisy)
 
 
@@ -129,41 +135,39 @@ def _add(total: jax.Array, whole: jax.Array, dither: jax.Array, unit: float) -> 
   return (floor + (whole + carry).astype(total.dtype)) * unit
 
 
-def _words(key: jax.Array, pairs: int) -> list[jax.Array]:
-  """Six words uint32[pairs], each of them random."""
+def _words(key: jax.Array, start: int, leaf: jax.Array) -> list[jax.Array]:
+  """Five words of the shape of a leaf, each of them random, for values number `start` on."""
   impl = str(jax.random.key_impl(key))
   if impl not in ('fry', 'threefry2x32'):
     raise _validate.InputError(f'expected a key of threefry2x32 for noise, got one of {impl}')
   first, second = jax.random.key_data(key)
-  count = jnp.arange(pairs, dtype=jnp.uint32)
-  words = []
-  for block in range(3):
-    blocks = jnp.full((pairs,), block, jnp.uint32)
-    words += generators.threefry2x32_p.bind(first, second, blocks, count)
-  return sharding.alike(words, sharding.varying(key))  # which `bind` forgets
+  place = jnp.uint32(start)
+  for axis in range(leaf.ndim):  # not a reshaped range, which XLA would not split over devices
+    index = jax.lax.broadcasted_iota(
+      jnp.uint32, leaf.shape, axis, out_sharding=jax.typeof(leaf).sharding
+    )
+    place = place + index * jnp.uint32(math.prod(leaf.shape[axis + 1 :]))
+  blocks = [_keys.threefry2x32(first, second, jnp.uint32(i), place) for i in range(3)]
+  return list(itertools.chain(*blocks))[:5]
 
 
-def from_words(words: list[jax.Array], scale: float) -> tuple[jax.Array, jax.Array]:
-  """Pairs of values from six random words each.
+def from_words(words: Sequence[jax.Array], scale: float) -> tuple[jax.Array, jax.Array]:
+  """A value from each five random words.
 
   Args:
-    words: six arrays uint32[n]. Two make the radius; of each of the others, 24 bits go into the
-      dither and 8 into the angle.
+    words: five arrays uint32[...]. Two make the radius, one the angle; of each of the others, 24
+      bits go into the dither.
     scale: standard deviation in units of the grid, below 2²⁴/`REACH`.
 
   Returns:
-    (A int32[2n] in units, V int32[2n] in 1/256 of a unit).
+    (A int32[...] in units, V int32[...] in 1/256 of a unit).
   """
-  high, low, *rest = words
+  high, low, turn, one, other = words
   # Above 0: to 2⁻⁶⁵ in the tail, where float32 is as fine as anywhere.
   u = high.astype(jnp.float32) * 2.0**-32 + (low.astype(jnp.float32) + 0.5) * 2.0**-64
   radius = jnp.sqrt(jnp.maximum(-2 * jnp.log(u), 0)) * scale
-  turn = functools.reduce(jnp.bitwise_or, [(w & 0xFF) << (8 * i) for i, w in enumerate(rest)])
   # In the first quadrant float32 is four times as fine as at the end of a whole turn.
-  angle = (turn >> 2).astype(jnp.float32) * (math.pi / 2 * 2.0**-30)
-  x = radius * jnp.where(turn & 1, -jnp.cos(angle), jnp.cos(angle))
-  y = radius * jnp.where(turn & 2, -jnp.sin(angle), jnp.sin(angle))
-  whole = jnp.concatenate([x, y])
-  a, b, c, d = ((word >> 8).astype(jnp.int32) for word in rest)
-  dither = jnp.concatenate([a + b, c + d]) - (2**_DITHER - 1)
+  cosine = jnp.cos((turn >> 1).astype(jnp.float32) * (math.pi / 2 * 2.0**-31))
+  whole = radius * jnp.where(turn & 1, -cosine, cosine)
+  dither = sum((word >> 8).astype(jnp.int32) for word in (one, other)) - (2**_DITHER - 1)
   return jnp.round(whole).astype(jnp.int32), dither

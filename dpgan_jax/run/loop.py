@@ -153,6 +153,7 @@ class Run:
     _jax_settings.require_sound()
     mesh = sharding.mesh_of(devices)
     with contextlib.ExitStack() as stack:
+      stack.enter_context(jax.numpy_dtype_promotion('standard'))  # optax needs it under x64
       # Of several processes, all but one work in a copy of their own.
       run_dir, share = stack.enter_context(_devices.shared_directory(run_dir))
       existed = os.path.lexists(run_dir)

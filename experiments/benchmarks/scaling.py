@@ -47,9 +47,8 @@ class Chip:
 # links. Assumed here: six tenths of the first are reached, 6e12 elementwise operations (1,024 lanes
 # of four units at 1.5 GHz), a microsecond a hop.
 V5E = Chip(0.6 * 197e12, 819e9, 6e12, 200e9, 1e-6)
-# Of a coordinate's noise: 96 random bits are 3 words of threefry, about 60 each, and their
-# transformation.
-NOISE_OPERATIONS = 300
+# Of a coordinate's noise: three blocks of threefry, about 110 each, and their transformation.
+NOISE_OPERATIONS = 400
 
 
 def median(program: dict[str, Any]) -> float:
@@ -171,7 +170,8 @@ def _scaling_parts(profile: dict[str, Any]) -> list[str]:
     + (f'reached with {"; ".join(reached)}' if reached else 'nowhere reached')
     + (f', not with {"; ".join(n for n in last if n not in reached)}.'
        if len(reached) < len(last) else '.')
-    + ' dpgan_jax draws the noise on every chip: noise shared out is not built.',
+    + ' Noise is shared out where parameters are split over devices, as in FSDP; training as '
+    '`dpgan_jax.train` does it keeps them whole on every chip.',
   ]  # fmt: skip
 
 

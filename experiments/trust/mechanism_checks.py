@@ -119,7 +119,7 @@ def a_release_sums_exactly() -> None:
 
 def noise_reaches_far() -> None:
   """The least likely of the random words: 9.4 standard deviations, 1e-20 of the mass beyond."""
-  words = [jnp.zeros(1, jnp.uint32)] * 6
+  words = [jnp.zeros(1, jnp.uint32)] * 5
   reach = float(step_noise.from_words(words, 2.0**19)[0].max()) / 2**19
   if reach < 9.4:
     raise Violation(f'no noise is larger than {reach:.2f} standard deviations')

@@ -173,6 +173,15 @@ def test_empty_batch_takes_a_noisy_step(dataset):
   assert max_difference(after.d_params, state.d_params) > 0
 
 
+def test_a_state_is_the_same_under_x64_and_strict_promotion():
+  def shapes():
+    return jax.eval_shape(make_gan().init, jax.random.key(0))
+
+  plain = shapes()
+  with jax.enable_x64(True), jax.numpy_dtype_promotion('strict'):
+    assert shapes() == plain
+
+
 def test_keys_of_a_step_are_all_different(dataset):
   """Checklist 8: batches, fakes of D, fakes of G and noise never share a key, over 50 steps."""
   gan = make_gan()

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.extend.random import threefry_2x32
 
 import dpgan_jax
 from dpgan_jax import _jax_settings, _keys
@@ -51,6 +52,13 @@ class TestOneGenerator:
           jax.config.update('jax_random_seed_offset', 0)
         assert (words(key), jax.random.key_impl(key)) == (want, 'threefry2x32')
         assert jax.random.key_impl(secrets.root_key(None)) == 'threefry2x32'
+
+  def test_the_cipher_is_that_of_jax(self):
+    rng = np.random.default_rng(0)
+    key, counters = (rng.integers(0, 2**32, n, np.uint32) for n in (2, 2000))
+    want = threefry_2x32(key, counters)  # which pairs the halves of its counters
+    found = _keys.threefry2x32(key[0], key[1], counters[:1000], counters[1000:])
+    np.testing.assert_array_equal(np.concatenate(found), want)
 
   def test_large_seeds_keep_all_their_bits(self):
     assert words(_keys.from_seed(2**40 + 3)) == [2**8, 3]

@@ -30,10 +30,13 @@ for model in (trained.model, trainer.restore_model(sys.argv[1]).model):
 @pytest.mark.slow
 def test_generator_width_and_seed_offset_of_the_process_change_nothing(tmp_path):
   """Runs of one seed: by default, under `rbg` (with a gradient penalty, whose partners are drawn
-  for each example), with 64-bit numbers, and with a seed offset."""
+  for each example), with 64-bit numbers that are never
+  promoted, and a seed offset."""
   settings = (
     {}, {'JAX_DEFAULT_PRNG_IMPL': 'rbg'}, {'JAX_DEFAULT_PRNG_IMPL': 'unsafe_rbg'},
-    {'JAX_ENABLE_X64': '1', 'JAX_RANDOM_SEED_OFFSET': '9'},
+    {
+      'JAX_ENABLE_X64': '1', 'JAX_NUMPY_DTYPE_PROMOTION': 'strict', 'JAX_RANDOM_SEED_OFFSET': '9',
+    },
   )  # fmt: skip
   found = set()
   for number, setting in enumerate(settings):

@@ -62,13 +62,15 @@ def _run(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> tuple[list[A
 
 def _equation(eqn: Any, given: list[Any]) -> tuple[list[Any], list[Any]]:
   name, params = eqn.primitive.name, eqn.params
-  if (called := taint.called(eqn)) is not None:
+  if params.get('name') == 'threefry2x32':  # of `_keys`, made of plain operations
+    name = 'threefry2x32'
+  elif (called := taint.called(eqn)) is not None:
     return _run(called.jaxpr, called.consts, given)
   keys: list[Any] = []
   if name == 'random_bits':
     keys = [_from(jax.random.key_data(given[0]), 0, 0)]
   elif name == 'threefry2x32':
-    first = [counter.reshape(-1)[0] for counter in given[2:]]
+    first = [jnp.ravel(counter)[0] for counter in given[2:]]
     keys = [_from(jnp.stack(jnp.broadcast_arrays(*given[:2]), axis=-1), *first)]
   elif any(map(_draws, core.jaxprs_in_params(params))):
     keys = _inside(name, params, given)
@@ -107,6 +109,8 @@ def _inside(name: str, params: Any, given: list[Any]) -> list[Any]:
 def _draws(jaxpr: Any) -> bool:
   inner = getattr(jaxpr, 'jaxpr', jaxpr)
   return any(
-    eqn.primitive.name in _DRAWS or any(map(_draws, core.jaxprs_in_params(eqn.params)))
+    eqn.primitive.name in _DRAWS
+    or eqn.params.get('name') in _DRAWS
+    or any(map(_draws, core.jaxprs_in_params(eqn.params)))
     for eqn in inner.eqns
   )
