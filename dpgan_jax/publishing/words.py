@@ -78,7 +78,7 @@ def _of_images(spec: Spec) -> Words:
     releases=f"{_RELEASES}the sum of its records' codes and their number; then the sum of (x - "
     'μ)(x - μ)ᵀ of codes x clipped around the mean μ that the first release gave. A code is the '
     'lowest frequencies of an image, a public function of it.',
-    released=('class means and counts', 'covariances'),
+    released=('common mean, class means and counts', 'covariances'),
     tag='image-generation',
     tasks=('image-classification', 'unconditional-image-generation'),
   )  # fmt: skip

@@ -33,7 +33,7 @@ from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 
 _FORMAT = 'dpgan_jax generator 4'
-_MOMENTS_FORMAT = 'dpgan_jax moments 1'
+_MOMENTS_FORMAT = 'dpgan_jax moments 2'
 _MOST_HEADER = 2**20  # bytes; those of this package have some thousands
 # Of version 0.1, by how many classifiers label the samples.
 _OLD_FORMATS = {f'dpgan_jax generator {n + 1}': n for n in range(3)}
@@ -228,7 +228,7 @@ def _save_moments(model: MomentsSynthesizer, path: str | os.PathLike[str]) -> No
   }  # fmt: skip
   upper = np.triu_indices(model.moments.encoding.second_dim)  # the rest is the same again
   arrays = {
-    'counts': model.means.counts, 'sums': model.means.sums,
+    'counts': model.means.counts, 'sums': model.means.sums, 'scale': model.means.scale,
     'seconds': model.seconds[:, *upper],
   }  # fmt: skip
   tensors = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
@@ -242,18 +242,21 @@ def _load_moments(
     moments = settings.read(record, Spec.from_record(record['data']))
   except _DAMAGE as error:
     raise _damaged(path, error) from None
-  classes, second = moments.spec.num_classes, moments.encoding.second_dim
-  of_seconds = classes, second * (second + 1) // 2
-  shapes = {'counts': (classes,), 'sums': moments.shape_of_sums, 'seconds': of_seconds}
+  groups, second, _ = moments.shape_of_seconds
+  shapes = {
+    'counts': (moments.spec.num_classes,), 'sums': moments.shape_of_sums, 'scale': (),
+    'seconds': (groups, second * (second + 1) // 2),
+  }  # fmt: skip
   expected = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in shapes.items()}
   tensors = _tensor_file.read(path, header, expected)
   arrays = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
   if not all(np.isfinite(array).all() for array in arrays.values()):
     raise _validate.InputError(f'{path} is damaged: expected finite numbers only')
-  seconds = np.zeros((classes, second, second))
+  seconds = np.zeros(moments.shape_of_seconds)
   seconds[:, *np.triu_indices(second)] = arrays['seconds']
   seconds += np.triu(seconds, 1).swapaxes(1, 2)
-  return MomentsSynthesizer(moments, Means(arrays['counts'], arrays['sums']), seconds)
+  means = Means(arrays['counts'], arrays['sums'], float(arrays['scale']))
+  return MomentsSynthesizer(moments, means, seconds)
 
 
 # --- names of arrays ------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files.open import OpenTable
 from dpgan_jax.models import classifier, gan
 from dpgan_jax.models.domains import search
-from dpgan_jax.models.moments import release, settings
+from dpgan_jax.models.moments import image_encoding, release, settings
+from dpgan_jax.models.moments.image_encoding import ImageEncoding
 from dpgan_jax.models.moments.series.encoding import SeriesEncoding
 from dpgan_jax.models.moments.series.summaries import Summaries
 from dpgan_jax.models.moments.table_encoding import TableEncoding
@@ -411,6 +412,15 @@ _STRANGERS = (
   Fault('moments_unclipped', 2, 'codes are not clipped',
         swap(exact_noise, 'to_grid', to(faults.grid_without_clipping)),
         _P.one_record_moves_moments_by_one, 'exactness'),
+  Fault('moments_true_centre', 2, 'the common mean of images is released as it is',
+        swap(ImageEncoding, 'release_centre', faults.without_noise),
+        _P.noise_of_moments_is_charged, 'statistics'),
+  Fault('moments_centre_not_charged', 1, 'centre and sums both get the noise of the whole stage',
+        swap(image_encoding, '_parts', to(lambda sigma: (sigma, sigma))),
+        _P.noise_of_moments_is_charged, 'exactness'),
+  Fault('moments_real_distances', 17, 'sums are bounded by how far records really are',
+        swap(ImageEncoding, 'release_means', faults.scaled_by_real_distances),
+        _P.bounds_follow_from_what_was_released, 'exactness'),
   Fault('moments_around_the_real_mean', 17, 'covariances are around the mean of the records',
         swap(release, 'release_seconds', faults.around_the_real_mean),
         _P.covariances_are_around_what_was_released, 'exactness'),

@@ -418,6 +418,24 @@ def around_the_real_mean(right: Callable[..., Any]) -> Callable[..., Any]:
   return release_seconds
 
 
+def without_noise(right: Callable[..., Any]) -> Callable[..., Any]:
+  """Releases what it should, as it is."""
+  return lambda *args, noise_multiplier, **about: right(*args, noise_multiplier=0.0, **about)
+
+
+def scaled_by_real_distances(right: Callable[..., Any]) -> Callable[..., Any]:
+  """Bounds sums of classes by how far the records are from their mean."""
+
+  def release_means(self: Any, codes: Any, *args: Any, **about: Any) -> Any:
+    told = type(self).centre_of
+    scale = float(np.sqrt(np.square(codes - codes.mean(axis=0)).sum(axis=1).mean()))
+    centre_of = lambda *given: (told(*given)[0], scale)  # noqa: E731
+    with mock.patch.object(type(self), 'centre_of', centre_of):
+      return right(self, codes, *args, **about)
+
+  return release_means
+
+
 def grid_without_clipping(rows: Any, l2_sensitivity: float, grid: float) -> Any:
   """Whole multiples of the grid of any length."""
   del l2_sensitivity

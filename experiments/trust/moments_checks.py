@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Mapping
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -14,15 +15,16 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import release, settings
 from dpgan_jax.models.moments.encoding import Means, weights
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
+from dpgan_jax.privacy import exact_noise
 from experiments.trust.statistical_checks import Violation
 
-_SHAPE, _CLASSES, _N = (5, 5, 1), 3, 40
+_SHAPE, _CLASSES, _N, _MANY = (5, 5, 1), 3, 40, 20_000
 _DRAWS = 40
 
 
 @functools.cache
-def _moments(epsilon: float) -> Moments:
-  spec = Spec(num_records=_N, shape=_SHAPE, class_names=tuple('abc'), name='made')
+def _moments(epsilon: float, num_records: int = _N) -> Moments:
+  spec = Spec(num_records=num_records, shape=_SHAPE, class_names=tuple('abc'), name='made')
   return settings.make(TrainConfig(target_epsilon=epsilon, delta=1e-5), spec)
 
 
@@ -57,59 +59,112 @@ def require_moved_by_one(what: str, moved: Mapping[str, float]) -> None:
 
 
 def noise_of_moments_is_charged() -> None:
-  """Of no records at all, counts, sums and covariances have the noise that is accounted for.
+  """Of no records at all, centres, counts, sums and covariances have the noise that is accounted
+  for, and what one record is part of adds up to the mechanisms.
 
   A deviation of n draws is off by 1/√(2n), here at most 1/√(2·120): a third off is five of that.
   """
   moments, nothing = _moments(1.0), (np.zeros((0, 25)), np.zeros(0, int))
+  encoding: Any = moments.encoding
   first, second = (moments.stages[name].noise_multiplier for name in (MEANS, SECONDS))
   in_sum, in_count = weights(moments.dim)
-  found: dict[str, list[np.ndarray]] = {'counts': [], 'sums': [], 'covariances': []}
-  for number in range(_DRAWS):
-    means, seconds = released(*nothing, moments, number)
-    found['counts'].append(means.counts * in_count / first)
-    found['sums'].append(means.sums * in_sum / moments.encoding.radius / first)
-    upper = np.triu_indices(moments.dim, 1)
-    scale = second * moments.encoding.spread**2 / math.sqrt(2)
-    found['covariances'].append(seconds[:, upper[0], upper[1]] / scale)
-  require_charged(found, 1 / 3)
+  upper = np.triu_indices(moments.dim, 1)
+  centred, summed, release_sum = [], [], exact_noise.release_sum
+
+  def watched(vectors: Any, *, noise_multiplier: float, **about: Any) -> np.ndarray:
+    found = release_sum(vectors, noise_multiplier=noise_multiplier, **about)
+    (centred if vectors.shape[1] == moments.dim + 2 else summed).append(
+      (found, noise_multiplier)
+    )
+    return found
+
+  covariances = []
+  with mock.patch.object(exact_noise, 'release_sum', watched):
+    for number in range(_DRAWS):
+      means, seconds = released(*nothing, moments, number)
+      scale = second * encoding.bound(means.scale) ** 2 / math.sqrt(2)
+      covariances.append(seconds[:, upper[0], upper[1]] / scale)
+  if not all(sigma > 0 for _, sigma in (*centred, *summed)):
+    raise Violation('a sum is released without noise')
+  precisions = [max(1 / sigma**2 for _, sigma in part) for part in (centred, summed)]
+  if not sum(precisions) <= 1.001 / first**2:
+    raise Violation('centre and sums of a class cost more than is accounted for')
+  told = encoding.noise(first)
+  counts = [released(*nothing, moments, number)[0].counts for number in range(_DRAWS)]
+  require_charged(
+    {
+      'centres': [found * math.sqrt(precisions[0]) for found, _ in centred],
+      'sums': [found * math.sqrt(precisions[1]) for found, _ in summed],
+      'covariances': covariances,
+      'counts': np.array(counts) / told[0],
+    },
+    1 / 3,
+  )
+  if not math.isclose(told[0], 1 / in_count / math.sqrt(precisions[1]), rel_tol=1e-6):
+    raise Violation('another noise of counts is told than there is')
+  if not math.isclose(told[1], encoding.bound(1.0) / in_sum / math.sqrt(precisions[1]),
+                      rel_tol=1e-6):  # fmt: skip
+    raise Violation('another noise of sums is told than there is')
 
 
 def classes_have_noise_of_their_own() -> None:
   """Two classes of no records: what is released of them is not the same."""
-  moments, nothing = _moments(1.0), (np.zeros((0, 25)), np.zeros(0, int))
+  moments, nothing = _moments(1.0, _MANY), (np.zeros((0, 25)), np.zeros(0, int))
   means, seconds = released(*nothing, moments)
   if (means.sums[0] == means.sums[1]).any() or (seconds[0] == seconds[1]).all():
     raise Violation('two classes got the same noise: their difference is free of it')
 
 
 def one_record_moves_moments_by_one() -> None:
-  """The longest code there is, in any class, in units of the sensitivity."""
+  """The longest code there is, in any class, in units of each sensitivity; what later bounds follow
+  from is public by then, the same with the record and without.
+  """
   moments, (codes, labels) = _moments(math.inf), _records(_N)
-  centres = release.release_means(codes, labels, moments, bytes(32))
-  longest = moments.encoding.encode(np.full((1, *_SHAPE), 255, np.uint8))
+  encoding: Any = moments.encoding
+  about = {'noise_multiplier': 0.0, 'secret': bytes(32), 'purpose': 'check'}
+  before = encoding.release_centre(codes, **about)
+  centre, scale = encoding.centre_of(before, 0.0)
+  means = release.release_means(codes, labels, moments, bytes(32))
+  own = codes[labels == 1] - centre
+  count, sums = encoding.release_sums(own, scale, **about)
   in_sum, in_count = weights(moments.dim)
-  for scale in (1.0, 1e6):  # beyond what an image can be, too
-    more = (np.concatenate([codes, scale * longest]), np.append(labels, 1))
-    with_it, without = (
-      release.release_means(*records, moments, bytes(32)) for records in (more, (codes, labels))
+  for size in (1.0, 1e6):  # beyond what an image can be, too
+    longest = size * encoding.encode(np.full((1, *_SHAPE), 255, np.uint8))
+    more = (np.concatenate([codes, longest]), np.append(labels, 1))
+    moved = {'centre': encoding.release_centre(more[0], **about) - before}
+    more_count, more_sums = encoding.release_sums(
+      np.concatenate([own, longest - centre]), scale, **about
     )
-    sums = (with_it.sums - without.sums) * in_sum / moments.encoding.radius
-    moved = math.hypot(
-      np.linalg.norm(sums), np.linalg.norm(with_it.counts - without.counts) * in_count
+    moved['sums'] = np.append(
+      (more_sums - sums) * in_sum / encoding.bound(scale), (more_count - count) * in_count
     )
     seconds = [
-      release.release_seconds(*records, centres, moments, bytes(32))
+      release.release_seconds(*records, means, moments, bytes(32))
       for records in (more, (codes, labels))
     ]
-    squares = np.linalg.norm(seconds[0] - seconds[1]) / moments.encoding.spread**2
-    require_moved_by_one('record', {'the means': moved, 'the covariances': squares})
+    moved['covariances'] = (seconds[0] - seconds[1]) / encoding.bound(means.scale) ** 2
+    require_moved_by_one('record', {n: float(np.linalg.norm(by)) for n, by in moved.items()})
+
+
+def bounds_follow_from_what_was_released() -> None:
+  """Of other records, with the same released centre, the scale of all bounds is the same."""
+  moments = _moments(1.0)
+  encoding: Any = moments.encoding
+  told = np.full(moments.dim + 2, 0.5)
+  with mock.patch.object(type(encoding), 'release_centre', return_value=told):
+    scales = {
+      release.release_means(codes / part, labels, moments, bytes(32)).scale
+      for part in (1, 9)
+      for codes, labels in [_records(_N)]
+    }
+  if len(scales) > 1:
+    raise Violation('how far sums are bounded follows from the records, not from the release')
 
 
 def covariances_are_around_what_was_released() -> None:
   """Around centres that are no class's mean, Σ(x - μ)(x - μ)ᵀ is that of these centres."""
   moments, (codes, labels) = _moments(math.inf), _records(_N)
-  elsewhere = Means(np.ones(_CLASSES), np.full((_CLASSES, moments.dim), 0.1))
+  elsewhere = Means(np.ones(_CLASSES), np.full((_CLASSES, moments.dim), 0.1), 10.0)
   seconds = release.release_seconds(codes / 3, labels, elsewhere, moments, bytes(32))
   for k in range(_CLASSES):
     around = codes[labels == k] / 3 - 0.1

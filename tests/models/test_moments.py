@@ -17,6 +17,7 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import denoise, release, settings
 from dpgan_jax.models.moments.encoding import weights
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
+from dpgan_jax.privacy import exact_noise
 from dpgan_jax.privacy.exact_noise import new_secret
 
 SECRET = bytes(range(32))
@@ -46,12 +47,18 @@ def test_without_noise_they_are_the_moments():
   moments = _moments(400)
   means, seconds = _released(moments, images, labels)
   codes = moments.encoding.encode(images)
+  distances = np.square(codes - codes.mean(axis=0)).sum(axis=1)
+  assert means.scale == pytest.approx(math.sqrt(distances.mean()), rel=1e-5)
   for k in range(CLASSES):
     own = codes[labels == k]
     assert means.counts[k] == pytest.approx(len(own), rel=1e-6)
-    np.testing.assert_allclose(means.sums[k] / len(own), own.mean(axis=0), atol=1e-6)
+    far = own - codes.mean(axis=0)
+    cut = np.minimum(1, moments.encoding.bound(means.scale) / np.linalg.norm(far, axis=1))
+    near = (far * cut[:, np.newaxis]).mean(axis=0) + codes.mean(axis=0)
+    np.testing.assert_allclose(means.sums[k] / len(own), near, atol=1e-5)
     around = own - moments.encoding.centres(means)[k]
-    assert np.linalg.norm(around, axis=1).max() < moments.encoding.spread  # none is clipped here
+    lengths = np.linalg.norm(around, axis=1, keepdims=True)
+    around *= np.minimum(1, moments.encoding.bound(means.scale) / lengths)
     np.testing.assert_allclose(seconds[k], around.T @ around, atol=0.01 * len(own))
 
 
@@ -67,40 +74,97 @@ def test_one_record_moves_each_release_by_no_more_than_one(seed, kind):
   }[kind].astype(np.uint8)  # fmt: skip
   more = (np.concatenate([images, [record]]), np.append(labels, seed % CLASSES).astype(np.int32))
   moments = _moments(30)
-  with_it, without = (_released(moments, *records) for records in (more, (images, labels)))
+  encoding, about = moments.encoding, {'noise_multiplier': 0.0, 'secret': SECRET, 'purpose': 'one'}
+  both = [(encoding.encode(images), labels), (encoding.encode(more[0]), more[1])]
+  centres = [encoding.release_centre(codes, **about) for codes, _ in both]
+  assert np.linalg.norm(centres[1] - centres[0]) <= 1 + 1e-6
+  centre, scale = encoding.centre_of(centres[0], 0.0)
   in_sum, in_count = weights(moments.dim)
-  moved = np.concatenate(
-    [
-      (with_it[0].sums - without[0].sums).ravel() * in_sum / moments.encoding.radius,
-      (with_it[0].counts - without[0].counts) * in_count,
-    ]
+  units = encoding.bound(scale) / in_sum
+  of_class = seed % CLASSES
+  (count, sums), (more_count, more_sums) = (
+    encoding.release_sums(codes[own == of_class] - centre, scale, **about) for codes, own in both
   )
-  assert np.linalg.norm(moved) <= 1 + 1e-6
-  _, around_the_same = _released(moments, *more, centres=without[0])
-  moved = np.linalg.norm(around_the_same - without[1])
-  assert moved <= moments.encoding.spread**2 * (1 + 1e-6)
+  moved = math.hypot(np.linalg.norm(more_sums - sums) / units, (more_count - count) * in_count)
+  assert 0.1 < moved <= 1 + 1e-6
+  means, seconds = _released(moments, images, labels)
+  _, around_the_same = _released(moments, *more, centres=means)
+  moved = np.linalg.norm(around_the_same - seconds)
+  assert moved <= encoding.bound(means.scale) ** 2 * (1 + 1e-6)
 
 
 def test_noise_is_that_of_the_mechanisms():
-  """Deviations of 3·(31 + 31·30) numbers: within five standard errors."""
+  """Deviations of the numbers of 20 releases of nothing: within five standard errors."""
   moments = _moments(1000, 1.0)
-  empty = (np.zeros((0, *SHAPE), np.uint8), np.zeros(0, np.int32))
-  drawn = [_released(moments, *empty, secret=new_secret()) for _ in range(20)]
-  in_sum, in_count = weights(moments.dim)
-  first = moments.stages[settings.MEANS].noise_multiplier
-  sums = np.array([means.sums for means, _ in drawn]) * in_sum / moments.encoding.radius / first
-  counts = np.array([means.counts for means, _ in drawn]) * in_count / first
-  upper = np.triu_indices(moments.dim, 1)
-  second = moments.stages[settings.SECONDS].noise_multiplier * moments.encoding.spread**2
-  offs = np.array([seconds[:, *upper] for _, seconds in drawn]) * math.sqrt(2) / second
-  for values in (sums, counts, offs):
+  encoding, empty = moments.encoding, (np.zeros((0, *SHAPE), np.uint8), np.zeros(0, np.int32))
+  first, second = (moments.stages[n].noise_multiplier for n in (settings.MEANS, settings.SECONDS))
+  upper, nothing = np.triu_indices(moments.dim, 1), encoding.encode(empty[0])
+  of_count, of_sum = encoding.noise(first, 2.0)
+  found: dict[str, list] = {'counts': [], 'sums': [], 'products': []}
+  for _ in range(20):
+    means, seconds = _released(moments, *empty, secret=new_secret())
+    found['counts'].append(means.counts / of_count)
+    found['products'].append(seconds[:, *upper] * math.sqrt(2) / encoding.bound(means.scale) ** 2)
+    found['products'][-1] /= second
+    _, sums = encoding.release_sums(
+      nothing, 2.0, noise_multiplier=1.0, secret=new_secret(), purpose='one'
+    )
+    found['sums'].append(sums / encoding.noise(math.sqrt(1 - 1 / 8), 2.0)[1])
+  assert of_sum == pytest.approx(encoding.noise(1.0, 2.0)[1] * first)
+  for values in map(np.array, found.values()):
     assert abs(values.std() - 1) < 5 / math.sqrt(2 * values.size)
+
+
+def test_what_an_image_is_part_of_costs_what_is_charged(monkeypatch):
+  """The centre and the sums of one class: 1/σ² of both add up to that of the stage."""
+  moments, multipliers = _moments(30, 1.0), []
+  release_sum = exact_noise.release_sum
+
+  def watched(vectors, *, l2_sensitivity, noise_multiplier, **about):
+    multipliers.append(noise_multiplier / l2_sensitivity)
+    return release_sum(
+      vectors, l2_sensitivity=l2_sensitivity, noise_multiplier=noise_multiplier, **about
+    )
+
+  monkeypatch.setattr(exact_noise, 'release_sum', watched)
+  release.release_means(
+    moments.encoding.encode(_records(30)[0]), _records(30)[1], moments, SECRET
+  )  # fmt: skip
+  assert len(multipliers) == 1 + CLASSES
+  assert len(set(multipliers[1:])) == 1
+  charged = moments.stages[settings.MEANS].noise_multiplier
+  assert sum(1 / m**2 for m in multipliers[:2]) == pytest.approx(1 / charged**2)
+
+
+def test_bounds_follow_from_what_was_released(monkeypatch):
+  """Of other records with the same released centre, sums and covariances have the same bounds."""
+  moments = _moments(60, 1.0)
+  encoding, released = moments.encoding, np.full(moments.dim + 2, 0.5)
+  monkeypatch.setattr(type(encoding), 'release_centre', lambda *_, **__: released)
+  scales = {
+    release.release_means(encoding.encode(images), labels, moments, SECRET).scale
+    for images, labels in (_records(60), _records(60, seed=1))
+  }
+  sigma = moments.stages[settings.MEANS].noise_multiplier * math.sqrt(8)
+  assert scales == {encoding.centre_of(released, sigma)[1]}
+
+
+@pytest.mark.parametrize(('n', 'epsilon', 'pooled'), [(20, 0.3, True), (60_000, 1.0, False)])
+def test_few_images_have_one_covariance_for_all_classes(n, epsilon, pooled):
+  moments = _moments(n, epsilon)
+  assert moments.encoding.pooled == pooled
+  assert moments.shape_of_seconds[0] == (1 if pooled else CLASSES)
+  assert settings.read(moments.to_record(), moments.spec) == moments
+  assert moments.dim <= 30
+  small, large = (_moments(m, 1.0).dim for m in (20, 2000))
+  assert 9 <= small < large == 30
 
 
 def test_no_two_classes_get_the_same_noise():
   """Their difference would be free of it."""
   empty = (np.zeros((0, *SHAPE), np.uint8), np.zeros(0, np.int32))
-  means, seconds = _released(_moments(1000, 1.0), *empty)
+  means, seconds = _released(_moments(20_000, 1.0), *empty)
+  assert len(seconds) == CLASSES
   for released in (means.sums, seconds.reshape(CLASSES, -1)):
     for k in range(CLASSES):
       assert (released[k] != released[k - 1]).mean() > 0.99
@@ -121,7 +185,7 @@ def test_both_releases_cost_what_was_asked_for():
     moments = _moments(500, epsilon)
     assert 0.99 * epsilon < moments.budget.epsilon() <= epsilon
     first, second = (moments.stages[n].noise_multiplier for n in (settings.MEANS, settings.SECONDS))
-    assert first > second  # most of it goes to the covariances
+    assert (first < second) == moments.encoding.pooled  # one covariance needs less of it
 
 
 def test_a_record_reads_back():

@@ -34,7 +34,7 @@ def release_means(codes: np.ndarray, labels: np.ndarray, moments: Moments, secre
 def release_seconds(
   codes: np.ndarray, labels: np.ndarray, means: Means, moments: Moments, secret: bytes
 ) -> np.ndarray:
-  """Releases `SECONDS`, which must be charged before: float64 [K, s, s].
+  """Releases `SECONDS`, which must be charged before: float64 [L, s, s], L = K or 1.
 
   Args:
     codes: as `Encoding.encode` makes them, [N, ...].
@@ -43,12 +43,16 @@ def release_seconds(
     moments: encoding and mechanisms.
     secret: 32 bytes that the noise follows from.
   """
+  encoding, classes = moments.encoding, moments.spec.num_classes
+  groups = {f'{SECONDS} of class {k}': labels == k for k in range(classes)}
+  if encoding.second_groups(classes) == 1:
+    groups = {f'{SECONDS} of all classes': np.full(len(labels), True)}
   return np.stack(
     [
-      moments.encoding.release_products(
-        codes[labels == k], k, means, noise_multiplier=moments.stages[SECONDS].noise_multiplier,
-        secret=secret, purpose=f'{SECONDS} of class {k}',
+      encoding.release_products(
+        codes[own], labels[own], means, secret=secret, purpose=purpose,
+        noise_multiplier=moments.stages[SECONDS].noise_multiplier,
       )
-      for k in range(moments.spec.num_classes)
+      for purpose, own in groups.items()
     ]
   )  # fmt: skip

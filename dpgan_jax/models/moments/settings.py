@@ -15,7 +15,8 @@ from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data.series.schema import SeriesSchema
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import LONGEST_CODE, TrainConfig
-from dpgan_jax.models.moments.encoding import Encoding, ImageEncoding
+from dpgan_jax.models.moments.encoding import Encoding
+from dpgan_jax.models.moments.image_encoding import ImageEncoding
 from dpgan_jax.models.moments.series.encoding import SeriesEncoding
 from dpgan_jax.models.moments.table_encoding import TableEncoding
 from dpgan_jax.privacy import accounting
@@ -24,10 +25,17 @@ from dpgan_jax.privacy.releases.selection import SelectionMechanism
 
 MEANS, SECONDS = 'moments_means', 'moments'
 SCHEMA = 'schema'  # what a table's columns may hold, where the run finds that (`models.domains`)
-# Chosen on held-out training images: experiments/results/OWN_DATA.md, its last table.
-_MOST_COEFFICIENTS = 144
 _MEANS_SHARE = 0.2
-_SHARES = {'image': 0.3, 'series': 0.3}  # series: on held-out stays of PhysioNet's sets a and b
+_SHARES = {'series': 0.3}  # on held-out stays of PhysioNet's sets a and b
+# Of images, on held-out training images: experiments/results/OWN_DATA.md, its last table.
+_MOST_COEFFICIENTS, _FEWEST_COEFFICIENTS = 144, 9
+_IMAGE_SHARES = {'of each class': 0.45, 'pooled': 0.7}
+# In units of a covariance's mean eigenvalue, up to where eigenvalues of noise reach: with more, an
+# image has fewer coefficients, and classes have one covariance together.
+_MOST_NOISE, _MOST_NOISE_OF_A_CLASS = 3.0, 12.0
+# How far an image may be from the mean, in units of how far they usually are: little where noise in
+# the mean of a class, in the same units, is more than this, and farther the less there is.
+_LEAST_REACH, _MOST_REACH, _NOISE_OF_LEAST = 0.8, 1.6, 0.03
 # Of a table's numbers: an average cell's count is so many deviations of its noise. Chosen on
 # held-out training rows of Adult: experiments/results/TABLES.md, its last table.
 _CELL_OVER_NOISE, _FEWEST_CELLS, _MOST_CELLS = 11.0, 6, 20
@@ -91,7 +99,14 @@ class Moments:
     if isinstance(self.spec.schema, SeriesSchema):
       noise = self.stages[MEANS].noise_multiplier
       return SeriesEncoding(self.spec.schema, self.detail, noise)
-    return _encoding(self.spec, self.detail)
+    if self.spec.schema is not None:
+      return TableEncoding(self.spec.schema, self.detail)
+    height, width, channels = self.spec.shape
+    first, second = (self.stages[name].noise_multiplier for name in (MEANS, SECONDS))
+    return ImageEncoding(
+      (height, width, channels), self.detail, _reach(self.spec, self.detail, first),
+      is_pooled(self.spec, self.detail, second),
+    )  # fmt: skip
 
   @property
   def dim(self) -> int:
@@ -102,6 +117,12 @@ class Moments:
   def shape_of_sums(self) -> tuple[int, int]:
     """(G, d): of each class, or of all together."""
     return self.encoding.groups(self.spec.num_classes), self.dim
+
+  @property
+  def shape_of_seconds(self) -> tuple[int, int, int]:
+    """(L, s, s): of each class, or of all together."""
+    second = self.encoding.second_dim
+    return self.encoding.second_groups(self.spec.num_classes), second, second
 
   @property
   def budget(self) -> Budget:
@@ -134,9 +155,39 @@ def make(config: TrainConfig, spec: Spec) -> Moments:
   Raises:
     InputError: an ε that no noise reaches.
   """
+  if spec.schema is None:
+    return _make_images(config, spec)
   share = _SHARES.get(spec.kind, _MEANS_SHARE)
   found = mechanisms(config, spec.num_records, usual_share=share)
   return Moments(config, spec, detail_of(config, spec, found[MEANS].noise_multiplier), found)
+
+
+def _make_images(config: TrainConfig, spec: Spec) -> Moments:
+  """Few records at little ε have fewer coefficients, and one covariance for all classes."""
+  found = {
+    name: mechanisms(config, spec.num_records, usual_share=share)
+    for name, share in _IMAGE_SHARES.items()
+  }
+  sigma = {name: stages[SECONDS].noise_multiplier for name, stages in found.items()}
+  most, worth = math.prod(spec.shape), _MOST_COEFFICIENTS
+  if sigma['pooled'] > 0:
+    of_noise = _MOST_NOISE * spec.num_records / (math.sqrt(2) * sigma['pooled'])
+    worth = int(max(_FEWEST_COEFFICIENTS, min(worth, of_noise ** (2 / 3))))
+  dim = config.moments_coefficients or min(worth, most)
+  _validate.integer('moments_coefficients', dim, minimum=1, maximum=most)
+  kind = 'pooled' if is_pooled(spec, dim, sigma['of each class']) else 'of each class'
+  return Moments(config, spec, dim, found[kind])
+
+
+def is_pooled(spec: Spec, dim: int, noise_multiplier: float) -> bool:
+  """Whether images have one covariance for all classes: where those of each would be noise.
+
+  Noise of deviation σ·ρ² on a d × d sum has eigenvalues up to σ·ρ²·√(2d) (Wigner's semicircle), and
+  the mean eigenvalue of n images' is n·ρ²/d, ρ being about how long they are. More noise never
+  undoes it, so that the noise of either way gives the same answer as the way that was taken.
+  """
+  noise = noise_multiplier * math.sqrt(2) * dim**1.5 * spec.num_classes / spec.num_records
+  return noise > _MOST_NOISE_OF_A_CLASS
 
 
 def mechanisms(
@@ -183,11 +234,16 @@ def mechanisms(
   return stages(sigma)
 
 
+def _reach(spec: Spec, dim: int, noise_multiplier: float) -> float:
+  """Pulling images in makes them more alike, and noise smaller."""
+  noise = noise_multiplier * math.sqrt(dim) * spec.num_classes / spec.num_records
+  worth = _LEAST_REACH * math.sqrt(_NOISE_OF_LEAST / max(noise, 1e-300))
+  return max(_LEAST_REACH, min(worth, _MOST_REACH))
+
+
 def detail_of(config: TrainConfig, spec: Spec, noise_multiplier: float) -> int:
   """What the settings say, or what public numbers let expect to be worth releasing."""
-  if spec.schema is None:
-    dim = config.moments_coefficients or min(_MOST_COEFFICIENTS, math.prod(spec.shape))
-    return _validate.integer('moments_coefficients', dim, minimum=1, maximum=math.prod(spec.shape))
+  assert spec.schema is not None
   if isinstance(spec.schema, SeriesSchema):
     most = spec.schema.grid.steps - 1
     worth = round(_ALL_SHAPES / len(spec.schema.channels))
@@ -208,13 +264,6 @@ def expected_rows(spec: Spec) -> float:
   """About how many rows a table has, by public numbers: of a person half of what they may have."""
   rows = 1 if spec.schema is None else (1 + spec.schema.rows_per_unit) / 2
   return spec.num_records * rows
-
-
-def _encoding(spec: Spec, detail: int) -> Encoding:
-  if spec.schema is not None:
-    return TableEncoding(spec.schema, detail)
-  height, width, channels = spec.shape
-  return ImageEncoding((height, width, channels), detail)
 
 
 def read(saved: Mapping[str, Any], spec: Spec) -> Moments:

@@ -46,7 +46,7 @@ class MomentsSynthesizer(Synthesizer):
   Attributes:
     moments: settings, encoding, mechanisms.
     means: the first release.
-    seconds: float64 [K, s, s], the second release.
+    seconds: float64 [L, s, s], the second release.
   """
 
   moments: Moments
@@ -72,8 +72,8 @@ class MomentsSynthesizer(Synthesizer):
 
   @property
   def num_parameters(self) -> int:
-    classes, second = self.seconds.shape[:2]
-    return self.means.sums.size + classes * (1 + second * (second + 1) // 2)
+    groups, second = self.seconds.shape[:2]
+    return self.means.sums.size + self.means.counts.size + groups * second * (second + 1) // 2
 
   @property
   def usual_num(self) -> int:

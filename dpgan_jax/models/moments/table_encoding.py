@@ -102,11 +102,11 @@ class TableEncoding(ByClass):
     return counts.sum() / len(self.sizes), counts
 
   def release_products(
-    self, codes: np.ndarray, label: int, means: Means, *, noise_multiplier: float, secret: bytes,
-    purpose: str,
+    self, codes: np.ndarray, labels: np.ndarray, means: Means, *, noise_multiplier: float,
+    secret: bytes, purpose: str,
   ) -> np.ndarray:  # fmt: skip
     """Two-way counts."""
-    del label, means
+    del labels, means
     coarse = np.stack(
       [within[cells] for within, cells in zip(self.within, codes.T, strict=True)], axis=1
     )
@@ -115,7 +115,8 @@ class TableEncoding(ByClass):
       rows_per_record=self.schema.rows_per_unit,
     )  # fmt: skip
 
-  def noise(self, noise_multiplier: float) -> tuple[float, float]:
+  def noise(self, noise_multiplier: float, scale: float = 1.0) -> tuple[float, float]:
+    del scale  # all bounds are public
     squared, _ = marginals.squared_sensitivities(len(self.sizes), self.schema.rows_per_unit)
     of_a_cell = noise_multiplier * math.sqrt(squared)
     return of_a_cell * math.sqrt(self.dim) / len(self.sizes), of_a_cell

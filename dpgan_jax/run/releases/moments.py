@@ -27,14 +27,16 @@ class MomentsState(NamedTuple):
   Attributes:
     step: int32; 1 when everything is released.
     counts: float32 [K].
-    sums: float32 [K, d].
-    seconds: float32 [K, s, s].
+    sums: float32 [G, d].
+    scale: float32; of `Means`.
+    seconds: float32 [L, s, s].
     sample_key: what the run's own samples are drawn with.
   """
 
   step: jax.Array
   counts: jax.Array
   sums: jax.Array
+  scale: jax.Array
   seconds: jax.Array
   sample_key: jax.Array
 
@@ -60,7 +62,8 @@ class MomentsStage(Stage):
     self._secret = secret
     codes, labels = data
     means = release.release_means(codes, labels, self._moments, secret)
-    return state._replace(counts=jnp.asarray(means.counts), sums=jnp.asarray(means.sums))
+    arrays = {name: jnp.asarray(getattr(means, name)) for name in ('counts', 'sums', 'scale')}
+    return state._replace(**arrays)
 
   def chunk(self, length: int) -> Callable[..., tuple[State, Any]]:
     del length  # there is one step
@@ -78,15 +81,14 @@ class MomentsStage(Stage):
 
 def nothing_released(moments: Moments, key: jax.Array) -> MomentsState:
   """The state before anything is read."""
-  classes, second = moments.spec.num_classes, moments.encoding.second_dim
-  shapes = (classes,), moments.shape_of_sums, (classes, second, second)
-  counts, sums, seconds = (jnp.zeros(shape) for shape in shapes)
-  return MomentsState(jnp.zeros((), jnp.int32), counts, sums, seconds, key)
+  shapes = (moments.spec.num_classes,), moments.shape_of_sums, (), moments.shape_of_seconds
+  return MomentsState(jnp.zeros((), jnp.int32), *(jnp.zeros(shape) for shape in shapes), key)
 
 
 def means_of(state: MomentsState) -> Means:
   """The first release."""
-  return Means(np.asarray(state.counts, np.float64), np.asarray(state.sums, np.float64))
+  counts, sums = (np.asarray(array, np.float64) for array in (state.counts, state.sums))
+  return Means(counts, sums, float(state.scale))
 
 
 def released(moments: Moments, state: MomentsState) -> MomentsSynthesizer:

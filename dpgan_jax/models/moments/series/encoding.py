@@ -89,6 +89,10 @@ class SeriesEncoding:
     del classes
     return 1
 
+  def second_groups(self, classes: int) -> int:
+    """One of each class."""
+    return classes
+
   def encode(self, records: np.ndarray) -> np.ndarray:
     """Cells, as float64, and after them the traits, of each record."""
     rows, traits = self.summaries.encode(records)
@@ -118,16 +122,17 @@ class SeriesEncoding:
     )  # fmt: skip
     return Means(counts, np.concatenate([cells, profile])[np.newaxis])
 
-  def noise(self, noise_multiplier: float) -> tuple[float, float]:
+  def noise(self, noise_multiplier: float, scale: float = 1.0) -> tuple[float, float]:
+    del scale  # all bounds are public
     of_counts, of_cells, _ = _parts(noise_multiplier)
     return of_counts, self.counted.noise(of_cells)[1]
 
   def release_products(
-    self, codes: np.ndarray, label: int, means: Means, *, noise_multiplier: float, secret: bytes,
-    purpose: str,
+    self, codes: np.ndarray, labels: np.ndarray, means: Means, *, noise_multiplier: float,
+    secret: bytes, purpose: str,
   ) -> np.ndarray:  # fmt: skip
     """Of scores as the first release made them, clipped to a bound that follows from it too."""
-    del label
+    del labels
     scores = self.scores(means)
     return second_moments.release_second_moments(
       scores.of(self._cells(codes)), l2_bound=scores.bound, noise_multiplier=noise_multiplier,

@@ -1,0 +1,264 @@
+"""Images as vectors of their lowest frequencies, whose moments are released.
+
+The type-2 discrete cosine transform of each channel, colour as luminance and two chroma channels,
+whose frequencies count double, as in JPEG. What is left out is what noise would drown. Each class
+becomes a Gaussian.
+
+The first release is two Gaussian mechanisms, of σ/√w and of σ/√(1 - w), which together cost what
+one of σ does (Dong, Roth & Su 2022, corollary 3.3, the second one adaptive). The first is of all
+images together: their mean, and how far they are from it, root mean square. By these the second
+bounds what an image adds to the sums of its class: it is pulled in to so many of those distances
+from the common mean, instead of to the farthest corner of what pixels can be. The covariances,
+released last, are bounded likewise.
+
+>>> import numpy as np
+>>> encoding = ImageEncoding((8, 8, 1), 64)
+>>> images = np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1)
+>>> codes = encoding.encode(images)
+>>> codes.shape, bool((encoding.decode(codes) == images).all())
+((1, 64), True)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import jax
+import numpy as np
+import scipy.fft
+
+from dpgan_jax import _validate
+from dpgan_jax.models.moments import denoise
+from dpgan_jax.models.moments.encoding import ByClass, Means, weights
+from dpgan_jax.privacy import exact_noise
+from dpgan_jax.privacy.releases import second_moments
+
+# Rows are orthonormal: luminance, then blue-yellow and red-green differences.
+_COLOURS = np.array([[1, 1, 1], [1, 1, -2], [1, -1, 0]]) / np.sqrt([[3], [6], [2]])
+_CHROMA = 2.0  # the frequency of a chroma coefficient counts as so many of luminance
+# All chosen on held-out training images: experiments/results/OWN_DATA.md, its last table.
+_CENTRE_SHARE = 0.125  # w
+_IN_SQUARES = 0.3  # of an image's vector in the first mechanism, the part that tells the distance
+_LEAST_SCALE = 0.03  # of the range of pixels: nearly all images are farther from each other
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageEncoding(ByClass):
+  """The `dim` lowest frequencies of images uint8 [n, H, W, C], C = 1 or 3.
+
+  Attributes:
+    shape: (H, W, C).
+    dim: d ≤ H·W·C.
+    reach: how many of the released distances an image may be from the common mean, or its class's,
+      before it is pulled in.
+    pooled: whether covariances are released once of all classes together, around their own means,
+      where so few images of each would say nothing of their own.
+
+  Raises:
+    InputError: more coefficients than an image has.
+  """
+
+  shape: tuple[int, int, int]
+  dim: int
+  reach: float = 1.0
+  pooled: bool = False
+
+  def __post_init__(self) -> None:
+    _validate.integer('dim', self.dim, minimum=1, maximum=math.prod(self.shape))
+
+  @property
+  def second_dim(self) -> int:
+    """As many as coefficients."""
+    return self.dim
+
+  @property
+  def prefixes(self) -> tuple[int, ...]:
+    """Low frequencies first."""
+    return (*(m for m in (4, 8, 16, 32, 64, 128, 256) if m < self.dim), self.dim)
+
+  @property
+  def radius(self) -> float:
+    """Pixels lie within 1/2 of the centre of their range, so no code is longer than this."""
+    return 0.5 * math.sqrt(math.prod(self.shape))
+
+  def bound(self, scale: float) -> float:
+    """The longest an image counts, from the common mean or its class's."""
+    return self.reach * scale
+
+  @property
+  def spectrum(self) -> np.ndarray:
+    """Falls as 1/f² (Field 1987), for photographs and drawings alike."""
+    kept, frequencies = self._kept
+    lowest = 0.5 / max(self.shape[:2])
+    return 1 / np.maximum(frequencies[kept], lowest) ** 2
+
+  def encode(self, records: np.ndarray) -> np.ndarray:
+    pixels = np.asarray(records, np.float64) / 255 - 0.5
+    codes = np.asarray(scipy.fft.dctn(self._turned(pixels), axes=(1, 2), norm='ortho'))
+    return codes.reshape(len(codes), math.prod(self.shape))[:, self._kept[0]]
+
+  def second_groups(self, classes: int) -> int:
+    return 1 if self.pooled else classes
+
+  def release_means(
+    self, codes: np.ndarray, labels: np.ndarray, classes: int, *, noise_multiplier: float,
+    secret: bytes, purpose: str,
+  ) -> Means:  # fmt: skip
+    """The common mean and distance, then sums of each class around that mean, as they are about
+    zero."""
+    of_all, of_classes = _parts(noise_multiplier)
+    released = self.release_centre(
+      codes, noise_multiplier=of_all, secret=secret, purpose=f'centre, {purpose}'
+    )
+    centre, scale = self.centre_of(released, of_all)
+    found = [
+      self.release_sums(
+        codes[labels == k] - centre, scale, noise_multiplier=of_classes, secret=secret,
+        purpose=f'{purpose} of class {k}',
+      )
+      for k in range(classes)
+    ]  # fmt: skip
+    counts = np.array([count for count, _ in found])
+    around = np.stack([sums for _, sums in found])
+    return Means(counts, around + np.maximum(counts, 1.0)[:, np.newaxis] * centre, scale)
+
+  def release_centre(
+    self, codes: np.ndarray, *, noise_multiplier: float, secret: bytes, purpose: str
+  ) -> np.ndarray:
+    """Noisy Σ (√(1-c²)·(a·x/R, b), c·‖x‖²/R²) of `weights`, float64 [d + 2]: sensitivity 1, as
+    ‖x‖ ≤ R.
+    """
+    in_sum, in_count = (part * math.sqrt(1 - _IN_SQUARES**2) for part in weights(self.dim))
+    own = codes / self.radius
+    squares = _IN_SQUARES * np.square(own).sum(axis=1, keepdims=True)
+    vectors = np.concatenate([own * in_sum, np.full((len(own), 1), in_count), squares], axis=1)
+    return exact_noise.release_sum(
+      vectors, l2_sensitivity=1.0, noise_multiplier=noise_multiplier, secret=secret,
+      purpose=purpose,
+    )  # fmt: skip
+
+  def centre_of(self, released: np.ndarray, noise_multiplier: float) -> tuple[np.ndarray, float]:
+    """The common mean float64 [d] and the root mean square distance from it, by `release_centre`.
+    """
+    in_sum, in_count = (part * math.sqrt(1 - _IN_SQUARES**2) for part in weights(self.dim))
+    count = max(released[-2] / in_count, 1.0)
+    centre = released[:-2] / in_sum / count
+    of_noise = self.dim * (noise_multiplier / in_sum / count) ** 2  # in the square of its length
+    variance = released[-1] / _IN_SQUARES / count - max(centre @ centre - of_noise, 0.0)
+    variance = max(variance, noise_multiplier / _IN_SQUARES / count)  # less would be a guess
+    scale = math.sqrt(min(variance, 1.0)) * self.radius
+    scale = max(scale, _LEAST_SCALE * math.sqrt(math.prod(self.shape)))
+    centre *= self.radius / max(1.0, float(np.linalg.norm(centre)))
+    return centre, float(np.float32(scale))  # as a run keeps it, also after an interruption
+
+  def release_sums(
+    self, codes: np.ndarray, scale: float, *, noise_multiplier: float, secret: bytes, purpose: str
+  ) -> tuple[float, np.ndarray]:
+    """(count, sums float64 [d]) of codes around the centre, pulled in to ρ = `bound(scale)`.
+
+    Sensitivity 1: a record's vector is (a·x/ρ, b) of `weights`, and ‖x‖ ≤ ρ.
+    """
+    in_sum, in_count = weights(self.dim)
+    bound = self.bound(scale)
+    lengths = np.linalg.norm(codes, axis=1, keepdims=True)
+    own = codes * (in_sum / np.maximum(lengths, bound))
+    vectors = np.concatenate([own, np.full((len(own), 1), in_count)], axis=1)
+    released = exact_noise.release_sum(
+      vectors, l2_sensitivity=1.0, noise_multiplier=noise_multiplier, secret=secret,
+      purpose=purpose,
+    )  # fmt: skip
+    return released[-1] / in_count, released[:-1] * (bound / in_sum)
+
+  def noise(self, noise_multiplier: float, scale: float = 1.0) -> tuple[float, float]:
+    in_sum, in_count = weights(self.dim)
+    _, of_classes = _parts(noise_multiplier)
+    return of_classes / in_count, of_classes * self.bound(scale) / in_sum
+
+  def release_products(
+    self, codes: np.ndarray, labels: np.ndarray, means: Means, *, noise_multiplier: float,
+    secret: bytes, purpose: str,
+  ) -> np.ndarray:  # fmt: skip
+    """Of codes around their class's mean as released, pulled in to `bound`."""
+    return second_moments.release_second_moments(
+      codes - self.centres(means)[labels], l2_bound=self.bound(means.scale),
+      noise_multiplier=noise_multiplier, secret=secret, purpose=purpose,
+    )  # fmt: skip
+
+  def centres(self, means: Means) -> np.ndarray:
+    """The mean code of each class, no longer than a code can be: float64 [K, d]."""
+    centres = means.sums / np.maximum(means.counts, 1.0)[:, np.newaxis]
+    lengths = np.linalg.norm(centres, axis=1, keepdims=True)
+    return centres * np.minimum(1, self.radius / np.maximum(lengths, 1e-300))
+
+  def variances(self, means: Means, seconds: np.ndarray) -> np.ndarray:
+    total = np.maximum(means.counts, 1.0).sum()
+    return np.maximum(np.diagonal(seconds.sum(axis=0)) / total, 0)
+
+  def model(
+    self, means: Means, seconds: np.ndarray, noise_multipliers: tuple[float, float]
+  ) -> Gaussians:
+    deviation = noise_multipliers[1] * self.bound(means.scale) ** 2
+    counts = means.counts.sum(keepdims=True) if self.pooled else means.counts
+    found = denoise.covariances(counts, seconds, deviation, self.spectrum)
+    values, vectors = np.linalg.eigh(found)
+    factors = vectors * np.sqrt(np.maximum(values, 0))[:, np.newaxis]
+    factors = np.broadcast_to(factors, (len(means.counts), *factors.shape[1:]))
+    return Gaussians(self, self.centres(means), factors)
+
+  def decode(self, codes: np.ndarray) -> np.ndarray:
+    """Codes [n, d] → the nearest images uint8 [n, H, W, C]."""
+    full = np.zeros((len(codes), math.prod(self.shape)))
+    full[:, self._kept[0]] = codes
+    shaped = full.reshape(-1, *self.shape)
+    turned = np.asarray(scipy.fft.idctn(shaped, axes=(1, 2), norm='ortho'))
+    pixels = turned @ _COLOURS if self.shape[2] == 3 else turned
+    return np.round(np.clip(pixels + 0.5, 0, 1) * 255).astype(np.uint8)
+
+  def _turned(self, pixels: np.ndarray) -> np.ndarray:
+    return pixels @ _COLOURS.T if self.shape[2] == 3 else pixels
+
+  @functools.cached_property
+  def _kept(self) -> tuple[np.ndarray, np.ndarray]:
+    """Which entries of an image's transform a code has, in order; and the frequency of every entry,
+    in cycles a pixel.
+    """
+    height, width, channels = self.shape
+    down, across = np.arange(height) / (2 * height), np.arange(width) / (2 * width)
+    radial = np.hypot(down[:, np.newaxis], across)[..., np.newaxis]
+    weights = np.ones(channels)
+    weights[1:] = _CHROMA
+    frequencies = np.maximum(radial, 0.25 / max(height, width)) * weights
+    frequencies = frequencies.ravel()
+    return np.argsort(frequencies, kind='stable')[: self.dim], frequencies
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussians:
+  """A Gaussian of codes for each class.
+
+  Attributes:
+    encoding: of images.
+    means: float64 [K, d].
+    factors: float64 [K, d, d]; z ↦ mean + factor·z has the class's covariance.
+  """
+
+  encoding: ImageEncoding
+  means: np.ndarray
+  factors: np.ndarray
+
+  def draw(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
+    """Images uint8 [n, H, W, C]."""
+    normals = np.asarray(jax.random.normal(key, (len(labels), self.encoding.dim)), np.float64)
+    codes = self.means[labels]
+    for k in np.unique(labels):
+      own = np.flatnonzero(labels == k)
+      codes[own] += normals[own] @ self.factors[k].T
+    return self.encoding.decode(codes)
+
+
+def _parts(noise_multiplier: float) -> tuple[float, float]:
+  """σ of the two mechanisms that together cost what one of σ does."""
+  of_all, of_classes = math.sqrt(_CENTRE_SHARE), math.sqrt(1 - _CENTRE_SHARE)
+  return noise_multiplier / of_all, noise_multiplier / of_classes
