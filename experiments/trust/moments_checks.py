@@ -25,7 +25,8 @@ _DRAWS = 40
 @functools.cache
 def _moments(epsilon: float, num_records: int = _N) -> Moments:
   spec = Spec(num_records=num_records, shape=_SHAPE, class_names=tuple('abc'), name='made')
-  return settings.make(TrainConfig(target_epsilon=epsilon, delta=1e-5), spec)
+  config = TrainConfig(target_epsilon=epsilon, delta=1e-5, moments_coefficients=25)
+  return settings.make(config, spec)
 
 
 def _records(n: int) -> tuple[np.ndarray, np.ndarray]:

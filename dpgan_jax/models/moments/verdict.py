@@ -27,8 +27,8 @@ from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments, expected_
 
 LEVELS = ('useless', 'poor', 'usable', 'good')
 COLOURS = {'useless': 'red', 'poor': 'orange', 'usable': 'yellow', 'good': 'green'}
-_SIGNALS = (3.0, 6.0, 30.0)  # from which the next level begins
-_NOISES = (0.2, 0.08, 0.03)  # below which the next level is likely
+_SIGNALS = (3.0, 14.0, 30.0)  # from which the next level begins
+_NOISES = (0.2, 0.09, 0.045)  # below which the next level is likely
 # Of a table, from which the next level begins. How far marginals are then from real ones, and what
 # classifiers learn, is in experiments/results/TABLES.md, its last table.
 _ROWS = (5.0, 30.0, 200.0)
