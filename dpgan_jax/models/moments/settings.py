@@ -35,7 +35,7 @@ _IMAGE_SHARES = {'of each class': 0.45, 'pooled': 0.7}
 _MOST_NOISE, _MOST_NOISE_OF_A_CLASS = 3.0, 12.0
 # How far an image may be from the mean, in units of how far they usually are: little where noise in
 # the mean of a class, in the same units, is more than this, and farther the less there is.
-_LEAST_REACH, _MOST_REACH, _NOISE_OF_LEAST = 0.8, 1.6, 0.03
+_LEAST_REACH, _MOST_REACH, _NOISE_OF_LEAST = 0.8, 1.6, 0.003
 # Of a table's numbers: an average cell's count is so many deviations of its noise. Chosen on
 # held-out training rows of Adult: experiments/results/TABLES.md, its last table.
 _CELL_OVER_NOISE, _FEWEST_CELLS, _MOST_CELLS = 11.0, 6, 20
