@@ -20,7 +20,7 @@ from dpgan_jax.evaluation import tasks
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.run import generator_file, trainer
 from dpgan_jax.run.directory import RunDir
-from experiments.quality import afterwards, label_limit
+from experiments.quality import afterwards, beside_moments, label_limit
 from experiments.quality import make_quality as quality
 from tests.support import nets
 
@@ -195,6 +195,34 @@ def test_labels_and_images_are_told_apart(tmp_path):
     (folder / f'{name}.json').write_text(json.dumps(record))
   text = quality.page(tmp_path)
   assert '| 0.9994 | 0.91 (0.81) | – (–) | – (–) | 0.93 (0.99) |\n| 9.991 | 0.94 (0.84) |' in text
+
+
+def test_what_moments_add_is_told_from_records(tmp_path):
+  folder = tmp_path / 'quality' / 'beside_moments'
+  folder.mkdir(parents=True)
+  said = {'linear': 0.93, 'linear and CNN of moments': 0.935, 'real': 0.97}
+  (folder / 'eps1.json').write_text(json.dumps({
+    'epsilon': 0.95, 'steps': 3000, 'steps_planned': 4000, 'moments': 0.92,
+    'moments of all of epsilon': 0.94, 'agreement': {**said, 'real': 1.0}, 'tstr': said,
+    'half moments': {who: value + 0.011 for who, value in said.items()},
+  }))  # fmt: skip
+  text = quality.page(tmp_path)
+  assert '| 0.95 | 3,000 of 4,000 | of the GAN, labelled by: linear | 0.93 | 0.93 | 0.941 |' in text
+  assert '| 0.95 | – | draws of moments of all of ε | – | 0.94 | – |' in text
+  assert 'ε): +0.6 points at ε = 0.95.' in text  # real labels, which nobody has, do not count
+
+
+@pytest.mark.slow
+def test_half_draws_and_half_samples_are_scored_under_each_labelling():
+  real, test = (datasets.load_dataset('digits', split=split) for split in ('train', 'test'))
+  right = np.log(np.eye(10)[real.labels] + 1e-3)
+  wrong = np.roll(right, 1, axis=1)
+  drawn = real.images, real.labels
+  said = {'wrong': wrong, beside_moments.REAL: right}
+  found = beside_moments.measure(real.images, said, drawn, drawn, test)
+  assert found['agreement'] == {'wrong': 0, beside_moments.REAL: 1}
+  assert found['moments'] == found['tstr'][beside_moments.REAL] > 0.6
+  assert found['tstr']['wrong'] < 0.1 < found['half moments']['wrong']
 
 
 def test_what_is_missing_to_a_goal_is_told_from_records(tmp_path):
