@@ -25,13 +25,13 @@ from absl import flags
 from dpgan_jax import _cli, _keys, _validate
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data import datasets
-from dpgan_jax.data.datasets import ImageDataset
+from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.models import fitting, labelling
-from dpgan_jax.models.classifier import train_classifier
-from dpgan_jax.models.classifier_inputs import prepare
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.labelling import Labeller
+from dpgan_jax.privacy import exact_noise
 from dpgan_jax.run import trainer
+from dpgan_jax.run.stages import ClassifierStage
 from experiments import pages
 from experiments.own_data import measure as measured
 
@@ -49,8 +49,10 @@ def linear(data: ImageDataset, epsilon: float) -> Labeller:
     generator='report', discriminator='scattering',
   )  # fmt: skip
   (classifier,) = labelling.before_gan(asked, data.spec)
-  key, inputs = _keys.from_seed(1), prepare(classifier.config, data.images)
-  state = train_classifier(classifier, inputs, data.labels, key, charge=lambda *_: None)
+  stage = ClassifierStage(classifier, data)
+  records = stage.data()
+  state = stage.release(stage.init(_keys.from_seed(1)), records, exact_noise.new_secret())
+  state, _ = stage.chunk(classifier.mechanism.steps)(state, *stage.placed(records))
   return Labeller.of_state(classifier, state)
 
 

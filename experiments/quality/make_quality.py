@@ -185,13 +185,13 @@ def _beside_moments(records: list[dict[str, Any]]) -> str:
   for r in records:
     about = _epsilon(r), f'{r["steps"]:,} of {r["steps_planned"]:,}'
     rows += [
-      (*about, f'of the GAN, labelled by: {REAL.get(who, who)}',
+      (*about, f'of the GAN, labelled by: {"a CNN trained on real images" if who in REAL else who}',
        *(number(r[what][who]) for what in ('agreement', 'tstr', 'half moments')))
       for who in r['agreement']
     ]  # fmt: skip
     rows += [
-      (*about[:1], '–', f'draws of {what.replace("epsilon", "ε")}', '–', number(r[what]), '–')
-      for what in ('moments', 'moments of all of epsilon')
+      ('–', '–', f'draws of moments, {share} of ε', '–', number(r[what]), '–')
+      for what, share in (('moments', '0.4'), ('moments of all of epsilon', 'all'))
     ]
     private = [who for who in r['agreement'] if who not in REAL]
     alone = max(r['moments of all of epsilon'], *(r['tstr'][who] for who in private))
@@ -205,7 +205,8 @@ def _beside_moments(records: list[dict[str, Any]]) -> str:
     'set was not read. A CNN that learns from draws of the moments labels samples at no further '
     'cost. “Agree”: with the CNN that was trained on real images. The best half and half with '
     'private labels, compared with the better of GAN and moments, each alone (moments with all of '
-    f'ε): {", ".join(gains)}. Moments would have been joined to the GAN for 0.7.',
+    f'ε; the GAN with the noise that moments leave it): {", ".join(gains)}. Moments would have '
+    'been joined to the GAN for 0.7.',
   )  # fmt: skip
 
 
