@@ -50,9 +50,9 @@ def linear(data: ImageDataset, epsilon: float) -> Labeller:
   )  # fmt: skip
   (classifier,) = labelling.before_gan(asked, data.spec)
   stage = ClassifierStage(classifier, data)
-  records = stage.data()
+  records = stage.placed(stage.data())
   state = stage.release(stage.init(_keys.from_seed(1)), records, exact_noise.new_secret())
-  state, _ = stage.chunk(classifier.mechanism.steps)(state, *stage.placed(records))
+  state, _ = stage.chunk(classifier.mechanism.steps)(state, *records)
   return Labeller.of_state(classifier, state)
 
 
