@@ -41,7 +41,7 @@ SEED = 987654321
 NOTE = 'Chosen on public digits.'
 CONFIG = TrainConfig(
   dataset='digits',
-  **nets.SMALLEST, noise_multiplier=1.0, steps=6, batch_size=32, steps_per_report=3,
+  **nets.SMALLEST, noise_multiplier=4.0, steps=6, batch_size=32, steps_per_report=3,
   d_steps_per_g_step=2, num_samples=20, delta=1e-4,
 )  # fmt: skip
 

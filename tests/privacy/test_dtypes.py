@@ -89,11 +89,11 @@ def test_everything_else_is_refused_with_the_same_words(way, x64):
 
 
 @pytest.mark.parametrize('strategy', clipping.STRATEGIES)
-@pytest.mark.parametrize('microbatch', [None, 2])
 @hypothesis.settings(max_examples=4)
 @hypothesis.given(
   dtypes=st.lists(st.sampled_from(RIGHT), min_size=3, max_size=3), data=st.sampled_from(RIGHT),
   promotion=st.sampled_from(['standard', 'strict']), x64=st.booleans(),
+  microbatch=st.sampled_from([None, 2]),
 )  # fmt: skip
 def test_mixed_floats_give_the_sum_of_float64(strategy, microbatch, dtypes, data, promotion, x64):
   """Weights of a product, of a bias and of a scale in any dtypes, data in another."""

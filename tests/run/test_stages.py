@@ -27,7 +27,7 @@ from dpgan_jax.run.stages import GANStage, mixture_steps
 from tests.support import nets
 
 CONFIG = TrainConfig(
-  dataset='digits', **nets.SMALLEST, noise_multiplier=1.0, steps=12, batch_size=24,
+  dataset='digits', **nets.SMALLEST, noise_multiplier=4.0, steps=12, batch_size=24,
   delta=1e-4, d_steps_per_g_step=2, steps_per_report=3, reports_per_checkpoint=2,
   reports_per_grid=3, seed=7,
 )  # fmt: skip
