@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dpgan_jax.data.tables import generated
 from experiments import pages
 from experiments.tables import make_page, measure
 
 
+@pytest.mark.slow  # test_table_scores has the scores, the next test the page
 def test_a_release_is_scored_beside_real_rows():
   people, test = generated.people(), generated.people('test')
   few = people.part(people.records[:, 0] % 5 == 0, partial=True)

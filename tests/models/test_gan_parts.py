@@ -75,9 +75,7 @@ def test_the_budget_decides_how_many_examples_are_looked_at_at_once():
   penalised = {'loss': 'wasserstein', 'gradient_penalty': 10.0}
   assert make(memory_budget_gib=little, **penalised).examples_at_once < gan.examples_at_once
   # What an earlier part of the run chose stands, whatever memory there is now.
-  again = dataclasses.replace(gan, microbatch_size=9)
-  assert again.examples_at_once == 9
-  assert lowered(again) == lowered(make(microbatch_size=9))
+  assert dataclasses.replace(gan, microbatch_size=9).examples_at_once == 9
   with pytest.raises(_validate.InputError, match='memory_budget_gib'):
     lowered(make_gan(memory_budget_gib=1e-6))
 
