@@ -3,11 +3,13 @@
 
 Prints a lower bound on ε with its confidence beside the accounted ε, and writes audit.json. A bound
 above the accounted ε means that the guarantee is false; one below it proves nothing more than
-itself. Three modes:
+itself. Four modes:
 
 * `--mode=gradient`: many short runs of the mechanism's own parts in their worst case. No data, no
   training; comes close to the accounted ε. Settings: `--num_examples`, `--batch_size`,
   `--noise_multiplier`, `--steps`, `--delta`, ... as for training.
+* `--mode=table`: many releases of counts of a table with one person and without. No data either:
+  `--schema`, `--num_examples` and the settings of training.
 * `--mode=one_run`: trains once, with the settings of any flag file, with canaries planted. It is a
   release of its own: on private data it spends the run's ε again.
 * `--mode=samples`: membership attacks on the samples of `--run_dir`, or on `--samples=FILE.npz`. It
@@ -39,7 +41,7 @@ from dpgan_jax.models.config import TrainConfig
 __all__ = ['GradientAudit', 'Parts', 'gradient_bound', 'main']
 
 FLAGS = flags.FLAGS
-MODES = ('gradient', 'one_run', 'samples')
+MODES = ('gradient', 'table', 'one_run', 'samples')
 RESULT = 'audit.json'
 
 
@@ -64,10 +66,12 @@ class Options(_shared_flags.DataOptions):
     0, 'Seed of simulated runs, canaries and coins.', minimum=0, maximum=_settings.MOST_SEED
   )
   num_examples: int | None = _gradient(
-    None, 'N of the mechanism; tens are as good.', minimum=1, common=True
+    None, 'N of the mechanism; tens are as good. Of a table: how many it has.', minimum=1,
+    common=True,
   )
-  trials: int = _gradient(
-    200_000, 'Runs, half of them with the canary.', minimum=gradient.LEAST_TRIALS, common=True
+  trials: int | None = _gradient(
+    None, 'Runs, half of them with the canary; default: 200,000, of tables 4,000.',
+    minimum=gradient.LEAST_TRIALS, common=True,
   )
   dimension: int = _gradient(
     32, 'Entries of the gradient, an even number.', minimum=gradient.LEAST_DIMENSION
@@ -86,8 +90,7 @@ class Options(_shared_flags.DataOptions):
 
 
 def define_flags() -> None:
-  # Of tables there is no audit yet.
-  _cli.define_flags(Options, TrainConfig, rare=('schema', 'schema_epsilon'))
+  _cli.define_flags(Options, TrainConfig, rare=('schema_epsilon',))
 
 
 def main() -> None:
@@ -124,7 +127,7 @@ def _settings_of_gan() -> TrainConfig:
   if config.method != 'gan':
     raise _validate.InputError(
       f'expected settings of a GAN, two of target_epsilon, noise_multiplier and steps; got '
-      f'those of {config.method}, which only --mode=samples can attack'
+      f'those of {config.method}, which --mode=samples can attack, and of tables --mode=table'
     )
   return config
 
@@ -142,11 +145,22 @@ def _attack(options: Options, out: pathlib.Path) -> dict[str, Any]:
         candidates=options.candidates,
         **about,
       )
+    case 'table':
+      config = _cli.config_from_flags(TrainConfig)
+      if config.method != 'moments':
+        raise _validate.InputError('expected target_epsilon alone: tables are released by moments')
+      return modes.table(
+        config,
+        schema=options.schema,
+        num_examples=options.num_examples,
+        trials=options.trials or 4000,
+        **about,
+      )
     case 'gradient':
       return modes.gradient(
         _settings_of_gan(),
         num_examples=options.num_examples,
-        trials=options.trials,
+        trials=options.trials or 200_000,
         dimension=options.dimension,
         **about,
       )

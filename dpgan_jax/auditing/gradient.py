@@ -25,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -154,12 +154,7 @@ def gradient_bound(
   'replace_special' its gradient is zero instead, with 'replace_one' the opposite one.
   """
   _keys.require('key', key)
-  _validate.integer('trials', trials, minimum=LEAST_TRIALS)
-  _validate.fraction('confidence', confidence)
-  if not mechanism.is_private:
-    raise _validate.InputError(
-      'expected a mechanism with noise_multiplier > 0 to audit, got 0: its epsilon is infinite'
-    )
+  check(mechanism, trials, confidence)
   if _validate.integer('dimension', dimension, minimum=LEAST_DIMENSION) % 2:
     raise _validate.InputError(f'expected dimension to be even, got {dimension}')
   count = mechanism.steps if steps is None else _validate.integer('steps', steps, minimum=1)
@@ -175,7 +170,21 @@ def gradient_bound(
       if progress is not None:
         progress((world + min((start + size) / each, 1.0)) / 2)
     scores[present] = np.concatenate(collected)[:each]
-  return _judge(mechanism, count, scores[True], scores[False], confidence)
+  return judge(mechanism, count, scores[True], scores[False], confidence, STATISTICS)
+
+
+def check(mechanism: DPMechanism, trials: int, confidence: float) -> None:
+  """Refuses what no audit of many runs can be made of.
+
+  Raises:
+    InputError: a mechanism without noise, too few trials, a confidence out of range.
+  """
+  _validate.integer('trials', trials, minimum=LEAST_TRIALS)
+  _validate.fraction('confidence', confidence)
+  if not mechanism.is_private:
+    raise _validate.InputError(
+      'expected a mechanism with noise_multiplier > 0 to audit, got 0: its epsilon is infinite'
+    )
 
 
 def _key_chunks(key: jax.Array, total: int, size: int) -> Iterator[tuple[int, jax.Array]]:
@@ -252,17 +261,26 @@ def _log_likelihood_ratio(x: jax.Array, mechanism: DPMechanism) -> jax.Array:
 # --- the judgement -------------------------------------------------------------------------------
 
 
-def _judge(
+def judge(
   mechanism: DPMechanism,
   steps: int,
   scores_in: np.ndarray,
   scores_out: np.ndarray,
   confidence: float,
+  statistics: Sequence[str],
 ) -> GradientAudit:
-  """Chooses tests on the first half of the runs, counts their errors on the second."""
+  """Chooses tests on the first half of the runs, counts their errors on the second.
+
+  Args:
+    mechanism: what is claimed of `steps` steps.
+    steps: of each run.
+    scores_in, scores_out: float [n, len(statistics)], with the canary and without.
+    confidence: of each statement.
+    statistics: what the scores are called.
+  """
   half = len(scores_in) // 2
   tests, rates = [], []
-  for column in range(len(STATISTICS)):
+  for column in range(len(statistics)):
     a, b = scores_in[:half, column], scores_out[:half, column]
     thresholds = bounds.candidate_thresholds(a, b)
     tests += [(column, Threshold(float(value))) for value in thresholds]
@@ -274,7 +292,7 @@ def _judge(
 
   def fresh(index: int) -> tuple[str, Errors]:
     column, test = tests[index]
-    return STATISTICS[column], test.errors(scores_in[half:, column], scores_out[half:, column])
+    return statistics[column], test.errors(scores_in[half:, column], scores_out[half:, column])
 
   at_delta = int(np.argmax(bounds.epsilon_of_rates(fpr, fnr, mechanism.delta)))
   statistic, errors = fresh(at_delta)

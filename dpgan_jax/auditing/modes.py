@@ -1,20 +1,25 @@
-"""The three ways to audit, each as a record of what it could show."""
+"""The ways to audit, each as a record of what it could show."""
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from dpgan_jax import _keys, _progress, _validate
-from dpgan_jax.auditing import canaries, membership, one_run
-from dpgan_jax.auditing.gradient import gradient_bound
+from dpgan_jax.auditing import canaries, counts, membership, one_run
+from dpgan_jax.auditing.gradient import GradientAudit, gradient_bound
 from dpgan_jax.data.sources import Source
+from dpgan_jax.data.spec import Spec
+from dpgan_jax.data.tables.files import schema_file
 from dpgan_jax.evaluation import scoring
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.moments import settings
+from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import plan, trainer
 
 
@@ -43,6 +48,38 @@ def gradient(
     progress=lambda share: show.update('simulated runs', share),
   )
   show.close()
+  return _of_many_runs(found, {'mechanism': mechanism})
+
+
+def table(
+  config: TrainConfig,
+  *,
+  schema: str | None,
+  num_examples: int | None,
+  trials: int,
+  confidence: float,
+  seed: int,
+) -> dict[str, Any]:
+  """Many releases of a table with one person and without; reads no data."""
+  if schema is None or num_examples is None:
+    raise _validate.InputError(
+      'expected --schema=FILE of the table and --num_examples=N, how many records it has'
+    )
+  if config.schema_epsilon is not None:
+    raise _validate.InputError('expected no schema_epsilon: a schema is given, and counts audited')
+  described = schema_file.read_schema(schema)
+  spec = Spec.of_schema(described, num_records=num_examples, name='table')
+  moments = settings.make(config, spec)
+  show = _progress.WorkProgress()
+  found = counts.counts_bound(
+    moments, trials=trials, seed=seed, confidence=confidence,
+    progress=lambda share: show.update('releases', share),
+  )  # fmt: skip
+  show.close()
+  return _of_many_runs(found, moments.stages)
+
+
+def _of_many_runs(found: GradientAudit, claimed: Mapping[str, DPMechanism]) -> dict[str, Any]:
   return {
     'steps': found.steps,
     'accounted_epsilon': found.accounted_epsilon,
@@ -57,7 +94,7 @@ def gradient(
         'statistic': found.family_statistic, **dataclasses.asdict(found.family_errors),
       },
     },
-    'mechanism': mechanism.to_dict(),
+    **{name: mechanism.to_dict() for name, mechanism in claimed.items()},
     'says': 'lower_bound assumes nothing. family_bound takes the mechanism to be what it claims '
     'but for its noise multiplier. refuted: the runs contradict the accountant at some delta. '
     'Each with the confidence given. No data were read.',

@@ -31,7 +31,7 @@ from dpgan_jax.models.moments import image_encoding, release, settings
 from dpgan_jax.models.moments.image_encoding import ImageEncoding
 from dpgan_jax.models.moments.series.encoding import SeriesEncoding
 from dpgan_jax.models.moments.series.summaries import Summaries
-from dpgan_jax.models.moments.table_encoding import TableEncoding
+from dpgan_jax.models.moments.tables.encoding import TableEncoding
 from dpgan_jax.networks import discriminators, losses, per_example
 from dpgan_jax.privacy import (
   accounting,
@@ -441,6 +441,9 @@ _STRANGERS = (
   Fault('table_cells_of_the_data', 15, 'cells lie between the least and the largest number',
         swap(TableEncoding, 'encode', faults.cells_between_real_bounds),
         _C.cells_are_public, 'exactness'),
+  Fault('table_cells_of_real_counts', 15, 'coarse cells follow from the records themselves',
+        swap(TableEncoding, 'release_products', faults.cells_of_real_counts),
+        _C.one_row_moves_counts_by_one, 'exactness'),
   Fault('table_persons_rows_taken_as_one', 2, "a person's k rows are taken for one row",
         swap(marginals, 'squared_sensitivities', lambda f: lambda columns, rows=1: f(columns)),
         _C.a_person_moves_counts_by_one, 'exactness'),

@@ -36,12 +36,13 @@ def _records(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def released(
-  codes: np.ndarray, labels: np.ndarray, moments: Moments, number: int = 0
-) -> tuple[Means, np.ndarray]:
-  """Both releases, by the secret of this number."""
+  codes: np.ndarray, labels: np.ndarray, moments: Moments, number: int = 0,
+  first: Means | None = None,
+) -> tuple[Means, np.ndarray]:  # fmt: skip
+  """Both releases, by the secret of this number; the second follows from `first`, if given."""
   secret = number.to_bytes(32, 'big')
   means = release.release_means(codes, labels, moments, secret)
-  return means, release.release_seconds(codes, labels, means, moments, secret)
+  return means, release.release_seconds(codes, labels, first or means, moments, secret)
 
 
 def require_charged(draws: Mapping[str, Any], within: float | Mapping[str, float]) -> None:

@@ -17,7 +17,7 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import settings
 from dpgan_jax.models.moments.encoding import Means
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
-from dpgan_jax.models.moments.table_encoding import TableEncoding
+from dpgan_jax.models.moments.tables.encoding import TableEncoding
 from experiments.trust.moments_checks import released, require_charged, require_moved_by_one
 from experiments.trust.statistical_checks import Violation
 
@@ -56,9 +56,10 @@ def _records(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _released(
-  records: np.ndarray, labels: np.ndarray, moments: Moments, number: int = 0
-) -> tuple[Means, np.ndarray]:
-  return released(moments.encoding.encode(records), labels, moments, number)
+  records: np.ndarray, labels: np.ndarray, moments: Moments, number: int = 0,
+  first: Means | None = None,
+) -> tuple[Means, np.ndarray]:  # fmt: skip
+  return released(moments.encoding.encode(records), labels, moments, number, first)
 
 
 def _above(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +110,7 @@ def one_row_moves_counts_by_one() -> None:
   without = _released(records, labels, moments)
   for row in ([0.0, 0, 0, 0, 0], [120.0, 3, 3, 3, 3], list(records[0])):
     more = np.vstack([records, row]), np.append(labels, 1)
-    with_it = _released(*more, moments)
+    with_it = _released(*more, moments, first=without[0])
     one = np.linalg.norm(with_it[0].sums - without[0].sums) / math.sqrt(_COLUMNS)
     pairs = (with_it[1] - without[1])[:, rows, cells]
     two = np.linalg.norm(pairs) / math.sqrt(_PAIRS)
@@ -157,7 +158,8 @@ def a_person_moves_counts_by_one() -> None:
     [[20.0 * i, i % 4, 0, 0, i % 4, i % 2] for i in range(_MOST + 4)],
     [[0.0, 0, 0, 0, 0, i % 2] for i in range(_MOST + 4)],
   ):
-    with_it = _released(*_visits([*others, *(('more', row) for row in person)])[:2], moments)
+    all_of_them = _visits([*others, *(('more', row) for row in person)])[:2]
+    with_it = _released(*all_of_them, moments, first=without[0])
     one = np.linalg.norm(with_it[0].sums - without[0].sums) / units[0]
     two = np.linalg.norm((with_it[1] - without[1])[:, rows, cells]) / units[1]
     require_moved_by_one('person', {'one-way counts': float(one), 'two-way counts': float(two)})

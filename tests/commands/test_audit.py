@@ -24,6 +24,11 @@ GRADIENT = (
   '--delta=1e-2', '--trials=400',
 )  # fmt: skip
 
+TABLE = (
+  '--mode=table', f'--schema={ROOT}/experiments/audits/persons.schema.json', '--num_examples=50',
+  '--target_epsilon=1', '--delta=1e-2', '--moments_coefficients=1',
+)  # fmt: skip
+
 
 @pytest.fixture(autouse=True)
 def _flags(own_flags):
@@ -63,6 +68,17 @@ def test_gradient_writes_and_prints_the_bound_beside_the_accounted_epsilon(main,
   assert f'{record["family_bound"]:.4g}' in lines[1]
 
 
+@pytest.mark.slow
+def test_a_table_is_audited_without_data(main, tmp_path):
+  out = main(*TABLE, '--trials=400', f'--out={tmp_path}')
+  record = json.loads((tmp_path / 'audit.json').read_text())
+  assert (record['mode'], record['trials'], record['steps']) == ('table', 400, 1)
+  assert 0 <= record['lower_bound'] <= record['accounted_epsilon'] <= 1
+  assert not record['refuted']
+  assert set(record) >= {'moments', 'moments_means'}
+  assert 'table: epsilon >= ' in out
+
+
 def test_samples_from_a_file(main, tmp_path):
   """The training images themselves as samples: the attacks cannot miss that."""
   digits = datasets.load_dataset('digits')
@@ -83,8 +99,8 @@ def test_samples_from_a_file(main, tmp_path):
 @pytest.mark.parametrize(
   ('arguments', 'words'),
   [
-    ((), 'expected --mode, one of gradient, one_run, samples'),
-    (('--mode=best',), "expected mode to be one of gradient, one_run, samples; got 'best'"),
+    ((), 'expected --mode, one of gradient, table, one_run, samples'),
+    (('--mode=best',), "expected mode to be one of gradient, table, one_run, samples; got 'best'"),
     (('--mode=gradient',), 'two of target_epsilon, noise_multiplier and steps'),
     (('--mode=gradient', '--num_examples=20', '--target_epsilon=2'), 'got those of moments'),
     (('--mode=one_run', '--target_epsilon=2'), 'got those of moments'),
@@ -92,6 +108,11 @@ def test_samples_from_a_file(main, tmp_path):
     ((*GRADIENT, '--trials=3'), 'trials >= 400, got 3'),
     ((*GRADIENT, '--confidence=95'), 'confidence in (0, 1), got 95'),
     ((*GRADIENT, '--name=../up'), "name of letters, digits and _-., got '../up'"),
+    (('--mode=table', *GRADIENT[1:]), 'expected target_epsilon alone'),
+    (('--mode=table', '--target_epsilon=1'), 'expected --schema=FILE of the table and --num_exam'),
+    ((*TABLE, '--schema_epsilon=0.1'), 'expected no schema_epsilon: a schema is given'),
+    ((*TABLE, '--schema=nowhere.json'), 'cannot read schema nowhere.json'),
+    ((*TABLE, '--trials=3'), 'trials >= 400, got 3'),
     (('--mode=samples',), 'expected --run_dir=DIRECTORY or --samples=FILE.npz'),
     (('--mode=samples', '--samples=x.npz'), 'expected --dataset=NAME of the training images'),
     (

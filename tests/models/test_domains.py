@@ -149,7 +149,7 @@ def test_mechanisms_share_epsilon(found):
   assert set(planned.stages) == {SCHEMA, MEANS, SECONDS}
   assert planned.mechanism.epsilon() <= 2.0
   assert 3.9 < planned.budget.epsilon() <= 4.0
-  alone = settings.mechanisms(TrainConfig(target_epsilon=4.0), table.spec.num_records)
+  alone = settings.mechanisms(TrainConfig(target_epsilon=4.0), table.spec)
   assert planned.stages[MEANS].noise_multiplier > alone[MEANS].noise_multiplier
   record = {**planned.to_record(), 'data': table.spec.to_record()}
   again = run_plan.read(record, 'here')

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from dpgan_jax.models.moments import mixture
-from dpgan_jax.models.moments.mixture import Counts, Mixture
+from dpgan_jax.models.moments.tables import mixture
+from dpgan_jax.models.moments.tables.mixture import Counts, Mixture
 
 SIZES = (3, 4, 2, 5)
 N, CLASSES = 2000, 2
@@ -30,7 +30,7 @@ def _counts(rows: np.ndarray, labels: np.ndarray, sizes=SIZES, classes=CLASSES) 
   np.put_along_axis(hot, rows + starts, 1.0, axis=1)
   own = [hot[labels == k] for k in range(classes)]
   two = np.stack([(each.T @ each) * _across(sizes) for each in own])
-  return Counts(sizes, np.stack([each.sum(axis=0) for each in own]), two, np.ones(sum(sizes)))
+  return Counts(sizes, np.stack([each.sum(axis=0) for each in own]), two, 0.0, 0.0)
 
 
 def _noisy(counts: Counts, sigma: float, seed: int = 0) -> Counts:
@@ -39,7 +39,7 @@ def _noisy(counts: Counts, sigma: float, seed: int = 0) -> Counts:
   upper = np.triu(rng.normal(0, sigma, counts.two_way.shape))
   noise = (upper + upper.transpose(0, 2, 1)) * _across(counts.sizes)
   one_way = counts.one_way + rng.normal(0, sigma, counts.one_way.shape)
-  return Counts(counts.sizes, one_way, counts.two_way + noise, np.ones(sum(SIZES)))
+  return Counts(counts.sizes, one_way, counts.two_way + noise, sigma, sigma)
 
 
 def _truth() -> Mixture:
@@ -105,14 +105,14 @@ def test_it_is_nearer_to_the_truth_than_what_it_was_fitted_to(counted):
 
 
 def test_precise_one_way_counts_are_met_where_two_way_counts_contradict_them(counted):
-  """Two-way counts of other data, of noise; precision says which of both is to be believed."""
+  """Two-way counts of other data, of noise; their deviations say which is to be believed."""
   shifted = np.roll(counted.two_way, 1, axis=0)
   off = {}
-  for precision in (0.01, 100.0):
-    both = Counts(SIZES, counted.one_way, shifted, np.full(sum(SIZES), precision))
+  for deviation in (1000.0, 10.0):
+    both = Counts(SIZES, counted.one_way, shifted, np.full(sum(SIZES), deviation), 100.0)
     one, _ = _implied(mixture.fit(both, 10, STEPS))
-    off[precision] = np.abs(one - counted.one_way).max()
-  assert off[100.0] < 0.2 * off[0.01]
+    off[deviation] = np.abs(one - counted.one_way).max()
+  assert off[10.0] < 0.2 * off[1000.0]
 
 
 def test_the_same_counts_give_the_same_parameters(counted, fitted):
@@ -151,7 +151,7 @@ def test_counts_that_no_table_has(kind):
     'one_cell': np.eye(2, dim) * 1e6,
   }[kind]  # fmt: skip
   two_way = {'zero': np.zeros_like(noise), 'huge': noise * 1e9}.get(kind, noise + noise.mT)
-  found = mixture.fit(Counts(sizes, one_way, two_way * _across(sizes), np.ones(7)), 10, 200)
+  found = mixture.fit(Counts(sizes, one_way, two_way * _across(sizes), 1000.0, 1000.0), 10, 200)
   _check_is_one(found, sizes)
   drawn = mixture.draw(found, sizes, np.arange(50) % 2, rng)
   assert ((drawn >= 0) & (drawn < sizes)).all()
@@ -168,7 +168,8 @@ def test_extreme_logits_are_a_mixture(counted, scale):
   )
   found = mixture._fit(
     logits, jnp.asarray(counted.one_way / N, jnp.float32),
-    jnp.asarray(counted.two_way / N, jnp.float32), of, jnp.ones(sum(SIZES)),
+    jnp.asarray(counted.two_way / N, jnp.float32), of, jnp.ones(counted.one_way.shape),
+    jnp.ones(counted.two_way.shape),
     columns=len(SIZES), steps=3,
   )  # fmt: skip
   _check_is_one(found, SIZES)
@@ -219,7 +220,7 @@ def test_places_at_the_ends_are_within_a_row_of_shares():
 def test_a_class_of_no_component_is_drawn_all_the_same(counted):
   """As one that noise has made smaller than nothing."""
   empty = counted.one_way * [[1], [0]], counted.two_way * [[[1]], [[0]]]
-  found = mixture.fit(Counts(SIZES, *empty, np.ones(sum(SIZES))), 10, STEPS)
+  found = mixture.fit(Counts(SIZES, *empty, 0.0, 0.0), 10, STEPS)
   assert np.asarray(found.weights)[:, 1].sum() < 0.01
   drawn = mixture.draw(found, SIZES, np.ones(100, np.int64), np.random.default_rng(0))
   assert ((drawn >= 0) & (drawn < SIZES)).all()

@@ -86,7 +86,7 @@ def make(config: TrainConfig, spec: Spec) -> OpenMoments:
   schema = SelectionMechanism.from_dict(
     {**base.to_dict(), 'delta': config.delta, 'selection_delta': config.delta * _NAMED}
   )
-  stages = settings.mechanisms(config, spec.num_records, {SCHEMA: schema})
+  stages = settings.mechanisms(config, spec, {SCHEMA: schema})
   return OpenMoments(config, spec, stages)
 
 

@@ -14,19 +14,19 @@ from dpgan_jax import _validate
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data.series.schema import SeriesSchema
 from dpgan_jax.data.spec import Spec
+from dpgan_jax.data.tables.schema import Schema
 from dpgan_jax.models.config import LONGEST_CODE, TrainConfig
 from dpgan_jax.models.moments.encoding import Encoding
 from dpgan_jax.models.moments.image_encoding import ImageEncoding
 from dpgan_jax.models.moments.series.encoding import SeriesEncoding
-from dpgan_jax.models.moments.table_encoding import TableEncoding
+from dpgan_jax.models.moments.tables.encoding import TableEncoding
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.privacy.releases.selection import SelectionMechanism
 
 MEANS, SECONDS = 'moments_means', 'moments'
 SCHEMA = 'schema'  # what a table's columns may hold, where the run finds that (`models.domains`)
-_MEANS_SHARE = 0.2
-_SHARES = {'series': 0.3}  # on held-out stays of PhysioNet's sets a and b
+_SERIES_SHARE = 0.3  # on held-out stays of PhysioNet's sets a and b
 # Of images, on held-out training images: experiments/results/OWN_DATA.md, its last table.
 _MOST_COEFFICIENTS, _FEWEST_COEFFICIENTS = 144, 9
 _IMAGE_SHARES = {'of each class': 0.45, 'pooled': 0.7}
@@ -36,9 +36,13 @@ _MOST_NOISE, _MOST_NOISE_OF_A_CLASS = 3.0, 12.0
 # How far an image may be from the mean, in units of how far they usually are: little where noise in
 # the mean of a class, in the same units, is more than this, and farther the less there is.
 _LEAST_REACH, _MOST_REACH, _NOISE_OF_LEAST = 0.8, 1.6, 0.003
-# Of a table's numbers: an average cell's count is so many deviations of its noise. Chosen on
-# held-out training rows of Adult: experiments/results/TABLES.md, its last table.
-_CELL_OVER_NOISE, _FEWEST_CELLS, _MOST_CELLS = 11.0, 6, 20
+# Of a table: one-way counts get a share that falls with the root of how often the rows are as many
+# as the noise; an average coarse cell's count in a class, and a fine one's in all, are so many
+# deviations of their noise. Chosen on held-out training rows of Adult and generated tables:
+# experiments/results/TABLES.md, its last table.
+_SHARE_AT_ONE, _LEAST_SHARE, _LARGEST_SHARE = 4.0, 0.2, 0.6
+_CELL_OVER_NOISE, _FEWEST_CELLS, _MOST_CELLS = 11.0, 8, 20
+_FINE_OVER_NOISE, _LEAST_FINER, _MOST_FINER = 6.0, 2, 8
 _ALL_CELLS = 1500  # of a table, about: all their pairs are counted
 # Of series: so many cosines over time in all channels together, and at most so many in one.
 _ALL_SHAPES, _MOST_SHAPES = 30, 24
@@ -96,17 +100,22 @@ class Moments:
   @functools.cached_property
   def encoding(self) -> Encoding:
     """How records become codes."""
+    noise = self.stages[MEANS].noise_multiplier
     if isinstance(self.spec.schema, SeriesSchema):
-      noise = self.stages[MEANS].noise_multiplier
       return SeriesEncoding(self.spec.schema, self.detail, noise)
     if self.spec.schema is not None:
-      return TableEncoding(self.spec.schema, self.detail)
+      return _of_table(self.spec, self.spec.schema, self.detail, noise)
     height, width, channels = self.spec.shape
-    first, second = (self.stages[name].noise_multiplier for name in (MEANS, SECONDS))
     return ImageEncoding(
-      (height, width, channels), self.detail, _reach(self.spec, self.detail, first),
-      is_pooled(self.spec, self.detail, second),
+      (height, width, channels), self.detail, _reach(self.spec, self.detail, noise),
+      is_pooled(self.spec, self.detail, self.stages[SECONDS].noise_multiplier),
     )  # fmt: skip
+
+  @property
+  def noise_multiplier(self) -> float:
+    """Of the one Gaussian release that costs as much as both."""
+    first, second = (self.stages[name].noise_multiplier for name in (MEANS, SECONDS))
+    return first * second / math.hypot(first, second) if first and second else 0.0
 
   @property
   def dim(self) -> int:
@@ -157,15 +166,14 @@ def make(config: TrainConfig, spec: Spec) -> Moments:
   """
   if spec.schema is None:
     return _make_images(config, spec)
-  share = _SHARES.get(spec.kind, _MEANS_SHARE)
-  found = mechanisms(config, spec.num_records, usual_share=share)
+  found = mechanisms(config, spec)
   return Moments(config, spec, detail_of(config, spec, found[MEANS].noise_multiplier), found)
 
 
 def _make_images(config: TrainConfig, spec: Spec) -> Moments:
   """Few records at little ε have fewer coefficients, and one covariance for all classes."""
   found = {
-    name: mechanisms(config, spec.num_records, usual_share=share)
+    name: mechanisms(config, spec, usual_share=share)
     for name, share in _IMAGE_SHARES.items()
   }
   sigma = {name: stages[SECONDS].noise_multiplier for name, stages in found.items()}
@@ -191,29 +199,29 @@ def is_pooled(spec: Spec, dim: int, noise_multiplier: float) -> bool:
 
 
 def mechanisms(
-  config: TrainConfig, num_records: int, before: Mapping[str, DPMechanism] | None = None, *,
-  usual_share: float = _MEANS_SHARE,
+  config: TrainConfig, spec: Spec, before: Mapping[str, DPMechanism] | None = None, *,
+  usual_share: float | None = None,
 ) -> dict[str, DPMechanism]:  # fmt: skip
   """Those of a release of moments, of as little noise as `target_epsilon` allows.
 
   Args:
     config: the settings.
-    num_records: N.
+    spec: N, and of a table its columns.
     before: other releases of the same records, which are among what is returned.
-    usual_share: of the first release, where the settings say nothing.
+    usual_share: of the first release, where the settings say nothing; of tables it follows from
+      their rows and columns, and of series it is fixed.
 
   Raises:
     InputError: an ε that no noise reaches.
   """
   assert config.target_epsilon is not None  # TrainConfig has checked it
-  share = usual_share if config.moments_means_share is None else config.moments_means_share
 
-  def stages(noise_multiplier: float) -> dict[str, DPMechanism]:
+  def stages(noise_multiplier: float, share: float = 0.5) -> dict[str, DPMechanism]:
     """The two cost together what one Gaussian release of `noise_multiplier` does."""
     return dict(before or {}) | {
       name: DPMechanism.create(
-        num_examples=num_records,
-        batch_size=num_records,  # everybody takes part, once
+        num_examples=spec.num_records,
+        batch_size=spec.num_records,  # everybody takes part, once
         l2_clip_norm=1.0,  # in units of what a record adds at most: noise is in the same
         noise_multiplier=noise_multiplier / math.sqrt(part),
         steps=1,
@@ -231,7 +239,16 @@ def mechanisms(
       delta=config.delta,
       neighboring_relation=config.neighboring_relation,
     )
-  return stages(sigma)
+  usual_share = usual_share or _usual_share(spec, sigma)
+  return stages(sigma, config.moments_means_share or usual_share)
+
+
+def _usual_share(spec: Spec, noise_multiplier: float) -> float:
+  """Of the first release of tables and series."""
+  if spec.kind != 'table':
+    return _SERIES_SHARE
+  root = math.sqrt(rows_over_noise(spec, noise_multiplier))
+  return min(max(_SHARE_AT_ONE / root, _LEAST_SHARE), _LARGEST_SHARE)
 
 
 def _reach(spec: Spec, dim: int, noise_multiplier: float) -> float:
@@ -264,6 +281,19 @@ def expected_rows(spec: Spec) -> float:
   """About how many rows a table has, by public numbers: of a person half of what they may have."""
   rows = 1 if spec.schema is None else (1 + spec.schema.rows_per_unit) / 2
   return spec.num_records * rows
+
+
+def rows_over_noise(spec: Spec, noise_multiplier: float) -> float:
+  """How often the rows of a table are as many as the noise of a two-way count, but for √2."""
+  k = 1 if spec.schema is None else spec.schema.rows_per_unit
+  return expected_rows(spec) / max(noise_multiplier * k * spec.shape[0], 1e-300)
+
+
+def _of_table(spec: Spec, schema: Schema, bins: int, noise_multiplier: float) -> TableEncoding:
+  noise = noise_multiplier * schema.rows_per_unit * math.sqrt(spec.shape[0] * spec.num_classes)
+  worth = expected_rows(spec) / max(_FINE_OVER_NOISE * noise, 1e-300)
+  intervals = int(max(_LEAST_FINER * bins, min(worth, _MOST_FINER * bins)))
+  return TableEncoding(schema, bins, intervals, noise_multiplier)
 
 
 def read(saved: Mapping[str, Any], spec: Spec) -> Moments:

@@ -33,7 +33,7 @@ from dpgan_jax.data.tables.dataset import parse_given
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments.encoding import Means, Model
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
-from dpgan_jax.models.moments.table_encoding import Rows
+from dpgan_jax.models.moments.tables.encoding import Rows
 from dpgan_jax.models.synthesizer import Synthesizer
 
 _RECORDS_AT_ONCE = 1000

@@ -23,7 +23,7 @@ import numpy as np
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.moments.encoding import Means
 from dpgan_jax.models.moments.series.encoding import SeriesEncoding
-from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments, expected_rows
+from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments, rows_over_noise
 
 LEVELS = ('useless', 'poor', 'usable', 'good')
 COLOURS = {'useless': 'red', 'poor': 'orange', 'usable': 'yellow', 'good': 'green'}
@@ -31,7 +31,7 @@ _SIGNALS = (3.0, 14.0, 30.0)  # from which the next level begins
 _NOISES = (0.2, 0.09, 0.045)  # below which the next level is likely
 # Of a table, from which the next level begins. How far marginals are then from real ones, and what
 # classifiers learn, is in experiments/results/TABLES.md, its last table.
-_ROWS = (5.0, 30.0, 200.0)
+_ROWS = (5.6, 33.5, 224.0)
 # Of series, the error of a mean score of a class below which the next level is likely: found on
 # generated stays and on PhysioNet's sets a and b.
 _ERRORS = (0.25, 0.05, 0.012)
@@ -95,12 +95,7 @@ def too_small(moments: Moments, counts: np.ndarray) -> tuple[str, ...]:
 
 
 def _rows_over_noise(moments: Moments) -> float:
-  """How often the rows are as many as the noise of a two-way count, but for a factor of √2."""
-  spec = moments.spec
-  noise = moments.stages[SECONDS].noise_multiplier * spec.shape[0]
-  if spec.schema is not None:
-    noise *= spec.schema.rows_per_unit
-  return expected_rows(spec) / max(noise, 1e-300)
+  return rows_over_noise(moments.spec, moments.noise_multiplier)
 
 
 def _error(moments: Moments) -> float:

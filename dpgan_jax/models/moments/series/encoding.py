@@ -23,17 +23,18 @@ import numpy as np
 import scipy.special
 
 from dpgan_jax.data.series.schema import Channel, SeriesSchema
-from dpgan_jax.models.moments import denoise, mixture
+from dpgan_jax.models.moments import denoise
 from dpgan_jax.models.moments.encoding import Means
 from dpgan_jax.models.moments.series import calibrate
 from dpgan_jax.models.moments.series.profile import Scale
 from dpgan_jax.models.moments.series.scores import CONSTANT, LONGEST, MOST, Scores
 from dpgan_jax.models.moments.series.summaries import Course, Summaries
-from dpgan_jax.models.moments.table_encoding import TableEncoding
+from dpgan_jax.models.moments.tables import mixture
+from dpgan_jax.models.moments.tables.encoding import TableEncoding
 from dpgan_jax.privacy import exact_noise
 from dpgan_jax.privacy.releases import marginals, second_moments
 
-_BINS = 2  # of eight fine cells each
+_CELLS = 16  # that numbers are cut into
 _COUNT_SHARE, _PROFILE_SHARE = 0.04, 0.6  # of the first release's 1/σ²
 _CALIBRATED_ON = 8000  # sequences
 _USUAL_SPREAD = 0.18  # of values in a typical range, a guess for all
@@ -62,7 +63,7 @@ class SeriesEncoding:
   @functools.cached_property
   def counted(self) -> TableEncoding:
     """Of the rows."""
-    return TableEncoding(self.summaries.table, _BINS)
+    return TableEncoding(self.summaries.table, _CELLS, _CELLS)
 
   @property
   def columns(self) -> int:

@@ -24,6 +24,7 @@ from dpgan_jax import _keys
 
 STEPS, _LEARNING_RATE = 1500, 0.2
 _FEWEST_STEPS, _MOST_WORK = 400, 1e12  # numbers of components, classes and pairs, in all steps
+_CHANCE = 0.1
 _KEY = 20  # of the start; public, so that the same release gives the same model
 
 
@@ -35,13 +36,15 @@ class Counts:
     sizes: [C], cells of each column.
     one_way: float64 [K, D], of each class, cell after cell.
     two_way: float64 [K, D, D], symmetric, zero within a column.
-    precision: of one-way counts, relative to that of two-way counts; one number, or [D].
+    deviations: of the noise of one-way counts; one number, or [D].
+    deviation: of the noise of two-way counts.
   """
 
   sizes: tuple[int, ...]
   one_way: np.ndarray
   two_way: np.ndarray
-  precision: np.ndarray | float
+  deviations: np.ndarray | float
+  deviation: float
 
   @property
   def total(self) -> float:
@@ -81,12 +84,18 @@ def fit(counts: Counts, components: int, steps: int | None = None) -> Mixture:
     jnp.log(jnp.asarray(shares, jnp.float32))[jnp.newaxis]
     + jax.random.normal(start_key, (components, dim), jnp.float32),
   )
-  precision = np.broadcast_to(counts.precision, dim)
+  # How far a count may be off: by its noise, and by what chance there is in who is in the table.
+  ones, pairs = (
+    counts.total / (np.square(noise) + _CHANCE * np.maximum(each, 1.0))
+    for noise, each in ((counts.deviations, counts.one_way), (counts.deviation, counts.two_way))
+  )
+  between = of[:, np.newaxis] != of[np.newaxis]
   with jax.numpy_dtype_promotion('standard'):  # optax's own schedules need it under x64
     return _fit(
       logits, jnp.asarray(counts.one_way / counts.total, jnp.float32),
       jnp.asarray(counts.two_way / counts.total, jnp.float32), jnp.asarray(of),
-      jnp.asarray(precision, jnp.float32), columns=len(counts.sizes), steps=steps,
+      jnp.asarray(ones, jnp.float32), jnp.asarray(pairs * between, jnp.float32),
+      columns=len(counts.sizes), steps=steps,
     )  # fmt: skip
 
 
@@ -96,13 +105,13 @@ def _fit(
   one_way: jax.Array,
   two_way: jax.Array,
   of: jax.Array,
-  precision: jax.Array,
+  of_ones: jax.Array,
+  of_pairs: jax.Array,
   *,
   columns: int,
   steps: int,
 ) -> Mixture:
   of_column = jax.nn.one_hot(of, columns, dtype=jnp.float32)
-  between = of[:, jnp.newaxis] != of[jnp.newaxis]
 
   def mixture(logits: tuple[jax.Array, jax.Array]) -> Mixture:
     weights, cells = logits
@@ -117,10 +126,10 @@ def _fit(
 
     def of_two(total: jax.Array, k: jax.Array) -> tuple[jax.Array, None]:
       found = (cells * weights[:, k, jnp.newaxis]).T @ cells
-      return total + jnp.square(jnp.where(between, found - two_way[k], 0)).sum(), None
+      return total + (of_pairs[k] * jnp.square(found - two_way[k])).sum(), None
 
     pairs, _ = jax.lax.scan(of_two, jnp.zeros((), jnp.float32), jnp.arange(len(one_way)))
-    return pairs / 2 + (precision[jnp.newaxis] * jnp.square(of_one)).sum()
+    return pairs / 2 + (of_ones * jnp.square(of_one)).sum()
 
   optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, steps))
 
