@@ -11,7 +11,7 @@ from dpgan_jax import _cli
 from experiments import pages
 
 RECORD, PAGE = pages.RESULTS / 'tables.json', pages.RESULTS / 'TABLES.md'
-CHOICE = pages.RESULTS / 'tables_choice.json'
+CHOICE, SMALL = pages.RESULTS / 'tables_choice.json', pages.RESULTS / 'tables_small.json'
 SECOND = pages.RESULTS / 'tables_flchain.json'
 _COMMAND = './run.sh python -m experiments.tables.measure --data=FOLDER_OF_ADULT'
 _SCORES = ('one_way', 'two_way', 'three_way', 'auroc', 'every_column')
@@ -22,8 +22,9 @@ _CALLED = {
 
 
 def page(
-  record: Mapping[str, Any], choice: Mapping[str, Any], second: Mapping[str, Any] | None = None
-) -> str:
+  record: Mapping[str, Any], choice: Mapping[str, Any], second: Mapping[str, Any] | None = None,
+  small: Mapping[str, Any] | None = None,
+) -> str:  # fmt: skip
   """The Markdown of what `measure` has found, of Adult and of a second table, and `choose`."""
   releases, ends = pages.by_kind(record['rows'])
   return pages.join(
@@ -55,11 +56,17 @@ def page(
     'One release each of some training rows, scored on 7,561 others. What classifiers learn stands '
     'beside what they learn from as many real rows. Made by '
     '`./run.sh python -m experiments.tables.choose --data=FOLDER_OF_ADULT`.',
-    pages.table(
-      ('rows', 'ε', 'setting', 'value', 'two-way', 'AUROC, income', 'of real rows', 'expected'),
-      _choices(choice['rows']),
+    *(
+      (pages.table(_CHOICES, _choices(small['rows'])),
+       'Before coarse cells followed from one-way counts and two-way counts were drawn to '
+       'independent columns (`models/moments/tables`), when the levels were set:')
+      if small else ()
     ),
+    pages.table(_CHOICES, _choices(choice['rows'])),
   )  # fmt: skip
+
+
+_CHOICES = 'rows', 'ε', 'setting', 'value', 'two-way', 'AUROC, income', 'of real rows', 'expected'
 
 
 def _header(target: str) -> tuple[str, ...]:
@@ -119,7 +126,7 @@ def _row(key: tuple[float, str], rows: Sequence[Mapping[str, Any]]) -> tuple[str
 
 
 def main() -> None:
-  pages.write(pathlib.Path(PAGE), page(*map(pages.read_json, (RECORD, CHOICE, SECOND))))
+  pages.write(pathlib.Path(PAGE), page(*map(pages.read_json, (RECORD, CHOICE, SECOND, SMALL))))
 
 
 if __name__ == '__main__':

@@ -34,5 +34,6 @@ def test_a_release_is_scored_beside_real_rows():
 
 
 def test_the_committed_page_is_that_of_the_committed_record():
-  records = map(pages.read_json, (make_page.RECORD, make_page.CHOICE, make_page.SECOND))
+  paths = make_page.RECORD, make_page.CHOICE, make_page.SECOND, make_page.SMALL
+  records = map(pages.read_json, paths)
   assert make_page.PAGE.read_text('utf-8') == make_page.page(*records)
