@@ -162,11 +162,19 @@ def test_samples_are_of_the_generators_of_several_steps(finished, copy):
     trainer.restore_model(copy)
 
 
-# The command, which knows the smallest networks.
-PROGRAM = (
-  'import runpy, tests.support.nets; '
-  "runpy.run_module('dpgan_jax.train', run_name='__main__', alter_sys=True)"
-)
+# The command, which knows the smallest networks and waits after each metric line: a signal that is
+# sent when a line is there comes long before the next, and before the end.
+PROGRAM = """
+import runpy, time
+import tests.support.nets
+from dpgan_jax.run.metrics import MetricsWriter
+write = MetricsWriter.write
+def slowly(*args, **options):
+  write(*args, **options)
+  time.sleep(3)
+MetricsWriter.write = slowly
+runpy.run_module('dpgan_jax.train', run_name='__main__', alter_sys=True)
+"""
 
 
 def start(run_dir: pathlib.Path) -> subprocess.Popen:
