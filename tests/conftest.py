@@ -40,9 +40,13 @@ import jax
 import pytest
 from absl import flags
 
+from tests.support import losses
+
 # Tracing makes objects by the million, and the collector looks at all of them again and again: a
 # tenth of the time. `_forget` collects after every file.
 gc.set_threshold(100_000, 50, 1000)
+
+losses.install()  # dp-accounting's bits, in a fraction of the time
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_debug_key_reuse', True)

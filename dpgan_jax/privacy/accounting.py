@@ -25,8 +25,6 @@ import numpy as np
 from dp_accounting import pld
 
 from dpgan_jax import _validate
-from dpgan_jax.privacy.losses import epsilon as smallest
-from dpgan_jax.privacy.losses import truncated
 
 RELATIONS = {
   'add_or_remove_one': dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
@@ -94,10 +92,16 @@ def _step_pld(
 ) -> pld.privacy_loss_distribution.PrivacyLossDistribution:
   """The distribution of one step, which `PLDAccountant` would compute anew for every count."""
   # Losses of records 2C apart, whose noise lies within 10 σ: known before anything is computed.
-  least = max(event.noise_multiplier, 1e-100)
-  _require_points(2 * (2 / least + 20) / least / grid)
-  sigma = min(event.noise_multiplier, _MOST_NOISE)
-  return truncated.distribution(event, sigma, grid, RELATIONS[relation])
+  sigma = max(event.noise_multiplier, 1e-100)
+  _require_points(2 * (2 / sigma + 20) / sigma / grid)
+  return pld.privacy_loss_distribution.from_truncated_subsampled_gaussian_mechanism(
+    dataset_size=event.dataset_size,
+    sampling_probability=event.sampling_probability,
+    truncated_batch_size=event.truncated_batch_size,
+    noise_multiplier=min(event.noise_multiplier, _MOST_NOISE),
+    value_discretization_interval=grid,
+    neighboring_relation=RELATIONS[relation],
+  )
 
 
 def _self_composed(
@@ -168,7 +172,7 @@ def _epsilon(event: dp_accounting.DpEvent, delta: float, relation: str, grid: fl
     return found + _ROOT if found > 0 else 0.0
   try:
     if (total := _composed_pld(event, relation, grid)) is not None:
-      return smallest.epsilon(total, delta)
+      return float(total.get_epsilon_for_delta(delta))
   except _TooLargeGrid:
     return math.inf
   accountant = pld.PLDAccountant(RELATIONS[relation], value_discretization_interval=grid)

@@ -13,8 +13,7 @@ from dp_accounting import pld
 
 from dpgan_jax._validate import InputError
 from dpgan_jax.privacy import accounting
-from dpgan_jax.privacy.losses import epsilon as smallest
-from dpgan_jax.privacy.losses import truncated
+from tests.support import losses
 
 DELTA = 1e-3
 
@@ -68,11 +67,12 @@ class TestEpsilon:
     ],
   )
   def test_a_step_has_the_bits_of_dp_accounting(self, sigma, q, size, cap, relation):
-    """That all losses are looked at at once changes nothing."""
-    event = step(sigma, dataset_size=size, sampling_probability=q, truncated_batch_size=cap)
-    got = truncated.distribution(event, sigma, 1e-2, relation)
-    wanted = pld.privacy_loss_distribution.from_truncated_subsampled_gaussian_mechanism(
-      size, q, cap, sigma, value_discretization_interval=1e-2, neighboring_relation=relation
+    """What other tests compute with (tests/support/losses) changes nothing."""
+    got, wanted = (
+      distribution(
+        size, q, cap, sigma, value_discretization_interval=1e-2, neighboring_relation=relation
+      )
+      for distribution in (losses.quick_truncated, losses.truncated)
     )
     for name in ('_pmf_remove', '_pmf_add'):
       one, two = (getattr(each, name).to_dense_pmf() for each in (got, wanted))
@@ -86,9 +86,9 @@ class TestEpsilon:
   )
   def test_epsilon_has_the_bits_of_dp_accounting(self, sigma, q, steps, relation):
     event = step(sigma, sampling_probability=q, truncated_batch_size=30 if q < 0.5 else 480)
-    losses = accounting._self_composed(accounting._step_pld(event, relation, 1e-2), steps)
+    found = accounting._self_composed(accounting._step_pld(event, relation, 1e-2), steps)
     for delta in (0.9, 0.1, 1e-3, 1e-9, 1e-14, 1e-40):
-      assert smallest.epsilon(losses, delta) == losses.get_epsilon_for_delta(delta)
+      assert losses.quick_epsilon(found, delta) == losses.epsilon_for_delta(found, delta)
 
   def test_of_other_events(self):
     for event in (gaussian(3.0), subsampled(1.5, 10), dp_accounting.NoOpDpEvent()):
