@@ -292,7 +292,7 @@ def judge(
 
   def fresh(index: int) -> tuple[str, Errors]:
     column, test = tests[index]
-    return statistics[column], test.errors(scores_in[half:, column], scores_out[half:, column])
+    return statistics[int(column)], test.errors(scores_in[half:, column], scores_out[half:, column])
 
   at_delta = int(np.argmax(bounds.epsilon_of_rates(fpr, fnr, mechanism.delta)))
   statistic, errors = fresh(at_delta)

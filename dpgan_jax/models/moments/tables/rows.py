@@ -67,7 +67,9 @@ class Rows:
       InputError: values that no row of the model has together, or that break a constraint.
     """
     rng, sizes = mixture.generator(key), self.sizes
-    cells = {c: self.within[c][self.fine[c].of(np.array([v]))[0]] for c, v in given.items()}
+    cells = {
+      c: int(self.within[c][self.fine[c].of(np.array([v]))[0]]) for c, v in given.items()
+    }
     likely = mixture.condition(self.mixture, sizes, cells, label)
     if not likely.sum() > 0:
       raise _validate.InputError('expected values that some row has together, got none that has')
