@@ -42,6 +42,7 @@ Sources: Box & Muller 1958; Mironov 2012; Salmon et al. 2011 for threefry.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -169,5 +170,6 @@ def from_words(words: Sequence[jax.Array], scale: float) -> tuple[jax.Array, jax
   # In the first quadrant float32 is four times as fine as at the end of a whole turn.
   cosine = jnp.cos((turn >> 1).astype(jnp.float32) * (math.pi / 2 * 2.0**-31))
   whole = radius * jnp.where(turn & 1, -cosine, cosine)
-  dither = sum((word >> 8).astype(jnp.int32) for word in (one, other)) - (2**_DITHER - 1)
+  halves = ((word >> 8).astype(jnp.int32) for word in (one, other))
+  dither = functools.reduce(jnp.add, halves) - (2**_DITHER - 1)
   return jnp.round(whole).astype(jnp.int32), dither

@@ -82,7 +82,8 @@ class MomentsStage(Stage):
 def nothing_released(moments: Moments, key: jax.Array) -> MomentsState:
   """The state before anything is read."""
   shapes = (moments.spec.num_classes,), moments.shape_of_sums, (), moments.shape_of_seconds
-  return MomentsState(jnp.zeros((), jnp.int32), *(jnp.zeros(shape) for shape in shapes), key)
+  counts, sums, scale, seconds = (jnp.zeros(shape) for shape in shapes)
+  return MomentsState(jnp.zeros((), jnp.int32), counts, sums, scale, seconds, key)
 
 
 def means_of(state: MomentsState) -> Means:
