@@ -39,6 +39,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import jax
 from absl import flags
 
 from dpgan_jax import _cli, _files, _flag_files, _progress, _validate
@@ -258,6 +259,9 @@ class _Audit:
       self._folder = None  # looking where a link leads is not the reader's doing
       place = pathlib.Path(os.path.realpath(os.fsdecode(arguments[0])))
       self._folder = folder
+      kept = jax.config.jax_compilation_cache_dir  # JAX's own
+      if kept and place.is_relative_to(os.path.realpath(kept)):
+        return
       inside = place.is_relative_to(folder)
       library = any(place.is_relative_to(path) for path in self._libraries)
       if writes or not (inside or library or not place.exists()):

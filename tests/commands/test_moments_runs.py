@@ -109,7 +109,7 @@ def test_the_plan_is_shown_and_nothing_trained(train, tmp_path):
   done = train('--dataset=digits', '--target_epsilon=1', '--delta=1e-4', '--dry_run')
   assert done.status == 0
   assert 'method: moments' in done.out
-  assert 'samples: usable, as N, K and epsilon let expect' in done.out
+  assert 'samples: good, as N, K and epsilon let expect' in done.out
   done = train('--dataset=digits', '--target_epsilon=1', '--latent_dim=3', '--dry_run')
   assert 'expected no latent_dim with method=moments' in done.err
 

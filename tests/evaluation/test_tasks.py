@@ -61,6 +61,7 @@ def score(digits, tmp_path_factory):
   return run
 
 
+@pytest.mark.slow
 def test_fresh_real_images_score_as_real_images_do(score):
   """Tolerances are several times the spread between halves of these data."""
   found = score('fresh')

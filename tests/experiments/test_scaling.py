@@ -25,7 +25,7 @@ def test_what_was_fitted_is_given_back_and_the_rest_is_near():
 
 
 def test_parts_of_a_step_by_hand():
-  chip = scaling.Chip(100.0, 10.0, 300.0, 4.0, 0.5)
+  chip = scaling.Chip(100.0, 10.0, scaling.NOISE_OPERATIONS, 4.0, 0.5)
   one = scaling.step_seconds(1, chip, (2.0, 1.0), 10, sharded_noise=False)
   batch = scaling.BATCH
   assert one == {

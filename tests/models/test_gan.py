@@ -46,7 +46,7 @@ def test_d_step_is_the_formula(dataset):
   """D's parameters move by lr·[(Σ clip(real) + σC·z)/B + mean clip(fake)], z from the documented
   key.
   """
-  gan = make_gan(generator='compact', discriminator='compact', **PLAIN)  # with convolutions
+  gan = make_gan(**PLAIN)
   state = init(gan, jax.random.key(3))
   images, labels = dataset
   loss = LOSSES['bce']
