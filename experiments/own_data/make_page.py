@@ -60,7 +60,7 @@ def page(record: dict[str, Any], choice: dict[str, Any], gans: dict[str, Any] | 
     *(_gans(gans['rows']) if gans else ()),
     '## How the defaults were chosen',
     'Accuracy on held-out training images: by logistic regression, the mean of three releases; of '
-    '20,000 images of MNIST by a CNN, one release. Names with an underscore are constants of '
+    '20,000 images of MNIST one. Names with an underscore are constants of '
     '`models/moments/image_encoding` and `settings`. '
     '`./run.sh python -m experiments.own_data.choose --mnist_dir=FOLDER`.',
     pages.table(

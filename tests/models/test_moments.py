@@ -15,7 +15,7 @@ from dpgan_jax import _validate, load_dataset
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import denoise, release, settings
-from dpgan_jax.models.moments.encoding import weights
+from dpgan_jax.models.moments.encoding import Means, weights
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.privacy import exact_noise
 from dpgan_jax.privacy.exact_noise import new_secret
@@ -328,3 +328,23 @@ def test_epsilon_alone_means_moments_and_steps_mean_a_gan():
 def test_settings_that_the_method_has_no_use_for_are_refused(given, message):
   with pytest.raises(_validate.InputError, match=message):
     TrainConfig(**given)
+
+
+def test_what_was_pulled_in_is_as_far_from_the_mean_again():
+  """Of classes that are alike but for their means, all pulled in by the same factor."""
+  moments = _moments(3000, 8.0)
+  encoding = dataclasses.replace(moments.encoding, reach=0.5)
+  codes, labels = encoding.encode(_records(3000)[0]), _records(3000)[1]
+  scale = math.sqrt(np.square(codes - codes.mean(axis=0)).sum(axis=1).mean())
+  centres = np.stack([codes[labels == k].mean(axis=0) for k in range(CLASSES)])
+  pulled = codes.mean(axis=0) + 0.6 * (centres - codes.mean(axis=0))
+  factors = np.stack([0.6 * np.linalg.cholesky(np.cov(codes[labels == k].T)) for k in range(3)])
+  counts = np.bincount(labels).astype(float)
+  means = Means(counts, pulled * counts[:, np.newaxis], scale)
+  found, wider = encoding._stretched(means, factors)
+  np.testing.assert_allclose(found, centres, atol=1e-3)
+  np.testing.assert_allclose(wider, factors / 0.6, rtol=2e-3)
+  # By no more than pulling in can have done.
+  far = dataclasses.replace(means, scale=100 * scale)
+  _, widest = encoding._stretched(far, factors)
+  np.testing.assert_allclose(widest, 2 * factors)

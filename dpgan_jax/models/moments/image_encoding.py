@@ -9,7 +9,7 @@ one of σ does (Dong, Roth & Su 2022, corollary 3.3, the second one adaptive). T
 images together: their mean, and how far they are from it, root mean square. By these the second
 bounds what an image adds to the sums of its class: it is pulled in to so many of those distances
 from the common mean, instead of to the farthest corner of what pixels can be. The covariances,
-released last, are bounded likewise.
+released last, are bounded likewise. Samples are stretched to the released distance again.
 
 >>> import numpy as np
 >>> encoding = ImageEncoding((8, 8, 1), 64)
@@ -205,7 +205,19 @@ class ImageEncoding(ByClass):
     values, vectors = np.linalg.eigh(found)
     factors = vectors * np.sqrt(np.maximum(values, 0))[:, np.newaxis]
     factors = np.broadcast_to(factors, (len(means.counts), *factors.shape[1:]))
-    return Gaussians(self, self.centres(means), factors)
+    return Gaussians(self, *self._stretched(means, factors))
+
+  def _stretched(self, means: Means, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means and factors of all classes, as far from the common mean as the release says that images
+    are: pulled in, they were nearer by one factor or less.
+    """
+    centres, shares = self.centres(means), np.maximum(means.counts, 1.0)
+    shares /= shares.sum()
+    common = shares @ centres
+    squares = np.square(centres - common).sum(axis=1) + np.square(factors).sum(axis=(1, 2))
+    stretch = means.scale / math.sqrt(max(float(shares @ squares), 1e-300))
+    stretch = min(max(stretch, 1.0), max(1.0, 1 / self.reach))
+    return common + stretch * (centres - common), stretch * factors
 
   def decode(self, codes: np.ndarray) -> np.ndarray:
     """Codes [n, d] → the nearest images uint8 [n, H, W, C]."""
