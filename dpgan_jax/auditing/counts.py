@@ -35,9 +35,7 @@ def released(
   records: np.ndarray, labels: np.ndarray, moments: Moments, secret: bytes
 ) -> tuple[Means, np.ndarray]:
   """Both releases of rows float64 [n, C] of classes int [n], as a run makes them."""
-  codes = moments.encoding.encode(records)
-  means = release.release_means(codes, labels, moments, secret)
-  return means, release.release_seconds(codes, labels, means, moments, secret)
+  return release.release_both(moments.encoding.encode(records), labels, moments, secret)
 
 
 def counts_bound(

@@ -95,9 +95,7 @@ def released(part: Part, epsilon: float, **changes: Any) -> MomentsSynthesizer:
   ).spec  # fmt: skip
   moments = settings.make(TrainConfig(target_epsilon=epsilon, delta=1e-5, **changes), spec)
   codes, secret = moments.encoding.encode(part.images), exact_noise.new_secret()
-  means = release.release_means(codes, part.labels, moments, secret)
-  seconds = release.release_seconds(codes, part.labels, means, moments, secret)
-  return MomentsSynthesizer(moments, means, seconds)
+  return MomentsSynthesizer(moments, *release.release_both(codes, part.labels, moments, secret))
 
 
 def run(part: Part, epsilon: float, kind: str, seed: int) -> dict[str, Any]:

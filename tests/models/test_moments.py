@@ -15,7 +15,7 @@ from dpgan_jax import _validate, load_dataset
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import denoise, release, settings
-from dpgan_jax.models.moments.encoding import Means, weights
+from dpgan_jax.models.moments.encoding import Means, divided, weights
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.privacy import exact_noise
 from dpgan_jax.privacy.exact_noise import new_secret
@@ -134,6 +134,16 @@ def test_what_an_image_is_part_of_costs_what_is_charged(monkeypatch):
   assert len(set(multipliers[1:])) == 1
   charged = moments.stages[settings.MEANS].noise_multiplier
   assert sum(1 / m**2 for m in multipliers[:2]) == pytest.approx(1 / charged**2)
+
+
+def test_parts_of_a_mechanism_cost_what_it_does():
+  for shares in ((0.125,), (0.04, 0.6), (0.2, 0.3, 0.4)):
+    found = divided(1.7, *shares)
+    assert len(found) == len(shares) + 1
+    assert sum(1 / sigma**2 for sigma in found) == pytest.approx(1 / 1.7**2)
+  for shares in ((1.0,), (0.5, 0.6), (0.0,), (-0.1,)):
+    with pytest.raises(_validate.InputError, match='shares'):
+      divided(1.0, *shares)
 
 
 def test_bounds_follow_from_what_was_released(monkeypatch):

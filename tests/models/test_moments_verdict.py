@@ -25,8 +25,7 @@ def _judge(images, labels, epsilon, names=DIGITS.class_names, draw=0):
 
 def _release(images, labels, moments, draw=0):
   codes, secret = moments.encoding.encode(images), hashlib.sha256(b'%d' % draw).digest()
-  means = release.release_means(codes, labels, moments, secret)
-  return means, release.release_seconds(codes, labels, means, moments, secret)
+  return release.release_both(codes, labels, moments, secret)
 
 
 def test_labels_that_say_nothing_are_useless_however_large_epsilon():

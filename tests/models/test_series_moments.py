@@ -29,9 +29,7 @@ TRAIN = vitals()
 def made(data: TableDataset, epsilon: float, **changes) -> MomentsSynthesizer:
   moments = settings.make(TrainConfig(target_epsilon=epsilon, **changes), data.spec)
   codes, secret = moments.encoding.encode(data.records), bytes(32)
-  means = release.release_means(codes, data.labels, moments, secret)
-  seconds = release.release_seconds(codes, data.labels, means, moments, secret)
-  return MomentsSynthesizer(moments, means, seconds)
+  return MomentsSynthesizer(moments, *release.release_both(codes, data.labels, moments, secret))
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,7 @@ def _moments(data: TableDataset, epsilon: float = math.inf, **changes) -> settin
 
 
 def _released(data, moments, secret=SECRET) -> tuple[Means, np.ndarray]:
-  codes = moments.encoding.encode(data.records)
-  means = release.release_means(codes, data.labels, moments, secret)
-  return means, release.release_seconds(codes, data.labels, means, moments, secret)
+  return release.release_both(moments.encoding.encode(data.records), data.labels, moments, secret)
 
 
 def _model(data, epsilon: float, secret=SECRET, **changes) -> MomentsSynthesizer:

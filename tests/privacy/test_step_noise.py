@@ -74,6 +74,22 @@ def test_the_far_tail_has_its_law_and_its_low_bits():
   assert scipy.stats.chisquare(np.bincount(both.astype(int) % 256, minlength=256)).pvalue > ALARM
 
 
+def test_noise_and_dither_have_words_of_their_own():
+  """And each half of the dither one of its own: only their sum has a density without steps, which
+  the proof needs.
+  """
+  words = random_words(1000)
+  words[0] &= 15  # so far out that the second word counts
+  whole, dither = from_words(words, SCALE)
+  for i in range(5):
+    others = [word if j != i else word ^ np.uint32(0xFFFFFFFF) for j, word in enumerate(words)]
+    other_whole, other_dither = from_words(others, SCALE)
+    assert ((other_whole != whole).any(), (other_dither != dither).any()) == (i < 3, i >= 3)
+  zero, most = np.zeros(1, np.uint32), np.full(1, 2**32 - 1, np.uint32)
+  for halves in ([zero, most], [most, zero]):
+    assert from_words([zero] * 3 + halves, SCALE)[1] == 0
+
+
 def test_reach():
   """What a value can be at most, and how much the ideal Gaussian has beyond in 10¹² values."""
   zero, most = np.zeros(1, np.uint32), np.full(1, 2**32 - 1, np.uint32)

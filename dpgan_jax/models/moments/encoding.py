@@ -14,6 +14,8 @@ from typing import Protocol
 import jax
 import numpy as np
 
+from dpgan_jax import _validate
+
 
 @dataclasses.dataclass(frozen=True)
 class Means:
@@ -135,6 +137,28 @@ class ByClass:
     ]  # fmt: skip
     counts, sums = zip(*found, strict=True)
     return Means(np.array(counts), np.stack(sums))
+
+
+def divided(noise_multiplier: float, *shares: float) -> tuple[float, ...]:
+  """σ of Gaussian mechanisms, one after the other, that together cost what one of σ does.
+
+  Args:
+    noise_multiplier: σ ≥ 0.
+    shares: w > 0 of all of them but the last, which gets what is left of 1: so they cannot cost
+      more.
+
+  Returns:
+    σ/√w of each, the last too.
+
+  Raises:
+    InputError: shares that leave nothing, or not above 0.
+
+  Source: Dong, Roth & Su 2022, corollary 3.3; each may depend on what the others released.
+  """
+  left = 1 - sum(shares)
+  if not all(share > 0 for share in (*shares, left)):
+    raise _validate.InputError(f'expected shares above 0 that leave some of 1, got {shares}')
+  return tuple(noise_multiplier / math.sqrt(share) for share in (*shares, left))
 
 
 def weights(dim: int) -> tuple[float, float]:

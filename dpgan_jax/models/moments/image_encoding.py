@@ -4,9 +4,9 @@ The type-2 discrete cosine transform of each channel, colour as luminance and tw
 whose frequencies count double, as in JPEG. What is left out is what noise would drown. Each class
 becomes a Gaussian.
 
-The first release is two Gaussian mechanisms, of σ/√w and of σ/√(1 - w), which together cost what
-one of σ does (Dong, Roth & Su 2022, corollary 3.3, the second one adaptive). The first is of all
-images together: their mean, and how far they are from it, root mean square. By these the second
+The first release is two Gaussian mechanisms, which together cost what one does (`divided`). The
+first is of all images together: their mean, and how far they are from it, root mean square. By
+these the second
 bounds what an image adds to the sums of its class: it is pulled in to so many of those distances
 from the common mean, instead of to the farthest corner of what pixels can be. The covariances,
 released last, are bounded likewise. Samples are stretched to the released distance again.
@@ -31,17 +31,17 @@ import scipy.fft
 
 from dpgan_jax import _validate
 from dpgan_jax.models.moments import denoise
-from dpgan_jax.models.moments.encoding import ByClass, Means, weights
+from dpgan_jax.models.moments.encoding import ByClass, Means, divided, weights
 from dpgan_jax.privacy import exact_noise
 from dpgan_jax.privacy.releases import second_moments
 
 # Rows are orthonormal: luminance, then blue-yellow and red-green differences.
 _COLOURS = np.array([[1, 1, 1], [1, 1, -2], [1, -1, 0]]) / np.sqrt([[3], [6], [2]])
 _CHROMA = 2.0  # the frequency of a chroma coefficient counts as so many of luminance
-# All chosen on held-out training images: experiments/results/OWN_DATA.md, its last table.
-_CENTRE_SHARE = 0.125  # w
+# Both chosen on held-out training images: experiments/results/OWN_DATA.md, its last table.
+_CENTRE_SHARE = 0.125
 _IN_SQUARES = 0.3  # of an image's vector in the first mechanism, the part that tells the distance
-_LEAST_SCALE = 0.03  # of the range of pixels: nearly all images are farther from each other
+_LEAST_SCALE = 0.03  # a guess, of the range of pixels: nearly all are farther from each other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +271,6 @@ class Gaussians:
 
 
 def _parts(noise_multiplier: float) -> tuple[float, float]:
-  """σ of the two mechanisms that together cost what one of σ does."""
-  of_all, of_classes = math.sqrt(_CENTRE_SHARE), math.sqrt(1 - _CENTRE_SHARE)
-  return noise_multiplier / of_all, noise_multiplier / of_classes
+  """σ of the common mean, and of the sums of each class."""
+  of_all, of_classes = divided(noise_multiplier, _CENTRE_SHARE)
+  return of_all, of_classes

@@ -56,3 +56,13 @@ def release_seconds(
       for purpose, own in groups.items()
     ]
   )  # fmt: skip
+
+
+def release_both(
+  codes: np.ndarray, labels: np.ndarray, moments: Moments, secret: bytes
+) -> tuple[Means, np.ndarray]:
+  """`release_means`, and `release_seconds` after it: for audits and measurements, which charge
+  nothing. A run charges each before it is released (`run/releases/moments`).
+  """
+  means = release_means(codes, labels, moments, secret)
+  return means, release_seconds(codes, labels, means, moments, secret)

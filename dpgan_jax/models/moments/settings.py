@@ -33,6 +33,7 @@ _IMAGE_SHARES = {'of each class': 0.45, 'pooled': 0.7}
 # In units of a covariance's mean eigenvalue, up to where eigenvalues of noise reach: with more, an
 # image has fewer coefficients, and classes have one covariance together.
 _MOST_NOISE, _MOST_NOISE_OF_A_CLASS = 3.0, 12.0
+# The first of these as well, the others by hand.
 # How far an image may be from the mean, in units of how far they usually are: little where noise in
 # the mean of a class, in the same units, is more than this, and farther the less there is.
 _LEAST_REACH, _MOST_REACH, _NOISE_OF_LEAST = 0.8, 1.6, 0.003

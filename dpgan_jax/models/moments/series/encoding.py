@@ -24,7 +24,7 @@ import scipy.special
 
 from dpgan_jax.data.series.schema import Channel, SeriesSchema
 from dpgan_jax.models.moments import denoise
-from dpgan_jax.models.moments.encoding import Means
+from dpgan_jax.models.moments.encoding import Means, divided
 from dpgan_jax.models.moments.series import calibrate
 from dpgan_jax.models.moments.series.profile import Scale
 from dpgan_jax.models.moments.series.scores import CONSTANT, LONGEST, MOST, Scores
@@ -106,7 +106,7 @@ class SeriesEncoding:
     self, codes: np.ndarray, labels: np.ndarray, classes: int, *, noise_multiplier: float,
     secret: bytes, purpose: str,
   ) -> Means:  # fmt: skip
-    """Three mechanisms of σ/√w each, the w adding up to 1: together one of σ."""
+    """Three mechanisms, together one of σ (`divided`)."""
     of_counts, of_cells, of_profile = _parts(noise_multiplier)
     counts = marginals.release_one_way(
       labels.astype(np.int64)[:, np.newaxis], (classes,), noise_multiplier=of_counts, secret=secret,
@@ -245,11 +245,8 @@ def _quantile(share: np.ndarray, middles: np.ndarray, place: float) -> float:
 
 def _parts(noise_multiplier: float) -> tuple[float, float, float]:
   """σ of class counts, of cells and of the profile."""
-  of_cells = 1 - _COUNT_SHARE - _PROFILE_SHARE
-  first, second, third = (
-    noise_multiplier / math.sqrt(share) for share in (_COUNT_SHARE, of_cells, _PROFILE_SHARE)
-  )
-  return first, second, third
+  of_counts, of_profile, of_cells = divided(noise_multiplier, _COUNT_SHARE, _PROFILE_SHARE)
+  return of_counts, of_cells, of_profile
 
 
 def _kept(found: np.ndarray, errors: np.ndarray) -> np.ndarray:
