@@ -139,6 +139,25 @@ def test_one_row_moves_each_release_by_exactly_one(table, kept, bins):
   ]
 
 
+def test_pairs_are_counted_in_the_cells_that_the_model_reads(people):
+  """Those that follow from the one-way counts as released, noise and all: pairs of every two
+  columns then add up to the rows of each cell.
+  """
+  moments = _moments(people, 1.0)
+  encoding, codes = moments.encoding, moments.encoding.encode(people.records)
+  means = release.release_means(codes, people.labels, moments, SECRET)
+  pairs = encoding.release_products(
+    codes, people.labels, means, noise_multiplier=0.0, secret=SECRET, purpose='one'
+  )
+  own = np.concatenate(
+    [
+      np.bincount(within[cells], minlength=size)
+      for within, cells, size in zip(encoding.within(means), codes.T, encoding.sizes, strict=True)
+    ]
+  )
+  np.testing.assert_allclose(pairs.sum(axis=1), own * (len(encoding.sizes) - 1))
+
+
 def test_noise_is_that_of_the_mechanisms_and_of_each_class_its_own(few):
   """Of no rows. With n draws a deviation is off by 1/√(2n): five of them are allowed."""
   moments = _moments(few, 1.0)

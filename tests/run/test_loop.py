@@ -6,6 +6,7 @@ import pathlib
 import types
 from typing import Any
 
+import jax
 import pytest
 
 from dpgan_jax.budget.ledger import Ledger
@@ -71,6 +72,22 @@ def test_a_ledger_that_refuses_stops_the_steps(digits, tmp_path, monkeypatch):
   with opened(tmp_path / 'run', digits) as (classifier, run), pytest.raises(BudgetError):
     run.carry_out(ClassifierStage(classifier, digits))
   assert Checkpoints(tmp_path / 'run' / 'checkpoints').steps() == [0]
+
+
+def test_dtypes_are_promoted_as_usual_within_a_run(digits, tmp_path):
+  """Optax ends in a traceback under x64 and strict promotion."""
+  found = []
+
+  def make():
+    found.append(jax.config.jax_numpy_dtype_promotion)
+    return Classifier.create(CONFIG, digits.spec)
+
+  with (
+    jax.numpy_dtype_promotion('strict'),
+    Run.open(tmp_path, CONFIG.to_dict(), digits, make=make, read=lambda *_: make()),
+  ):
+    found.append(jax.config.jax_numpy_dtype_promotion)
+  assert found == ['standard', 'standard']
 
 
 def test_what_a_failed_start_leaves_is_nothing(digits, tmp_path):
