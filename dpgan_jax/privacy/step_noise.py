@@ -168,8 +168,18 @@ def from_words(words: Sequence[jax.Array], scale: float) -> tuple[jax.Array, jax
   u = high.astype(jnp.float32) * 2.0**-32 + (low.astype(jnp.float32) + 0.5) * 2.0**-64
   radius = jnp.sqrt(jnp.maximum(-2 * jnp.log(u), 0)) * scale
   # In the first quadrant float32 is four times as fine as at the end of a whole turn.
-  cosine = jnp.cos((turn >> 1).astype(jnp.float32) * (math.pi / 2 * 2.0**-31))
+  cosine = _cosine((turn >> 1).astype(jnp.float32) * 2.0**-31)
   whole = radius * jnp.where(turn & 1, -cosine, cosine)
   halves = ((word >> 8).astype(jnp.int32) for word in (one, other))
   dither = functools.reduce(jnp.add, halves) - (2**_DITHER - 1)
   return jnp.round(whole).astype(jnp.int32), dither
+
+
+def _cosine(quarters: jax.Array) -> jax.Array:
+  """cos(π/2·quarters) for quarters in [0, 1]: Taylor's series, whose rest is below 7e-9.
+
+  XLA compiles `jnp.cos` for any angle; on a CPU that was nearly half the time of the noise.
+  """
+  square = quarters * quarters
+  terms = [(-1) ** k * (math.pi / 2) ** (2 * k) / math.factorial(2 * k) for k in range(7)]
+  return functools.reduce(lambda rest, term: rest * square + term, reversed(terms))
