@@ -4,7 +4,8 @@
 Every run has a directory of its own, `SWEEP_DIR/eps<ε>/<key>`, is trained as dpgan_jax.train would,
 and leaves its report, its generator and its evaluation there; `sweep.md`, `sweep.json` and figures
 set them side by side. Running the same command again continues where it was interrupted, and takes
-finished runs as they are; another one may add values of ε or seeds.
+finished runs as they are; another one may add values of ε or seeds. Flag files of dpgan_jax.train
+will do; their run_dir, target_epsilon and seed are not used, since each run gets its own.
 
 ε is that of each run. All runs read the same records, so that publishing several of them spends
 more: the table says how much.
@@ -22,6 +23,7 @@ from absl import flags
 from dpgan_jax import _cli, _settings, _shared_flags, _validate
 from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.gans import recipe
 from dpgan_jax.search import sweep_figures, sweep_table, sweeping
 
 _sweep = functools.partial(_settings.field, group='sweep', common=True)
@@ -45,12 +47,15 @@ class Options(_shared_flags.DataOptions):
   )
   sweep_dir: str | None = _sweep(None, 'Directory of the sweep: its runs, table and figures.')
   evaluate: bool = _sweep(True, 'Evaluate every run against real records.')
+  run_dir: str | None = _sweep(
+    None, "Of a flag file of dpgan_jax.train, and not used: runs go into the sweep's.",
+    common=False,
+  )
 
 
 def define_flags() -> None:
-  # ε and seed of a run are the sweep's to set: these flags are refused.
-  rare = ('target_epsilon', 'seed')
-  _cli.define_flags(Options, TrainConfig, _shared_flags.AmountOptions, rare=rare)
+  own = sweeping.OF_A_RUN
+  _cli.define_flags(Options, TrainConfig, _shared_flags.AmountOptions, rare=own)
 
 
 def main() -> None:
@@ -73,8 +78,16 @@ def main() -> None:
     amount = dataclasses.replace(amount, num=wanted.num or 0)
   test = source.load('test') if options.evaluate else None
   _shared_flags.show(dataset)
+  of_a_run = {'run_dir': options.run_dir, **{name: settings[name] for name in sweeping.OF_A_RUN}}
+  if unused := [f'--{name}={value}' for name, value in of_a_run.items() if value is not None]:
+    print(f'not used, since each run of a sweep gets its own: {", ".join(unused)}')
   print(f'{len(runs)} runs')
   as_validated = sweeping.plan(settings, epsilons[:1], options.seeds)[0].config
+  said = _cli.given(TrainConfig)
+  runs = [
+    dataclasses.replace(run, config=recipe.settled(run.config, dataset.spec, said)[0])
+    for run in runs
+  ]
   sweep = sweeping.open_sweep(options.sweep_dir, as_validated.to_dict(), dataset)
   with sweep.lock():
     failures = sweeping.make_runs(runs, sweep.path, dataset, test, amount)

@@ -96,8 +96,8 @@ def make(config: TrainConfig, spec: Spec) -> Plan:
       )
     if config.wants_recipe:
       raise _validate.InputError(
-        'expected steps (or epochs) beside target_epsilon: only dpgan_jax.train and DPGAN.fit '
-        'choose them'
+        'expected steps (or epochs) beside target_epsilon: only dpgan_jax.train, dpgan_jax.sweep '
+        'and DPGAN.fit choose them'
       )
     return _make_gan(config, spec)
   if config.schema_epsilon is not None:

@@ -27,7 +27,7 @@ from dpgan_jax.search import sweep_table
 
 SECRET = 'secret_key'
 _FINGERPRINT, _ASKED = 'fingerprint.json', 'evaluation_asked.json'
-_OF_A_RUN = ('target_epsilon', 'seed')  # settings that differ from run to run
+OF_A_RUN = ('target_epsilon', 'seed')  # settings that differ from run to run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ def plan(
   """The runs, in the order they are made: every ε once before any is repeated with another seed.
 
   Args:
-    settings: fields of `TrainConfig`; `target_epsilon` and `seed` are the plan's.
+    settings: fields of `TrainConfig`, but for those of `OF_A_RUN`, which are the plan's.
     epsilons: budgets, all different.
     seeds: runs per ε, with the fixed seeds 0, 1, ...; None: one run each, of a secret key.
     steps_at: steps of runs of some ε, in the place of those of `settings`.
@@ -113,9 +113,6 @@ def plan(
   Raises:
     InputError: settings that do not validate with one of the ε, or a first seed without seeds.
   """
-  for name, instead in zip(_OF_A_RUN, ('epsilons', 'seeds'), strict=True):
-    if settings.get(name) is not None:
-      raise _validate.InputError(f'expected --{instead} in a sweep, in the place of --{name}')
   _validate.integer('first_seed', first_seed, minimum=0)
   if seeds is not None:
     _validate.integer('seeds', seeds, minimum=1)
@@ -144,7 +141,7 @@ def open_sweep(path: str, settings: Mapping[str, Any], dataset: Dataset) -> RunD
   Raises:
     InputError: it holds something else, or a sweep of other settings (naming what differs).
   """
-  shared = {k: v for k, v in settings.items() if k not in _OF_A_RUN}
+  shared = {k: v for k, v in settings.items() if k not in OF_A_RUN}
   about = dataset.spec.to_record()
   try:
     directory = RunDir.open(path, create=True)

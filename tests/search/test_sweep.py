@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from dpgan_jax import sweep
+from dpgan_jax import _cli, sweep
 from dpgan_jax._validate import InputError
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data import datasets
@@ -123,7 +123,8 @@ def test_a_sweep_in_parts_has_the_runs_of_the_whole():
 
 
 def test_without_seeds_keys_are_secret():
-  (run,) = sweeping.plan({'steps': 4}, [2.0], None)
+  (run,) = sweeping.plan({'steps': 4, 'seed': 1, 'target_epsilon': 4.0}, [2.0], None)
+  assert run.config.target_epsilon == 2.0
   assert (run.name, run.config.seed) == ('eps2/secret_key', None)
 
 
@@ -136,8 +137,6 @@ def test_names_tell_epsilons_apart():
 @pytest.mark.parametrize(
   ('settings', 'seeds', 'message'),
   [
-    ({'steps': 4, 'target_epsilon': 2.0}, None, 'expected --epsilons in a sweep'),
-    ({'steps': 4, 'seed': 1}, None, 'expected --seeds in a sweep'),
     ({'steps': 4}, 0, 'expected seeds >= 1, got 0'),
     ({'method': 'gan'}, 1, r'expected steps \(or epochs\)'),
     ({'noise_multiplier': 1.0}, 1, r'expected steps \(or epochs\)'),  # for ε = ∞ only
@@ -282,6 +281,38 @@ def test_a_sweep_makes_each_run_once(main, tmp_path, capsys):
   record = table(folder)
   assert [r['run'] for r in record['runs']][2] == 'eps2/secret_key'
   assert record['spent_together']['private_runs'] == 3
+
+
+def test_a_flag_file_of_train_will_do_and_what_is_not_used_of_it_is_said(main, tmp_path, capsys):
+  of_a_run = ['--run_dir=runs/x', '--target_epsilon=4', '--seed=3']
+  main(*of_a_run, '--epsilons=1', '--noevaluate')
+  assert main.state.began == ['train eps1/secret_key']
+  out = capsys.readouterr().out
+  assert 'gets its own: --run_dir=runs/x, --target_epsilon=4.0, --seed=3\n' in out
+  config = json.loads((tmp_path / 'sweep/eps1/secret_key/config.json').read_bytes())['config']
+  assert (config['target_epsilon'], config['seed']) == (1.0, None)
+  main('--epsilons=1', '--noevaluate')  # the same sweep
+  assert main.state.began == []
+  assert 'not used' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['quickstart', 'tables_quickstart', 'series_quickstart',
+                                  'mnist_eps1', 'digits_gan'])  # fmt: skip
+def test_a_sweep_has_all_flags_of_the_recipes_of_train(name, own_flags):
+  sweep.define_flags()
+  _cli.parse(['sweep', f'--recipe={name}', '--epsilons=1'])
+
+
+def test_a_gan_by_epsilon_alone_has_settings_of_its_own_at_each_epsilon(main, tmp_path):
+  """As `train` settles them; a setting of the command line stays."""
+  few = ['--steps=none', '--method=gan', '--generator=compact', '--latent_dim=64', '--noevaluate']
+  main(*few, '--epsilons=1,400')
+  found = [json.loads((tmp_path / f'sweep/eps{e}/secret_key/config.json').read_bytes())['config']
+           for e in ('1', '400')]  # fmt: skip
+  assert [c['steps'] for c in found] == [500, 8000]
+  assert {(c['batch_size'], c['discriminator']) for c in found} == {(32, 'compact')}
+  main(*few, '--epsilons=1,400')
+  assert main.state.began == []
 
 
 def test_a_run_that_fails_does_not_lose_the_others(main, tmp_path):
