@@ -32,16 +32,18 @@ from dpgan_jax._validate import InputError, integer
 
 PathLike = str | os.PathLike[str]
 
-# Okabe & Ito's palette: distinct for readers with any form of colour blindness, and in print.
-_BLUE, _ORANGE, _GREEN, _INK, _FAINT = '#0072b2', '#d55e00', '#009e73', '#333333', '#d9d9d9'
+# Okabe & Ito's palette: distinct for readers with any form of colour blindness. In grey print some
+# of it is alike, so that lines differ in style too, and what is filled in lightness, with an edge.
+INK, FAINT = '#333333', '#d9d9d9'
+LINES = (('#0072b2', '-'), ('#d55e00', '--'), ('#009e73', '-.'))
+FILLS = tuple(
+  {'color': colour, 'edgecolor': INK, 'linewidth': 0.4} for colour in ('#0072b2', '#e69f00', FAINT)
+)
+_BLUE, _ORANGE = LINES[0][0], LINES[1][0]
 _PAPER, _GAP = (255, 255, 255), (128, 128, 128)
 _FONT = 'fonts/ttf/DejaVuSans.ttf'
 
-_CURVES = (
-  ('g_loss', 'G', _BLUE),
-  ('d_loss_real', 'D on real ¹', _ORANGE),
-  ('d_loss_fake', 'D on fake', _GREEN),
-)
+_CURVES = (('g_loss', 'G'), ('d_loss_real', 'D on real ¹'), ('d_loss_fake', 'D on fake'))
 
 
 def sample_grid(
@@ -116,11 +118,11 @@ def image_rows(
   canvas = Image.new('RGB', (canvas_width, top + grid_height), _PAPER)
   draw = ImageDraw.Draw(canvas)
   if title:
-    draw.text((left or font_size // 2, font_size), title, _INK, font, anchor='lm')
+    draw.text((left or font_size // 2, font_size), title, INK, font, anchor='lm')
   for i, (name, row) in enumerate(rows):
     y = top + i * (height + 1)
     if name:
-      draw.text((left - font_size // 2, y + 1 + height // 2), name, _INK, font, anchor='rm')
+      draw.text((left - font_size // 2, y + 1 + height // 2), name, INK, font, anchor='rm')
     # The grey reaches as far as there are images: a short row ends where its images end.
     draw.rectangle((left, y, left + len(row) * (width + 1), y + height + 1), _GAP)
     for j, image in enumerate(row):
@@ -206,14 +208,14 @@ def loss_curves(metrics: Sequence[Mapping[str, Any]], path: PathLike) -> pathlib
   # A line of one point is invisible; many points are noise, so their running mean is drawn over it.
   window = len(step) // 50
   marker = 'o' if len(step) <= 25 else ''
-  for name, label, colour in _CURVES:
+  for (name, label), (colour, style) in zip(_CURVES, LINES, strict=True):
     loss = column(name)
     if not np.isfinite(loss).any():
       continue
     if window > 1:
       axes.plot(step, loss, color=colour, linewidth=0.6, alpha=0.25)
       loss = _running_mean(loss, window)
-    axes.plot(step, loss, color=colour, linewidth=1.6, marker=marker, markersize=4, label=label)
+    axes.plot(step, loss, style, color=colour, lw=1.6, marker=marker, markersize=4, label=label)
   _step_axis(axes, step)
   axes.set_ylabel('loss')
   _epsilon_axis(axes, step, epsilon)
@@ -267,7 +269,7 @@ def epsilon_delta_curve(
       (at_delta, at_epsilon),
       xytext=(8, 8),
       textcoords='offset points',
-      color=_INK,
+      color=INK,
     )
   else:
     axes.text(0.5, 0.5, 'no finite ε: not private', transform=axes.transAxes, ha='center')
@@ -301,7 +303,7 @@ def one_panel(height: float = 4) -> tuple[Figure, Axes]:
 
 def quiet(axes: Axes, grid: Literal['both', 'y'] = 'both') -> None:
   """A faint grid behind what is drawn, and no frame above it and at its right."""
-  axes.grid(axis=grid, color=_FAINT, linewidth=0.6)
+  axes.grid(axis=grid, color=FAINT, linewidth=0.6)
   axes.set_axisbelow(True)
   for side in ('top', 'right'):
     axes.spines[side].set_visible(False)
@@ -340,7 +342,7 @@ def _epsilon_axis(axes: Axes, step: np.ndarray, epsilon: np.ndarray) -> None:
 def save(figure: Figure, path: PathLike, note: str = '') -> pathlib.Path:
   """Writes a figure as PNG, whole or not at all, the same bytes every time; `note` is below it."""
   if note:
-    figure.supxlabel(note, fontsize=8, color=_INK, x=0.01, ha='left')
+    figure.supxlabel(note, fontsize=8, color=INK, x=0.01, ha='left')
   with atomic_write(path, 'wb') as file:
     # The version of matplotlib would be written by default.
     figure.savefig(file, format='png', metadata={'Software': None})

@@ -53,17 +53,27 @@ figure {{ margin: 1rem 0 }}
 img {{ max-width: 100%; height: auto }}
 figcaption {{ font-size: .9rem }}
 blockquote {{ margin: 1rem 0; padding-left: 1rem; border-left: .2rem solid #767676 }}
+@page {{ margin: 15mm }}
 @media print {{
-  body {{ max-width: none; font-size: 10pt }}
-  h2 {{ break-after: avoid }}
-  figure, tr, .box {{ break-inside: avoid }}
+  body {{ max-width: none; padding: 0; font-size: 10pt }}
+  h1, h2, h3 {{ break-after: avoid }}
+  figure, tr, .box, table:not(:has(tr:nth-child(12))) {{ break-inside: avoid }}
+  /* Half a page at most: what does not fit moves on, and leaves so much empty. */
+  img {{ max-height: 110mm }}
   .scroll {{ overflow: visible }}
+  /* Nothing scrolls on paper. */
+  table {{ font-size: 8pt }}
+  th, td {{ padding-right: .4rem }}
+  thead th {{ font-size: 7pt; hyphens: auto }}
   .box {{ border: 1px solid }}
 }}
 @media (max-width: 30rem) {{
   table {{ font-size: .8rem }}
   th, td {{ padding-right: .5rem }}
   th[scope=row] {{ min-width: 7rem }}
+  /* What stands far to the right would else be as narrow as it can be, and its row as tall. */
+  td:nth-child(n+7):last-child {{ min-width: 11rem }}
+  .scroll > img {{ max-width: none; width: 36rem }}
   ul {{ padding-left: 1.2rem }}
 }}
 """ + ''.join(
@@ -71,6 +81,7 @@ blockquote {{ margin: 1rem 0; padding-left: 1rem; border-left: .2rem solid #7676
 )
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _PNG = 'data:image/png;base64,'
+_SCROLL = '<div class="scroll" role="region" tabindex="0"'
 _ESCAPABLE = '\\`|<>[]*_#'
 _INLINE = re.compile(
   rf'\\([{re.escape(_ESCAPABLE)}])|`([^`]+)`|\*\*(.+?)\*\*|(?<![\w*])\*(?!\s)([^*]+?)(?<!\s)\*(?!\w)'
@@ -120,8 +131,12 @@ def box(colour: str, markdown: str) -> str:
 def figure(picture: Picture) -> str:
   """A picture within the page."""
   source = _PNG + base64.b64encode(picture.png).decode()
+  shown = f'<img src="{source}" alt="{html.escape(picture.alt)}">'
+  width, height = (int.from_bytes(picture.png[at : at + 4], 'big') for at in (16, 20))
+  if width > 1.2 * height:  # a narrow screen scrolls it: its letters would be too small to read
+    shown = f'{_SCROLL} aria-label="Wide picture">{shown}</div>'
   caption = f'<figcaption>{_inline(picture.caption)}</figcaption>' if picture.caption else ''
-  return f'<figure><img src="{source}" alt="{html.escape(picture.alt)}">{caption}</figure>'
+  return f'<figure>{shown}{caption}</figure>'
 
 
 def body(markdown: str, pictures: Mapping[str, Picture] | None = None) -> str:
@@ -192,7 +207,7 @@ def _table(lines: Sequence[str], title: str) -> str:
   header, *rows = (_cells(line) for line in lines if not re.fullmatch(r'\|( ---? ?-*\|)+', line))
   said = _inline(title)
   made = [
-    f'<div class="scroll" role="region" tabindex="0" aria-label="{html.escape(title)}">',
+    f'{_SCROLL} aria-label="{html.escape(title)}">',
     f'<table><caption>{said}</caption>',
   ]
   if any(header):

@@ -47,6 +47,18 @@ def pixels(path: pathlib.Path) -> np.ndarray:
     return np.asarray(picture.convert('RGB'))
 
 
+# --- looks ----------------------------------------------------------------------------------------
+
+
+def test_what_is_drawn_together_can_be_told_apart_in_grey_print():
+  assert len({style for _, style in _figures.LINES}) == len(_figures.LINES)
+  greys = []
+  for fill in _figures.FILLS:
+    assert fill['edgecolor'] == _figures.INK  # the lightest is faint on white
+    greys.append(np.array(Image.new('RGB', (1, 1), fill['color']).convert('L')).item())
+  assert min(np.diff(sorted(greys))) >= 45, greys
+
+
 # --- grids ----------------------------------------------------------------------------------------
 
 

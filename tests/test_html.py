@@ -86,7 +86,34 @@ def test_headings_are_in_order_and_the_language_is_said():
   levels = [int(n) for n in re.findall(r'<h(\d)', text)]
   assert levels == [1, 2, 2]
   assert '<meta name="viewport"' in text
-  assert '@media print' in text
+
+
+def test_print_cuts_nothing_off_and_splits_no_figure():
+  (block,) = re.findall(r'@media print \{(.*?\})\s*\}', made(), re.DOTALL)
+  rules: dict[str, str] = {}
+  for selectors, said in re.findall(r'([^{}]+)\{([^{}]*)\}', re.sub(r'/\*.*?\*/', '', block)):
+    for selector in re.split(r',\s*', selectors.strip()):
+      rules[selector] = rules.get(selector, '') + said
+  for whole in ('figure', 'tr', '.box', 'table:not(:has(tr:nth-child(12)))'):
+    assert 'break-inside: avoid' in rules[whole]
+  assert 'break-after: avoid' in rules['h2']
+  assert 'overflow: visible' in rules['.scroll']  # nobody scrolls paper
+  assert 'max-width: none' in rules['body']
+  height = re.search(r'max-height: (\d+)mm', rules['img'])
+  assert height is not None
+  assert int(height[1]) < 216 - 2 * 15  # letter paper on its side; an A4 page has more
+  assert '@page { margin: 15mm }' in made()
+
+
+def test_a_wide_picture_scrolls_where_it_would_be_too_small_to_read():
+  def shown(width: int, height: int) -> str:
+    png = b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR' + width.to_bytes(4, 'big') + height.to_bytes(4, 'big')
+    return _html.figure(_html.Picture(png, 'curve', 'below'))
+
+  assert shown(900, 400).startswith('<figure><div class="scroll" role="region" tabindex="0" aria-')
+  assert '<div' not in shown(400, 400)
+  for text in (shown(900, 400), shown(400, 400)):
+    assert 'below' in _html.read(_html.page('T', [text])).text
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,9 @@ _LOOKS = (
   ('#0072b2', 'o', '-'), ('#d55e00', 's', '--'), ('#009e73', '^', '-.'), ('#cc79a7', 'D', ':'),
   ('#e69f00', 'v', '-'), ('#56b4e9', 'P', '--'), ('#333333', 'X', '-.'),
 )  # fmt: skip
-_BARS = {'samples': '#d55e00', 'real images': '#0072b2', 'static': '#999999'}
-_INK, _FAINT = '#333333', '#d9d9d9'
+_LOOK_OF: dict[str, dict] = dict(
+  zip(('real images', 'samples', 'static'), _figures.FILLS, strict=True)
+)
 PRIVATE = 'Reads private data without noise: ε does not cover this figure.'
 PUBLIC = 'The real images are public, so that scores on them may be shown; ε does not cover these.'
 
@@ -88,7 +89,7 @@ def over_epsilon(
   _draw(axes, series, place, ideal)
   axes.set_xscale('log')
   if math.inf in place and finite:
-    axes.axvline(math.sqrt(finite[-1] * end), color=_FAINT, linewidth=4, zorder=0)
+    axes.axvline(math.sqrt(finite[-1] * end), color=_figures.FAINT, linewidth=4, zorder=0)
   axes.xaxis.set_major_locator(FixedLocator([place[e] for e in epsilons]))
   axes.xaxis.set_major_formatter(
     FixedFormatter([f'{e:g}' if math.isfinite(e) else '∞: not private' for e in epsilons])
@@ -153,7 +154,7 @@ def _bars(axes: Axes, names: Sequence[str], series: Mapping[str, Sequence[float 
   width = 0.8 / len(series)
   for number, (label, values) in enumerate(series.items()):
     places = [i + (number - (len(series) - 1) / 2) * width for i in range(len(names))]
-    axes.bar(places, [v or 0.0 for v in values], width, color=_BARS[label], label=label)
+    axes.bar(places, [v or 0.0 for v in values], width, label=label, **_LOOK_OF[label])
   axes.set_xticks(range(len(names)), names)
   _figures.quiet(axes, 'y')
 
@@ -200,10 +201,11 @@ def _draw(
       axes.plot([place[x]] * len(values), values, '.', color=colour, alpha=0.5, markersize=5)
     if one.reference is not None:
       axes.axhline(one.reference, color=colour, linewidth=1, linestyle=(0, (1, 1.5)),
+                   marker=marker, markersize=4, clip_on=False,
                    label=f'{one.label}: real images')  # fmt: skip
   if ideal is not None:
     value, name = ideal
-    axes.axhline(value, color=_INK, linewidth=1, linestyle=(0, (6, 3)), label=name)
+    axes.axhline(value, color=_figures.INK, linewidth=1, linestyle=(0, (6, 3)), label=name)
 
 
 def _end(figure: Figure, title: str, path: PathLike, note: str) -> pathlib.Path:

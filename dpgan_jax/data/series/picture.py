@@ -17,7 +17,6 @@ from dpgan_jax.data.tables import picture
 
 PathLike = str | os.PathLike[str]
 MOST_PANELS, _EXAMPLES = 12, 2
-_COLOURS = ('#0072b2', '#d55e00', '#009e73')
 
 
 def courses(
@@ -47,7 +46,7 @@ def courses(
     above, below = panels[2 * (c // across) :, c % across][:2]
     for i, (name, records) in enumerate(sets.items()):
       values = schema.split(records)[1][:, :, c]
-      _panel(above, below, schema, values, _COLOURS[i], name)
+      _panel(above, below, schema, values, name, *_figures.LINES[i])
     channel = schema.channels[c]
     unit = f', {channel.unit}' if channel.unit else ''
     above.set_title(picture.short(f'{channel.name}{unit}', 34), fontsize=8)
@@ -65,16 +64,19 @@ def courses(
 
 
 def _panel(
-  above: Axes, below: Axes, schema: SeriesSchema, values: np.ndarray, colour: str, name: str
+  above: Axes, below: Axes, schema: SeriesSchema, values: np.ndarray, name: str, colour: str,
+  style: str,
 ) -> None:
   times = schema.grid.times
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # of steps at which nobody was measured
     low, middle, high = np.nanquantile(values, (0.1, 0.5, 0.9), axis=0)
   above.fill_between(times, low, high, color=colour, alpha=0.18, linewidth=0)
-  above.plot(times, middle, color=colour, label=name)
+  for edge in (low, high):
+    above.plot(times, edge, style, color=colour, linewidth=0.8)
+  above.plot(times, middle, style, color=colour, label=name)
   fullest = np.argsort(np.isnan(values).sum(axis=1), kind='stable')
   for row in fullest[len(values) // 4 :][:_EXAMPLES]:
     known = ~np.isnan(values[row])
-    above.plot(times[known], values[row, known], color=colour, linewidth=0.5, marker='.', ms=2)
-  below.plot(times, (~np.isnan(values)).mean(axis=0), color=colour)
+    above.plot(times[known], values[row, known], style, color=colour, lw=0.5, marker='.', ms=2)
+  below.plot(times, (~np.isnan(values)).mean(axis=0), style, color=colour)

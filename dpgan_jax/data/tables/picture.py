@@ -20,8 +20,6 @@ Rows = tuple[np.ndarray, np.ndarray | None]
 
 PathLike = str | os.PathLike[str]
 MOST_PANELS, _MOST_BARS, _BINS = 24, 24, 16
-# Okabe and Ito's, as in all pictures of this package.
-_COLOURS, _INK = ('#0072b2', '#d55e00', '#009e73'), '#333333'
 
 
 def one_way(
@@ -84,10 +82,10 @@ def _panel(axes: Axes, cells: Cells, shares: Mapping[str, np.ndarray]) -> None:
   places, width = np.arange(len(order)), 0.8 / len(shares)
   for i, (name, values) in enumerate(shares.items()):
     offset = (i - (len(shares) - 1) / 2) * width
-    axes.bar(places + offset, values[order], width, color=_COLOURS[i], label=name)
+    axes.bar(places + offset, values[order], width, label=name, **_figures.FILLS[i])
   labels = [short(cells.names[k], 14) for k in order]
   every = -(-len(order) // 12)
   axes.set_xticks(places[::every], labels[::every], rotation=90, fontsize=6)
   axes.tick_params(axis='y', labelsize=7)
-  axes.set_title(title, fontsize=8, color=_INK, parse_math=False)
+  axes.set_title(title, fontsize=8, color=_figures.INK, parse_math=False)
   _figures.quiet(axes, 'y')

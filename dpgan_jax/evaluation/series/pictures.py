@@ -51,12 +51,13 @@ def autocorrelation(real: TableDataset, made: TableDataset, path: PathLike) -> p
   panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
   for axes in panels[len(shown) :]:
     axes.set_axis_off()
-  for name, data, colour in (
-    ('held-out real series', real, '#0072b2'), ('synthetic series', made, '#d55e00'),
-  ):  # fmt: skip
+  for name, data, (colour, style) in (
+    ('held-out real series', real, _figures.LINES[0]),
+    ('synthetic series', made, _figures.LINES[1]),
+  ):
     found = correlations(schema, data.records)
     for c, channel in enumerate(shown):
-      panels[c].plot(np.arange(1, len(found) + 1), found[:, c], color=colour, label=name)
+      panels[c].plot(range(1, len(found) + 1), found[:, c], style, color=colour, label=name)
       panels[c].set_title(picture.short(channel.name, 30), fontsize=8)
       panels[c].tick_params(labelsize=6)
   figure.legend(
