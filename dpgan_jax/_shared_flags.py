@@ -71,14 +71,30 @@ class DeviceOptions:
   devices: str | None = _device(
     None, "A number, or 'all'; default: one, or all of several processes.", common=True
   )
+  data_on: str = _device(
+    'device', 'Where the records are that steps are taken on: host is for those that do not fit.',
+    choices=('device', 'host'),
+  )
+
+  __post_init__ = _settings.check
+
+  def count_devices(self) -> int:
+    """How many devices compute.
+
+    Raises:
+      InputError: fewer are there.
+    """
+    return _devices.count_of(self.devices)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessOptions(DeviceOptions):
+  """The same, of several processes."""
+
   coordinator: str | None = _device(
     None, "Of several processes: host:port of the first; 'auto' on Slurm and Cloud TPU."
   )
   num_processes: int | None = _device(None, 'Beside coordinator: how many.', minimum=1)
-  data_on: str = _device(
-    'device', 'Where the records of a GAN are: host is for those that do not fit a device.',
-    choices=('device', 'host'),
-  )
   process_id: int | None = _device(
     None, 'Beside coordinator: which of them this is, from 0.', minimum=0
   )
@@ -92,7 +108,7 @@ class DeviceOptions:
       InputError: fewer are there, or the processes do not find each other.
     """
     _devices.start(self.coordinator, self.num_processes, self.process_id)
-    return _devices.count_of(self.devices)
+    return self.count_devices()
 
 
 def show(dataset: Dataset) -> None:

@@ -91,7 +91,8 @@ class DPGAN:
       progress: show a progress bar.
       devices: how many compute; a run may go on with another number.
       data_on: where a GAN's records are: 'device', or 'host' if they do not fit there. Images may
-        be on the disk, np.load(FILE, mmap_mode='r'). A run may go on the other way.
+        be on the disk, np.load(FILE, mmap_mode='r'). A run may go on the other way. Moments read
+        records on the host always.
 
     Returns:
       Itself.

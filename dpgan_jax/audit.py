@@ -76,6 +76,10 @@ class Options(_shared_flags.DataOptions):
   dimension: int = _gradient(
     32, 'Entries of the gradient, an even number.', minimum=gradient.LEAST_DIMENSION
   )
+  data_on: str = _one_run(
+    'device', 'Where the records are: all on the device, since the adversary looks at any of them.',
+    choices=('device',),
+  )
   canaries: int = _one_run(
     1000, 'Records planted, each in the data set with probability 1/2.', minimum=1, common=True
   )

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 import safetensors.flax
 
-from dpgan_jax import _cli, _files, _settings, _shared_flags, _validate
+from dpgan_jax import _cli, _devices, _files, _settings, _shared_flags, _validate
 from dpgan_jax.budget import cross_check
 from dpgan_jax.data import datasets, naming, sources
 from dpgan_jax.data.spec import Spec
@@ -34,7 +34,7 @@ from dpgan_jax.models.classifier_inputs import prepare
 from dpgan_jax.networks import layers
 from dpgan_jax.privacy import accounting
 from dpgan_jax.run.loop import Run
-from dpgan_jax.run.stages import ClassifierStage
+from dpgan_jax.run.stages import ClassifierStage, DataOn
 
 RESULT, WEIGHTS = 'classify.json', 'classifier.safetensors'
 _FORMAT = 'dpgan_jax classifier 1'
@@ -106,6 +106,8 @@ def run(
   run_dir: str | os.PathLike[str],
   *,
   progress: bool = True,
+  devices: int = 1,
+  data_on: DataOn = 'device',
 ) -> dict[str, Any]:
   """Trains in a run directory, or continues there; returns what `classify.json` then holds.
 
@@ -114,6 +116,8 @@ def run(
     split: the data.
     run_dir: directory of the run; made where missing.
     progress: show a progress bar on stderr.
+    devices: how many compute; a run may go on with another number.
+    data_on: where the prepared inputs are; the same run either way.
 
   Raises:
     InputError: the directory belongs to another run (naming what differs), is in use, or is
@@ -126,9 +130,10 @@ def run(
     make=lambda: Classifier.create(config, split.train.spec),
     read=lambda saved, where: classifier_of(saved, where, split.train.spec),
     progress=progress,
+    devices=devices,
   )
   with opened as (classifier, run):
-    stage = ClassifierStage(classifier, split.train, inputs=split.inputs)
+    stage = ClassifierStage(classifier, split.train, inputs=split.inputs, data_on=data_on)
     state = run.carry_out(stage)
     save_weights(run.directory.path / WEIGHTS, classifier, state)
     result = _result(classifier, state, split)
@@ -210,7 +215,7 @@ def record(path: pathlib.Path, results: list[dict[str, Any]]) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(_shared_flags.DataOptions):
+class Options(_shared_flags.DataOptions, _shared_flags.ProcessOptions):
   """Flags of this command beside the settings of a classifier."""
 
   run_dir: str | None = _settings.field(
@@ -232,6 +237,9 @@ def define_flags() -> None:
 def main() -> None:
   config = _cli.config_from_flags(ClassifierConfig)
   options = _cli.config_from_flags(Options)
+  devices = options.start_devices()
+  where: Any = options.data_on
+  say = print if _devices.is_owner() else lambda _: None
   if not options.run_dir:
     raise _validate.InputError('expected --run_dir=DIRECTORY, where weights and accuracy go')
   runs = {pathlib.Path(options.run_dir): config}
@@ -243,16 +251,16 @@ def main() -> None:
       for n in range(options.seeds)
     }
   split = load(config, options.data_dir, options.labels_csv)
-  print(f'{config.dataset}: {len(split.train)} images, inputs {split.inputs.shape[1:]}')
+  say(f'{config.dataset}: {len(split.train)} images, inputs {split.inputs.shape[1:]}')
   results = []
   for path, each in runs.items():
-    results.append(run(each, split, path))
+    results.append(run(each, split, path, devices=devices, data_on=where))
     r = results[-1]
-    print(
+    say(
       f'{path}: accuracy {r["accuracy"]:.2f} % on {r["accuracy_computed_on"]}; '
       f'epsilon {r["epsilon"]} at delta {r["delta"]:g}; seed {r["seed"].split(":")[0]}'
     )
-  if options.results:
+  if options.results and _devices.is_owner():
     record(pathlib.Path(options.results), results)
 
 

@@ -30,7 +30,7 @@ _sweep = functools.partial(_settings.field, group='sweep', common=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(_shared_flags.DataOptions):
+class Options(_shared_flags.DataOptions, _shared_flags.DeviceOptions):
   """Flags of this command beside the settings of its runs."""
 
   epsilons: str | None = _sweep(None, 'Privacy budgets of the runs: 0.5,1,2,inf.')
@@ -60,6 +60,7 @@ def define_flags() -> None:
 
 def main() -> None:
   options = _cli.config_from_flags(Options)
+  devices = options.count_devices()
   names = [field.name for field in dataclasses.fields(TrainConfig)]
   settings: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
   epsilons = sweeping.parse_epsilons(options.epsilons)
@@ -90,7 +91,9 @@ def main() -> None:
   ]
   sweep = sweeping.open_sweep(options.sweep_dir, as_validated.to_dict(), dataset)
   with sweep.lock():
-    failures = sweeping.make_runs(runs, sweep.path, dataset, test, amount)
+    failures = sweeping.make_runs(
+      runs, sweep.path, dataset, test, amount, devices=devices, data_on=options.data_on
+    )
     print('table and figures', file=sys.stderr, flush=True)
     table = sweep_table.read(sweep.path, failures)
     for line in sweep_figures.write(table, sweep.path):

@@ -44,7 +44,7 @@ from dpgan_jax.run.stages import make_chunk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(_shared_flags.DataOptions, _shared_flags.DeviceOptions):
+class Options(_shared_flags.DataOptions, _shared_flags.ProcessOptions):
   """Flags of this command beside the settings of a run."""
 
   run_dir: str | None = _settings.field(

@@ -72,8 +72,8 @@ def train(
     run_dir: directory of the run; made where missing.
     progress: show a progress bar on stderr.
     devices: how many compute; a run may go on with another number.
-    data_on: where a GAN's records are while it is trained: 'device', or 'host' where they do not
-      fit there; the same run either way.
+    data_on: where the records of a GAN, and of what labels its samples, are: 'device', or 'host'
+      where they do not fit there; the same run either way. Moments read them on the host always.
 
   Returns:
     The trained generator. The directory then holds samples, figures, metrics, ledger, checkpoints.

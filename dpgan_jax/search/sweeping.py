@@ -209,14 +209,14 @@ def trained(
 
 
 def train(
-  planned: Planned, run: pathlib.Path, dataset: Dataset
+  planned: Planned, run: pathlib.Path, dataset: Dataset, *, devices: int, data_on: str
 ) -> Synthesizer:
   """Trains a run, or continues it, and keeps report and generator.
 
   Raises:
     InputError: as `trainer.train`.
   """
-  result = trainer.train(planned.config, dataset, run)
+  result = trainer.train(planned.config, dataset, run, devices=devices, data_on=data_on)
   print(run_statement.write(result.run).summary())
   # Last: its presence says that all the rest is there.
   generator_file.save(result.model, run / sweep_table.GENERATOR)
@@ -295,8 +295,19 @@ def make_runs(
   dataset: Dataset,
   test: Dataset | None,
   amount: scoring.Amount,
+  *,
+  devices: int = 1,
+  data_on: str = 'device',
 ) -> dict[str, str]:
   """Makes the runs one after the other; one that fails does not keep the others from being made.
+
+  Args:
+    runs: as planned.
+    folder: of the sweep.
+    dataset: the private records.
+    test: what runs are scored on; None: they are not.
+    amount: of scoring.
+    devices, data_on: as of `trainer.train`; no part of what a run is.
 
   Returns:
     Why a run failed, by its name.
@@ -317,7 +328,7 @@ def make_runs(
       model = trained(planned, run, dataset)
       worked = model is None
       if model is None:
-        model = train(planned, run, dataset)
+        model = train(planned, run, dataset, devices=devices, data_on=data_on)
       if test is not None:
         worked |= score(model, run, dataset, test, amount, folder / scoring.KEPT)
     except _validate.InputError as error:

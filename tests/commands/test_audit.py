@@ -104,6 +104,7 @@ def test_samples_from_a_file(main, tmp_path):
     (('--mode=gradient',), 'two of target_epsilon, noise_multiplier and steps'),
     (('--mode=gradient', '--num_examples=20', '--target_epsilon=2'), 'got those of moments'),
     (('--mode=one_run', '--target_epsilon=2'), 'got those of moments'),
+    (('--mode=one_run', '--data_on=host'), "expected data_on to be one of device; got 'host'"),
     (GRADIENT[:1] + GRADIENT[2:], 'expected --num_examples=N'),
     ((*GRADIENT, '--trials=3'), 'trials >= 400, got 3'),
     ((*GRADIENT, '--confidence=95'), 'confidence in (0, 1), got 95'),

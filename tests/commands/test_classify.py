@@ -11,6 +11,7 @@ import shutil
 import typing
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -146,6 +147,27 @@ def test_killed_after_a_charge_and_resumed_it_ends_in_the_same_bits(
   assert charges_of(path) == charges_of(finished)
 
 
+def test_inputs_on_the_host_give_the_same_bits(finished, split, tmp_path):
+  classify.run(CONFIG, split, tmp_path / 'run', progress=False, data_on='host')
+  assert_same_end(finished, tmp_path / 'run')
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason='needs 2 devices')
+def test_two_devices_take_the_same_batches(finished, split, tmp_path):
+  classify.run(CONFIG, split, tmp_path / 'run', progress=False, devices=2)
+  one, two = (
+    [json.loads(line) for line in (path / 'metrics.jsonl').read_text().splitlines()]
+    for path in (finished, tmp_path / 'run')
+  )
+  for name in ('step', 'epsilon', 'realised_batch'):
+    assert [line[name] for line in one] == [line[name] for line in two]
+  weights = (safetensors.numpy.load_file(path / classify.WEIGHTS) for path in
+             (finished, tmp_path / 'run'))  # fmt: skip
+  a, b = weights
+  np.testing.assert_array_equal(a['centre'], b['centre'])
+  np.testing.assert_allclose(a['params/Dense_0/kernel'], b['params/Dense_0/kernel'], 0, 1e-2)
+
+
 def test_running_again_changes_nothing(finished, copy, split):
   classify.run(CONFIG, split, copy, progress=False)
   assert_same_end(finished, copy)
@@ -267,6 +289,7 @@ def test_the_command_trains_on_embedded_digits(command, tmp_path):
   end = command(
     *flags,
     '--features=pixels',
+    '--data_on=host',
     '--seeds=1',
     f'--run_dir={tmp_path / "run"}',
     f'--results={results}',

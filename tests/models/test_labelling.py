@@ -274,10 +274,11 @@ def test_the_bundle_is_verified_with_all_stages_and_says_what_was_done_to_sample
 
 
 def test_interrupted_in_both_stages_it_ends_the_same(finished, digits, tmp_path):
+  """Wherever the records of labeller and GAN are in between."""
   path = tmp_path / 'run'
-  for stage, step in (('classifier', 70), ('dp_sgd', 8)):
+  for stage, step, where in (('classifier', 70, 'device'), ('dp_sgd', 8, 'host')):
     with interruptions.interrupted(stage, step):
-      trainer.train(CONFIG, digits, path, progress=False)
+      trainer.train(CONFIG, digits, path, progress=False, data_on=where)
   trainer.train(CONFIG, digits, path, progress=False)
   (texts, x, y), (whole, x_whole, y_whole) = files(path), files(finished)
   assert texts[:2] == whole[:2]

@@ -252,7 +252,7 @@ def test_interrupted_twice_in_its_stage_it_ends_the_same(finished, digits, tmp_p
   """Before any of its checkpoints but the first, which holds what it was taught; and later on."""
   path = tmp_path / 'run'
   with interruptions.interrupted('label_cnn', 10):
-    trainer.train(CONFIG, digits, path, progress=False)
+    trainer.train(CONFIG, digits, path, progress=False, data_on='host')
   unfinished = run_statement.build(RunDir(path))
   assert not unfinished.finished
   assert 'what names its samples' in unfinished.progress()
@@ -268,7 +268,7 @@ def test_interrupted_twice_in_its_stage_it_ends_the_same(finished, digits, tmp_p
   with pytest.MonkeyPatch.context() as patch:  # what it has been taught is not taught again
     patch.setattr(fitting, 'fit', lambda *_, **__: pytest.fail('taught twice'))
     with interruptions.interrupted('label_cnn', 120):
-      trainer.train(CONFIG, digits, path, progress=False)
+      trainer.train(CONFIG, digits, path, progress=False, data_on='host')
     trainer.train(CONFIG, digits, path, progress=False)
   names = ('metrics.jsonl', 'label_cnn/metrics.jsonl')
   assert [(path / n).read_bytes() for n in names] == [(finished / n).read_bytes() for n in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -102,6 +103,12 @@ def test_two_runs_release_other_noise_and_a_seed_the_same(data, tmp_path):
   }
   assert not _same(runs['a'], runs['b'])
   assert _same(runs['c'], runs['d'])
+  # Records in a mapped file: moments read them on the host always.
+  np.save(tmp_path / 'x.npy', data.images)
+  mapped = dataclasses.replace(data, images=np.load(tmp_path / 'x.npy', mmap_mode='r'))
+  for where in ('device', 'host'):
+    of_file = trainer.train(seeded, mapped, tmp_path / where, progress=False, data_on=where)
+    assert _same(of_file.model, runs['c'])
 
 
 def test_other_settings_are_not_continued(data, tmp_path):

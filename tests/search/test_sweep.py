@@ -168,7 +168,8 @@ def main(monkeypatch, tmp_path, own_flags):
       noise_multiplier=sigma, steps=config.steps or 1, delta=config.delta,
     ))  # fmt: skip
 
-  def train(config: TrainConfig, dataset: datasets.ImageDataset, run_dir: pathlib.Path):
+  def train(config: TrainConfig, dataset: datasets.ImageDataset, run_dir: pathlib.Path, **how):
+    state.how = how
     began.append(f'train {run_dir.parent.name}/{run_dir.name}')
     opened = Run.open(
       run_dir, config.to_dict(), dataset, make=lambda: plan.make(config, dataset.spec),
@@ -276,8 +277,10 @@ def test_a_sweep_makes_each_run_once(main, tmp_path, capsys):
   main('--epsilons=1,inf', '--seeds=2', '--eval_seed=1')  # another evaluation of the same runs
   assert main.state.began == ['evaluate'] * 4
 
-  main('--epsilons=2', '--noevaluate')  # more of the same sweep, of a secret key
+  # More of the same sweep, of a secret key, on other devices.
+  main('--epsilons=2', '--noevaluate', '--devices=2', '--data_on=host')
   assert main.state.began == ['train eps2/secret_key']
+  assert main.state.how == {'devices': 2, 'data_on': 'host'}
   record = table(folder)
   assert [r['run'] for r in record['runs']][2] == 'eps2/secret_key'
   assert record['spent_together']['private_runs'] == 3
