@@ -22,6 +22,7 @@ from dpgan_jax import _dtypes
 from dpgan_jax.auditing import gradient
 from dpgan_jax.budget import budget
 from dpgan_jax.budget.ledger import Ledger
+from dpgan_jax.data import sources
 from dpgan_jax.data.tables import persons
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files.open import OpenTable
@@ -42,7 +43,7 @@ from dpgan_jax.privacy import (
   step_noise,
   transforms,
 )
-from dpgan_jax.privacy.ghost import ghost
+from dpgan_jax.privacy.ghost import convolutions, forms, ghost
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.privacy.releases import marginals, selection
 from dpgan_jax.publishing import run_statement, statement, statement_text
@@ -51,6 +52,7 @@ from dpgan_jax.search import sweep_table
 from experiments.trust import (
   device_checks,
   faults,
+  found_checks,
   gan_checks,
   leaks,
   mechanism_checks,
@@ -98,7 +100,7 @@ _M, _G = mechanism_checks, gan_checks
 _T, _R, _S = taint_checks, release_checks, stream_checks
 _P, _C, _D, _Q = moments_checks, table_checks, device_checks, series_checks
 _W, _O = wrapper_checks, outside_checks
-_F = schema_checks
+_F, _N = schema_checks, found_checks
 
 
 def _audited(**faulty: Callable[[], Any]) -> tuple[Swap, ...]:
@@ -514,6 +516,44 @@ _STRANGERS = (
         _R.keys_are_on_the_disk_before_the_first_charge, 'exactness'),
 )  # fmt: skip
 
+# What others found in the package, and would be found again.
+_FOUND = (
+  Fault('rounding_not_in_the_norms', 2, 'norms by products of rows without a bound on rounding',
+        swap(forms, '_gram_squares', to(faults.gram_as_computed)),
+        _N.rounding_lets_no_example_exceed_the_clip_norm, 'exactness'),
+  Fault('cropped_convolution', 7, 'convolutions that crop and pad are left to XLA',
+        swap(convolutions, 'without_negative_padding', to(lambda program: program)),
+        _N.a_masked_example_is_read_by_no_other, 'exactness'),
+  Fault('complex_taken_for_real', 9, 'a complex number is taken for one real number',
+        swap(_dtypes, '_RIGHT', lambda right: right | {'complex64'}),
+        _N.complex_numbers_are_refused, 'exactness'),
+  Fault('accumulated_around_the_noise', 8, 'updates of four batches with their noise (MultiSteps)',
+        swap(_W, 'held', to(_W.accumulated)), _W.optimizers_see_noisy_sums_alone, 'refusal'),
+  Fault('pairs_by_place', 13, 'a record is paired with a fake by its place in the batch',
+        swap(losses, 'partners', lambda f: lambda key, examples, fakes: f(
+          key, jnp.arange(len(examples)), fakes)),
+        _N.pairs_follow_from_the_example_alone, 'exactness'),
+  Fault('holdout_by_permutation', 15, 'who is held out follows a permutation of N',
+        swap(sources, 'chosen', to(lambda records, share: np.random.default_rng(0).permutation(
+          len(records)) < share * len(records))),
+        _N.sides_follow_from_the_record_alone, 'exactness'),
+  Fault('seed_without_the_data', 8, 'noise of a seed is that of all data and mechanisms',
+        swap(secrets.Secret, 'of_seed', lambda f: classmethod(
+          lambda cls, seed, *bound_to: f.__func__(cls, seed))),
+        _N.runs_of_one_seed_share_no_noise, 'exactness'),
+  Fault('keys_drawn_by_each_copy', 22, 'a stage draws its key when it begins',
+        swap(secrets.Secret, 'key', to(lambda self, purpose: jax.random.key(
+          int.from_bytes(os.urandom(4), 'little')))),
+        _N.copies_of_a_run_are_one_release, 'exactness'),
+  Fault('checkpoint_of_another_run', 24, "another run's weights under this run's ledger",
+        swap(checkpoint.Checkpoints, '__init__', lambda f: lambda self, directory, **named: f(
+          self, directory, **{**named, 'identity': None})),
+        _N.checkpoints_are_those_of_the_run, 'exactness'),
+  Fault('generator_of_the_process', 8, 'keys are of the generator that the process is set to',
+        swap(secrets.Secret, 'key', to(lambda self, purpose: jax.random.key(0))),
+        _N.keys_are_of_one_generator, 'exactness'),
+)  # fmt: skip
+
 _OUTSIDE = (
   *(Fault(f'plugin_{name}', 7, f'{what} in a discriminator from outside',
           swap(_O.PLUGIN, 'network of a plugin', to(middle)),
@@ -555,5 +595,5 @@ _LEAKS = tuple(
 )  # fmt: skip
 
 FAULTS: tuple[Fault, ...] = (
-  *_MECHANISM, *_GAN, *_REPORT, *_LEDGER, *_STRANGERS, *_OUTSIDE, *_LEAKS,
+  *_MECHANISM, *_GAN, *_REPORT, *_LEDGER, *_STRANGERS, *_FOUND, *_OUTSIDE, *_LEAKS,
 )  # fmt: skip

@@ -104,6 +104,12 @@ def same_noise_every_step(update: Any, updates: Any, state: Any, *rest: Any, **n
   return found, state._replace(count=state.count + 1)
 
 
+def gram_as_computed(a: jax.Array, d: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """⟨AAᵀ, DDᵀ⟩ of each example as float32 has it, and none that is formed after all."""
+  products = jnp.einsum('ngtk,ngsk->ngts', a, a) * jnp.einsum('ngtc,ngsc->ngts', d, d)
+  return jnp.maximum(products.sum((1, 2, 3)), 0), jnp.zeros(len(a), bool)
+
+
 def one_draw_for_all_leaves(key: jax.Array, tree: Any, c: float, sigma: float) -> Any:
   return jax.tree.map(lambda x: x + c * sigma * jax.random.normal(key, x.shape), tree)
 

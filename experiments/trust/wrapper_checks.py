@@ -27,6 +27,11 @@ def mechanized(noise: Any) -> Any:
   return optax.contrib.mechanize(optax.chain(noise, optax.sgd(1.0)))
 
 
+def accumulated(noise: Any) -> Any:
+  """One draw for four batches, or four for one."""
+  return optax.MultiSteps(optax.chain(noise, optax.sgd(1.0)), 4)
+
+
 def around(optimizer: Any) -> dict[str, Any]:
   """What a step hands to the optimizer beside the sum."""
   del optimizer

@@ -76,7 +76,9 @@ def of_one(tmp_path_factory):
   return path, train(path, 1)[0]
 
 
-@pytest.mark.parametrize('devices', [pytest.param(2, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize(
+  'devices', [*(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4)), 8]
+)
 def test_a_run_on_many_is_that_on_one(of_one, devices, tmp_path):
   state, charged = train(tmp_path / 'many', devices)
   assert charged == STEPS
