@@ -93,13 +93,13 @@ def sides_follow_from_the_record_alone() -> None:
     raise Violation(f'{moved} of {len(without)} records change sides with another record')
 
 
-def _key(folder: str, seed: int | None, fingerprint: str, steps: int = 20) -> bytes:
+def _key(folder: str, seed: int | None, fingerprint: str, steps: int) -> bytes:
   """Of the GAN of a run in a folder."""
   mechanism = dataclasses.replace(mechanism_checks.MECHANISM, steps=steps)
   records: Any = types.SimpleNamespace(
     spec=mechanism_checks.SPEC, fingerprint=lambda: fingerprint
   )
-  planned = types.SimpleNamespace(
+  planned: Any = types.SimpleNamespace(
     budget=budget.Budget(mechanism), to_record=lambda: {'config': {'seed': seed}}
   )
   opened = loop.Run.open(
@@ -112,8 +112,10 @@ def _key(folder: str, seed: int | None, fingerprint: str, steps: int = 20) -> by
 def runs_of_one_seed_share_no_noise() -> None:
   """Of other data, or another mechanism: their noise would cancel."""
   with tempfile.TemporaryDirectory() as folder:
-    places = (f'{folder}/{name}' for name in 'abc')
-    keys = [_key(next(places), 1, *about) for about in (('f00d',), ('beef',), ('f00d', 30))]
+    keys = [
+      _key(f'{folder}/{data}{steps}', 1, data, steps)
+      for data, steps in (('f00d', 20), ('beef', 20), ('f00d', 30))
+    ]
   if len(set(keys)) < 3:
     raise Violation('two runs of one seed on other data, or of another mechanism, have one key')
 
@@ -121,8 +123,8 @@ def runs_of_one_seed_share_no_noise() -> None:
 def copies_of_a_run_are_one_release() -> None:
   """A stage that has not begun begins with the same key in every copy."""
   with tempfile.TemporaryDirectory() as folder:
-    first = _key(f'{folder}/run', None, 'f00d')
-    again = _key(f'{folder}/run', None, 'f00d')
+    first = _key(f'{folder}/run', None, 'f00d', 20)
+    again = _key(f'{folder}/run', None, 'f00d', 20)
   if first != again:
     raise Violation('a run that goes on begins its stages with other keys')
 
