@@ -451,6 +451,17 @@ def test_lost_checkpoints_are_refused(copy, digits):
     trainer.train(CONFIG, digits, copy, progress=False)
 
 
+def test_metrics_know_of_steps_that_a_cut_ledger_forgot(copy, digits):
+  """Though no checkpoint is left that says so."""
+  shutil.rmtree(copy / 'checkpoints')
+  ledger = copy / 'ledger.jsonl'
+  ledger.write_bytes(ledger.read_bytes().splitlines(keepends=True)[0])
+  for look in (lambda: trainer.train(CONFIG, digits, copy, progress=False),
+               lambda: run_statement.build(RunDir.open(copy, create=False))):  # fmt: skip
+    with pytest.raises(_validate.InputError, match='lost entries'):
+      look()
+
+
 def test_a_checkpoint_of_another_run_is_refused(copy, watched, digits):
   """What it has spent is in another ledger."""
   shutil.rmtree(copy / 'checkpoints' / '12')
