@@ -3,10 +3,11 @@ r"""How many chips a private step would be worth: a model of its time, from what
     ./run.sh python -m experiments.benchmarks.scaling     # experiments/results/DEVICES.md
 
 On a chip a program takes e⁻¹·(operations ÷ peak) + bytes ÷ bandwidth, and the noise so much for
-each coordinate. On a CPU, e, the bandwidth and the noise are fitted to two measured programs of
+each coordinate. On a CPU, e, the bandwidth and the noise are fitted to three measured programs of
 `profile.json`, and all others are foretold: the page says how far off. For TPU chips the vendor's
 figures take their place, and what passes between chips is added: the clipped sums, once each way
-(`tpu.json` counted these bytes in compiled programs). No TPU was used, and nothing of it timed.
+(`tpu.json` counted these bytes in compiled programs, and operations and bytes of an example in that
+of one chip's share). No TPU was used, and nothing of it timed.
 """
 
 from __future__ import annotations
@@ -47,8 +48,18 @@ class Chip:
 # links. Assumed here: six tenths of the first are reached, 6e12 elementwise operations (1,024 lanes
 # of four units at 1.5 GHz), a microsecond a hop.
 V5E = Chip(0.6 * 197e12, 819e9, 6e12, 200e9, 1e-6)
-# Of a coordinate's noise: three blocks of threefry, about 110 each, and their transformation.
-NOISE_OPERATIONS = 400
+
+
+def _of_net(profile: dict[str, Any]) -> dict[str, Any]:
+  (found,) = (p for p in profile['profiles'] if p['net'] == NET)
+  return found
+
+
+def noise_operations(profile: dict[str, Any]) -> float:
+  """Of one coordinate's noise, as XLA counts them: what the step has more than the sum."""
+  programs = _of_net(profile)['programs']
+  more = programs['step']['flops'] - programs['sum']['flops']
+  return more / nets.count_parameters(nets.NETS[NET])
 
 
 def median(program: dict[str, Any]) -> float:
@@ -63,13 +74,13 @@ def fitted(profile: dict[str, Any]) -> Chip:
   a_flop = (one * d - two * b) / (a * d - c * b)
   a_byte = (two * a - one * c) / (a * d - c * b)
   noise = median(programs[NET]['step']) - median(programs[NET]['sum'])
-  each = nets.count_parameters(nets.NETS[NET]) * NOISE_OPERATIONS / noise
+  each = nets.count_parameters(nets.NETS[NET]) * noise_operations(profile) / noise
   return Chip(1 / a_flop, 1 / a_byte, each)
 
 
 def foretold(profile: dict[str, Any], chip: Chip) -> list[dict[str, Any]]:
   """Seconds of every program of the profile, measured and by the model."""
-  rows = []
+  rows, of_noise = [], noise_operations(profile) / chip.elementwise
   for found in profile['profiles']:
     parameters = nets.count_parameters(nets.NETS[found['net']])
     for name in ('losses', 'ordinary', 'sum', 'step'):
@@ -77,7 +88,7 @@ def foretold(profile: dict[str, Any], chip: Chip) -> list[dict[str, Any]]:
       # Of the noise, operations and bytes stand in what a coordinate takes.
       counted = found['programs']['sum'] if name == 'step' else program
       seconds = chip.work(counted['flops'], counted['bytes'])
-      seconds += parameters * NOISE_OPERATIONS / chip.elementwise if name == 'step' else 0
+      seconds += parameters * of_noise if name == 'step' else 0
       is_fitted = (found['net'], name) in FITTED or (found['net'], name) == (NET, 'step')
       rows.append({
         'net': found['net'], 'batch': found['batch'], 'program': name, 'fitted': is_fitted,
@@ -87,7 +98,13 @@ def foretold(profile: dict[str, Any], chip: Chip) -> list[dict[str, Any]]:
 
 
 def step_seconds(
-  chips: int, chip: Chip, example: tuple[float, float], parameters: int, *, sharded_noise: bool
+  chips: int,
+  chip: Chip,
+  example: tuple[float, float],
+  parameters: int,
+  noise: float,
+  *,
+  sharded_noise: bool,
 ) -> dict[str, float]:
   """A step of `BATCH` examples on so many chips, part by part.
 
@@ -96,6 +113,7 @@ def step_seconds(
     chip: one of them.
     example: operations and bytes of an example's share of the clipped sum.
     parameters: of the discriminator.
+    noise: operations of a coordinate's.
     sharded_noise: every chip draws the noise of its share of the coordinates, adds it between the
       two halves of an all-reduce, and the optimizer's step with it; else every chip draws all.
   """
@@ -103,7 +121,7 @@ def step_seconds(
   side = chips**0.5
   return {
     'examples': chip.work(*(x * BATCH / chips for x in example)),
-    'noise': parameters * NOISE_OPERATIONS / chip.elementwise / parts,
+    'noise': parameters * noise / chip.elementwise / parts,
     # Adam reads and writes parameters and two moments, and reads the sum.
     'optimizer': 7 * 4 * parameters / chip.bandwidth / parts,
     'between chips': 2 * 4 * parameters * (chips - 1) / chips / chip.link
@@ -111,40 +129,50 @@ def step_seconds(
   }
 
 
-def curve(example: tuple[float, float], parameters: int, sharded_noise: bool) -> list[Any]:
+def curve(example: tuple[float, float], noise: float, sharded_noise: bool) -> list[Any]:
   """Seconds, and efficiency beside one chip, by number of chips."""
-  rows = []
+  rows, parameters = [], nets.count_parameters(nets.NETS[NET])
   for chips in CHIPS:
-    found = step_seconds(chips, V5E, example, parameters, sharded_noise=sharded_noise)
+    found = step_seconds(chips, V5E, example, parameters, noise, sharded_noise=sharded_noise)
     rows.append({'chips': chips, 'parts': found, 'seconds': sum(found.values())})
   return [{**r, 'efficiency': rows[0]['seconds'] / r['chips'] / r['seconds']} for r in rows]
 
 
-def curves(profile: dict[str, Any]) -> dict[str, list[Any]]:
-  """By how much of its bytes an example moves to memory, and where the noise is drawn."""
-  (found,) = (p for p in profile['profiles'] if p['net'] == NET)
-  counted = found['programs']['sum']
-  flops, moved = counted['flops'] / found['batch'], counted['bytes'] / found['batch']
-  parameters = nets.count_parameters(nets.NETS[NET])
+def curves(profile: dict[str, Any], tpu: dict[str, Any]) -> dict[str, list[Any]]:
+  """By what is counted of an example, and where the noise is drawn."""
+  found = _of_net(profile)
+  of_cpu, of_tpu = found['programs']['sum'], _of_case(tpu, 'sum')[0]
+  flops, moved = of_cpu['flops'] / found['batch'], of_cpu['bytes'] / found['batch']
+  by = {
+    'counted for a TPU': tuple(of_tpu[k] / of_tpu['batch_size'] for k in
+                               ('flops_a_step', 'bytes_a_step')),
+    'counted for a CPU': (flops, moved),
+    'no bytes': (flops, 0.0),
+  }  # fmt: skip
   return {
-    f'{where}, {what}': curve((flops, share * moved), parameters, sharded)
-    for what, share in {'bytes as counted': 1.0, 'no bytes': 0.0}.items()
+    f'{where}, {what}': curve(example, noise_operations(profile), sharded)
+    for what, example in by.items()
     for where, sharded in {'noise on every chip': False, 'noise shared out': True}.items()
   }
 
 
-def _scaling_parts(profile: dict[str, Any]) -> list[str]:
+def _of_case(tpu: dict[str, Any], case: str) -> list[dict[str, Any]]:
+  return [row for row in tpu['rows'] if row['case'] == case]
+
+
+def _scaling_parts(profile: dict[str, Any], tpu: dict[str, Any]) -> list[str]:
   chip = fitted(profile)
   rows = foretold(profile, chip)
   worst = max(abs(r['model'] / r['measured'] - 1) for r in rows if not r['fitted'])
-  found = curves(profile)
+  found = curves(profile, tpu)
   last = {name: rows[-1] for name, rows in found.items()}
   reached = [name for name, row in last.items() if row['efficiency'] >= WANTED]
   return [
     '## How long a step takes, by a model',
     f'On the CPU of `profile.json`: {chip.flops / 1e9:.0f} GFLOP/s, {chip.bandwidth / 1e9:.0f} '
-    f'GB/s, {NOISE_OPERATIONS / chip.elementwise * 1e9:.0f} ns a coordinate of noise, fitted to '
-    f'the lines marked so; the others are foretold within {worst:.0%}.',
+    f'GB/s, {noise_operations(profile) / chip.elementwise * 1e9:.3g} ns a coordinate of noise (of '
+    f'{noise_operations(profile):.0f} operations), fitted to the lines marked so; the others are '
+    f'foretold within {worst:.0%}.',
     pages.table({
       'network': lambda r: r['net'], 'B': lambda r: r['batch'], 'program': lambda r: r['program'],
       'measured, ms': lambda r: f'{1e3 * r["measured"]:.3g}',
@@ -154,9 +182,11 @@ def _scaling_parts(profile: dict[str, Any]) -> list[str]:
     f"## {BATCH:,} examples a step of the 1.7 M discriminator on v5e chips, by the same model",
     'The vendor\'s rates, six tenths of the peak, and what is assumed of noise and hops stand in '
     '`scaling.py`. **Nothing of this was measured.** How many bytes an example moves to memory '
-    'depends on what a compiler fuses: the two bounds are what XLA counts for a CPU, and none. '
-    'Efficiency is that of one chip taking the same batch. Of a GAN this is the half of real '
-    'examples; fakes add to the work of examples and to what passes between chips alike.',
+    'depends on what a compiler fuses: here are what libtpu counts in the program of one chip\'s '
+    'share, what XLA counts for a CPU, and none. Norms and sums take products in full float32, '
+    'several on a TPU for each one that is counted: steps would be longer for it, and efficiency '
+    'higher. Efficiency is that of one chip taking the same batch. Of a GAN this is the half of '
+    'real examples; fakes add to the work of examples and to what passes between chips alike.',
     pages.table(
       ['', *(f'{chips} chip{"s" * (chips > 1)}' for chips in CHIPS),
        f'at {CHIPS[-1]}: examples, noise, optimizer, between chips, ms'],
@@ -176,21 +206,37 @@ def _scaling_parts(profile: dict[str, Any]) -> list[str]:
 
 
 def _tpu_parts(record: dict[str, Any]) -> list[str]:
+  there = {(row['case'], row['chips']) for row in record['rows']}
+  missing = [
+    f'{tpu_check.CASES[case].title} for {chips} chip{"s" * (chips > 1)}'
+    for case, chips in tpu_check.wanted(list(tpu_check.CASES), list(tpu_check.CHIPS))
+    if (case, chips) not in there
+  ]
   return [
     '## Training compiled for TPU chips',
-    f'By libtpu {record["libtpu"]}, without a TPU: {tpu_check.STEPS} steps of the MNIST run for '
-    f'{record["chip"]}. `{record["command"]}`',
+    f'By libtpu {record["libtpu"]}, without a TPU: {tpu_check.STEPS} steps of whole GANs for '
+    f'{record["chip"]}, and what else runs on a device. `{record["command"]}`',
     pages.table({
+      '': lambda r: r['title'],
       'chips': lambda r: r['chips'],
-      'B': lambda r: r['batch_size'],
+      'B': lambda r: r['batch_size'] or '–',
       'MiB of a chip': lambda r: f'{r["memory_bytes"] / 2**20:.0f}',
-      'state donated': lambda r: 'all' if r['donated_bytes'] >= r['state_bytes'] else 'not all',
+      'state donated': lambda r: '–' if not r['state_bytes'] else
+        'all' if r['donated_bytes'] >= r['state_bytes'] else 'not all',
       'collectives a step, bytes': lambda r: ', '.join(
         f'{k} {v:,}' for k, v in r['collective_bytes_a_step'].items()) or 'none',
-      'allowed': lambda r: f'{r["allowed_bytes_a_step"]:,}',
+      'allowed': lambda r: f'{r["allowed_bytes_a_step"]:,}' if r['chips'] > 1 else '–',
       'to or from the host': lambda r: ', '.join(r['host_transfers']) or 'nothing',
-      '': lambda r: '; '.join(r['faults']) or 'as it should be',
+      'found': lambda r: '; '.join(r['faults']) or 'as it should be',
     }, record['rows']),
+    *([f'Not compiled yet (`--resume` does it): {"; ".join(missing)}.'] if missing else []),
+    'Allowed are 1.1 × 2 × 4 bytes for each parameter of D, its sums of real examples and of fakes '
+    'with what metrics need, and 4 for each of G where its gradient is summed; so nothing that '
+    'grows with B or N passes between chips.',
+    'Tables and series have no loop of private steps. What is released of them, and of images by '
+    'moments, are exact sums of whole numbers with noise of whole numbers from the bits of a hash '
+    '(64-bit integers, fractions): NumPy and Python on the host, once, in seconds. After it, the '
+    'fit of a mixture to the counts of a table runs on a device; of series nothing does.',
   ]  # fmt: skip
 
 
@@ -221,7 +267,7 @@ def page() -> str:
     'What was compiled, measured and computed of devices that were not there. No GPU and no TPU '
     'took part. How it works: [BUILD.md](../../BUILD.md#on-many-devices).',
     *_tpu_parts(read('tpu.json')),
-    *_scaling_parts(read('profile.json')),
+    *_scaling_parts(read('profile.json'), read('tpu.json')),
     *_host_parts(read('host_data.json')),
   )
 

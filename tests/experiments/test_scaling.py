@@ -7,11 +7,10 @@ import itertools
 import pytest
 
 from experiments import pages
-from experiments.benchmarks import nets, scaling
+from experiments.benchmarks import scaling
 
 PROFILE = pages.read_json(pages.RESULTS / 'profile.json')
-PARAMETERS = nets.count_parameters(nets.NETS[scaling.NET])
-
+TPU = pages.read_json(pages.RESULTS / 'tpu.json')
 
 def test_the_page_is_that_of_the_records():
   assert (pages.RESULTS / 'DEVICES.md').read_text('utf-8') == scaling.page()
@@ -25,27 +24,27 @@ def test_what_was_fitted_is_given_back_and_the_rest_is_near():
 
 
 def test_parts_of_a_step_by_hand():
-  chip = scaling.Chip(100.0, 10.0, scaling.NOISE_OPERATIONS, 4.0, 0.5)
-  one = scaling.step_seconds(1, chip, (2.0, 1.0), 10, sharded_noise=False)
+  chip = scaling.Chip(100.0, 10.0, 400.0, 4.0, 0.5)
+  one = scaling.step_seconds(1, chip, (2.0, 1.0), 10, 400.0, sharded_noise=False)
   batch = scaling.BATCH
   assert one == {
     'examples': pytest.approx(batch * (2 / 100 + 1 / 10)), 'noise': 10.0, 'optimizer': 28.0,
     'between chips': 0.0,
   }  # fmt: skip
-  four = scaling.step_seconds(4, chip, (2.0, 1.0), 10, sharded_noise=True)
+  four = scaling.step_seconds(4, chip, (2.0, 1.0), 10, 400.0, sharded_noise=True)
   assert four['examples'] == pytest.approx(one['examples'] / 4)
   assert (four['noise'], four['optimizer']) == (2.5, 7.0)
   assert four['between chips'] == 80 * 3 / 4 / 4.0 + 4 * 2 * 0.5
 
 
 def test_more_chips_are_faster_and_less_efficient_and_shared_noise_is_never_worse():
-  found = scaling.curves(PROFILE)
+  found = scaling.curves(PROFILE, TPU)
   for rows in found.values():
     assert rows[0]['efficiency'] == 1.0
     for fewer, more in itertools.pairwise(rows):
       assert more['seconds'] < fewer['seconds']
       assert more['efficiency'] < fewer['efficiency']
-  for what in ('bytes as counted', 'no bytes'):
+  for what in ('counted for a TPU', 'counted for a CPU', 'no bytes'):
     whole, shared = (found[f'{where}, {what}'] for where in
                      ('noise on every chip', 'noise shared out'))  # fmt: skip
     assert all(s['seconds'] <= w['seconds'] for s, w in zip(shared, whole, strict=True))
