@@ -127,7 +127,7 @@ def table(mesh: Any) -> Traced:
   counts = mixture.Counts(CELLS, np.ones((CLASSES, dim)), np.ones((CLASSES, dim, dim)), 1.0, 1.0)
   with mock.patch.object(mixture, '_fit') as called:
     mixture.fit(counts, COMPONENTS)
-  return Traced(mixture._fit, called.call_args.args, called.call_args.kwargs)
+  return Traced(mixture._fit, called.call_args.args, dict(called.call_args.kwargs))
 
 
 @dataclasses.dataclass(frozen=True)
