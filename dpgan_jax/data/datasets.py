@@ -116,7 +116,10 @@ def load_dataset(
   if name != 'table' and (unit_column, max_rows_per_unit) != (None, None):
     raise InputError(f'expected unit_column and max_rows_per_unit only with table, got {name}')
   if name in ('digits', 'people', 'vitals') and data_dir is not None:
-    raise InputError(f'expected no data_dir with {name} (built in), got {data_dir!r}')
+    raise InputError(
+      f'expected no data_dir with {name} (built in), got {data_dir!r}; with data of your own, '
+      'dataset says how they are read: table, series, png, npz or idx'
+    )
   if (plugged := DATASETS[name]) is not None:
     return dataclasses.replace(plugged(split, data_dir), name=name)
   if name in WITH_SCHEMA:

@@ -2,6 +2,7 @@
 
 Links are written for the repository, where README.md or a page of results lies beside docs/. In the
 site these pages stand below repo/, and links follow; one to a file that is no page becomes text.
+Examples to copy, which who installs a package does not have, are pages too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ def on_files(files: Files, config: Any) -> Files:
       path = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
       if mark and (ROOT / path).is_file() and files.get_file_from_path(BESIDE + path) is None:
         files.append(File.generated(config, BESIDE + path, abs_src_path=str(ROOT / path)))
+  for source in sorted(ROOT.glob('experiments/examples/plugins/own_*.py')):
+    text = f'# {source.name}\n\n```python\n{source.read_text("utf-8")}```\n'
+    name = f'{BESIDE}{source.relative_to(ROOT).as_posix()}.md'
+    files.append(File.generated(config, name, content=text))
   return files
 
 
@@ -47,6 +52,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     if (ROOT / path).is_dir():
       path = f'{path}/README.md'
     there = path.removeprefix(DOCS) if path.startswith(DOCS) else BESIDE + path
+    if files.get_file_from_path(there) is None:
+      there += '.md'  # the code of an example
     if files.get_file_from_path(there) is None:
       return text
     way = posixpath.relpath(there, posixpath.dirname(here) or '.')
