@@ -382,6 +382,10 @@ _LEDGER = (
       ('neighboring_relation', 'replace_special'), ('delta', 1e-5), ('data_fingerprint', 'beef'))),
 )  # fmt: skip
 
+_ONE_STREAM = swap(exact_noise, 'RandomBits', lambda f: lambda secret, purpose: f(
+  secret, re.sub(r'class \d+', 'class 0', purpose)))  # fmt: skip
+_HALF_NOISE = swap(exact_noise, 'draw_at_least', lambda f: lambda square, *rest: f(
+  square / 4, *rest))  # fmt: skip
 # Planted by strangers, and seen by no fast check of that time.
 _STRANGERS = (
   Fault('noise_again_after_256_steps', 8, 'noise comes again after 256 steps',
@@ -401,15 +405,12 @@ _STRANGERS = (
   Fault('centre_of_those_who_came', 1, 'the centre is divided by the number who came',
         swap(classifier.Classifier, 'release_centre', leaks.centre_of_those_who_came),
         _R.the_centre_is_divided_by_the_public_number, 'exactness'),
-  Fault('moments_half_noise', 2, 'noise of moments at half the standard deviation',
-        swap(exact_noise, 'draw_at_least', lambda f: lambda square, *rest: f(square / 4, *rest)),
+  Fault('moments_half_noise', 2, 'noise of moments at half the standard deviation', _HALF_NOISE,
         _P.noise_of_moments_is_charged, 'statistics'),
   Fault('moments_real_counts', 14, 'samples are drawn in the real proportions of the classes',
         swap(release, 'release_means', faults.with_real_counts),
         _P.noise_of_moments_is_charged, 'statistics'),
-  Fault('moments_one_stream', 8, 'all classes get the noise of the first',
-        swap(exact_noise, 'RandomBits', lambda f: lambda secret, purpose: f(
-          secret, re.sub(r'class \d+', 'class 0', purpose))),
+  Fault('moments_one_stream', 8, 'all classes get the noise of the first', _ONE_STREAM,
         _P.classes_have_noise_of_their_own, 'statistics'),
   Fault('moments_unclipped', 2, 'codes are not clipped',
         swap(exact_noise, 'to_grid', to(faults.grid_without_clipping)),
@@ -433,9 +434,7 @@ _STRANGERS = (
   Fault('table_noise_of_one_way_counts', 2, 'two-way counts get the noise of one-way counts',
         swap(marginals, 'with_noise', faults.noise_of_one_way_counts),
         _C.noise_of_counts_is_charged, 'statistics'),
-  Fault('table_one_stream', 8, 'all classes of a table get the noise of the first',
-        swap(exact_noise, 'RandomBits', lambda f: lambda secret, purpose: f(
-          secret, re.sub(r'class \d+', 'class 0', purpose))),
+  Fault('table_one_stream', 8, 'all classes of a table get the noise of the first', _ONE_STREAM,
         _C.classes_of_rows_have_noise_of_their_own, 'statistics'),
   Fault('table_row_counted_twice', 2, 'a row is counted twice',
         swap(marginals, '_checked', lambda f: lambda *arguments: f(*arguments).repeat(2, axis=0)),
@@ -481,8 +480,7 @@ _STRANGERS = (
   Fault('schema_sensitivity_of_one_column', 2, 'all columns get the noise of one',
         swap(search, 'squared_sensitivity', to(lambda schema: 1)),
         _F.one_row_moves_the_counts_by_one, 'exactness'),
-  Fault('schema_half_noise', 2, 'counts that a schema is found by have half the noise',
-        swap(exact_noise, 'draw_at_least', lambda f: lambda square, *rest: f(square / 4, *rest)),
+  Fault('schema_half_noise', 2, 'counts that a schema is found by have half the noise', _HALF_NOISE,
         _F.noise_of_the_schema_is_charged, 'statistics'),
   Fault('schema_bounds_of_the_data', 15, 'bounds are the least and the largest number',
         swap(search._Search, '_bounds', faults.bounds_of_the_data),
@@ -501,9 +499,7 @@ _STRANGERS = (
         swap(SeriesEncoding, 'release_means', lambda f: lambda *a, noise_multiplier, **k: f(
           *a, noise_multiplier=noise_multiplier * math.sqrt(0.5), **k)),
         _Q.noise_of_series_is_charged, 'statistics'),
-  Fault('series_one_stream', 8, 'all classes of series get the noise of the first',
-        swap(exact_noise, 'RandomBits', lambda f: lambda secret, purpose: f(
-          secret, re.sub(r'class \d+', 'class 0', purpose))),
+  Fault('series_one_stream', 8, 'all classes of series get the noise of the first', _ONE_STREAM,
         _Q.parts_have_noise_of_their_own, 'statistics'),
   Fault('series_unclipped', 2, 'profiles and scores are not clipped',
         swap(exact_noise, 'to_grid', to(faults.grid_without_clipping)),
@@ -570,14 +566,14 @@ _OUTSIDE = (
         swap(per_example, 'require_per_example', to(lambda *_: None)),
         _O.plugins_are_looked_at, 'exactness'),
   *(Fault(f'guarantee_of_{name}', 17, f'a bundle whose {what} was altered',
-          swap(_O.ALTERED, 'a received bundle', to(alter)), _O.a_bundle_says_what_it_costs,
-          'refusal')
-    for name, what, alter in (
-      ('generator', "generator's guarantee",
-       _O.generator_says('epsilon 0.5, delta 1e-09 for one image, add_or_remove_one')),
-      ('samples', "samples' guarantee", _O.samples_say('epsilon 0.5, delta 1e-04')),
-      ('report', 'ε in the report', _O.page_says('report.md', 'ε', '0.5')),
-      ('card', 'δ in the card of the data', _O.page_says('DATA_CARD.md', 'δ', '1e-09')))),
+          swap(_O.ALTERED, 'a received bundle', to(functools.partial(*alter))),
+          _O.a_bundle_says_what_it_costs, 'refusal')
+    for name, what, *alter in (
+      ('generator', "generator's guarantee", _O.generator_says,
+       'epsilon 0.5, delta 1e-09 for one image, add_or_remove_one'),
+      ('samples', "samples' guarantee", _O.samples_say, 'epsilon 0.5, delta 1e-04'),
+      ('report', 'ε in the report', _O.page_says, 'report.md', 'ε', '0.5'),
+      ('card', 'δ in the card of the data', _O.page_says, 'DATA_CARD.md', 'δ', '1e-09'))),
 )  # fmt: skip
 
 _LINES = {

@@ -61,34 +61,34 @@ def to(value: Any) -> Callable[[Any], Any]:
   return lambda _: value
 
 
+def around(faulty: Callable[..., Any]) -> Callable[[Any], Callable[..., Any]]:
+  """The replacement that calls `faulty(original, ...)` where the original would be called."""
+  return lambda original: lambda *args, **named: faulty(original, *args, **named)
+
+
 # --- the noisy sum --------------------------------------------------------------------------------
 
 
-def divided_by_realised(make: Any) -> Any:
+@around
+def divided_by_realised(make: Any, self: DPMechanism, key: jax.Array) -> Any:
   """noise_sum or clip_and_noise of a mechanism, with the number who came in the place of B."""
+  right = make(self, key)
 
-  def faulty(self: DPMechanism, key: jax.Array) -> Any:
-    right = make(self, key)
+  def update(updates: Any, state: Any, params: Any = None, *, mask: Any = None, **rest: Any):
+    found, state = right.update(updates, state, params, mask=mask, **rest)
+    factor = self.batch_size / jnp.maximum(jnp.sum(mask), 1)
+    return jax.tree.map(lambda u: u * factor, found), state
 
-    def update(updates: Any, state: Any, params: Any = None, *, mask: Any = None, **rest: Any):
-      found, state = right.update(updates, state, params, mask=mask, **rest)
-      factor = self.batch_size / jnp.maximum(jnp.sum(mask), 1)
-      return jax.tree.map(lambda u: u * factor, found), state
-
-    return type(right)(right.init, update)
-
-  return faulty
+  return type(right)(right.init, update)
 
 
 def wrapped_update(change: Callable[..., Any]) -> Callable[[Any], Any]:
   """Replaces the `update` of the transform that `noise_sum` returns by `change(update, ...)`."""
 
-  def make(noise_sum: Any) -> Any:
-    def faulty(*arguments: Any, **named: Any) -> Any:
-      right = noise_sum(*arguments, **named)
-      return type(right)(right.init, functools.partial(change, right.update))
-
-    return faulty
+  @around
+  def make(noise_sum: Any, *arguments: Any, **named: Any) -> Any:
+    right = noise_sum(*arguments, **named)
+    return type(right)(right.init, functools.partial(change, right.update))
 
   return make
 
@@ -114,12 +114,10 @@ def one_draw_for_all_leaves(key: jax.Array, tree: Any, c: float, sigma: float) -
   return jax.tree.map(lambda x: x + c * sigma * jax.random.normal(key, x.shape), tree)
 
 
-def one_draw_for_all_rows(original: Any) -> Any:
-  def faulty(key: jax.Array, tree: Any, c: float, sigma: float) -> Any:
-    rows = original(key, jax.tree.map(lambda x: jnp.zeros_like(x[:1]), tree), c, sigma)
-    return jax.tree.map(lambda r, x: r + x, rows, tree)
-
-  return faulty
+@around
+def one_draw_for_all_rows(original: Any, key: jax.Array, tree: Any, c: float, sigma: float) -> Any:
+  rows = original(key, jax.tree.map(lambda x: jnp.zeros_like(x[:1]), tree), c, sigma)
+  return jax.tree.map(lambda r, x: r + x, rows, tree)
 
 
 def float_noise(key: jax.Array, tree: Any, c: float, sigma: float) -> Any:
@@ -135,57 +133,49 @@ def float_release(contributions: Any, **named: Any) -> Any:
   return total + np.float32(named['l2_sensitivity'] * named['noise_multiplier']) * z
 
 
-def by_leaf(clipped_sum: Any) -> Any:
+@around
+def by_leaf(clipped_sum: Any, per_example: Any, *, l2_clip_norm: float, mask: Any = None) -> Any:
   """Clips every leaf to C for itself."""
-
-  def faulty(per_example: Any, *, l2_clip_norm: float, mask: Any = None) -> Any:
-    parts = jax.tree.map(
-      lambda leaf: clipped_sum(leaf, l2_clip_norm=l2_clip_norm, mask=mask).sum, per_example
-    )
-    norms = clipped_sum(per_example, l2_clip_norm=l2_clip_norm, mask=mask).norms
-    return clipping.ClippedSum(parts, norms)
-
-  return faulty
+  parts = jax.tree.map(
+    lambda leaf: clipped_sum(leaf, l2_clip_norm=l2_clip_norm, mask=mask).sum, per_example
+  )
+  norms = clipped_sum(per_example, l2_clip_norm=l2_clip_norm, mask=mask).norms
+  return clipping.ClippedSum(parts, norms)
 
 
-def bad_entries_only(clipped_sum: Any) -> Any:
+@around
+def bad_entries_only(clipped_sum: Any, per_example: Any, **named: Any) -> Any:
   """Blanks the entries that are not finite, and keeps the rest of the example."""
-
-  def faulty(per_example: Any, **named: Any) -> Any:
-    kept = jax.tree.map(lambda x: jnp.where(jnp.abs(x) < 1e30, x, 0), per_example)
-    return clipped_sum(kept, **named)
-
-  return faulty
+  kept = jax.tree.map(lambda x: jnp.where(jnp.abs(x) < 1e30, x, 0), per_example)
+  return clipped_sum(kept, **named)
 
 
-def bfloat16_sum(clipped_sum: Any) -> Any:
-  def faulty(per_example: Any, **named: Any) -> Any:
-    found = clipped_sum(per_example, **named)
-    add = lambda total, x: (total + x.astype(jnp.bfloat16), None)  # noqa: E731
-    zero = lambda x: jnp.zeros(x.shape[1:], jnp.bfloat16)  # noqa: E731
-    sums = jax.tree.map(lambda x: jax.lax.scan(add, zero(x), x)[0], per_example)
-    return found._replace(sum=jax.tree.map(lambda s: s.astype(jnp.float32), sums))
-
-  return faulty
+@around
+def bfloat16_sum(clipped_sum: Any, per_example: Any, **named: Any) -> Any:
+  found = clipped_sum(per_example, **named)
+  add = lambda total, x: (total + x.astype(jnp.bfloat16), None)  # noqa: E731
+  zero = lambda x: jnp.zeros(x.shape[1:], jnp.bfloat16)  # noqa: E731
+  sums = jax.tree.map(lambda x: jax.lax.scan(add, zero(x), x)[0], per_example)
+  return found._replace(sum=jax.tree.map(lambda s: s.astype(jnp.float32), sums))
 
 
 def per_microbatch(change: Callable[[Any, int], Any]) -> Callable[[Any], Any]:
   """Changes the sum of a `clipped_grad` that works in microbatches, told how many there are."""
 
-  def make(clipped_grad: Any) -> Any:
-    def faulty(loss: Any, *, microbatch_size: int | None = None, **named: Any) -> Any:
-      right = clipped_grad(loss, microbatch_size=microbatch_size, **named)
-      if microbatch_size is None:
-        return right
+  @around
+  def make(
+    clipped_grad: Any, loss: Any, *, microbatch_size: int | None = None, **named: Any
+  ) -> Any:
+    right = clipped_grad(loss, microbatch_size=microbatch_size, **named)
+    if microbatch_size is None:
+      return right
 
-      def fn(params: Any, *batch: Any, mask: Any = None) -> Any:
-        found = right(params, *batch, mask=mask)
-        parts = math.ceil(jax.tree.leaves(batch)[0].shape[0] / microbatch_size)
-        return found._replace(sum=change(found.sum, parts))
+    def fn(params: Any, *batch: Any, mask: Any = None) -> Any:
+      found = right(params, *batch, mask=mask)
+      parts = math.ceil(jax.tree.leaves(batch)[0].shape[0] / microbatch_size)
+      return found._replace(sum=change(found.sum, parts))
 
-      return fn
-
-    return faulty
+    return fn
 
   return make
 
@@ -194,48 +184,45 @@ def noise_each(total: Any, parts: int) -> Any:
   return step_noise.add_gaussian(jax.random.key(1), total, 1.0, 0.5 * math.sqrt(parts))
 
 
-def shuffled(call: Any) -> Any:
+@around
+def shuffled(
+  call: Any, self: sampling.TruncatedPoissonSampler, key: jax.Array, step: jax.Array
+) -> Any:
   """Epochs of a permutation in batches of B, each as long as the others."""
-
-  def faulty(self: sampling.TruncatedPoissonSampler, key: jax.Array, step: jax.Array) -> Any:
-    size = round(self.num_examples * self.sampling_probability)
-    per_epoch = self.num_examples // size
-    order = jax.random.permutation(jax.random.fold_in(key, step // per_epoch), self.num_examples)
-    start = (step % per_epoch) * size
-    indices = jnp.roll(order, -start)[: self.truncated_batch_size]
-    return sampling.PoissonBatch(indices, jnp.arange(self.truncated_batch_size) < size)
-
-  return faulty
+  size = round(self.num_examples * self.sampling_probability)
+  per_epoch = self.num_examples // size
+  order = jax.random.permutation(jax.random.fold_in(key, step // per_epoch), self.num_examples)
+  start = (step % per_epoch) * size
+  indices = jnp.roll(order, -start)[: self.truncated_batch_size]
+  return sampling.PoissonBatch(indices, jnp.arange(self.truncated_batch_size) < size)
 
 
-def lowest_indices_kept(call: Any) -> Any:
-  def faulty(self: sampling.TruncatedPoissonSampler, key: jax.Array, step: jax.Array) -> Any:
-    joined = self.inclusion_mask(key, step)
-    indices = jnp.argsort(~joined, stable=True)[: self.truncated_batch_size]
-    return sampling.PoissonBatch(indices, joined[indices])
+@around
+def lowest_indices_kept(
+  call: Any, self: sampling.TruncatedPoissonSampler, key: jax.Array, step: jax.Array
+) -> Any:
+  joined = self.inclusion_mask(key, step)
+  indices = jnp.argsort(~joined, stable=True)[: self.truncated_batch_size]
+  return sampling.PoissonBatch(indices, joined[indices])
 
-  return faulty
 
-
-def without_replacement(call: Any) -> Any:
-  def faulty(self: sampling.TruncatedPoissonSampler, key: jax.Array, step: jax.Array) -> Any:
-    batch = call(self, key, step)
-    size = round(self.num_examples * self.sampling_probability)
-    return batch._replace(mask=jnp.arange(self.truncated_batch_size) < size)
-
-  return faulty
+@around
+def without_replacement(
+  call: Any, self: sampling.TruncatedPoissonSampler, key: jax.Array, step: jax.Array
+) -> Any:
+  batch = call(self, key, step)
+  size = round(self.num_examples * self.sampling_probability)
+  return batch._replace(mask=jnp.arange(self.truncated_batch_size) < size)
 
 
 def event(**changes: Callable[[Any], Any]) -> tuple[Swap, ...]:
   """Accounts for steps whose fields are changed."""
 
-  def make(event: Any) -> Any:
-    def faulty(self: DPMechanism, steps: int | None = None) -> Any:
-      done = event(self, steps)
-      changed = {name: change(getattr(done.event, name)) for name, change in changes.items()}
-      return attrs.evolve(done, event=attrs.evolve(done.event, **changed))
-
-    return faulty
+  @around
+  def make(event: Any, self: DPMechanism, steps: int | None = None) -> Any:
+    done = event(self, steps)
+    changed = {name: change(getattr(done.event, name)) for name, change in changes.items()}
+    return attrs.evolve(done, event=attrs.evolve(done.event, **changed))
 
   return swap(DPMechanism, 'event', make)
 
@@ -243,34 +230,27 @@ def event(**changes: Callable[[Any], Any]) -> tuple[Swap, ...]:
 def accountant_of(**changes: Callable[[Any], Any]) -> Callable[[Any], Any]:
   """An accountant that takes the fields of a step for others than they are."""
 
-  def make(epsilon: Any) -> Any:
-    def faulty(event: Any, *rest: Any) -> float:
-      changed = {name: change(event.event) for name, change in changes.items()}
-      return epsilon(attrs.evolve(event, event=attrs.evolve(event.event, **changed)), *rest)
-
-    return faulty
+  @around
+  def make(epsilon: Any, event: Any, *rest: Any) -> float:
+    changed = {name: change(event.event) for name, change in changes.items()}
+    return epsilon(attrs.evolve(event, event=attrs.evolve(event.event, **changed)), *rest)
 
   return make
 
 
-def one_layer_forgotten(backward: Any) -> Any:
+@around
+def one_layer_forgotten(backward: Any, *arguments: Any) -> Any:
   """Norms found in one backward pass leave out all layers but the first."""
-
-  def faulty(*arguments: Any) -> Any:
-    found = backward(*arguments)
-    if len(found.forms) < 2:
-      return found
-    form, _ = next(iter(found.forms.values()))
-    return found._replace(norms=jnp.sqrt(form.squared))
-
-  return faulty
+  found = backward(*arguments)
+  if len(found.forms) < 2:
+    return found
+  form, _ = next(iter(found.forms.values()))
+  return found._replace(norms=jnp.sqrt(form.squared))
 
 
-def twice_the_clip_norm(clipped_grad: Any) -> Any:
-  def faulty(loss: Any, *, l2_clip_norm: float, **rest: Any) -> Any:
-    return clipped_grad(loss, l2_clip_norm=2 * l2_clip_norm, **rest)
-
-  return faulty
+@around
+def twice_the_clip_norm(clipped_grad: Any, loss: Any, *, l2_clip_norm: float, **rest: Any) -> Any:
+  return clipped_grad(loss, l2_clip_norm=2 * l2_clip_norm, **rest)
 
 
 class BatchNormed(nn.Module):
@@ -288,26 +268,21 @@ class BatchNormed(nn.Module):
     return nn.Dense(1)(x)[:, 0]
 
 
-def real_labels(fakes: Any) -> Any:
+@around
+def real_labels(fakes: Any, self: Any, g: Any, key: jax.Array, count: int, *split: Any) -> Any:
   """Labels of fakes drawn from the real ones."""
-
-  def faulty(self: Any, g: Any, key: jax.Array, count: int, *split: Any) -> Any:
-    drawn = jax.random.choice(key, gan_checks.dataset()[1], (count,))
-    with mock.patch.object(jax.random, 'randint', return_value=drawn):
-      return fakes(self, g, key, count, *split)
-
-  return faulty
+  drawn = jax.random.choice(key, gan_checks.dataset()[1], (count,))
+  with mock.patch.object(jax.random, 'randint', return_value=drawn):
+    return fakes(self, g, key, count, *split)
 
 
 def stash_data(seen: dict[str, Any]) -> Swap:
   """Keeps the arguments of a step for another fault to use."""
 
-  def make(step: Any) -> Any:
-    def faulty(self: Any, state: Any, images: jax.Array, labels: jax.Array) -> Any:
-      seen.update(state=state, images=images, labels=labels)
-      return step(self, state, images, labels)
-
-    return faulty
+  @around
+  def make(step: Any, self: Any, state: Any, images: jax.Array, labels: jax.Array) -> Any:
+    seen.update(state=state, images=images, labels=labels)
+    return step(self, state, images, labels)
 
   return Swap(gan.GAN, 'step', make)
 
@@ -316,18 +291,16 @@ def on_public_gradient(change: Callable[..., Any]) -> tuple[Swap, ...]:
   """Changes the gradient that gets no noise by `change(gan, grads, params, batch, seen)`."""
   seen: dict[str, Any] = {}
 
-  def make(d_optimizer: Any) -> Any:
-    def faulty(self: Any, noise_key: jax.Array | None = None) -> Any:
-      right = d_optimizer(self, noise_key)
+  @around
+  def make(d_optimizer: Any, self: Any, noise_key: jax.Array | None = None) -> Any:
+    right = d_optimizer(self, noise_key)
 
-      def update(updates: Any, state: Any, params: Any, *, public_grads: Any, **rest: Any) -> Any:
-        batch = self.mechanism.sampler(seen['state'].batch_key, seen['state'].step)
-        public_grads = change(self, public_grads, params, batch, seen)
-        return right.update(updates, state, params, public_grads=public_grads, **rest)
+    def update(updates: Any, state: Any, params: Any, *, public_grads: Any, **rest: Any) -> Any:
+      batch = self.mechanism.sampler(seen['state'].batch_key, seen['state'].step)
+      public_grads = change(self, public_grads, params, batch, seen)
+      return right.update(updates, state, params, public_grads=public_grads, **rest)
 
-      return type(right)(right.init, update)
-
-    return faulty
+    return type(right)(right.init, update)
 
   return (stash_data(seen), Swap(gan.GAN, 'd_optimizer', make))
 
@@ -361,13 +334,13 @@ def fakes_as_many_as_came() -> tuple[Swap, ...]:
   return on_public_gradient(change)
 
 
-def pace_by_real_loss(d_step: Any) -> Any:
-  def faulty(self: Any, state: Any, images: jax.Array, labels: jax.Array) -> Any:
-    state, found = d_step(self, state, images, labels)
-    pace = state.pace._replace(fake_accuracy=state.pace.fake_accuracy + found.d_loss_real)
-    return state._replace(pace=pace), found
-
-  return faulty
+@around
+def pace_by_real_loss(
+  d_step: Any, self: Any, state: Any, images: jax.Array, labels: jax.Array
+) -> Any:
+  state, found = d_step(self, state, images, labels)
+  pace = state.pace._replace(fake_accuracy=state.pace.fake_accuracy + found.d_loss_real)
+  return state._replace(pace=pace), found
 
 
 def charged_late(charge: Any) -> Any:
@@ -382,15 +355,12 @@ def charged_late(charge: Any) -> Any:
   return faulty
 
 
-def noise_starts_anew(start_or_resume: Any) -> Any:
+@around
+def noise_starts_anew(start_or_resume: Any, *arguments: Any, **named: Any) -> Any:
   """A restart that forgets how many noise vectors were drawn."""
-
-  def faulty(*arguments: Any, **named: Any) -> Any:
-    state = start_or_resume(*arguments, **named)
-    noise, *rest = state.d_opt_state
-    return state._replace(d_opt_state=(noise._replace(count=0 * noise.count), *rest))
-
-  return faulty
+  state = start_or_resume(*arguments, **named)
+  noise, *rest = state.d_opt_state
+  return state._replace(d_opt_state=(noise._replace(count=0 * noise.count), *rest))
 
 
 def remade(**changes: Any) -> Callable[[Any], Any]:
@@ -401,27 +371,23 @@ def remade(**changes: Any) -> Callable[[Any], Any]:
 # --- moments --------------------------------------------------------------------------------------
 
 
-def with_real_counts(right: Callable[..., Any]) -> Callable[..., Any]:
+@around
+def with_real_counts(right: Any, codes: Any, labels: Any, moments: Any, secret: bytes) -> Any:
   """Releases the numbers of records as they are."""
-
-  def release_means(codes: Any, labels: Any, moments: Any, secret: bytes) -> Any:
-    means = right(codes, labels, moments, secret)
-    counts = np.bincount(labels, minlength=moments.spec.num_classes).astype(float)
-    return dataclasses.replace(means, counts=counts)
-
-  return release_means
+  means = right(codes, labels, moments, secret)
+  counts = np.bincount(labels, minlength=moments.spec.num_classes).astype(float)
+  return dataclasses.replace(means, counts=counts)
 
 
-def around_the_real_mean(right: Callable[..., Any]) -> Callable[..., Any]:
+@around
+def around_the_real_mean(
+  right: Any, codes: Any, labels: Any, means: Any, moments: Any, secret: bytes
+) -> Any:
   """Centres codes at the mean of their class instead of what was released of it."""
-
-  def release_seconds(codes: Any, labels: Any, means: Any, moments: Any, secret: bytes) -> Any:
-    sums = np.stack([codes[labels == k].sum(axis=0) for k in range(moments.spec.num_classes)])
-    counts = np.bincount(labels, minlength=moments.spec.num_classes).astype(float)
-    real = dataclasses.replace(means, sums=sums, counts=counts)
-    return right(codes, labels, real, moments, secret)
-
-  return release_seconds
+  sums = np.stack([codes[labels == k].sum(axis=0) for k in range(moments.spec.num_classes)])
+  counts = np.bincount(labels, minlength=moments.spec.num_classes).astype(float)
+  real = dataclasses.replace(means, sums=sums, counts=counts)
+  return right(codes, labels, real, moments, secret)
 
 
 def without_noise(right: Callable[..., Any]) -> Callable[..., Any]:
@@ -429,17 +395,14 @@ def without_noise(right: Callable[..., Any]) -> Callable[..., Any]:
   return lambda *args, noise_multiplier, **about: right(*args, noise_multiplier=0.0, **about)
 
 
-def scaled_by_real_distances(right: Callable[..., Any]) -> Callable[..., Any]:
+@around
+def scaled_by_real_distances(right: Any, self: Any, codes: Any, *args: Any, **about: Any) -> Any:
   """Bounds sums of classes by how far the records are from their mean."""
-
-  def release_means(self: Any, codes: Any, *args: Any, **about: Any) -> Any:
-    told = type(self).centre_of
-    scale = float(np.sqrt(np.square(codes - codes.mean(axis=0)).sum(axis=1).mean()))
-    centre_of = lambda *given: (told(*given)[0], scale)  # noqa: E731
-    with mock.patch.object(type(self), 'centre_of', centre_of):
-      return right(self, codes, *args, **about)
-
-  return release_means
+  told = type(self).centre_of
+  scale = float(np.sqrt(np.square(codes - codes.mean(axis=0)).sum(axis=1).mean()))
+  centre_of = lambda *given: (told(*given)[0], scale)  # noqa: E731
+  with mock.patch.object(type(self), 'centre_of', centre_of):
+    return right(self, codes, *args, **about)
 
 
 def grid_without_clipping(rows: Any, l2_sensitivity: float, grid: float) -> Any:
@@ -451,78 +414,63 @@ def grid_without_clipping(rows: Any, l2_sensitivity: float, grid: float) -> Any:
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def noise_of_one_way_counts(right: Callable[..., Any]) -> Callable[..., Any]:
+@around
+def noise_of_one_way_counts(
+  right: Any, counts: Any, noise_multiplier: float, squared_sensitivity: int, *rest: Any
+) -> Any:
   """Gives two-way counts of five columns, 10 pairs, the noise of one-way counts."""
-
-  def _with_noise(
-    counts: Any, noise_multiplier: float, squared_sensitivity: int, *rest: Any
-  ) -> Any:
-    return right(counts, noise_multiplier, min(squared_sensitivity, 5), *rest)
-
-  return _with_noise
+  return right(counts, noise_multiplier, min(squared_sensitivity, 5), *rest)
 
 
-def cells_of_real_counts(right: Callable[..., Any]) -> Callable[..., Any]:
+@around
+def cells_of_real_counts(
+  right: Any, self: Any, codes: Any, label: int, means: Any, **about: Any
+) -> Any:
   """Fine cells go together as the records say, not as what was released of them does."""
-
-  def release_products(self: Any, codes: Any, label: int, means: Any, **about: Any) -> Any:
-    ends = np.cumsum(self.fine_sizes)
-    counts = np.bincount((codes + ends - self.fine_sizes).ravel(), minlength=ends[-1])
-    real = dataclasses.replace(means, sums=counts[np.newaxis].astype(float))
-    return right(self, codes, label, real, **about)
-
-  return release_products
+  ends = np.cumsum(self.fine_sizes)
+  counts = np.bincount((codes + ends - self.fine_sizes).ravel(), minlength=ends[-1])
+  real = dataclasses.replace(means, sums=counts[np.newaxis].astype(float))
+  return right(self, codes, label, real, **about)
 
 
-def cells_between_real_bounds(right: Callable[..., Any]) -> Callable[..., Any]:
+@around
+def cells_between_real_bounds(right: Any, self: Any, records: Any) -> Any:
   """Cuts numbers between the least and the largest that are there."""
-
-  def encode(self: Any, records: Any) -> Any:
-    columns = [
-      dataclasses.replace(column, lower=int(values.min()), upper=int(values.max()))
-      if column.kind == 'integer'
-      else column
-      for column, values in zip(self.schema.modelled, records.T, strict=True)
-    ]
-    schema = dataclasses.replace(self.schema, columns=tuple(columns), target=None)
-    return right(dataclasses.replace(self, schema=schema), records)
-
-  return encode
+  columns = [
+    dataclasses.replace(column, lower=int(values.min()), upper=int(values.max()))
+    if column.kind == 'integer'
+    else column
+    for column, values in zip(self.schema.modelled, records.T, strict=True)
+  ]
+  schema = dataclasses.replace(self.schema, columns=tuple(columns), target=None)
+  return right(dataclasses.replace(self, schema=schema), records)
 
 
-def bounds_of_the_data(right: Callable[..., Any]) -> Callable[..., Any]:
+@around
+def bounds_of_the_data(right: Any, self: Any, column: Any) -> Any:
   """Finds bounds without noise."""
-
-  def bounds(self: Any, column: Any) -> Any:
-    changes, missing = right(self, column)
-    values = self.table.numbers(column.name)
-    return {**changes, 'lower': np.nanmin(values), 'upper': np.nanmax(values)}, missing
-
-  return bounds
+  changes, missing = right(self, column)
+  values = self.table.numbers(column.name)
+  return {**changes, 'lower': np.nanmin(values), 'upper': np.nanmax(values)}, missing
 
 
-def scaled_by_real_counts(release_means: Any) -> Any:
+@around
+def scaled_by_real_counts(
+  release_means: Any, self: Any, *args: Any, noise_multiplier: float, **about: Any
+) -> Any:
   """The profile of series in units of the cells as they are."""
-
-  def wrong(self: Any, *args: Any, noise_multiplier: float, **about: Any) -> Any:
-    exact = release_means(self, *args, noise_multiplier=0.0, **about)
-    told = copy.copy(self)
-    object.__setattr__(told, 'scores', lambda means: self.scores(exact))
-    return release_means(told, *args, noise_multiplier=noise_multiplier, **about)
-
-  return wrong
+  exact = release_means(self, *args, noise_multiplier=0.0, **about)
+  told = copy.copy(self)
+  object.__setattr__(told, 'scores', lambda means: self.scores(exact))
+  return release_means(told, *args, noise_multiplier=noise_multiplier, **about)
 
 
-def scaled_by_real_bounds(right: Callable[..., Any]) -> Callable[..., Any]:
+@around
+def scaled_by_real_bounds(right: Any, self: Any, values: Any) -> Any:
   """Scales values of series by the least and the largest that are there."""
-  del right
-
-  def scaled(self: Any, values: Any) -> Any:
-    del self
-    low, high = np.nanmin(values), np.nanmax(values)
-    return np.clip((values - low) / (high - low), 0, 1)
-
-  return scaled
+  del right, self
+  low, high = np.nanmin(values), np.nanmax(values)
+  return np.clip((values - low) / (high - low), 0, 1)
 
 
 # --- several devices ------------------------------------------------------------------------------
@@ -561,9 +509,7 @@ def batch_of_a_device(call: Any) -> Any:
   return lambda self, key, step: call(self, jax.random.fold_in(key, _device()), step)
 
 
-def cap_of_a_device(present: Any) -> Any:
-  def faulty(self: Any, length: int, mask: Any = None) -> Any:
-    found = present(self, length, mask)
-    return found & (jnp.cumsum(found) <= 21 // self.count)  # B of the check
-
-  return faulty
+@around
+def cap_of_a_device(present: Any, self: Any, length: int, mask: Any = None) -> Any:
+  found = present(self, length, mask)
+  return found & (jnp.cumsum(found) <= 21 // self.count)  # B of the check

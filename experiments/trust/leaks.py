@@ -16,6 +16,7 @@ from dpgan_jax.models.classifier import CENTRE, Classifier
 from dpgan_jax.privacy import clipping, transforms
 from experiments.trust.faults import (
   Swap,
+  around,
   fakes_as_many_as_came,
   stash_data,
   swap,
@@ -26,37 +27,32 @@ from experiments.trust.faults import (
 def _after_d_step(change: Callable[[Any, Any], Any]) -> tuple[Swap, ...]:
   """Changes the state that a step of D leaves by `change(state, metrics)`."""
 
-  def make(d_step: Any) -> Any:
-    def faulty(self: Any, state: Any, images: jax.Array, labels: jax.Array) -> Any:
-      state, found = d_step(self, state, images, labels)
-      return change(state, found), found
-
-    return faulty
+  @around
+  def make(d_step: Any, *args: Any) -> Any:
+    state, found = d_step(*args)
+    return change(state, found), found
 
   return swap(gan.GAN, '_d_step', make)
 
 
-def _d_optimizer(change: Callable[..., Any]) -> Callable[[Any], Any]:
-  """Changes D's update by `change(gan, updates, clipped sum, state before)`."""
+def _d_optimizer(change: Callable[..., Any]) -> tuple[Swap, ...]:
+  """Changes D's update by `change(gan, updates, clipped sum)`."""
 
-  def make(d_optimizer: Any) -> Any:
-    def faulty(self: Any, noise_key: jax.Array | None = None) -> Any:
-      right = d_optimizer(self, noise_key)
+  @around
+  def make(d_optimizer: Any, self: Any, noise_key: jax.Array | None = None) -> Any:
+    right = d_optimizer(self, noise_key)
 
-      def update(total: Any, state: Any, *rest: Any, **extra: Any) -> Any:
-        found, after = right.update(total, state, *rest, **extra)
-        return change(self, found, total), after
+    def update(total: Any, state: Any, *rest: Any, **extra: Any) -> Any:
+      found, after = right.update(total, state, *rest, **extra)
+      return change(self, found, total), after
 
-      return type(right)(right.init, update)
+    return type(right)(right.init, update)
 
-    return faulty
-
-  return make
+  return swap(gan.GAN, 'd_optimizer', make)
 
 
-def _weights_of_d_by_the_clean_sum() -> tuple[Swap, ...]:
-  change = lambda _, found, total: jax.tree.map(lambda u, s: u - 0.01 * s, found, total)  # noqa: E731
-  return swap(gan.GAN, 'd_optimizer', _d_optimizer(change))
+def _by_the_clean_sum(_: Any, found: Any, total: Any) -> Any:
+  return jax.tree.map(lambda u, s: u - 0.01 * s, found, total)
 
 
 def _update_divided_by_the_realised_batch() -> tuple[Swap, ...]:
@@ -67,72 +63,57 @@ def _update_divided_by_the_realised_batch() -> tuple[Swap, ...]:
     share = self.mechanism.batch_size / jnp.maximum(jnp.sum(batch.mask), 1)
     return jax.tree.map(lambda u: u * share, found)
 
-  return (stash_data(seen), Swap(gan.GAN, 'd_optimizer', _d_optimizer(change)))
+  return (stash_data(seen), *_d_optimizer(change))
 
 
-def _fakes_from_a_real_statistic() -> tuple[Swap, ...]:
-  """The latent vectors of fakes, D's and G's, are scaled by the brightness of the data."""
+def _fakes(change: Callable[..., Any]) -> tuple[Swap, ...]:
+  """Changes fakes, D's and G's, by `change(gan, fakes, the real images)`."""
   seen: dict[str, Any] = {}
 
-  def make(fakes: Any) -> Any:
-    def faulty(self: Any, g: Any, key: jax.Array, count: int, *split: Any) -> Any:
-      made, *rest = fakes(self, g, key, count, *split)
-      return (made * (1 + 1e-3 * jnp.mean(seen['images'].astype(jnp.float32))), *rest)
+  @around
+  def make(fakes: Any, self: Any, *args: Any) -> Any:
+    made, *rest = fakes(self, *args)
+    return (change(self, made, seen['images'].astype(jnp.float32)), *rest)
 
-    return faulty
-
-  return (stash_data(seen), Swap(gan.GAN, '_fakes', make))
+  return (stash_data(seen), *swap(gan.GAN, '_fakes', make))
 
 
-def _public_gradient_with_real_examples() -> tuple[Swap, ...]:
-  """A batch of fakes in which one in ten is a real image."""
-  seen: dict[str, Any] = {}
-
-  def make(fakes: Any) -> Any:
-    def faulty(self: Any, g: Any, key: jax.Array, count: int, *split: Any) -> Any:
-      made, *rest = fakes(self, g, key, count, *split)
-      if count == self.fake_batch_size:
-        real = seen['images'][: max(1, count // 10)].astype(jnp.float32) / 255
-        made = made.at[: real.shape[0]].set(real)
-      return (made, *rest)
-
-    return faulty
-
-  return (stash_data(seen), Swap(gan.GAN, '_fakes', make))
+def _scaled_by_brightness(_: Any, fakes: Any, images: Any) -> Any:
+  return fakes * (1 + 1e-3 * jnp.mean(images))
 
 
-def fakes_bounded_by_real_norms(d_step: Any) -> Any:
+def _one_in_ten_real(self: Any, fakes: Any, images: Any) -> Any:
+  if len(fakes) != self.fake_batch_size:
+    return fakes
+  real = images[: max(1, len(fakes) // 10)] / 255
+  return fakes.at[: real.shape[0]].set(real)
+
+
+@around
+def fakes_bounded_by_real_norms(d_step: Any, self: Any, *args: Any) -> Any:
   """Clips the fakes to the largest norm of a real gradient, where the cap is below 2B."""
+  _ = self.examples_at_once  # found before, with the right clipping
+  right, norms = clipping.clipped_grad, []
 
-  def faulty(self: Any, *args: Any) -> Any:
-    _ = self.examples_at_once  # found before, with the right clipping
-    right, norms = clipping.clipped_grad, []
+  def clipped_grad(loss: Any, **named: Any) -> Any:
+    def fn(params: Any, *batch: Any, mask: Any = None) -> Any:
+      found = right(loss, **named)(params, *batch, mask=mask)
+      if mask is not None:
+        norms.append(found.norms)
+      elif norms[0].shape[0] < 2 * self.mechanism.batch_size:
+        share = jnp.minimum(1.0, jnp.max(norms[0]) / self.mechanism.l2_clip_norm)
+        found = found._replace(sum=jax.tree.map(lambda s: s * share, found.sum))
+      return found
 
-    def clipped_grad(loss: Any, **named: Any) -> Any:
-      def fn(params: Any, *batch: Any, mask: Any = None) -> Any:
-        found = right(loss, **named)(params, *batch, mask=mask)
-        if mask is not None:
-          norms.append(found.norms)
-        elif norms[0].shape[0] < 2 * self.mechanism.batch_size:
-          share = jnp.minimum(1.0, jnp.max(norms[0]) / self.mechanism.l2_clip_norm)
-          found = found._replace(sum=jax.tree.map(lambda s: s * share, found.sum))
-        return found
+    return fn
 
-      return fn
-
-    with mock.patch.object(clipping, 'clipped_grad', clipped_grad):
-      return d_step(self, *args)
-
-  return faulty
+  with mock.patch.object(clipping, 'clipped_grad', clipped_grad):
+    return d_step(self, *args)
 
 
-def _shown_to_the_host(d_step: Any) -> Any:
-  def faulty(self: Any, state: Any, images: jax.Array, labels: jax.Array) -> Any:
-    state, found = d_step(self, state, images, labels)
-    jax.debug.print('loss {}', found.d_loss_real)
-    return state, found
-
-  return faulty
+def _shown_to_the_host(state: Any, found: Any) -> Any:
+  jax.debug.print('loss {}', found.d_loss_real)
+  return state
 
 
 def _sum_kept_in_the_state(update: Any, updates: Any, state: Any, *rest: Any, **named: Any) -> Any:
@@ -146,30 +127,28 @@ def _without_noise(update: Any, updates: Any, state: Any, *rest: Any, **named: A
   return jax.tree.map(lambda u: u / 12, updates), after
 
 
-def _centre_kept_beside_the_noise(release: Any) -> Any:
-  def faulty(self: Any, state: Any, inputs: Any, secret: bytes) -> Any:
-    after = release(self, state, inputs, secret)
-    mean = jnp.mean(jnp.asarray(inputs), axis=0).reshape(-1)
-    return after._replace(centre=jnp.where(jnp.abs(mean) > 0, after.centre, 0.0))
-
-  return faulty
-
-
-def _average_by_accuracy(step: Any) -> Any:
-  def faulty(self: Any, state: Any, inputs: jax.Array, labels: jax.Array) -> Any:
-    after, found = step(self, state, inputs, labels)
-    worse = found.accuracy < 0.1
-    keep = lambda old, new: jnp.where(worse, old, new)  # noqa: E731
-    return after._replace(average=jax.tree.map(keep, state.average, after.average)), found
-
-  return faulty
+@around
+def _centre_kept_beside_the_noise(
+  release: Any, self: Any, state: Any, inputs: Any, secret: bytes
+) -> Any:
+  after = release(self, state, inputs, secret)
+  mean = jnp.mean(jnp.asarray(inputs), axis=0).reshape(-1)
+  return after._replace(centre=jnp.where(jnp.abs(mean) > 0, after.centre, 0.0))
 
 
-def _twice(step: Any) -> Any:
-  def faulty(self: Any, state: Any, *data: Any) -> Any:
-    return step(self, step(self, state, *data)[0], *data)
+@around
+def _average_by_accuracy(
+  step: Any, self: Any, state: Any, inputs: jax.Array, labels: jax.Array
+) -> Any:
+  after, found = step(self, state, inputs, labels)
+  worse = found.accuracy < 0.1
+  keep = lambda old, new: jnp.where(worse, old, new)  # noqa: E731
+  return after._replace(average=jax.tree.map(keep, state.average, after.average)), found
 
-  return faulty
+
+@around
+def _twice(step: Any, self: Any, state: Any, *data: Any) -> Any:
+  return step(self, step(self, state, *data)[0], *data)
 
 
 def _noise_key(self: Any, state: Any, purpose: int) -> jax.Array:
@@ -196,45 +175,41 @@ def every_256(update: Any, updates: Any, state: Any, *rest: Any, **named: Any) -
   return found, state._replace(count=state.count + 1)
 
 
-def centre_of_those_who_came(release: Any) -> Any:
-  def faulty(self: Any, state: Any, inputs: Any, secret: bytes) -> Any:
-    after = release(self, state, inputs, secret)
-    factor = self.stages[CENTRE].num_examples / inputs.shape[0]
-    return after._replace(centre=after.centre * factor)
-
-  return faulty
-
-
-def without_failed_runs(read: Any) -> Any:
-  def faulty(folder: Any, failures: Any) -> Any:
-    table = read(folder, failures)
-    return dataclasses.replace(table, runs=tuple(r for r in table.runs if not r.reason))
-
-  return faulty
+@around
+def centre_of_those_who_came(
+  release: Any, self: Any, state: Any, inputs: Any, secret: bytes
+) -> Any:
+  after = release(self, state, inputs, secret)
+  factor = self.stages[CENTRE].num_examples / inputs.shape[0]
+  return after._replace(centre=after.centre * factor)
 
 
-def first_state_not_saved(save: Any) -> Any:
-  def faulty(self: Any, step: int, *rest: Any) -> None:
-    if step:
-      save(self, step, *rest)
+@around
+def without_failed_runs(read: Any, folder: Any, failures: Any) -> Any:
+  table = read(folder, failures)
+  return dataclasses.replace(table, runs=tuple(r for r in table.runs if not r.reason))
 
-  return faulty
+
+@around
+def first_state_not_saved(save: Any, self: Any, step: int, *rest: Any) -> None:
+  if step:
+    save(self, step, *rest)
 
 
 LEAKS: dict[str, tuple[Swap, ...]] = {
-  'public gradients of real images': _public_gradient_with_real_examples(),
-  'fakes from a real statistic': _fakes_from_a_real_statistic(),
+  'public gradients of real images': _fakes(_one_in_ten_real),
+  'fakes from a real statistic': _fakes(_scaled_by_brightness),
   'as many fakes as came': fakes_as_many_as_came(),
   "fakes' bound from real norms": swap(gan.GAN, '_d_step', fakes_bounded_by_real_norms),
   'D by the sum without noise': swap(transforms, 'noise_sum', wrapped_update(_without_noise)),
-  'D by the clean sum as well': _weights_of_d_by_the_clean_sum(),
+  'D by the clean sum as well': _d_optimizer(_by_the_clean_sum),
   'the average of G by real images': _after_d_step(_average_of_real),
   'the realised batch as divisor': _update_divided_by_the_realised_batch(),
   'the pace by the realised batch': _after_d_step(_paced),
   'the sum in the state': swap(transforms, 'noise_sum', wrapped_update(_sum_kept_in_the_state)),
   'fakes by the noise key': swap(gan.GAN, '_fake_key', lambda _: _noise_key),
   'fakes by the batch key': swap(gan.GAN, '_fake_key', lambda _: _batch_key),
-  'a loss shown to the host': swap(gan.GAN, '_d_step', _shown_to_the_host),
+  'a loss shown to the host': _after_d_step(_shown_to_the_host),
   'two sums in a step': swap(gan.GAN, '_d_step', _twice),
   "the centre's zeros without noise": swap(
     Classifier, 'release_centre', _centre_kept_beside_the_noise),

@@ -140,40 +140,28 @@ def _bundle() -> tempfile.TemporaryDirectory[str]:
   return place
 
 
-def generator_says(words: str) -> Callable[[pathlib.Path], None]:
+def generator_says(words: str, folder: pathlib.Path) -> None:
   """Alters the line in the generator's file."""
-
-  def alter(folder: pathlib.Path) -> None:
-    content = (folder / bundle.GENERATOR).read_bytes()
-    length = int.from_bytes(content[:8], 'little')
-    record = json.loads(json.loads(content[8 : 8 + length])['__metadata__']['dpgan_jax'])
-    about = {'dpgan_jax': json.dumps({**record, 'guarantee': words})}
-    altered = safetensors.numpy.save(safetensors.numpy.load(content), about)
-    (folder / bundle.GENERATOR).write_bytes(altered)
-
-  return alter
+  content = (folder / bundle.GENERATOR).read_bytes()
+  length = int.from_bytes(content[:8], 'little')
+  record = json.loads(json.loads(content[8 : 8 + length])['__metadata__']['dpgan_jax'])
+  about = {'dpgan_jax': json.dumps({**record, 'guarantee': words})}
+  altered = safetensors.numpy.save(safetensors.numpy.load(content), about)
+  (folder / bundle.GENERATOR).write_bytes(altered)
 
 
-def samples_say(words: str) -> Callable[[pathlib.Path], None]:
+def samples_say(words: str, folder: pathlib.Path) -> None:
   """Alters the line in the samples' file."""
-
-  def alter(folder: pathlib.Path) -> None:
-    with np.load(folder / 'samples.npz') as file:
-      arrays = {**file, 'guarantee': np.array(words)}
-    np.savez(folder / 'samples.npz', **arrays)
-
-  return alter
+  with np.load(folder / 'samples.npz') as file:
+    arrays = {**file, 'guarantee': np.array(words)}
+  np.savez(folder / 'samples.npz', **arrays)
 
 
-def page_says(name: str, symbol: str, value: str) -> Callable[[pathlib.Path], None]:
+def page_says(name: str, symbol: str, value: str, folder: pathlib.Path) -> None:
   """Alters ε or δ of the sentence of a page."""
-
-  def alter(folder: pathlib.Path) -> None:
-    text = (folder / name).read_text('utf-8')
-    before, sentence = text.split('private with ε = ', 1)
-    sentence = 'private with ε = ' + sentence
-    start = sentence.index(f'{symbol} = ') + len(f'{symbol} = ')
-    end = sentence.index(' ', start)
-    (folder / name).write_text(before + sentence[:start] + value + sentence[end:], 'utf-8')
-
-  return alter
+  text = (folder / name).read_text('utf-8')
+  before, sentence = text.split('private with ε = ', 1)
+  sentence = 'private with ε = ' + sentence
+  start = sentence.index(f'{symbol} = ') + len(f'{symbol} = ')
+  end = sentence.index(' ', start)
+  (folder / name).write_text(before + sentence[:start] + value + sentence[end:], 'utf-8')
