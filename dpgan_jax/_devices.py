@@ -26,9 +26,7 @@ from dpgan_jax import _validate
 _LEFT_OUT = ('.lock', 'tensorboard', 'grids')
 
 
-def start(
-  coordinator: str | None, num_processes: int | None, process_id: int | None
-) -> None:
+def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
   """Joins the processes of one run; must come before anything that asks JAX for its devices.
 
   Args:

@@ -96,9 +96,7 @@ def _check_promise(path: str, name: str, said: Any, expected: jax.ShapeDtypeStru
     )
 
 
-def _checked(
-  path: str, array: jax.Array, expected: jax.ShapeDtypeStruct, name: str
-) -> jax.Array:
+def _checked(path: str, array: jax.Array, expected: jax.ShapeDtypeStruct, name: str) -> jax.Array:
   if array.shape != expected.shape or array.dtype != expected.dtype:
     raise _validate.InputError(
       f'{path} is damaged: expected {name} to be {expected.dtype}{list(expected.shape)}, got '

@@ -58,9 +58,7 @@ class Split:
   scored_on: str
 
 
-def load(
-  config: ClassifierConfig, data_dir: str | None, labels_csv: str | None = None
-) -> Split:
+def load(config: ClassifierConfig, data_dir: str | None, labels_csv: str | None = None) -> Split:
   """Reads and prepares the data; with `holdout`, the test set is not even read.
 
   Raises:

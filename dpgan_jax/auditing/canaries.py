@@ -117,9 +117,7 @@ def make_canaries(
   return Canaries(images=others.images[chosen], labels=labels, present=present)
 
 
-def plant(
-  dataset: ImageDataset, canaries: Canaries
-) -> tuple[ImageDataset, np.ndarray]:
+def plant(dataset: ImageDataset, canaries: Canaries) -> tuple[ImageDataset, np.ndarray]:
   """The data set with all candidates at its end, and who is present: bool [N + m]."""
   planted = dataclasses.replace(
     dataset,

@@ -60,9 +60,7 @@ def counts_bound(
   if not isinstance(moments.encoding, TableEncoding):
     raise _validate.InputError(f'expected a release of a table, got one of a {moments.spec.kind}')
   # Both together are one Gaussian mechanism.
-  claimed = dataclasses.replace(
-    moments.stages[MEANS], noise_multiplier=moments.noise_multiplier
-  )
+  claimed = dataclasses.replace(moments.stages[MEANS], noise_multiplier=moments.noise_multiplier)
   gradient.check(claimed, trials, confidence)
   rows = _canary(moments.encoding)
   nobody = np.zeros((0, rows.shape[1])), np.zeros(0, np.int32)
@@ -98,9 +96,7 @@ def _seen(row: np.ndarray, moments: Moments, means: Means, seconds: np.ndarray) 
   of_rows = encoding.schema.rows_per_unit
   found = []
   for label in {0, moments.spec.num_classes - 1}:
-    found.append(
-      [means.sums[label, firsts].sum(), seconds[label, pairs[one], pairs[two]].sum()]
-    )
+    found.append([means.sums[label, firsts].sum(), seconds[label, pairs[one], pairs[two]].sum()])
   # A row adds 1 to each of P counts: a sum over its cells has the mean kP and the variance σ²k²P².
   units = np.array([
     1 / (moments.stages[name].noise_multiplier ** 2 * of_rows * max(count, 1))

@@ -123,9 +123,7 @@ def one_real_run(
     seed=seed,
   )
   about = {'canary_kind': canary_kind, 'audit_seed': seed}
-  found = one_run.audit_run(
-    config, dataset, planted, out, confidence=confidence, about=about
-  )
+  found = one_run.audit_run(config, dataset, planted, out, confidence=confidence, about=about)
   strongest = found.by['gradient']  # named before anything was measured
   m = found.mechanism
   return {

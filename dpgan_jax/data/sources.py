@@ -212,9 +212,7 @@ class Source:
         f'to be described; got {self.dataset}'
       )
     persons = self.unit_column, self.max_rows_per_unit
-    return read_open(
-      self.data_dir, declared(self.data_dir, self.schema, 'table', split, *persons)
-    )
+    return read_open(self.data_dir, declared(self.data_dir, self.schema, 'table', split, *persons))
 
   def _closed(self, part: T) -> T | TableDataset:
     if isinstance(part, OpenTable) and self.found is not None:

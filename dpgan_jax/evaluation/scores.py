@@ -223,9 +223,7 @@ class Evaluation:
     }  # fmt: skip
     scored = [score.to_json() | {'remark': score.remark} for score in self.scores]
     title = 'Evaluation of synthetic images'
-    return page(
-      title, record, ('samples', 'static'), TITLES, scored, self._per_class(), _NOTES
-    )
+    return page(title, record, ('samples', 'static'), TITLES, scored, self._per_class(), _NOTES)
 
   def class_name(self, k: int) -> str:
     """For tables and figures; a bar would be read as the end of a cell."""

@@ -293,9 +293,7 @@ class Classifier:
       realised_batch=batch.realised,
     )
     average = self._averaged(state, params)
-    state = state._replace(
-      step=state.step + 1, params=params, average=average, opt_state=opt_state
-    )
+    state = state._replace(step=state.step + 1, params=params, average=average, opt_state=opt_state)
     return state, metrics
 
   def _averaged(self, state: ClassifierState, params: PyTree) -> PyTree:

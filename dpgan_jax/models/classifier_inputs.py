@@ -16,9 +16,7 @@ from dpgan_jax.networks import scattering
 _ROWS_AT_ONCE = 2000
 
 
-def input_shape(
-  config: ClassifierConfig, shape: tuple[int, ...]
-) -> tuple[int, ...]:
+def input_shape(config: ClassifierConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
   """Shape of one example as `prepare` makes it, from the (H, W, C) of an image."""
   if config.features == 'pixels':
     return shape

@@ -81,9 +81,7 @@ class Labeller:
   def log_probabilities(self, images: np.ndarray) -> np.ndarray:
     """Of each class: uint8 [n, H, W, C] → float32 [n, K]."""
     inputs = prepare(self.classifier.config, images)
-    return np.asarray(
-      jax.nn.log_softmax(self.classifier.logits(self.params, self.centre, inputs))
-    )
+    return np.asarray(jax.nn.log_softmax(self.classifier.logits(self.params, self.centre, inputs)))
 
 
 def log_probabilities(labellers: Sequence[Labeller], images: np.ndarray) -> np.ndarray:

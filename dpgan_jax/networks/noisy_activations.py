@@ -57,9 +57,7 @@ def _noise(images: jax.Array, bias: jax.Array, width: int) -> jax.Array:
 
 def _hash(rows: jax.Array) -> jax.Array:
   """A number uint32 [n] of the bits of each row; another place of a value is another number."""
-  bits = jax.lax.bitcast_convert_type(
-    jax.lax.stop_gradient(rows).astype(jnp.float32), jnp.uint32
-  )
+  bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(rows).astype(jnp.float32), jnp.uint32)
   odd = 2 * jnp.arange(rows.shape[1], dtype=jnp.uint32) + 1
   mixed = (bits ^ (bits >> 15)) * (odd * jnp.uint32(2654435761))[None]
   return jnp.sum(mixed ^ (mixed >> 13), axis=1, dtype=jnp.uint32)

@@ -78,9 +78,7 @@ class Split:
     """The mean of `length` values of which this device has `rows`."""
     return self.total(self.part_of_mean(values, length))
 
-  def masked_mean(
-    self, values: jax.Array, mask: jax.Array | None, count: jax.Array
-  ) -> jax.Array:
+  def masked_mean(self, values: jax.Array, mask: jax.Array | None, count: jax.Array) -> jax.Array:
     """The mean of those `values` of all devices that `mask` lets count, `count` of them."""
     assert mask is not None
     return self.total(jnp.sum(jnp.where(mask, values, 0.0))) / jnp.maximum(count, 1.0)

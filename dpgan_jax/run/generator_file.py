@@ -235,9 +235,7 @@ def _save_moments(model: MomentsSynthesizer, path: str | os.PathLike[str]) -> No
   _tensor_file.write(path, tensors, record)
 
 
-def _load_moments(
-  path: str, header: dict[str, Any], record: dict[str, Any]
-) -> MomentsSynthesizer:
+def _load_moments(path: str, header: dict[str, Any], record: dict[str, Any]) -> MomentsSynthesizer:
   try:
     moments = settings.read(record, Spec.from_record(record['data']))
   except _DAMAGE as error:

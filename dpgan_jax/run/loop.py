@@ -323,9 +323,7 @@ class Run:
     """Writes what there is to say of a step that was taken: metrics first, a checkpoint last."""
     epsilon = self.budget.epsilon_so_far({**self._spent(stage), stage.name: step})
     means = {name: _mean(values) for name, values in history._asdict().items()}
-    writer.write(
-      step, {'epsilon': epsilon, **means}, clock={'steps_per_second': steps_per_second}
-    )
+    writer.write(step, {'epsilon': epsilon, **means}, clock={'steps_per_second': steps_per_second})
     if bar:
       bar.update(step, rounded_up(epsilon), **stage.shown(means))
     stage.write(step, kept, state if stage.wants_state(step) else None, epsilon)

@@ -189,9 +189,7 @@ def _records(path: str | os.PathLike[str]) -> list[tuple[bytes, dict[str, Any], 
   return records
 
 
-def _unseal(
-  line: bytes, chain: str | None, *, first: bool
-) -> tuple[dict[str, Any], str | None]:
+def _unseal(line: bytes, chain: str | None, *, first: bool) -> tuple[dict[str, Any], str | None]:
   """The record in a line, and its hash; raises one of several errors if it is not intact."""
   record = json.loads(line)
   written = record.pop(_HASH, None)

@@ -104,9 +104,7 @@ def make(config: TrainConfig, spec: Spec) -> Plan:
     return domains.make(config, spec)
   moments = settings.make(config, spec)
   if (level := verdict.expected(moments)) in ('useless', 'poor'):
-    warnings.warn(
-      f'samples are likely to be {level}: {verdict.advice(moments)}', stacklevel=2
-    )
+    warnings.warn(f'samples are likely to be {level}: {verdict.advice(moments)}', stacklevel=2)
   return moments
 
 
@@ -245,9 +243,7 @@ def make_budget(
       config.target_epsilon, noise_multiplier=config.noise_multiplier, **common
     )
   elif config.noise_multiplier is not None:
-    mechanism = DPMechanism.create(
-      noise_multiplier=config.noise_multiplier, steps=steps, **common
-    )
+    mechanism = DPMechanism.create(noise_multiplier=config.noise_multiplier, steps=steps, **common)
   else:
     assert config.target_epsilon is not None
     mechanism = DPMechanism.for_epsilon(config.target_epsilon, steps=steps, **common)

@@ -203,9 +203,7 @@ def restore_model(run_dir: str | os.PathLike[str]) -> Trained:
   step, state = restored
   labellers = tuple(_finished(c, run, BEFORE) for c in planned.before)
   if step == planned.gan.mechanism.steps:
-    ledger = Ledger.read(
-      run.ledger, stages=planned.budget.stages, identity=run.identity()
-    )
+    ledger = Ledger.read(run.ledger, stages=planned.budget.stages, identity=run.identity())
     for classifier in planned.after:
       if ledger.charged_steps(classifier.stage) == classifier.mechanism.steps:
         labellers += (_finished(classifier, run, AFTER),)

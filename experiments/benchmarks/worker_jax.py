@@ -53,9 +53,7 @@ class Model(nn.Module):
     if not layer.kernel:
       module: nn.Module = nn.Dense(layer.out, name=layer.name)
     elif self.ours:
-      module = layers.Conv(
-        layer.out, window, stride=layer.stride, padding=padding, name=layer.name
-      )
+      module = layers.Conv(layer.out, window, stride=layer.stride, padding=padding, name=layer.name)
     else:
       strides = (layer.stride, layer.stride)
       module = nn.Conv(layer.out, window, strides=strides, padding=padding, name=layer.name)

@@ -112,9 +112,7 @@ def measure(
     if variant.distorted:
       images = distort.distort(images, distort_key)
     show = _progress.WorkProgress()
-    result = tasks.evaluate(
-      images, classes, *real, settings, store=store, progress=show.update
-    )
+    result = tasks.evaluate(images, classes, *real, settings, store=store, progress=show.update)
     show.close()
     name = variant.name(1 + len(mixed.past))
     found[name] = {score: result[score].value for score in shown}

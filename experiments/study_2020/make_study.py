@@ -252,9 +252,7 @@ def _variants(study: Study, within: str, missing: list[str]) -> list[str]:
 # --- figure 6.3 ----------------------------------------------------------------------------------
 
 
-def _problem(
-  study: Study, figures: pathlib.Path, within: str, missing: list[str]
-) -> list[str]:
+def _problem(study: Study, figures: pathlib.Path, within: str, missing: list[str]) -> list[str]:
   parts = [
     '## The open problem (figure 6.3)',
     "At ε = 1.5 the report's images got worse after epoch 10, which it could not explain. The runs "

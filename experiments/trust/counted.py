@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import pathlib
 import random
 import sys
@@ -19,7 +18,8 @@ from typing import Any
 
 from absl import flags
 
-from dpgan_jax import _cli, _files, _progress, _validate
+from dpgan_jax import _cli, _progress, _validate
+from experiments import pages
 from experiments.trust import injector
 
 FLAGS = flags.FLAGS
@@ -60,8 +60,8 @@ def collect(
     SystemExit: something did not hold.
   """
   path, rows = FLAGS.results, {}
-  if path and pathlib.Path(path).exists():
-    rows = {row[key]: row for row in json.loads(pathlib.Path(path).read_bytes())['rows']}
+  if path and (kept := pages.read_json(pathlib.Path(path))):
+    rows = {row[key]: row for row in kept['rows']}
   found: dict[str, Any] = {}
   for part, make in parts.items():
     started = time.monotonic()
@@ -73,8 +73,7 @@ def collect(
     print(f'{part}: {_progress.duration(time.monotonic() - started)}', flush=True)
     found = summary(list(rows.values()), command, totals)
     if path:
-      with _files.atomic_write(path) as file:
-        file.write(json.dumps(found, indent=1, ensure_ascii=False) + '\n')
+      pages.write_json(pathlib.Path(path), found)
   print(', '.join(f'{found[name]} {name}' for name in (*totals, 'faults')))
   if found['faults']:
     raise SystemExit(1)

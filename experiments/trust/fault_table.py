@@ -428,8 +428,7 @@ _STRANGERS = (
         swap(release, 'release_seconds', faults.around_the_real_mean),
         _P.covariances_are_around_what_was_released, 'exactness'),
   Fault('table_true_counts', 2, 'counts of a table are released as they are',
-        swap(marginals, 'with_noise', lambda f: lambda counts, sigma, *rest: f(
-          counts, 0.0, *rest)),
+        swap(marginals, 'with_noise', lambda f: lambda counts, sigma, *rest: f(counts, 0.0, *rest)),
         _C.noise_of_counts_is_charged, 'statistics'),
   Fault('table_noise_of_one_way_counts', 2, 'two-way counts get the noise of one-way counts',
         swap(marginals, 'with_noise', faults.noise_of_one_way_counts),

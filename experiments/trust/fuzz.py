@@ -42,7 +42,8 @@ from typing import Any, TypeVar
 import jax
 from absl import flags
 
-from dpgan_jax import _cli, _files, _flag_files, _progress, _validate
+from dpgan_jax import _cli, _flag_files, _progress, _validate
+from experiments import pages
 from experiments.trust import hostile_inputs
 
 FLAGS = flags.FLAGS
@@ -542,9 +543,7 @@ def main() -> None:
         }
       )  # fmt: skip
   record = result(tallies, planted, kept)
-  text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-  with _files.atomic_write(FLAGS.out) as file:
-    file.write(f'{text}\n')
+  pages.write_json(pathlib.Path(FLAGS.out), record, indent=2)
   caught = sum(row['caught'] for row in planted)
   print(
     f'{record["inputs"]:,} inputs, {record["findings"]} findings, {caught} of {len(planted)} '

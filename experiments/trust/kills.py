@@ -37,6 +37,7 @@ import tqdm
 from absl import flags
 
 from dpgan_jax import _validate
+from dpgan_jax.data import writers
 from experiments.trust import counted, injector, victims
 
 FLAGS = flags.FLAGS
@@ -118,7 +119,7 @@ class Killer:
       folder = self.fresh(victim)
       outcome = injector.run(lambda f=folder: victim.work(f), folder, at=n, how=how)
       if outcome.was_killed:
-        self._after_kill(victim, row, folder, outcome, outcome.told, reference)
+        self._after_kill(victim, row, folder, outcome, outcome.told, reference.result)
         self._to_the_end(victim, row, folder, reference)
       elif outcome.result != reference.result:  # threads: that time there were fewer changes
         row.faults.append(f'change {n}: {outcome.stderr[-300:]}')
@@ -141,33 +142,26 @@ class Killer:
         told += outcome.told
         if not outcome.was_killed:
           break
-        self._after_kill(victim, row, folder, outcome, told, reference)
+        self._after_kill(victim, row, folder, outcome, told, reference.result)
       self._to_the_end(victim, row, folder, reference)
       shutil.rmtree(folder)
       counted.say(row, 'place', _TOTALS)
     return row
 
   def _after_kill(
-    self,
-    victim: victims.Victim,
-    row: Row,
-    folder: pathlib.Path,
-    outcome: injector.Outcome,
-    told: list[str],
-    reference: injector.Outcome,
-  ) -> None:
+    self, victim: victims.Victim, row: Row, folder: pathlib.Path, outcome: injector.Outcome,
+    told: list[str], end: Any,
+  ) -> None:  # fmt: skip
     row.kills += 1
     row.restarts += 1
     row.hit[_spot(*outcome.changes[-1])] += 1
-    self._look(victim, row, folder, told, reference.result)
+    self._look(victim, row, folder, told, end)
 
   def _look(
     self, victim: victims.Victim, row: Row, folder: pathlib.Path, told: list[str], end: Any
   ) -> None:
-    try:
+    with victims.noting(row.faults):
       row.found[victim.check(folder, told, end)] += 1
-    except (AssertionError, _validate.InputError) as error:
-      row.faults.append(str(error))
     row.leftovers = max(row.leftovers, victims.leftovers(folder))
 
   def _to_the_end(
@@ -255,18 +249,8 @@ def difference(outcome: injector.Outcome, reference: injector.Outcome) -> str:
 def run_part(part: str, killer: Killer, work_dir: pathlib.Path, commands: int) -> list[Row]:
   """The rows of one of `PARTS`; `commands` says how many kills whole commands get."""
   match part:
-    case 'ledger':
-      return [killer.at_every_change(victims.LedgerAppend(torn)) for torn in (False, True)]
-    case 'checkpoint':
-      return [killer.at_every_change(victims.CheckpointWrite())]
-    case 'metrics':
-      return [killer.at_every_change(victims.MetricsWrite())]
-    case 'export':
-      return [
-        killer.at_every_change(victims.Export(format, replace))
-        for format in ('npz', 'png', 'idx', 'parquet')
-        for replace in (False, True)
-      ]
+    case 'ledger' | 'checkpoint' | 'metrics' | 'export':
+      return [killer.at_every_change(each) for each in victims.SMALL[part]]
     case 'train':
       return [killer.at_random_changes(victims.Train(), commands)]
     case 'sample':
@@ -275,10 +259,9 @@ def run_part(part: str, killer: Killer, work_dir: pathlib.Path, commands: int) -
       outcome = injector.run(lambda: victim.work(run), work_dir)
       if outcome.status != 0:
         raise RuntimeError(f'training failed: {outcome.stderr}')
-      formats = ('npz', 'png', 'idx', 'parquet')
       return [
         killer.at_random_changes(victims.Sample(run / 'run', f), max(1, commands // 8))
-        for f in formats
+        for f in writers.FORMATS
       ]
     case 'sweep':
       return [killer.at_random_changes(victims.Sweep(), max(1, commands // 4))]

@@ -146,8 +146,8 @@ class Machine:
 
   def disk_full(self, cases: int) -> Iterator[Row]:
     """From a change of the disk on, every call that needs space fails (ENOSPC)."""
-    for victim in _small_victims():
-      yield self._disk_full_at_every_change(victim)
+    for victims_of_part in victims.SMALL.values():
+      yield from map(self._disk_full_at_every_change, victims_of_part)
     row = Row('no space left, training')
     folder = self.copy()
     reference = injector.run(lambda: self._train.work(folder), folder)
@@ -158,10 +158,8 @@ class Machine:
     for n in _shown(self._rng.sample(needs, min(cases, len(needs))), row.fault):
       folder = self.copy()
       outcome = injector.run(lambda f=folder: self._train.work(f), folder, at=n, how='full')
-      try:
+      with victims.noting(row.faults, f'change {n}: '):
         self._train.check(folder, outcome.told, self.end)
-      except (AssertionError, _validate.InputError) as error:
-        row.faults.append(f'change {n}: {error}')
       # Nothing needs mending: there is space again.
       self.settle(row, f'change {n}', folder, outcome, names=('No space left',), mend=lambda: None)
       shutil.rmtree(folder)
@@ -194,10 +192,8 @@ class Machine:
       if 'No space left' not in last:
         row.faults.append(f'change {n}: {last}')
       row.refused += 1
-      try:
+      with victims.noting(row.faults, f'change {n}: '):
         victim.check(folder, outcome.told, reference.result)
-      except (AssertionError, _validate.InputError) as error:
-        row.faults.append(f'change {n}: {error}')
       again = start(0, 'count')
       if again.status == 0 and again.result == reference.result:
         row.mended += 1
@@ -397,20 +393,6 @@ def _two_at_once(victim: victims.Train, folder: pathlib.Path) -> dict[str, Any]:
   directory.RunDir.lock = locking  # pyright: ignore[reportAttributeAccessIssue]
   end = victim.work(folder)
   return {'end': end, **seen}
-
-
-def _small_victims() -> list[victims.Victim]:
-  small: list[victims.Victim] = [
-    victims.LedgerAppend(),
-    victims.CheckpointWrite(),
-    victims.MetricsWrite(),
-    *(
-      victims.Export(format, replace)
-      for format in ('npz', 'png', 'idx', 'parquet')
-      for replace in (False, True)
-    ),
-  ]
-  return small
 
 
 def damage(path: pathlib.Path, kind: str, rng: random.Random) -> None:

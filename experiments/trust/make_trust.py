@@ -11,7 +11,6 @@ right or wrong.
 
 from __future__ import annotations
 
-import json
 import math
 import pathlib
 import subprocess
@@ -77,14 +76,9 @@ def read(results: pathlib.Path) -> dict[str, Any]:
 
 
 def _load(results: pathlib.Path, name: str, command: str) -> Any:
-  try:
-    return json.loads((results / name).read_bytes())
-  except FileNotFoundError:
-    raise _validate.InputError(f'{results.name}/{name} is missing; run {command}') from None
-  except ValueError as error:
-    raise _validate.InputError(
-      f'{results.name}/{name} is damaged ({error}); run {command}'
-    ) from None
+  if (found := pages.read_json(results / name)) is None:
+    raise _validate.InputError(f'{results.name}/{name} is missing; run {command}')
+  return found
 
 
 def _wrong_faults(part: Any) -> str | None:
@@ -239,27 +233,28 @@ def _statistics(part: Any) -> tuple[str, ...]:
 
 
 def _kills(part: Any) -> tuple[str, ...]:
-  names = ('place', 'moments', 'kills', 'terminated', 'restarts', 'ends', 'same_end')
-  rows = [[r[name] for name in names] for r in part['rows']]
   return (
     '## Kills survived',
     'After each: steps begun ≤ steps charged, and no half-written file under a final name. Then '
     'started again, and compared at the end, bit for bit, with a process left alone.',
     _made_by(part),
-    pages.table([name.replace('_', ' ') for name in names], rows),
+    _counts(part, ('place', 'moments', 'kills', 'terminated', 'restarts', 'ends', 'same_end')),
   )
 
 
 def _machine(part: Any) -> tuple[str, ...]:
-  names = ('fault', 'cases', 'same_end', 'refused', 'mended')
-  rows = [[r[name] for name in names] for r in part['rows']]
   return (
     '## Faults of the machine',
     'Every case came to the same end, or was refused in one line; mended: of these, went on to the '
     'same end when the fault was gone, where that was tried.',
     _made_by(part),
-    pages.table([name.replace('_', ' ') for name in names], rows),
+    _counts(part, ('fault', 'cases', 'same_end', 'refused', 'mended')),
   )
+
+
+def _counts(part: Any, names: tuple[str, ...]) -> str:
+  rows = [[r[name] for name in names] for r in part['rows']]
+  return pages.table([name.replace('_', ' ') for name in names], rows)
 
 
 def _fuzz(part: Any) -> tuple[str, ...]:

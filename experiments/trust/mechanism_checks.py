@@ -379,9 +379,7 @@ def stages_share_no_key() -> None:
   secret = secrets.Secret.of_seed(0)
   with tempfile.TemporaryDirectory() as folder:
     directory = RunDir(pathlib.Path(folder))
-    ledger = Ledger.open(
-      directory.ledger, stages=planned.budget.stages, data_fingerprint='f00d'
-    )
+    ledger = Ledger.open(directory.ledger, stages=planned.budget.stages, data_fingerprint='f00d')
     run = loop.Run(directory, ledger, planned.budget, secret, None, progress=False)
     states = [
       run._start_or_resume(stage, none)

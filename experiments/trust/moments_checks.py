@@ -75,9 +75,7 @@ def noise_of_moments_is_charged() -> None:
 
   def watched(vectors: Any, *, noise_multiplier: float, **about: Any) -> np.ndarray:
     found = release_sum(vectors, noise_multiplier=noise_multiplier, **about)
-    (centred if vectors.shape[1] == moments.dim + 2 else summed).append(
-      (found, noise_multiplier)
-    )
+    (centred if vectors.shape[1] == moments.dim + 2 else summed).append((found, noise_multiplier))
     return found
 
   covariances = []

@@ -43,9 +43,10 @@ os.environ.setdefault(
 import jax
 from absl import flags
 
-from dpgan_jax import _cli, _files, _validate
+from dpgan_jax import _cli, _validate
 from dpgan_jax.budget import cross_check, noisy_steps
 from dpgan_jax.privacy import accounting
+from experiments import pages
 from experiments.trust.fault_table import FAULTS, Fault
 from experiments.trust.statistical_checks import Violation
 
@@ -142,8 +143,7 @@ def _write(path: pathlib.Path, rows: dict[str, dict[str, Any]]) -> None:
     'caught': len(rows),
     'rows': [rows[fault.id] for fault in FAULTS if fault.id in rows],
   }
-  with _files.atomic_write(path) as file:
-    file.write(json.dumps(result, indent=2, ensure_ascii=False) + '\n')
+  pages.write_json(path, result, indent=2)
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import pathlib
 import sys
@@ -24,7 +23,8 @@ import numpy as np
 import scipy.stats
 from absl import flags
 
-from dpgan_jax import _cli, _files, _validate
+from dpgan_jax import _cli, _validate
+from experiments import pages
 from experiments.trust import statistical_checks as checks
 
 FLAGS = flags.FLAGS
@@ -226,8 +226,7 @@ def main() -> None:
     print(f'{number}/{len(CASES)} {rows[-1]["check"]} ({left:.0f} s left)', file=sys.stderr)
   if FLAGS.out:
     result = {'command': f'python -m experiments.trust.power --repeats={repeats}', 'rows': rows}
-    with _files.atomic_write(pathlib.Path(FLAGS.out)) as file:
-      file.write(json.dumps(result, indent=2, ensure_ascii=False) + '\n')
+    pages.write_json(pathlib.Path(FLAGS.out), result, indent=2)
   for row in rows:
     shown = ', '.join(f'{n}: {f["refused"]}/{f["of"]}' for n, f in row['faults'].items())
     print(f'{row["check"]}: correct refused {row["correct"]["refused_at_false_alarm"]}; {shown}')

@@ -26,9 +26,7 @@ from experiments.trust.statistical_checks import Violation
 
 def the_centre_is_divided_by_the_public_number() -> None:
   """Of N = 60 records that were announced, 53 and 60 come: the centre is their sum over 60."""
-  model = taint_checks.make_classifier(
-    **taint_checks.CLASSIFIERS['labeller'], noise_multiplier=0.0
-  )
+  model = taint_checks.make_classifier(**taint_checks.CLASSIFIERS['labeller'], noise_multiplier=0.0)
   state = jax.jit(lambda key: model.init(key))(jax.random.key(0))
   rows = np.random.default_rng(0).standard_normal((taint_checks.N, *model.input_shape))
   rows /= np.linalg.norm(rows.reshape(len(rows), -1), axis=1).reshape(-1, 1, 1, 1) * 1.01

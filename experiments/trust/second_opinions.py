@@ -23,11 +23,12 @@ import dp_accounting
 import numpy as np
 from absl import flags
 
-from dpgan_jax import _cli, _files
+from dpgan_jax import _cli
 from dpgan_jax.budget import cross_check, noisy_steps
 from dpgan_jax.budget.budget import Budget
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
+from experiments import pages
 
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -183,8 +184,7 @@ def main() -> None:
       'methods': cross_check.METHODS,
       'rows': rows,
     }
-    with _files.atomic_write(pathlib.Path(FLAGS.out)) as file:
-      file.write(json.dumps(result, indent=2, ensure_ascii=False) + '\n')
+    pages.write_json(pathlib.Path(FLAGS.out), result, indent=2)
 
 
 if __name__ == '__main__':

@@ -29,9 +29,7 @@ def _require(p_value: float, alarm: float, what: str) -> None:
 # --- noise ----------------------------------------------------------------------------------------
 
 
-def noise_is_normal(
-  sample: np.ndarray, standard_deviation: float, *, alarm: float = ALARM
-) -> None:
+def noise_is_normal(sample: np.ndarray, standard_deviation: float, *, alarm: float = ALARM) -> None:
   """Kolmogorov-Smirnov: `sample` [n] is N(0, standard_deviation²).
 
   A scale at 2/3 or 3/2 of what is charged moves the distribution function by 0.09. At n = 4,000 and

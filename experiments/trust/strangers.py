@@ -12,7 +12,6 @@ or that is missing, ends the command with status 1.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -23,7 +22,8 @@ from typing import Any
 
 from absl import flags
 
-from dpgan_jax import _cli, _files, _validate
+from dpgan_jax import _cli, _validate
+from experiments import pages
 
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -234,8 +234,7 @@ def main() -> None:
   if FLAGS.out:
     part = {'command': 'python -m experiments.trust.strangers --out=FILE', 'cases': len(rows),
             'wrong': wrong, 'rows': rows}  # fmt: skip
-    with _files.atomic_write(pathlib.Path(FLAGS.out)) as file:
-      file.write(json.dumps(part, indent=2, ensure_ascii=False) + '\n')
+    pages.write_json(pathlib.Path(FLAGS.out), part, indent=2)
   print(', '.join(f'{count} {verdict}' for verdict, count in counts.items() if count or wrong)
         + f', {len(wrong)} wrong' + (f': {", ".join(wrong)}' if wrong else ''))  # fmt: skip
   if wrong:

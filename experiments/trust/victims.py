@@ -7,18 +7,19 @@ digests of everything that has to come out the same bit for bit, however often i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import pathlib
 import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from dpgan_jax import _cli, sample, sweep, train
+from dpgan_jax import _cli, _validate, sample, sweep, train
 from dpgan_jax.budget import ledger
 from dpgan_jax.data import writers
 from dpgan_jax.models import config
@@ -75,6 +76,15 @@ def highest(told: list[str], word: str) -> int:
 def require(condition: bool, what: str) -> None:
   if not condition:
     raise AssertionError(what)
+
+
+@contextlib.contextmanager
+def noting(faults: list[str], where: str = '') -> Iterator[None]:
+  """Adds to `faults` what a check of the block finds."""
+  try:
+    yield
+  except (AssertionError, _validate.InputError) as error:
+    faults.append(f'{where}{error}')
 
 
 class Victim:
@@ -227,6 +237,15 @@ class Export(Victim):
     only_old, only_new = there.items() <= old.items(), there.items() <= end.items()
     require(only_old or only_new, f'old and new side by side: {sorted(there)}')
     return f'some files of the {"old" if only_old else "new"}, none of the other'
+
+
+SMALL: dict[str, tuple[Victim, ...]] = {
+  'ledger': (LedgerAppend(), LedgerAppend(torn=True)),
+  'checkpoint': (CheckpointWrite(),),
+  'metrics': (MetricsWrite(),),
+  'export': tuple(Export(f, replace) for f in writers.FORMATS for replace in (False, True)),
+}
+"""Parts of the library, by what they write."""
 
 
 # --- whole commands ------------------------------------------------------------------------------

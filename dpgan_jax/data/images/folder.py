@@ -369,9 +369,7 @@ def _by_name(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
   return _in_order(paths, lambda path: path.name, lambda path: path.stem)
 
 
-def _in_order(
-  items: Iterable[T], name: Callable[[T], str], number: Callable[[T], str]
-) -> list[T]:
+def _in_order(items: Iterable[T], name: Callable[[T], str], number: Callable[[T], str]) -> list[T]:
   """Sorts by name, or by number where every item has one."""
   found = sorted(items, key=name)
   if all(number(item).isascii() and number(item).isdecimal() for item in found):

@@ -312,9 +312,7 @@ def _require_order(
       )
 
 
-def _gridded(
-  schema: SeriesSchema, place: np.ndarray, values: np.ndarray, count: int
-) -> np.ndarray:
+def _gridded(schema: SeriesSchema, place: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
   size = count * schema.grid.steps
   result = np.full(size, np.nan)
   if schema.grid.within == 'last':

@@ -36,9 +36,7 @@ def to_arrays(
   return found
 
 
-def to_long(
-  schema: SeriesSchema, records: np.ndarray, labels: np.ndarray | None
-) -> TableDataset:
+def to_long(schema: SeriesSchema, records: np.ndarray, labels: np.ndarray | None) -> TableDataset:
   """A row for each record and time at which anything was measured, or one where nothing was.
 
   The identifier is the number of the record, from 1.

@@ -129,9 +129,7 @@ class TableDataset:
     return len(self.class_names)
 
 
-def parse_given(
-  schema: Schema, given: Mapping[str, Any]
-) -> tuple[int | None, dict[int, float]]:
+def parse_given(schema: Schema, given: Mapping[str, Any]) -> tuple[int | None, dict[int, float]]:
   """(class, values by the number of their column in the matrix) of values as they are written.
 
   Raises:

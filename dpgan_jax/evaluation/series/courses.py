@@ -100,7 +100,5 @@ def discriminative(real: TableDataset, made: TableDataset, effort: tstr.Effort) 
   parts = slice(half), slice(half, None)
   train, test = (np.concatenate([r[part] for r in rows]) for part in parts)
   labels = [np.repeat([0, 1], n) for n in (half, count - half)]
-  found = tstr.train_and_test(
-    'boosting', columns, (train, labels[0]), (test, labels[1]), 2, effort
-  )
+  found = tstr.train_and_test('boosting', columns, (train, labels[0]), (test, labels[1]), 2, effort)
   return max(0.0, found['balanced'] - 0.5)

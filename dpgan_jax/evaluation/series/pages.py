@@ -100,6 +100,4 @@ def evaluate_model(
   num = num or min(len(train), _MOST_ROWS)
   records, labels = model.sample(num, key=secrets.root_key(seed))
   evaluate = evaluate_run if model.spec.kind == 'series' else pages.evaluate_run
-  return evaluate(
-    train, test, records, labels, out, quick=quick, seed=seed, scores_dir=scores_dir
-  )
+  return evaluate(train, test, records, labels, out, quick=quick, seed=seed, scores_dir=scores_dir)

@@ -187,9 +187,7 @@ def _decimals(text: str) -> int:
   return min(len(text.strip().partition('.')[2].rstrip('0')), _MOST_DECIMALS + 1)
 
 
-def _outwards(
-  column: Column, low: float, high: float, step: float | None
-) -> tuple[float, float]:
+def _outwards(column: Column, low: float, high: float, step: float | None) -> tuple[float, float]:
   """Bounds that are whole steps, no narrower than [low, high); within what is known of them."""
   if column.kind != 'real':
     step = step or 1

@@ -136,9 +136,7 @@ def _labels(
   return labels
 
 
-def _said(
-  name: str, config: TrainConfig, given: frozenset[str], found: dict[str, Choice]
-) -> Any:
+def _said(name: str, config: TrainConfig, given: frozenset[str], found: dict[str, Choice]) -> Any:
   """The value that a setting is going to have."""
   return getattr(config, name) if name in given or name not in found else found[name].value
 

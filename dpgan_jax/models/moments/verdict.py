@@ -138,9 +138,7 @@ def judge(means: Means, seconds: np.ndarray, moments: Moments) -> Verdict | None
 def _signal(means: Means, seconds: np.ndarray, moments: Moments) -> float:
   counts = np.maximum(means.counts, 1.0)[:, np.newaxis]
   centres = means.sums / counts
-  of_counts, of_sums = moments.encoding.noise(
-    moments.stages[MEANS].noise_multiplier, means.scale
-  )
+  of_counts, of_sums = moments.encoding.noise(moments.stages[MEANS].noise_multiplier, means.scale)
   within = moments.encoding.variances(means, seconds)
   common = means.sums.sum(axis=0) / counts.sum()
   noise = (of_sums / counts) ** 2 + (common * of_counts / counts) ** 2

@@ -90,9 +90,7 @@ def export(
   return path
 
 
-def require_free(
-  path: str | os.PathLike[str], format: str, overwrite: bool
-) -> pathlib.Path:
+def require_free(path: str | os.PathLike[str], format: str, overwrite: bool) -> pathlib.Path:
   """The path of a file that may be written.
 
   Raises:
