@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from dpgan_jax._records import json_ready
+from dpgan_jax._validate import InputError
 
 # No file may promise (or unpack to) more than this: a gzip, zip or PNG bomb is refused, not read.
 MAX_BYTES = 4 * 2**30
@@ -58,6 +59,32 @@ def _naming(error: OSError, path: pathlib.Path, size: int | None = None) -> OSEr
 def _beside(path: pathlib.Path) -> pathlib.Path:
   # Not `tempfile`: a mode of its own (or a chmod after it) would override the user's umask.
   return path.parent / f'.{path.name}.{secrets.token_hex(8)}.tmp'
+
+
+def require_folder(path: str | os.PathLike[str]) -> pathlib.Path:
+  """The folder that results go to.
+
+  Raises:
+    InputError: it is a file.
+  """
+  path = pathlib.Path(path)
+  if path.exists() and not path.is_dir():
+    raise InputError(f'expected out to be a folder, got the file {path}')
+  return path
+
+
+def require_free(path: str | os.PathLike[str], overwrite: bool, what: str = '') -> pathlib.Path:
+  """The path of a file that may be written; `what` is added where it is a folder.
+
+  Raises:
+    InputError: a folder, or something is there and not `overwrite`.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    raise InputError(f'{path} is a folder; expected the name of a file{what}')
+  if os.path.lexists(path) and not overwrite:
+    raise InputError(f'{path} exists already; expected a new path, or overwrite')
+  return path
 
 
 @contextlib.contextmanager

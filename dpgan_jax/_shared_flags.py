@@ -50,10 +50,9 @@ class DataOptions:
 
   def source(self, settings: Any, dataset: str | None = None) -> Source:
     """The data that these and the settings name; `dataset` in the place of the settings'."""
-    return Source.of(
-      settings, data_dir=self.data_dir, labels_csv=self.labels_csv, dataset=dataset,
-      schema=self.schema, unit_column=self.unit_column, max_rows_per_unit=self.max_rows_per_unit,
-    )
+    names = (field.name for field in dataclasses.fields(DataOptions))
+    where = {name: getattr(self, name) for name in names}
+    return Source.of(settings, dataset=dataset, **where)
 
   def settled(self, config: TrainConfig) -> tuple[TrainConfig, Source]:
     """The settings of a new run with the hold-out that it records, and its data without it."""

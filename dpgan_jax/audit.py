@@ -104,9 +104,7 @@ def main() -> None:
   name = options.name or options.mode
   if not name.replace('_', '').replace('-', '').replace('.', '').isalnum():
     raise _validate.InputError(f'expected name of letters, digits and _-., got {name!r}')
-  out = pathlib.Path(options.out or f'runs/audit/{name}')
-  if out.exists() and not out.is_dir():
-    raise _validate.InputError(f'expected out to be a directory, got the file {out}')
+  out = _files.require_folder(options.out or f'runs/audit/{name}')
   started = time.monotonic()
   found = _attack(options, out)
   record = {

@@ -21,9 +21,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import safetensors.flax
 
-from dpgan_jax import _cli, _devices, _files, _settings, _shared_flags, _validate
+from dpgan_jax import _cli, _devices, _files, _settings, _shared_flags, _tensor_file, _validate
 from dpgan_jax.budget import cross_check
 from dpgan_jax.data import datasets, naming, sources
 from dpgan_jax.data.spec import Spec
@@ -33,6 +32,7 @@ from dpgan_jax.models.classifier_config import ClassifierConfig
 from dpgan_jax.models.classifier_inputs import prepare
 from dpgan_jax.networks import layers
 from dpgan_jax.privacy import accounting
+from dpgan_jax.run import secrets
 from dpgan_jax.run.loop import Run
 from dpgan_jax.run.stages import ClassifierStage, DataOn
 
@@ -143,9 +143,7 @@ def run(
 
 
 def save_weights(
-  path: str | os.PathLike[str],
-  classifier: Classifier,
-  state: ClassifierState,
+  path: str | os.PathLike[str], classifier: Classifier, state: ClassifierState
 ) -> None:
   """Writes weights and centre (safetensors) with their public record; no key, no seed."""
   record = {
@@ -156,8 +154,7 @@ def save_weights(
   }
   leaves = jax.tree_util.tree_leaves_with_path({'params': state.average, 'centre': state.centre})
   tensors = {jax.tree_util.keystr(p, simple=True, separator='/'): leaf for p, leaf in leaves}
-  with _files.atomic_write(path, 'wb') as file:
-    file.write(safetensors.flax.save(tensors, {'dpgan_jax': json.dumps(record, sort_keys=True)}))
+  _tensor_file.write(path, tensors, record)
 
 
 def _result(classifier: Classifier, state: ClassifierState, split: Split) -> dict[str, Any]:
@@ -180,9 +177,7 @@ def _result(classifier: Classifier, state: ClassifierState, split: Split) -> dic
     'stages': {name: stage.to_dict() for name, stage in classifier.stages.items()},
     'config': dataclasses.replace(config, seed=None).to_dict(),
     'parameters': layers.count_parameters(state.params),
-    'seed': 'fixed: reproducible, not private against those who know the seed'
-    if config.seed is not None
-    else 'secret: 64 bits from the operating system',
+    'seed': secrets.describe(config.seed),
     'covered': 'classifier.safetensors and predictions of it; epsilon is for one run',
     'not_covered': 'metrics.jsonl, checkpoints, ledger.jsonl'
     + (', this accuracy: keep private, or count the choice made by it' if private else ''),

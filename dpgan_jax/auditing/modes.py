@@ -20,7 +20,7 @@ from dpgan_jax.evaluation import scoring
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import settings
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.run import plan, trainer
+from dpgan_jax.run import plan, secrets, trainer
 
 
 def gradient(
@@ -139,9 +139,7 @@ def one_real_run(
     'adversaries': {name: dataclasses.asdict(guesses) for name, guesses in found.by.items()},
     'mechanism': m.to_dict(),
     'config': dataclasses.replace(config, seed=None).to_dict(),
-    'seed': 'fixed: reproducible, not private against those who know the seed'
-    if config.seed is not None
-    else 'secret: 64 bits from the operating system',
+    'seed': secrets.describe(config.seed),
     'says': f'The data set has N = {m.num_examples} records: {len(dataset)} of {dataset.name} and '
     f'{found.canaries} canaries; epsilon is for adding or removing one of them. lower_bound is '
     'that of the adversary who sees every noisy gradient; loss sees the discriminator, samples '

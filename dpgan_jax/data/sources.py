@@ -133,31 +133,16 @@ class Source:
   found: Schema | None = None
 
   @classmethod
-  def of(
-    cls,
-    settings: Any,
-    *,
-    data_dir: str | None,
-    labels_csv: str | None,
-    dataset: str | None = None,
-    **of_tables: Any,
-  ) -> Source:
-    """Of the settings of a run, which have the other fields; `dataset` in the place of theirs.
+  def of(cls, settings: Any, *, dataset: str | None = None, **where: Any) -> Source:
+    """Of the settings of a run; `dataset` in the place of theirs.
 
     Args:
-      settings, data_dir, labels_csv, dataset: as the fields.
-      **of_tables: schema, unit_column, max_rows_per_unit, where they are given.
+      settings, dataset: as the fields.
+      **where: fields that no settings have, where they are given.
     """
-    return cls(
-      dataset=settings.dataset if dataset is None else dataset,
-      data_dir=data_dir,
-      labels_csv=labels_csv,
-      image_size=settings.image_size,
-      channels=settings.channels,
-      holdout=settings.holdout,
-      schema_epsilon=getattr(settings, 'schema_epsilon', None),
-      **of_tables,
-    )
+    names = ('image_size', 'channels', 'holdout', 'schema_epsilon')
+    of_settings = {name: getattr(settings, name, None) for name in names}
+    return cls(dataset=dataset or settings.dataset, **of_settings, **where)
 
   def settled(self) -> Source:
     """With the hold-out that a run records: the default, where nothing is asked for; None for none.

@@ -26,7 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from dpgan_jax._files import atomic_directory, atomic_write, fsync_directory, named
+from dpgan_jax._files import (
+  atomic_directory,
+  atomic_write,
+  fsync_directory,
+  named,
+  require_free,
+)
 from dpgan_jax._validate import InputError, integer, one_of
 from dpgan_jax.data import naming
 from dpgan_jax.data.images.dataset import SPLITS
@@ -109,9 +115,7 @@ def export(
   if labels is not None and num_classes is not None:
     names = _checked_names(class_names, num_classes)
   if format in ('npz', 'parquet'):
-    if path.is_dir():
-      raise InputError(f'{path} is a folder; expected the name of a file for format {format}')
-    _refuse_existing([path], overwrite)
+    require_free(path, overwrite, f' for format {format}')
     with atomic_write(path, 'wb') as file:
       if format == 'parquet':
         _write_parquet(file, images, labels, names, guarantee)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dpgan_jax import _figures, _files, _html, _markdown, _progress, _validate
+from dpgan_jax import _figures, _files, _html, _markdown, _progress
 from dpgan_jax.data import naming, readers
 from dpgan_jax.data.images.dataset import SPLITS, ImageDataset
 from dpgan_jax.data.sources import Source
@@ -113,8 +113,7 @@ def score(
   Raises:
     InputError: samples that cannot be scored, or `out` is a file.
   """
-  if out.exists() and not out.is_dir():
-    raise _validate.InputError(f'expected out to be a folder, got the file {out}')
+  _files.require_folder(out)
   show = _progress.WorkProgress()
   store = scores.Store(pathlib.Path(scores_dir or out / KEPT))
   result = tasks.evaluate(

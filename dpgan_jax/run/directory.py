@@ -35,11 +35,35 @@ _MOST_SHOWN = 8  # fields that differ
 _UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
+class _Place:
+  """A file or folder of this name within a run's directory."""
+
+  def __init__(self, name: str) -> None:
+    self._name = name
+
+  def __get__(self, run: RunDir, _: type[RunDir] | None = None) -> pathlib.Path:
+    return run.path / self._name
+
+
 @dataclasses.dataclass(frozen=True)
 class RunDir:
   """The places of everything a run leaves behind; make it with `RunDir.open`."""
 
   path: pathlib.Path
+
+  config = _Place(_CONFIG)
+  ledger = _Place('ledger.jsonl')
+  secret = _Place('secret.json')  # that all keys follow from; as private as the data
+  schema = _Place('schema.json')  # of a table, where the run has found it
+  metrics = _Place('metrics.jsonl')
+  report_json = _Place('report.json')
+  report_markdown = _Place('report.md')
+  samples_png = _Place('samples.png')
+  signs = _Place('signs.json')  # what the verdict on a GAN follows from
+  losses_png = _Place('losses.png')
+  grids = _Place('grids')  # sample grids, one per epoch
+  snapshots = _Place('snapshots')  # publishable generators of some steps: averages, and as trained
+  checkpoints = _Place('checkpoints')
 
   @classmethod
   def open(cls, path: str | os.PathLike[str], *, create: bool) -> RunDir:
@@ -74,74 +98,13 @@ class RunDir:
       raise _validate.InputError(f'{wanted} that can be written, got {path}, which cannot')
     return cls(path)
 
-  @property
-  def config(self) -> pathlib.Path:
-    return self.path / _CONFIG
-
-  @property
-  def ledger(self) -> pathlib.Path:
-    return self.path / 'ledger.jsonl'
-
-  @property
-  def secret(self) -> pathlib.Path:
-    """The secret that all keys follow from; as private as the data."""
-    return self.path / 'secret.json'
-
-  @property
-  def schema(self) -> pathlib.Path:
-    """What the columns of a table may hold, where the run has found that."""
-    return self.path / 'schema.json'
-
-  @property
-  def metrics(self) -> pathlib.Path:
-    return self.path / 'metrics.jsonl'
-
-  @property
-  def report_json(self) -> pathlib.Path:
-    return self.path / 'report.json'
-
-  @property
-  def report_markdown(self) -> pathlib.Path:
-    return self.path / 'report.md'
-
-  @property
-  def samples_png(self) -> pathlib.Path:
-    return self.path / 'samples.png'
-
   def samples(self, kind: str = 'image') -> pathlib.Path:
     """The samples that a run of such data leaves."""
     return self.path / SAMPLES[kind]
 
-  @property
-  def signs(self) -> pathlib.Path:
-    """What the verdict on a GAN follows from."""
-    return self.path / 'signs.json'
-
-  @property
-  def losses_png(self) -> pathlib.Path:
-    return self.path / 'losses.png'
-
-  @property
-  def grids(self) -> pathlib.Path:
-    """Directory of the sample grids, one per epoch."""
-    return self.path / 'grids'
-
-  @property
-  def snapshots(self) -> pathlib.Path:
-    """Directory of publishable generators kept along the way: the average, and as trained."""
-    return self.path / 'snapshots'
-
   def snapshot(self, step: int) -> pathlib.Path:
     """The file of the generator kept at `step`."""
     return self.snapshots / f'step_{step:08d}.safetensors'
-
-  @property
-  def checkpoints(self) -> pathlib.Path:
-    return self.path / 'checkpoints'
-
-  @property
-  def tensorboard(self) -> pathlib.Path:
-    return self.path / 'tensorboard'
 
   @contextlib.contextmanager
   def lock(self) -> Iterator[None]:

@@ -34,7 +34,6 @@ from dpgan_jax.privacy.mechanism import DPMechanism
 
 _FORMAT = 'dpgan_jax generator 4'
 _MOMENTS_FORMAT = 'dpgan_jax moments 2'
-_MOST_HEADER = 2**20  # bytes; those of this package have some thousands
 # Of version 0.1, by how many classifiers label the samples.
 _OLD_FORMATS = {f'dpgan_jax generator {n + 1}': n for n in range(3)}
 # Whatever a wrong type or number in a record leads to.

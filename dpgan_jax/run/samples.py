@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -53,20 +54,16 @@ def write(
   Raises:
     InputError: a format that there is not, or something is there.
   """
-  spec, said = model.spec, model.guarantee()
-  format = format or formats(spec)[0]
+  spec = model.spec
+  how: Any = {
+    'format': format or formats(spec)[0], 'overwrite': overwrite, 'guarantee': model.guarantee(),
+  }  # fmt: skip
   if isinstance(spec.schema, SeriesSchema):
-    return series.export(
-      path, spec.schema, records, labels, format=format, overwrite=overwrite, guarantee=said
-    )
+    return series.export(path, spec.schema, records, labels, **how)
   if spec.schema is not None:
-    return tables.export(
-      path, spec.schema, records, labels, format=format, overwrite=overwrite, guarantee=said
-    )
+    return tables.export(path, spec.schema, records, labels, **how)
   names = None if labels is None else spec.class_names
-  return writers.export(
-    path, records, labels, format=format, class_names=names, overwrite=overwrite, guarantee=said
-  )
+  return writers.export(path, records, labels, class_names=names, **how)
 
 
 def for_picture(

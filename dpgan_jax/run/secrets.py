@@ -85,6 +85,13 @@ class Secret:
       raise _validate.InputError(f'{path} is damaged; restore it from a backup') from None
 
 
+def describe(seed: int | None) -> str:
+  """Where the keys of a run came from, for a record."""
+  if seed is None:
+    return 'secret: 64 bits from the operating system'
+  return 'fixed: reproducible, not private against those who know the seed'
+
+
 def root_key(seed: int | None) -> jax.Array:
   """A key for samples: from a seed, or with every bit from the operating system."""
   if seed is None:

@@ -46,7 +46,6 @@ def test_every_place_is_inside_and_named_as_promised(run: RunDir) -> None:
     run.losses_png: 'losses.png',
     run.grids: 'grids',
     run.checkpoints: 'checkpoints',
-    run.tensorboard: 'tensorboard',
   }
   assert {path.parent for path in names} == {run.path}
   assert [path.name for path in names] == list(names.values())

@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 
-from dpgan_jax._files import atomic_write
+from dpgan_jax._files import atomic_write, require_free
 from dpgan_jax._validate import InputError, one_of
 from dpgan_jax.data.series.read import CHANNELS, X
 from dpgan_jax.data.series.schema import SeriesSchema
@@ -101,7 +101,7 @@ def export(
       path, long.schema, long.records, None if labels is None else long.labels, format=format,
       overwrite=overwrite, guarantee=guarantee,
     )  # fmt: skip
-  path = tables.require_free(path, format, overwrite)
+  path = require_free(path, overwrite, f' for format {format}')
   # As numpy.savez_compressed, which takes some names of arrays for arguments of its own.
   with (
     atomic_write(path, 'wb') as file,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dpgan_jax import _progress
+from dpgan_jax import _files, _progress
 from dpgan_jax._validate import InputError
 from dpgan_jax.data.series.schema import SeriesSchema
 from dpgan_jax.data.tables.dataset import TableDataset
@@ -50,7 +50,7 @@ def evaluate_run(
 
   Args, Raises: as of `evaluation.tables.evaluate_run`; records are those of series.
   """
-  out = pages.require_folder(out)
+  out = _files.require_folder(out)
   assert isinstance(train.schema, SeriesSchema)
   if labels is None:
     labels = np.zeros(len(records), np.int32)

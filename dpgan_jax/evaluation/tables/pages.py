@@ -97,7 +97,7 @@ def evaluate_run(
   Raises:
     InputError: rows that cannot be scored, or `out` is a file.
   """
-  out = require_folder(out)
+  out = _files.require_folder(out)
   if labels is None:
     if train.schema.target is not None:
       train, test = without_target(train), without_target(test)
@@ -119,18 +119,6 @@ def evaluate_run(
                 'How much columns depend on each other. A white third grid is best.'),
   })  # fmt: skip
   return record
-
-
-def require_folder(out: str | pathlib.Path) -> pathlib.Path:
-  """Where results go.
-
-  Raises:
-    InputError: it is a file.
-  """
-  out = pathlib.Path(out)
-  if out.exists() and not out.is_dir():
-    raise InputError(f'expected out to be a folder, got the file {out}')
-  return out
 
 
 def write(

@@ -42,10 +42,6 @@ def write_schema(
     InputError: something is there already, and not `overwrite`.
     OSError: the file system failed.
   """
-  path = pathlib.Path(path)
-  if path.is_dir():
-    raise InputError(f'{path} is a folder; expected the name of a file')
-  if os.path.lexists(path) and not overwrite:
-    raise InputError(f'{path} exists already; expected a new path, or overwrite')
+  path = _files.require_free(path, overwrite)
   _files.write_json(path, schema.to_record())
   return path

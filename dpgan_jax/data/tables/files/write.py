@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from dpgan_jax._files import atomic_write
+from dpgan_jax._files import atomic_write, require_free
 from dpgan_jax._validate import InputError, one_of
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files.text import compute
@@ -81,26 +81,12 @@ def export(
     records=np.asarray(records, np.float64), labels=labels.astype(np.int32), schema=schema,
     name='records', partial=True,
   )  # fmt: skip
-  path = require_free(path, format, overwrite)
+  path = require_free(path, overwrite, f' for format {format}')
   with atomic_write(path, 'wb') as file:
     if format == 'csv':
       _write_csv(file, table)
     else:
       _write_parquet(file, table, guarantee)
-  return path
-
-
-def require_free(path: str | os.PathLike[str], format: str, overwrite: bool) -> pathlib.Path:
-  """The path of a file that may be written.
-
-  Raises:
-    InputError: a folder, or something is there and not `overwrite`.
-  """
-  path = pathlib.Path(path)
-  if path.is_dir():
-    raise InputError(f'{path} is a folder; expected the name of a file for format {format}')
-  if os.path.lexists(path) and not overwrite:
-    raise InputError(f'{path} exists already; expected a new path, or overwrite')
   return path
 
 
