@@ -31,6 +31,18 @@ class Level(NamedTuple):
   likeness: float
 
 
+def said(levels: Sequence[Level]) -> str:
+  """How levels follow from both shares, in words."""
+  bounds = ', '.join(
+    f'{level.name} ({level.colour}) from {level.usefulness:g} and {level.likeness:g} up'
+    for level in levels[:-1]
+  )
+  return (
+    f'{bounds}; else useless (red). Where one of them is not known, the other decides, and nothing '
+    'is good.'
+  )
+
+
 LEVELS = (
   Level('good', 'green', 0.9, 0.9),
   Level('usable', 'yellow', 0.6, 0.5),
@@ -54,11 +66,7 @@ RULE = (
   'of the classifier that learns most from real images; *likeness* is (s - d) / (s - r), where d, '
   'r and s are the roots of the FID of samples, real images and noise, each share in [0, 1], its '
   'mean over both kinds of noise. '
-  + ', '.join(
-    f'{level.name} ({level.colour}) from {level.usefulness:g} and {level.likeness:g} up'
-    for level in LEVELS[:-1]
-  )
-  + '; else useless (red). Where one of them is not known, the other decides, and nothing is good.'
+  + said(LEVELS)
 )
 
 

@@ -10,7 +10,6 @@ are of all threads of the process; what it holds in memory is without pages of t
 from __future__ import annotations
 
 import argparse
-import contextlib
 import pathlib
 import tempfile
 import time
@@ -26,6 +25,7 @@ from dpgan_jax.run.host.feed import Feed
 from dpgan_jax.run.stages import make_chunk
 from experiments import pages
 from experiments.benchmarks import machine, ordinary_gan
+from experiments.benchmarks.protocol import from_proc
 
 SHAPE = (28, 28, 1)
 _ROWS_AT_ONCE = 100_000
@@ -38,15 +38,6 @@ def write_images(path: pathlib.Path, records: int) -> None:
   for first in range(0, records, _ROWS_AT_ONCE):
     file[first : first + _ROWS_AT_ONCE] = block[: records - first]
   file.flush()
-
-
-def own_memory() -> int:
-  """Bytes that this process holds, without pages of files."""
-  with contextlib.suppress(OSError):
-    for line in pathlib.Path('/proc/self/status').read_text('utf-8').splitlines():
-      if line.startswith('RssAnon:'):
-        return int(line.split()[1]) * 1024
-  return 0
 
 
 def measure(folder: pathlib.Path, records: int, batch: int, steps: int) -> dict[str, Any]:
@@ -82,7 +73,8 @@ def measure(folder: pathlib.Path, records: int, batch: int, steps: int) -> dict[
   chunk = make_chunk(gan, steps)
   state, _ = jax.block_until_ready(feed.run(state, steps, lambda _: chunk))
   timed('all', lambda: feed.run(state, steps, lambda _: chunk))
-  found['own_bytes'] = own_memory()
+  own = from_proc('self/status', 'RssAnon') or '0'  # without pages of files
+  found['own_bytes'] = int(own.split()[0]) * 1024
   return found
 
 

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pathlib
 import platform
 import re
 from typing import Any
 
-from experiments.benchmarks.protocol import cores
+from experiments.benchmarks.protocol import cores, from_proc
 
 
 def memory_bytes(field: str) -> int:
   """`MemTotal` or `MemAvailable`, in bytes."""
-  with contextlib.suppress(OSError):
-    for line in pathlib.Path('/proc/meminfo').read_text(encoding='utf-8').splitlines():
-      if line.startswith(field + ':'):
-        return int(line.split()[1]) * 1024
+  if size := from_proc('meminfo', field):
+    return int(size.split()[0]) * 1024
   return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
 def cpu_name() -> str:
-  with contextlib.suppress(OSError):
-    for line in pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines():
-      if line.startswith('model name'):
-        return line.split(':', 1)[1].strip()
-  return platform.processor() or platform.machine()
+  return from_proc('cpuinfo', 'model name') or platform.processor() or platform.machine()
 
 
 def load() -> str:

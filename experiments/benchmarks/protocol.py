@@ -95,16 +95,24 @@ def cores() -> int:
   return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
+def from_proc(file: str, field: str) -> str | None:
+  """What a file of Linux's /proc says of a field; None where it does not."""
+  with contextlib.suppress(OSError):
+    for line in pathlib.Path('/proc', file).read_text(encoding='utf-8').splitlines():
+      name, _, value = line.partition(':')
+      if name.strip() == field:
+        return value.strip()
+  return None
+
+
 def peak_memory() -> int:
   """Peak resident memory in bytes.
 
   Not `getrusage` where /proc exists: that figure survives exec and would start at the size of the
   process that started this one.
   """
-  with contextlib.suppress(OSError):
-    for line in pathlib.Path('/proc/self/status').read_text(encoding='utf-8').splitlines():
-      if line.startswith('VmHWM:'):
-        return int(line.split()[1]) * 1024
+  if peak := from_proc('self/status', 'VmHWM'):
+    return int(peak.split()[0]) * 1024
   maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return maximum if sys.platform == 'darwin' else maximum * 1024
 

@@ -34,22 +34,17 @@ _COMMON: dict[str, Any] = {
   'd_steps_per_g_step': 5, 'num_samples': 1000, 'steps_per_report': 200,
   'reports_per_checkpoint': 100, 'reports_per_grid': 100,
 }  # fmt: skip
+_SHORT: dict[str, Any] = {'steps': 400, 'target_epsilon': 8.0, 'generator': 'compact'}
 KINDS: dict[str, dict[str, Any]] = {
   'good': {'steps': 1500, 'target_epsilon': math.inf},
   'private': {'steps': 1500, 'target_epsilon': 8.0},
   'too few steps': {'steps': 60, 'target_epsilon': 8.0},
-  'too much noise': {'steps': 400, 'target_epsilon': 0.2, 'generator': 'compact'},
-  'shuffled labels': {'steps': 400, 'target_epsilon': 8.0, 'generator': 'compact'},
-  'static': {'steps': 400, 'target_epsilon': 8.0, 'generator': 'compact'},
-  'collapsed': {
-    'steps': 400, 'target_epsilon': 8.0, 'generator': 'compact', 'g_learning_rate': 0.1,
-  },
-  'dead discriminator': {
-    'steps': 400, 'target_epsilon': 8.0, 'generator': 'compact', 'd_learning_rate': 10.0,
-  },
-  'discriminator at rest': {
-    'steps': 400, 'target_epsilon': 8.0, 'generator': 'compact', 'd_learning_rate': 1e-9,
-  },
+  'too much noise': {**_SHORT, 'target_epsilon': 0.2},
+  'shuffled labels': _SHORT,
+  'static': _SHORT,
+  'collapsed': {**_SHORT, 'g_learning_rate': 0.1},
+  'dead discriminator': {**_SHORT, 'd_learning_rate': 10.0},
+  'discriminator at rest': {**_SHORT, 'd_learning_rate': 1e-9},
 }  # fmt: skip
 
 

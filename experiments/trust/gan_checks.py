@@ -31,7 +31,7 @@ from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import loop, metrics, plan, stages, trainer
 from dpgan_jax.run.directory import RunDir
 from experiments.trust import statistical_checks as statistics
-from experiments.trust.statistical_checks import Violation
+from experiments.trust.statistical_checks import Stop, Violation
 
 N, SHAPE, CLASSES = 60, (8, 8, 1), 3
 SPEC = Spec(num_records=N, shape=SHAPE, class_names=('a', 'b', 'c'), name='random')
@@ -184,10 +184,6 @@ def _folder() -> Iterator[pathlib.Path]:
     yield pathlib.Path(folder)
 
 
-class _Stop(Exception):
-  pass
-
-
 def steps_are_charged_before_they_are_taken() -> None:
   """When a chunk of steps is called, the ledger on the disk covers it."""
   seen = []
@@ -197,12 +193,12 @@ def steps_are_charged_before_they_are_taken() -> None:
       run = RunDir(folder / 'run')
       ledger = Ledger.read(run.ledger, stages=stage.mechanisms, identity=run.identity())
       seen.append((ledger, length))
-      raise _Stop
+      raise Stop
 
     return chunk
 
   with _folder() as folder:
-    with mock.patch.object(stages, 'make_chunk', make_chunk), contextlib.suppress(_Stop):
+    with mock.patch.object(stages, 'make_chunk', make_chunk), contextlib.suppress(Stop):
       trainer.train(CONFIG, datasets.load_dataset('digits'), folder / 'run', progress=False)
     ((ledger, length),) = seen
   if ledger.charged_steps() < length:
@@ -217,18 +213,18 @@ def a_resumed_run_ends_as_an_uninterrupted_one() -> None:
   class Stopping(loop.Checkpoints):
     def save(self, step: int, *rest: Any) -> None:
       if step == 6:
-        raise _Stop
+        raise Stop
       super().save(step, *rest)
 
   ends = []
   with _folder() as folder:
 
-    def keep(model: Any, run: RunDir, state: GANState) -> None:
+    def keep(model: Any, state: GANState, *_: Any) -> None:
       ends.append(_leaves(state))
 
-    with mock.patch.object(trainer, '_leave_samples', keep):
+    with mock.patch.object(trainer, '_leave_signs', keep):
       trainer.train(CONFIG, digits, folder / 'one', progress=False)
-      with mock.patch.object(loop, 'Checkpoints', Stopping), contextlib.suppress(_Stop):
+      with mock.patch.object(loop, 'Checkpoints', Stopping), contextlib.suppress(Stop):
         trainer.train(CONFIG, digits, folder / 'two', progress=False)
       trainer.train(CONFIG, digits, folder / 'two', progress=False)
   one, two = ends
@@ -244,20 +240,26 @@ DIGITS = Spec(
 )
 
 
+def begun(path: pathlib.Path, planned: Any, charged: int) -> RunDir:
+  """The directory of a run on digits that was killed after it had charged so many steps."""
+  run = RunDir.open(path, create=True)
+  run.save_config({
+    'format': loop.FORMAT, **planned.to_record(), 'data': DIGITS.to_record(),
+    'environment': dict(_environment.environment()),
+  })  # fmt: skip
+  Ledger.open(
+    run.ledger, stages=planned.budget.stages, data_fingerprint='f00d', identity=run.identity()
+  ).charge(charged)
+  return run
+
+
 @contextlib.contextmanager
 def _reported(charged: int = 4, **changes: Any) -> Iterator[tuple[Any, str]]:
   """The report of a run that was killed after its first charge: (facts, all its words)."""
   config = CONFIG.replace(**changes)
   planned = plan.make(config, DIGITS)
   with _folder() as folder:
-    run = RunDir.open(folder / 'run', create=True)
-    run.save_config(
-      {'format': loop.FORMAT, **planned.to_record(), 'data': DIGITS.to_record(),
-       'environment': dict(_environment.environment())}
-    )  # fmt: skip
-    Ledger.open(
-      run.ledger, stages=planned.budget.stages, data_fingerprint='f00d', identity=run.identity()
-    ).charge(charged)
+    run = begun(folder / 'run', planned, charged)
     with mock.patch.object(run_statement, '_CURVE_POINTS', 3):
       statement = run_statement.write(run)
     names = ('report.md', 'report.json', 'report.html')

@@ -16,12 +16,12 @@ import numpy as np
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.run import loop, plan, trainer
+from dpgan_jax.run import plan, trainer
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.search import sweep_table
 from experiments.trust import gan_checks, taint_checks
-from experiments.trust.statistical_checks import Violation
+from experiments.trust.statistical_checks import Stop, Violation
 
 
 def the_centre_is_divided_by_the_public_number() -> None:
@@ -38,10 +38,6 @@ def the_centre_is_divided_by_the_public_number() -> None:
       raise Violation(f'of {count} records the centre is {share:.3f} times their sum over N')
 
 
-class _Stop(Exception):
-  pass
-
-
 CONFIG = TrainConfig(
   dataset='digits', generator='compact', noise_multiplier=6.0, steps=6, batch_size=32,
   num_samples=20, delta=1e-4,
@@ -55,11 +51,11 @@ def keys_are_on_the_disk_before_the_first_charge() -> None:
   def charge(self: Ledger, *_: Any) -> None:
     with contextlib.suppress(FileNotFoundError):  # of what is on the disk now, the rest is lost
       shutil.copytree(folder / 'run' / 'checkpoints', folder / 'then')
-    raise _Stop
+    raise Stop
 
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
-    with mock.patch.object(Ledger, 'charge', charge), contextlib.suppress(_Stop):
+    with mock.patch.object(Ledger, 'charge', charge), contextlib.suppress(Stop):
       trainer.train(CONFIG, datasets.load_dataset('digits'), folder / 'run', progress=False)
     with Checkpoints(folder / 'then') as checkpoints:
       restored = checkpoints.restore_latest(jax.eval_shape(gan.init, jax.random.key(0)))
@@ -77,15 +73,7 @@ def failed_runs_count_in_a_sweep() -> None:
     about = {'format': sweep_table.FORMAT, 'settings': {'delta': 1e-4}, 'data': {}}
     RunDir(folder).save_config(about)
     for seed, charged in enumerate((40, 25)):
-      run = RunDir.open(folder / 'eps1' / f'seed_{seed}', create=True)
-      run.save_config({
-        'format': loop.FORMAT, **planned.to_record(), 'data': gan_checks.DIGITS.to_record(),
-        'environment': {},
-      })  # fmt: skip
-      ledger = Ledger.open(
-        run.ledger, stages=planned.budget.stages, data_fingerprint='f00d', identity=run.identity()
-      )
-      ledger.charge(charged)
+      gan_checks.begun(folder / 'eps1' / f'seed_{seed}', planned, charged)
     table = sweep_table.read(folder, {'eps1/seed_1': 'the disk was full'})
   spent = table.spent_together[0]
   if not spent >= (expected := dataclasses.replace(mechanism, steps=65).epsilon()):

@@ -25,7 +25,8 @@ from dpgan_jax.models.domains.plan import OpenMoments
 from dpgan_jax.privacy.releases import marginals, selection
 from dpgan_jax.run import trainer
 from dpgan_jax.run.directory import RunDir
-from experiments.trust.statistical_checks import Violation
+from experiments.trust.moments_checks import require_charged, require_moved_by_one
+from experiments.trust.statistical_checks import Stop, Violation
 
 _N, _MOST, _DRAWS = 60, 3, 8
 SECRET = bytes(32)
@@ -101,8 +102,8 @@ def counted() -> Iterator[dict[str, dict[Any, int]]]:
     yield found
 
 
-def _moved(k: int | None, rows: int) -> tuple[float, int]:
-  """How far a record with so many rows moves all counts, and how far it may."""
+def _moved(k: int | None, rows: int) -> float:
+  """How far a record with so many rows moves all counts, in units of how far it may."""
   found = []
   mechanism, others = planned(k).mechanism, frame(_N, k or 1)
   open_tables = (table(others, k), table(with_one_more(others, rows), k))
@@ -116,25 +117,18 @@ def _moved(k: int | None, rows: int) -> tuple[float, int]:
     for about in other
     for cell in {*other[about], *one.get(about, {})}
   )
-  return math.sqrt(squares), search.squared_sensitivity(open_tables[0].schema)
+  return math.sqrt(squares / search.squared_sensitivity(open_tables[0].schema))
 
 
 def one_row_moves_the_counts_by_one() -> None:
   """In units of the sensitivity: a row with values that nobody else has."""
-  _require_one(*_moved(None, 1))
+  require_moved_by_one('row', {'counts': _moved(None, 1)})
 
 
 def one_person_moves_the_counts_by_one() -> None:
   """A person with as many rows as count, and with more, all alike: the same as one row."""
   for rows in (1, _MOST, _MOST + 4):
-    _require_one(*_moved(_MOST, rows))
-
-
-def _require_one(distance: float, squared: int) -> None:
-  if not distance <= math.sqrt(squared) * (1 + 1e-9):
-    raise Violation(
-      f'one record moves the counts by {distance / math.sqrt(squared):.4g} of the sensitivity'
-    )
+    require_moved_by_one('person', {'counts': _moved(_MOST, rows)})
 
 
 def noise_of_the_schema_is_charged() -> None:
@@ -153,11 +147,8 @@ def noise_of_the_schema_is_charged() -> None:
   with mock.patch.object(marginals, 'with_noise', with_noise):
     for number in range(_DRAWS):
       search.find(made, mechanism, number.to_bytes(32, 'big'))
-  squared = search.squared_sensitivity(made.schema)
-  deviation = float(np.std(np.concatenate(draws))) / mechanism.noise_multiplier
-  if not abs(deviation / math.sqrt(squared) - 1) < 0.1:
-    share = deviation / math.sqrt(squared)
-    raise Violation(f'noise of the schema is {share:.3g} times what is accounted for')
+  deviation = mechanism.noise_multiplier * math.sqrt(search.squared_sensitivity(made.schema))
+  require_charged({'the schema': np.concatenate(draws) / deviation}, 0.1)
 
 
 def what_one_record_has_is_not_in_the_schema() -> None:
@@ -177,10 +168,6 @@ def what_one_record_has_is_not_in_the_schema() -> None:
       raise Violation(f'the upper bound {age.upper} is the value of one record')
 
 
-class _Stop(Exception):
-  pass
-
-
 def the_schema_is_charged_before_it_is_found() -> None:
   """When the first private record is looked at, the ledger on the disk charges the schema."""
   made, config = table(frame(_N)), planned().config
@@ -192,12 +179,12 @@ def the_schema_is_charged_before_it_is_found() -> None:
       charged = Ledger.read(run.ledger, stages=stages, identity=run.identity())
       if charged.charged_steps('schema') != 1:
         raise Violation('the schema is found before it is charged')
-      raise _Stop
+      raise Stop
 
     with mock.patch.object(search, 'find', find):
       try:
         trainer.train(config, made, run.path, progress=False)
-      except _Stop:
+      except Stop:
         return
   raise Violation('the schema was not found by the stage that is charged')
 

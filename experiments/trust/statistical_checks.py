@@ -21,6 +21,10 @@ class Violation(AssertionError):
   """A check did not pass; the message says what was measured and what was expected."""
 
 
+class Stop(Exception):
+  """Ends a run in the middle, where a check has seen what it wants to see."""
+
+
 def _require(p_value: float, alarm: float, what: str) -> None:
   if not p_value > alarm:  # NaN fails too
     raise Violation(f'{what}: p = {p_value:.1e}, less than {alarm:.0e}')

@@ -18,7 +18,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from dpgan_jax.evaluation.verdict import Level, Verdict, conclude, share
+from dpgan_jax.evaluation.verdict import Level, Verdict, conclude, said, share
 
 LEVELS = (
   Level('good', 'green', 0.9, 0.8),
@@ -37,11 +37,7 @@ RULE = (
   '(w - d) / (w - r), where d, r and w are the two-way total variations of synthetic rows, of real '
   'training rows and of a worthless table, each to held-out rows, its mean over static and '
   'independent columns; each share in [0, 1]. '
-  + ', '.join(
-    f'{level.name} ({level.colour}) from {level.usefulness:g} and {level.likeness:g} up'
-    for level in LEVELS[:-1]
-  )
-  + '; else useless (red). Where one of them is not known, the other decides, and nothing is good.'
+  + said(LEVELS)
 )
 
 
