@@ -24,7 +24,7 @@ from dpgan_jax.budget import ledger
 from dpgan_jax.data import writers
 from dpgan_jax.models import config
 from dpgan_jax.privacy import mechanism
-from dpgan_jax.run import directory, loop, metrics, plan
+from dpgan_jax.run import directory, metrics, plan, stages
 from dpgan_jax.run.checkpoint import Checkpoints
 from experiments.trust import injector
 
@@ -268,7 +268,7 @@ def run_command(module: Any, arguments: dict[str, Any]) -> None:
 
 def watch_steps() -> None:
   """Makes the trainer tell which steps it is about to take."""
-  make_chunk: Callable[..., Any] = loop.make_chunk
+  make_chunk: Callable[..., Any] = stages.make_chunk
 
   def telling(stage: Any, length: int) -> Any:
     chunk = make_chunk(stage, length)
@@ -279,7 +279,7 @@ def watch_steps() -> None:
 
     return call
 
-  loop.make_chunk = telling
+  stages.make_chunk = telling
 
 
 def end_of_run(path: pathlib.Path) -> dict[str, str]:
