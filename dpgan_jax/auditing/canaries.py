@@ -1,20 +1,14 @@
 """Records planted in a data set to see whether a run betrays them.
 
 Every canary is in the data set or not by a fair coin of its own. N, q and the noise are those of
-the data set with all candidates, so that nothing public depends on the coins: a canary that lost
-its toss has a place in the data set but never joins a batch. The (ε, δ) that is audited is that of
-adding or removing one record of the N + m.
+the data set with all candidates: a canary that lost its toss has a place in the data set but never
+joins a batch. The (ε, δ) that is audited is that of adding or removing one record of the N + m.
 
-What is trained is the package's own `GAN.step`. `AuditedMechanism` is the mechanism with three
-additions: absent records drop out of its batches; it remembers the noisy gradient of the last step,
-which is what the guarantee says an adversary may see; and a canary may have a gradient of its own
-instead of an image's.
-
-Three kinds of canary. Images are what a real person could contribute: of random pixels, or with a
-wrong label. A network soon learns what such images have in common, and little is left of each. The
-guarantee holds for any record whatever, so that the sharpest test is a record whose gradient is one
-coordinate, another for each ('coordinates', the Dirac canaries of Nasr et al. 2023, arXiv
-2302.07956, section 5): far beyond the clip norm, and clipped by the run's own clipping.
+Three kinds. Images of random pixels, or with a wrong label, are what a real person could
+contribute; a network soon learns what they have in common, and little is left of each. The sharpest
+test is a record whose gradient is one coordinate, another for each ('coordinates', the Dirac
+canaries of Nasr et al. 2023, arXiv 2302.07956, section 5): far beyond the clip norm, and clipped by
+the run's own clipping.
 """
 
 from __future__ import annotations
@@ -36,9 +30,7 @@ from dpgan_jax.privacy.mechanism import DPMechanism
 
 PyTree = Any
 KINDS = ('random_pixels', 'mislabelled', 'coordinates')
-_STEEP = (
-  100.0  # gradient norm of a coordinate canary, in clip norms: what it does is the clipping's
-)
+_STEEP = 100.0  # gradient norm of a coordinate canary, in clip norms: clipping decides
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,8 @@ adversaries guess, each with a score per canary that is higher for those it beli
 
 Canaries that are gradients and no images are for the first adversary only.
 
-The data set that the ε is about has N + m records: the private images and all canaries. What the
-audit computes of the private images passes through the run's noisy gradients, so it is covered by
-that run's ε for them; it is a release of its own, and spends that ε on top of any other run's.
+The data set that the ε is about has N + m records: the private images and all canaries. The run is
+a release of its own, and spends its ε on top of any other run's.
 
 Source: Steinke, Nasr and Jagielski 2023 (arXiv 2305.08846), algorithm 1 and section 6.
 """

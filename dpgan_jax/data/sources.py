@@ -1,15 +1,10 @@
 """Where the records of a run come from, and which of them it never sees.
 
-Which are held out is a function of each record alone, and of nothing else: a hash of its pixels, or
-of its row in a table, with a public key says it. One record more or less then moves no other to the
-other side, so that it changes one of the two parts by one record, and a guarantee for what is
-trained on is one for the whole. (A permutation of N records moves a fifth of them when N changes by
-one.) How many are held out is therefore known only about, and N of the guarantee is the number of
-records that remain. Copies of an image stay together, whatever their labels: a copy among what is
-scored would be scored on what was learnt. Rows of a table are often alike, and all alike together
-would make a part that is like no other: the hash is of a row and of how many like it came before,
-so that one row more still moves no other. Where a record is a person with several rows, the hash is
-of the person's name alone: all their rows, however many, are on one side, and nobody else's move.
+Which are held out is a function of each record alone: a hash of it with a public key says it. One
+record more or less then moves no other to the other side, so that a guarantee for what is trained
+on is one for the whole (BUILD.md says more). Copies of an image stay together. Rows of a table are
+often alike: the hash is of a row and of how many like it came before. Of a person with several rows
+it is of the name alone.
 
 >>> share(10_000, 60_000), share(0.2, 60_000)
 (0.171875, 0.2)

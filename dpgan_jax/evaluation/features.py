@@ -1,7 +1,6 @@
 """Features to compare images by: fixed ones, the same in every run and version, chosen in public.
 
-FID, KID and precision to coverage depend on the features that they compare. There are two kinds,
-and the public description of the data chooses (`choose`):
+Of two kinds, between which the public description of the data chooses (`choose`):
 
 * `mnist_features_v1`: what a small classifier of MNIST digits says. For handwritten digits in
   MNIST's format only, known by name: of all other images it knows nothing. It is a file of this

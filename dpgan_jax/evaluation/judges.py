@@ -1,10 +1,7 @@
 """The networks that judge samples: real-or-fake judges, and classifiers trained on samples.
 
-None of them is private: they are trained in the ordinary way, and what they say of real images is a
-reading of those images. `evaluation` decides what they are given and marks what comes out.
-
-`fit` trains any of them in compiled scans over minibatches of images that stay on the device, and
-keeps the epoch that is best on a hold-out, if one is given.
+None of them is private: `models.fitting` trains them in the ordinary way, and what they say of real
+images is a reading of those images.
 
 >>> rng = np.random.default_rng(0)
 >>> dark, bright = (rng.integers(low, low + 99, (300, 8, 8, 1), np.uint8) for low in (0, 150))

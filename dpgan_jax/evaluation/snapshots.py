@@ -1,11 +1,8 @@
 """Generators side by side: those that a run kept along the way, drawn, and scored over steps.
 
 A run with `--reports_per_snapshot` leaves `snapshots/step_<n>.safetensors`, each a publishable
-generator as `model_file` writes it. Looking at samples of them reads no private data.
-
-Scores do: each generator is scored with the same settings, seed and real images, lightly. They say
-whether training on still helps, or harms; to choose when to stop by them is a use of private data
-that no ε of the run covers.
+generator. Looking at samples of them reads no private data; scores do, and to choose when to stop
+by them is a use of private data that no ε of the run covers.
 """
 
 from __future__ import annotations

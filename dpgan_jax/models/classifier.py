@@ -1,14 +1,10 @@
 """A classifier trained by DP-SGD: on pixels, or on fixed scattering features of them.
 
-Two kinds of model. The CNN of the TF-Privacy MNIST tutorial, on pixels; and one linear layer on the
-scattering transform of the image. The transform, and the scaling of its output (`prepare`), are
-fixed public functions of one image at a time: they are computed once, before training, and cost no
-privacy. Nothing else may look at the data. The mean of the features, which a linear model gains
-much from losing, is a statistic of the private data set; it is released by a mechanism of its own
-(`CENTRE`), with noise, charged to the same ledger, and then composes with training.
-
-Here is mathematics only. Directories, checkpoints and the ledger, which is charged before a step is
-taken, belong to the caller (`run.stages.ClassifierStage`).
+The CNN of the TF-Privacy MNIST tutorial, on pixels; or one linear layer on the scattering transform
+of the image. The transform, and the scaling of its output (`prepare`), are fixed public functions
+of one image at a time and cost no privacy. The mean of the features, which a linear model gains
+much from losing, is released by a mechanism of its own (`CENTRE`), with noise, charged to the same
+ledger. Directories, checkpoints and the ledger belong to the caller (`run.stages.ClassifierStage`).
 
 >>> import dpgan_jax
 >>> from dpgan_jax.models.classifier_inputs import prepare

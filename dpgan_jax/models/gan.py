@@ -5,11 +5,9 @@ each one's gradient, adds noise to the sum, divides by the expected batch size, 
 gradient of a constant number of fakes, which are public. The generator only ever sees the
 discriminator, so what it learns is post-processing.
 
-Balance of the two halves (`fake_gradient`). Clipping bounds the real half by C. Beside a fake half
-left whole the real side would starve: as raw gradients outgrow C, only the fakes' keep their size,
-and the discriminator ends up calling everything fake. By default the fakes' gradients are therefore
-clipped to the same norm per example ('clipped'; no noise, no privacy cost). 'plain' keeps the fake
-half whole, as the report did.
+Balance of the two halves (`fake_gradient`): beside a fake half left whole ('plain', as the report
+had it) the clipped real half starves as raw gradients outgrow C. By default fakes' gradients are
+clipped alike: no noise, no privacy cost.
 
 Key schedule: every random draw of step t comes from `fold_in(purpose key, t)`, so a resumed run
 draws what the interrupted one would have drawn. Real batches, fakes, and noise have separate keys.

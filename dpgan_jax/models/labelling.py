@@ -1,18 +1,9 @@
 """Classes for the samples of a generator that knows none: private classifiers label them.
 
-A discriminator that is told the class has to learn, through the noise, what images of each class
-look like. Here it only learns what images look like. A linear classifier on scattering features,
-trained before the GAN, needs far less of a budget to be right about classes, and labels what the
-generator draws.
-
-It is nearly always right about real images, but a generator draws some that are on no class's side,
-and there a linear classifier draws other borders than a convolutional network, which is what most
-users train. So, after the GAN, a small CNN may learn from samples with the linear classifier's
-labels (free: post-processing), and then from the records by a short DP-SGD. Begun so, it gets far
-more right for the same ε than from random weights. The log-probabilities of both are added.
-
-All are stages of one ledger, planned together; their costs compose (`budget`). Labelling samples is
-post-processing and free.
+Before the GAN a linear classifier on scattering features is trained. After it, a small CNN may
+learn from samples with that one's labels (free: post-processing), then from records by a short
+DP-SGD: begun so, it gets far more right for the same ε than from random weights. Log-probabilities
+of both are added. All are stages of one ledger, planned together. BUILD.md says why.
 
 Sources: Tramèr & Boneh 2021 (arXiv 2011.11660) for private linear models on scattering features;
 Polyak & Juditsky 1992 for the average of the iterates.

@@ -1,13 +1,10 @@
 """How many discriminator steps a generator step waits for: n_D, fixed or adaptive.
 
-Noise weakens the discriminator. At one D step per G step a noisy D cannot keep up: it stops telling
-fakes from real images, and G follows noise; more training then makes it worse. n_D is the lever,
-and the right one grows as training goes on.
-
-'adaptive' finds it without looking at private data. Before each G step, D's accuracy on the fakes
-that G is about to learn from feeds an average. When it has sunk to a threshold (D no longer
-recognises fakes), n_D moves up a ladder, and never down; a rung is kept for some G steps at least.
-All of this is a function of D and of fakes, so it is post-processing and costs no privacy.
+At one D step per G step a noisy D cannot keep up: it stops telling fakes from real images, and G
+follows noise. The right n_D grows as training goes on. 'adaptive' finds it by D's accuracy on the
+fakes that G is about to learn from, a function of D and of fakes that costs no privacy: when its
+average has sunk to a threshold, n_D moves up a ladder, and never down; a rung is kept for some G
+steps at least.
 
 Source: Bie, Kamath & Zhang 2023, "Private GANs, Revisited" (arXiv 2302.02936), section 4.
 """

@@ -6,10 +6,9 @@ of it would not fit:
     working_bytes      the memory that a function needs beside arguments and results
     budget_bytes       how much of this machine's memory it may take
 
-The estimate comes from the traced program alone: a tenth of the time that compiling takes, and the
-same every time. What is chosen by it therefore depends on settings, shapes and the size of the
-machine only, never on what else runs there: a resumed run repeats it, and with it its steps bit for
-bit.
+The estimate comes from the traced program alone, a tenth of the time that compiling takes. What is
+chosen by it depends on settings, shapes and the size of the machine only: a resumed run repeats it,
+and with it its steps bit for bit.
 """
 
 from __future__ import annotations

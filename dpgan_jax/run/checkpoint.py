@@ -1,9 +1,8 @@
 """Checkpoints of a run: saved in the background, checked by content, restored bit for bit.
 
-This file knows pytrees only. It is a thin layer over orbax (v1 API), which writes each checkpoint
-under a temporary name and renames it when it is whole; added here are a digest of the content, the
-fall back to the newest checkpoint whose digest holds, and an error that names the leaf in which a
-checkpoint and the state of this run differ.
+A thin layer over orbax (v1 API), which renames a checkpoint when it is whole; added here are a
+digest of the content, the fall back to the newest checkpoint whose digest holds, and an error that
+names the leaf in which a checkpoint and the state of this run differ.
 
 >>> import tempfile
 >>> import jax

@@ -8,16 +8,11 @@ order that makes a crash harmless:
 3. The chunk runs.
 4. When it has ended, and never before, its metrics are written, then a checkpoint.
 
-Host and device work at the same time. While a chunk runs, the host writes what there is to say of
-the chunk before it (4) and then charges the one after it (2). So the ledger may be two chunks ahead
-of the metrics on the disk. That is harmless: a charge is an upper bound on what was taken, and
-never beyond the steps that the run is planned to take. The ε of a metric line is that of the steps
-whose metrics it holds; along the way an upper bound on it, since its exact value would take longer
-than the steps.
-
-A run killed anywhere in between continues at its last checkpoint and takes the same steps again,
-with the same batches and the same noise. They were charged before; nothing is charged twice, and
-nothing is ever taken uncharged.
+While a chunk runs, the host writes what there is to say of the chunk before it (4) and charges the
+one after it (2): the ledger may be two chunks ahead of the metrics on the disk, an upper bound on
+what was taken. The ε of a metric line along the way is an upper bound too, since its exact value
+would take longer than the steps. A killed run takes the same steps again from its last checkpoint,
+with the same batches and noise: they were charged before.
 """
 
 from __future__ import annotations

@@ -36,14 +36,10 @@ from dpgan_jax.models.gan import PRIVATE_METRICS
 REAL_DATA_METRICS: frozenset[str] = PRIVATE_METRICS
 """Names of the metrics that are computed from private examples without noise.
 
-The guarantee of a run covers what is computed from the noised gradients: the discriminator, the
-generator, its samples, and any score of these on fakes. A metric named here looks at the private
-examples of a batch directly (the loss or accuracy of the discriminator on them, the norms or the
-clipped share of their gradients, how many were drawn), adds no noise and is charged to no budget.
-Such numbers, step by step over a whole run, can tell whether a person was in the data. They are for
-the data owner's own eyes: do not publish them, and do not choose hyperparameters, a checkpoint or
-the time to stop by them without charging that choice. `d_loss_fake` and
-`g_loss` are not among them: they are functions of the noised discriminator and of fakes only.
+Step by step over a whole run they can tell whether a person was in the data. They are for the data
+owner's own eyes: do not publish them, and do not choose hyperparameters, a checkpoint or the time
+to stop by them without charging that choice. `d_loss_fake` and `g_loss` are not among them: they
+are functions of the noised discriminator and of fakes only.
 """
 
 

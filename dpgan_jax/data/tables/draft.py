@@ -1,10 +1,8 @@
 """A schema drafted from a table, for its owner to correct and confirm.
 
-A domain that was read from private data is a leak: the largest age, a rare diagnosis, or that some
-value is missing can each be one person's. So every field that was read is listed in
-`Column.drafted`, and nothing is trained on it before somebody says that it is public. The kinds of
-the columns follow from how values are written (numbers, dates, codes), and are taken to be public,
-as their names are.
+A domain read from private data is a leak: the largest age can be one person's. So every field that
+was read is listed in `Column.drafted`, and nothing is trained on it before somebody says that it is
+public. Kinds, which follow from how values are written, and names are taken to be public.
 
 >>> drafted, _ = draft_schema({'plz': ['01067', '50667'], 'age': [41, 57]})
 >>> [(c.name, c.kind, c.drafted) for c in drafted.columns]

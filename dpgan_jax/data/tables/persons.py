@@ -1,11 +1,8 @@
 """Persons with several rows: whose each row is, and which rows of a person count.
 
-A guarantee for persons needs three things. Whatever is decided of a person follows from that
-person's rows and name alone; the rows of one person are at most k; and what is released reckons
-with all k of them, wherever they lie (`privacy.releases.marginals`). So of a person with more rows
+Whatever is decided of a person follows from that person's rows and name alone. Of more than k rows
 those are kept whose hashes are least. The hash is of the person and the row: of the row alone, it
-would keep the same kind of row of everybody. The rule knows of no other person and of no order in
-the file: rows that are alike may stand for each other.
+would keep the same kind of row of everybody. Rows that are alike may stand for each other.
 
 Names have to belong to persons: numbers that are given anew whenever somebody leaves are other
 persons to whoever reads them.

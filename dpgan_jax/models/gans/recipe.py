@@ -1,11 +1,9 @@
 """The settings of a GAN that follow from ε, δ and the public facts about the images.
 
-`method=gan` and a finite `target_epsilon` are enough: all that is not said is settled here. The
-rule was read off the flag files of MNIST, which were chosen on held-out training images of it
-(experiments/results/QUALITY.md) and are cases of it. How noise grows carries it over to other data:
-a step's noise, relative to what is learnt of it, grows as √T/(N·ε), so that half the records are
-like half of ε, and allow half the steps. On other data it is a guess, and moments, which need no
-settings, are the first thing to try below some ten thousand images.
+The rule was read off the flag files of MNIST, which were chosen on held-out training images of it
+(experiments/results/QUALITY.md) and are cases of it. A step's noise, relative to what is learnt of
+it, grows as √T/(N·ε): half the records are like half of ε, and allow half the steps. On other data
+it is a guess, and moments are the first thing to try below some ten thousand images.
 """
 
 from __future__ import annotations

@@ -1,13 +1,9 @@
 """What a trained GAN can be good for, from its samples and its discriminator alone.
 
-Free of privacy cost: the discriminator, samples, and the answers of private classifiers follow from
-noisy gradients; N, ε and the number of steps are public. No real record is looked at, so this can
-tell what is surely broken and not how good the rest is: `dpgan_jax.evaluate` does that.
-
-Broken is: a discriminator that answers everything alike or drowns in noise, a generator that draws
-one image (or a few) again and again or has hardly been trained, samples without any shape, samples
-whose classes nobody can tell apart. The bounds were found on digits and drawn shapes with such
-faults put in and without; experiments/own_data/gan_verdicts asks what they say of trained GANs.
+Free of privacy cost: no real record is looked at, so this can tell what is surely broken (`_SAYS`)
+and not how good the rest is, which `dpgan_jax.evaluate` does. The bounds were found on digits and
+drawn shapes with such faults put in and without; experiments/own_data/gan_verdicts asks what they
+say of trained GANs.
 """
 
 from __future__ import annotations

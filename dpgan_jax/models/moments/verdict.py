@@ -8,9 +8,9 @@ means' distances from their common mean, each in units of its error (of noise, a
 records would differ by anyway), add up to a χ² of (K - 1)·m degrees where classes do not differ.
 The largest of their standard scores is the `signal`.
 
-The bounds between levels were found on MNIST's training images and the digits of scikit-learn, by
-logistic regression on samples, tested on held-out real ones; what they then say of these and of
-other sets, of shuffled labels and of static, is in experiments/results/OWN_DATA.md.
+The bounds between levels were found on MNIST's training images and the digits of scikit-learn; what
+they say of these and of other sets, of shuffled labels and of static, is in
+experiments/results/OWN_DATA.md.
 """
 
 from __future__ import annotations

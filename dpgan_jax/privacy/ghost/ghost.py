@@ -1,16 +1,12 @@
 """Clipped gradient sums from one forward and one backward pass, for any JAX model.
 
-The gradient of a mean needs one pass over a batch; per-example gradients need memory for each
-example and each parameter. What clipping needs is less: every example's norm, and a sum weighted by
-the clip factors. Where a parameter enters by a matrix product, a convolution or a table lookup,
-both follow from the product's input and the gradient at its output (`rules`), which a single
-backward pass leaves behind.
-
-The loss is an ordinary function of parameters and one example. It is traced once; in its program
-(a jaxpr) every use of every parameter is found, through reshapes, transpositions and casts. So this
-works for Linen, NNX, Equinox and hand-written models alike, without touching them. A parameter used
-in any other way (a bias, a scale, a recurrence inside `scan`) has its per-example gradients formed
-as `vmap(grad)` would form them, and only that parameter: nothing is ever skipped or approximated.
+Clipping needs every example's norm and a sum weighted by the clip factors. Where a parameter enters
+by a matrix product, a convolution or a table lookup, both follow from the product's input and the
+gradient at its output (`rules`), which a single backward pass leaves behind. The loss, an ordinary
+function of parameters and one example, is traced once; in its program (a jaxpr) every use of every
+parameter is found. A parameter used in any other way (a bias, a scale, a recurrence inside `scan`)
+has its per-example gradients formed as `vmap(grad)` would form them: nothing is skipped or
+approximated.
 
 Sources: Goodfellow 2015 (arXiv 1510.01799); Li et al. 2022 (arXiv 2110.05679); Bu et al. 2023
 (arXiv 2210.00038).
