@@ -20,13 +20,14 @@ import numpy as np
 from dpgan_jax.data.tables.cells import Cells
 from dpgan_jax.data.tables.schema import Schema
 from dpgan_jax.models.moments.encoding import ByClass, Means
-from dpgan_jax.models.moments.tables import mixture, partition
+from dpgan_jax.models.moments.tables import mixture, pairwise, partition
 from dpgan_jax.models.moments.tables.mixture import Counts
 from dpgan_jax.models.moments.tables.rows import Rows
-from dpgan_jax.models.moments.tables.shrinkage import shrunk
+from dpgan_jax.models.moments.tables.shrinkage import corrected, shrunk
 from dpgan_jax.privacy.releases import marginals
 
 _FEWEST_COMPONENTS, _MOST_COMPONENTS = 10, 300
+_MOVED, _FEWEST_MOVED, _MOST_MOVED = 12_000, 1000, 6000  # rows that relations are found with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +158,19 @@ class TableEncoding(ByClass):
     components = int(np.clip(worth, _FEWEST_COMPONENTS, _MOST_COMPONENTS))
     shares = tuple(shares_of_classes(each, within, of_ones) for each, within, _ in columns)
     fitted = mixture.fit(counts, components)
-    return Rows(self.schema, self.fine, tuple(w for _, w, _ in columns), fitted, shares)
+    ones, pairs = (counts.total * each for each in mixture.marginals(fitted, self.sizes))
+    pairs = corrected(pairs, seconds, self.sizes, of_pairs)
+    of_pairwise = pairwise.fit(ones, pairs, self.sizes, self._start(fitted))
+    within = tuple(w for _, w, _ in columns)
+    return Rows(self.schema, self.fine, within, fitted, of_pairwise, shares)
+
+  def _start(self, fitted: mixture.Mixture) -> np.ndarray:
+    """Rows of each class, as coarse cells int64 [K, S, C]."""
+    classes = fitted.weights.shape[1]
+    num = int(np.clip(_MOVED // classes, _FEWEST_MOVED, _MOST_MOVED))
+    rng = np.random.default_rng(0)
+    rows = [mixture.draw(fitted, self.sizes, np.full(num, k), rng) for k in range(classes)]
+    return np.stack(rows)
 
 
 def shares_of_classes(counts: np.ndarray, within: np.ndarray, deviation: float) -> np.ndarray:

@@ -142,6 +142,15 @@ def _fit(
   return mixture(logits)
 
 
+def marginals(mixture: Mixture, sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+  """Shares of all rows, of each class: one-way float64 [K, D] and two-way [K, D, D]."""
+  weights, cells = (np.asarray(each, np.float64) for each in mixture)
+  of = np.repeat(np.arange(len(sizes)), sizes)
+  between = of[:, np.newaxis] != of
+  two_way = np.stack([(cells.T * each) @ cells * between for each in weights.T])
+  return weights.T @ cells, two_way
+
+
 def draw(
   mixture: Mixture, sizes: tuple[int, ...], labels: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:

@@ -13,8 +13,9 @@ from dpgan_jax import _validate
 from dpgan_jax.data.tables.cells import Cells
 from dpgan_jax.data.tables.constraints import enforce
 from dpgan_jax.data.tables.schema import Schema
-from dpgan_jax.models.moments.tables import mixture
+from dpgan_jax.models.moments.tables import mixture, pairwise
 from dpgan_jax.models.moments.tables.mixture import Mixture
+from dpgan_jax.models.moments.tables.pairwise import Pairwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Rows:
     schema: of the table.
     fine: fine cells of each column.
     within: of each column, the coarse cell that each fine one lies in, int64 [cells].
-    mixture: of coarse cells.
+    mixture: of coarse cells, where rows begin.
+    pairwise: what they then move by.
     shares: of each column, what each fine cell has of its coarse one in each class, float64
       [K, cells].
   """
@@ -34,6 +36,7 @@ class Rows:
   fine: tuple[Cells, ...]
   within: tuple[np.ndarray, ...]
   mixture: Mixture
+  pairwise: Pairwise
   shares: tuple[np.ndarray, ...]
 
   @functools.cached_property
@@ -47,7 +50,8 @@ class Rows:
 
     def draw(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       own = labels[rows]
-      return self._values(mixture.draw(self.mixture, sizes, own, rng), own, rng), own
+      begun = mixture.draw(self.mixture, sizes, own, rng)
+      return self._values(pairwise.move(self.pairwise, sizes, begun, own, rng), own, rng), own
 
     target = {len(sizes)}
     return enforce.drawn(self.schema.system, draw, len(labels), target, rng)[0]
@@ -78,8 +82,11 @@ class Rows:
       component, labels = np.divmod(
         mixture.pick(likely.ravel(), len(rows), rng), likely.shape[1]
       )
-      cells = mixture.draw_cells(self.mixture, sizes, component, rng)
-      drawn = self._values(cells, labels, rng)
+      begun = mixture.draw_cells(self.mixture, sizes, component, rng)
+      for column, cell in cells.items():
+        begun[:, column] = cell
+      moved = pairwise.move(self.pairwise, sizes, begun, labels, rng, fixed=cells)
+      drawn = self._values(moved, labels, rng)
       for column, value in given.items():
         drawn[:, column] = value
       return drawn, labels

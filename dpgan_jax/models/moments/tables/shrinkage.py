@@ -20,6 +20,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+_SELDOM = 3.0  # standard deviations
+
 
 def shrunk(
   one_way: np.ndarray, two_way: np.ndarray, sizes: Sequence[int], deviations: np.ndarray,
@@ -55,6 +57,30 @@ def shrunk(
         found += _kept(off - common, of_classes * noise) * (off - common)
       result[:, a, b], result[:, b, a] = found, found.mT
   return ones, result
+
+
+def corrected(
+  model: np.ndarray, two_way: np.ndarray, sizes: Sequence[int], deviation: float
+) -> np.ndarray:
+  """What a model has of two-way counts, moved to noisy ones as far as they stand out of noise.
+
+  Args:
+    model: float64 [K, D, D], symmetric, zero within a column.
+    two_way: the same, as released.
+    sizes: [C], cells of each column.
+    deviation: of the noise of two-way counts.
+  """
+  result, ends = model.copy(), np.cumsum(sizes)
+  columns = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+  for i, a in enumerate(columns):
+    for b in columns[i + 1 :]:
+      for own, counts in zip(result, two_way, strict=True):
+        off = counts[a, b] - own[a, b]
+        # A sum of so many squares of noise is seldom larger.
+        noise = (off.size + _SELDOM * np.sqrt(2 * off.size)) * deviation**2
+        own[a, b] += _kept(off, noise) * off
+        own[b, a] = own[a, b].T
+  return result
 
 
 def _kept(values: np.ndarray, noise: float) -> float:

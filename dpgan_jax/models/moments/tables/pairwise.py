@@ -1,0 +1,214 @@
+"""Rows with given two-way counts, and no relation of three columns that these do not imply.
+
+A mixture of few products that has the wanted two-way counts has relations of three columns too,
+which nothing that was released says. Of all distributions with these counts, that of most entropy
+is P(x) ∝ exp(Σc b[xc] + Σc<d θ[xc, xd]), in each class. Rows that move find b and θ: in a sweep
+each column of each row is drawn anew given the others, and after it θ rises where too few rows are,
+as in iterative proportional fitting. Rows of a mixture, moved so a few times, have these counts.
+All of it follows from what was released, free of cost.
+
+Sources: Tieleman 2008 (persistent contrastive divergence); Deming & Stephan 1940; Polyak & Juditsky
+1992 (the mean over the second half of all steps).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpgan_jax import _keys
+
+STEPS, _SWEEPS, _BLOCK = 100, 10, 256
+_RATE_OF_ONES, _RATE_OF_PAIRS, _LARGEST = 0.5, 0.3, 1.0
+_SEEN = 3.0  # rows that a count needs for its logarithm to say something
+_KEY = 21  # public: the same release gives the same model
+
+
+class Pairwise(NamedTuple):
+  """The parameters.
+
+  Attributes:
+    ones: float32 [K, D], b of each class.
+    pairs: float32 [K, D, D], θ: symmetric, zero within a column.
+  """
+
+  ones: jax.Array
+  pairs: jax.Array
+
+
+def fit(
+  one_way: np.ndarray, two_way: np.ndarray, sizes: Sequence[int], rows: np.ndarray,
+  steps: int = STEPS,
+) -> Pairwise:  # fmt: skip
+  """The distribution with these counts.
+
+  Args:
+    one_way: float64 [K, D], of each class, cell after cell.
+    two_way: float64 [K, D, D], symmetric, zero within a column.
+    sizes: [C], cells of each column.
+    rows: int64 [K, S, C], where the rows of each class begin, as cells.
+    steps: sweeps.
+  """
+  totals = np.maximum(one_way.sum(axis=1) / len(sizes), 1.0)
+  keys = jax.random.split(_keys.from_seed(_KEY), len(totals))
+  found = [
+    _fit(
+      jnp.asarray(np.maximum(ones, 0) / total, jnp.float32),
+      jnp.asarray(np.maximum(pairs, 0) / total, jnp.float32),
+      jnp.asarray(own, jnp.int32), key, sizes=tuple(sizes), steps=steps,
+    )
+    for ones, pairs, total, own, key in zip(one_way, two_way, totals, rows, keys, strict=True)
+  ]  # fmt: skip
+  ones, pairs = zip(*found, strict=True)
+  return Pairwise(jnp.stack(ones), jnp.stack(pairs))
+
+
+def move(
+  model: Pairwise, sizes: Sequence[int], cells: np.ndarray, labels: np.ndarray,
+  rng: np.random.Generator, fixed: Collection[int] = (),
+) -> np.ndarray:  # fmt: skip
+  """Rows, as cells int64 [n, C], of the classes `labels` [n], after a few sweeps.
+
+  Args:
+    model: the parameters.
+    sizes: [C], cells of each column.
+    cells: int64 [n, C], where rows begin.
+    labels: int64 [n].
+    rng: of the draws.
+    fixed: columns that stay as they are.
+  """
+  parts = [
+    own[start : start + _BLOCK]
+    for own in (np.flatnonzero(labels == k) for k in range(len(model.ones)))
+    for start in range(0, len(own), _BLOCK)
+  ]
+  if not parts:
+    return cells
+  # Powers of two, so that few programs are compiled; blocks of no row are passed over.
+  places = np.zeros((1 << (len(parts) - 1).bit_length(), _BLOCK), np.int64)
+  for block, part in zip(places, parts, strict=False):
+    block[:] = np.resize(part, _BLOCK)
+  free = ~np.isin(np.arange(len(sizes)), list(fixed))
+  moved = _move(
+    model, jnp.asarray(cells[places], jnp.int32), jnp.asarray(labels[places[:, 0]], jnp.int32),
+    jnp.asarray(len(parts)), jnp.asarray(free), _keys.from_seed(int(rng.integers(2**31))),
+    sizes=tuple(sizes), sweeps=_SWEEPS,
+  )  # fmt: skip
+  found = np.empty_like(cells)
+  found[places[: len(parts)].ravel()] = np.asarray(moved)[: len(parts)].reshape(-1, len(sizes))
+  return found
+
+
+@functools.partial(jax.jit, static_argnames=('sizes', 'steps'))
+def _fit(
+  ones: jax.Array, pairs: jax.Array, cells: jax.Array, key: jax.Array, *, sizes: tuple[int, ...],
+  steps: int,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+  dim, least = len(ones), _SEEN / len(cells)
+  of = jnp.asarray(np.repeat(np.arange(len(sizes)), sizes))
+  between = of[:, jnp.newaxis] != of[jnp.newaxis]
+  every = jnp.ones(len(sizes), bool)
+
+  def step(carry: tuple, key: jax.Array) -> tuple[tuple, tuple]:
+    hot, (b, theta) = carry
+    hot = _sweep(hot, b, theta, every, key, sizes)
+    rows = hot[:, :dim]
+    have, together = rows.mean(axis=0), rows.T @ rows / len(rows)
+    wanted = (ones + least) / (have + least)
+    # What one-way counts are off by is theirs to mend.
+    together = together * wanted[:, jnp.newaxis] * wanted[jnp.newaxis]
+    rise = jnp.log((pairs + least) / (together + least)).clip(-_LARGEST, _LARGEST)
+    sure = jnp.minimum(1, jnp.sqrt((pairs + together) / (8 * least)))
+    b = b + _RATE_OF_ONES * jnp.log(wanted)
+    theta = theta + _RATE_OF_PAIRS * jnp.where(between, sure * rise, 0)
+    return (hot, (b, theta)), (b, theta)
+
+  def half(carry: tuple, keys: jax.Array) -> tuple[tuple, tuple]:
+    """So many steps, and the mean of what they found."""
+
+    def add(both: tuple, key: jax.Array) -> tuple[tuple, None]:
+      carry, total = both
+      carry, found = step(carry, key)
+      return (carry, jax.tree.map(jnp.add, total, found)), None
+
+    nothing = jax.tree.map(jnp.zeros_like, carry[1])
+    (carry, total), _ = jax.lax.scan(add, (carry, nothing), keys)
+    return carry, jax.tree.map(lambda x: x / len(keys), total)
+
+  first, second = jnp.split(jax.random.split(key, 2 * (steps // 2)), 2)
+  start = _hot(cells, sizes), (jnp.log(ones + 1e-4), jnp.zeros((dim, dim), jnp.float32))
+  return half(half(start, first)[0], second)[1]
+
+
+@functools.partial(jax.jit, static_argnames=('sizes', 'sweeps'))
+def _move(
+  model: Pairwise, cells: jax.Array, labels: jax.Array, count: jax.Array, free: jax.Array,
+  key: jax.Array, *, sizes: tuple[int, ...], sweeps: int,
+) -> jax.Array:  # fmt: skip
+  starts = np.cumsum((0, *sizes))
+
+  def block(i: jax.Array, cells: jax.Array) -> jax.Array:
+    b, theta = model.ones[labels[i]], model.pairs[labels[i]]
+    keys = jax.random.split(jax.random.fold_in(key, i), sweeps)
+    hot, _ = jax.lax.scan(
+      lambda hot, key: (_sweep(hot, b, theta, free, key, sizes), None),
+      _hot(cells[i], sizes), keys,
+    )  # fmt: skip
+    found = [hot[:, a : a + size].argmax(axis=1) for a, size in zip(starts, sizes, strict=False)]
+    return cells.at[i].set(jnp.stack(found, axis=1).astype(jnp.int32))
+
+  return jax.lax.fori_loop(0, count, block, cells)
+
+
+def _widths(sizes: tuple[int, ...]) -> list[int]:
+  """Of each column, the power of two that its cells are computed in."""
+  return [1 << (size - 1).bit_length() for size in sizes]
+
+
+def _hot(cells: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+  """float32 [n, D + width]: 1 at the cell of each column; room for the widest at the end."""
+  starts = jnp.asarray(np.cumsum((0, *sizes))[:-1], jnp.int32)
+  empty = jnp.zeros((len(cells), sum(sizes) + max(_widths(sizes))), jnp.float32)
+  return empty.at[jnp.arange(len(cells))[:, jnp.newaxis], cells + starts[jnp.newaxis]].set(1)
+
+
+def _sweep(
+  hot: jax.Array, b: jax.Array, theta: jax.Array, free: jax.Array, key: jax.Array,
+  sizes: tuple[int, ...],
+) -> jax.Array:  # fmt: skip
+  """Every free column once, in an order that is drawn, given all others."""
+  widths = _widths(sizes)
+  kinds, room = sorted(set(widths)), max(widths)
+  kind = jnp.asarray([kinds.index(width) for width in widths])
+  begins, many = jnp.asarray(np.cumsum((0, *sizes))[:-1]), jnp.asarray(sizes)
+  b, theta = jnp.pad(b, (0, room)), jnp.pad(theta, ((0, room), (0, room)))
+  order_key, key = jax.random.split(key)
+  order = jax.random.permutation(order_key, len(sizes))
+  places = jax.random.uniform(key, (len(sizes), len(hot)))
+
+  def of_width(width: int) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+    def column(hot: jax.Array, c: jax.Array, place: jax.Array) -> jax.Array:
+      at = (0, begins[c])
+      number = jnp.arange(width)[jnp.newaxis]
+      logits = hot @ jax.lax.dynamic_slice(theta, at, (len(theta), width))
+      logits += jax.lax.dynamic_slice(b, at[1:], (width,))[jnp.newaxis]
+      logits = jnp.where(number < many[c], logits, -jnp.inf)
+      ends = jnp.cumsum(jnp.exp(logits - logits.max(axis=1, keepdims=True)), axis=1)
+      new = (ends <= place[:, jnp.newaxis] * ends[:, -1:]).sum(axis=1, keepdims=True)
+      old = jax.lax.dynamic_slice(hot, at, (len(hot), width))
+      mine = (number < many[c]) & free[c]  # what lies behind is the next column's
+      new = (number == jnp.minimum(new, many[c] - 1)).astype(hot.dtype)
+      return jax.lax.dynamic_update_slice(hot, jnp.where(mine, new, old), at)
+
+    return column
+
+  columns = [of_width(width) for width in kinds]
+  return jax.lax.fori_loop(
+    0, len(sizes),
+    lambda i, hot: jax.lax.switch(kind[order[i]], columns, hot, order[i], places[i]), hot,
+  )  # fmt: skip
