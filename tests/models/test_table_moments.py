@@ -25,7 +25,7 @@ from dpgan_jax.models.moments.encoding import Means
 from dpgan_jax.models.moments.settings import MEANS, SECONDS
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.models.moments.tables import encoding as table_encoding
-from dpgan_jax.models.moments.tables import mixture
+from dpgan_jax.models.moments.tables import mixture, pairwise
 from dpgan_jax.models.moments.tables.encoding import TableEncoding
 from dpgan_jax.models.moments.tables.rows import Rows
 from dpgan_jax.run import generator_file, plan
@@ -259,7 +259,8 @@ def test_values_are_of_the_cells_that_were_drawn(table, bins, seed):
     table_encoding.shares_of_classes(c, w, 0.5) for c, w in zip(parts, within, strict=True)
   )
   nothing = mixture.Mixture(np.ones((1, 1)), np.ones((1, 1)))
-  rows = Rows(table.schema, encoding.fine, within, nothing, shares)
+  still = pairwise.Pairwise(np.zeros((1, 1)), np.zeros((1, 1, 1)))
+  rows = Rows(table.schema, encoding.fine, within, nothing, still, shares)
   assert rows.sizes == encoding.sizes
   found = rng.integers(0, encoding.sizes, (40, len(encoding.sizes)))
   labels = rng.integers(0, classes, 40)

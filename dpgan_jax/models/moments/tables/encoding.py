@@ -27,7 +27,7 @@ from dpgan_jax.models.moments.tables.shrinkage import corrected, shrunk
 from dpgan_jax.privacy.releases import marginals
 
 _FEWEST_COMPONENTS, _MOST_COMPONENTS = 10, 300
-_MOVED, _FEWEST_MOVED, _MOST_MOVED = 12_000, 1000, 6000  # rows that relations are found with
+_MOVED, _FEWEST_MOVED = 12_000, 500  # rows that relations are found with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,14 +160,14 @@ class TableEncoding(ByClass):
     fitted = mixture.fit(counts, components)
     ones, pairs = (counts.total * each for each in mixture.marginals(fitted, self.sizes))
     pairs = corrected(pairs, seconds, self.sizes, of_pairs)
-    of_pairwise = pairwise.fit(ones, pairs, self.sizes, self._start(fitted))
+    of_pairwise = pairwise.fit(ones, pairs, self.sizes, self._start(fitted, counts.total))
     within = tuple(w for _, w, _ in columns)
     return Rows(self.schema, self.fine, within, fitted, of_pairwise, shares)
 
-  def _start(self, fitted: mixture.Mixture) -> np.ndarray:
-    """Rows of each class, as coarse cells int64 [K, S, C]."""
+  def _start(self, fitted: mixture.Mixture, total: float) -> np.ndarray:
+    """Rows of each class, as coarse cells int64 [K, S, C]: together as many as there are."""
     classes = fitted.weights.shape[1]
-    num = int(np.clip(_MOVED // classes, _FEWEST_MOVED, _MOST_MOVED))
+    num = int(np.clip(total // classes, _FEWEST_MOVED, max(_MOVED // classes, _FEWEST_MOVED)))
     rng = np.random.default_rng(0)
     rows = [mixture.draw(fitted, self.sizes, np.full(num, k), rng) for k in range(classes)]
     return np.stack(rows)

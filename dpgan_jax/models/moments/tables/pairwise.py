@@ -24,6 +24,8 @@ import numpy as np
 from dpgan_jax import _keys
 
 STEPS, _SWEEPS, _BLOCK = 100, 10, 256
+# Fewer where cells are very many: products of numbers in all steps, and of one row in all sweeps.
+_FEWEST_STEPS, _MOST_WORK, _FEWEST_SWEEPS, _MOST_OF_A_ROW = 20, 1e12, 3, 2e7
 _RATE_OF_ONES, _RATE_OF_PAIRS, _LARGEST = 0.5, 0.3, 1.0
 _SEEN = 3.0  # rows that a count needs for its logarithm to say something
 _KEY = 21  # public: the same release gives the same model
@@ -43,7 +45,7 @@ class Pairwise(NamedTuple):
 
 def fit(
   one_way: np.ndarray, two_way: np.ndarray, sizes: Sequence[int], rows: np.ndarray,
-  steps: int = STEPS,
+  steps: int | None = None,
 ) -> Pairwise:  # fmt: skip
   """The distribution with these counts.
 
@@ -52,8 +54,11 @@ def fit(
     two_way: float64 [K, D, D], symmetric, zero within a column.
     sizes: [C], cells of each column.
     rows: int64 [K, S, C], where the rows of each class begin, as cells.
-    steps: sweeps.
+    steps: sweeps; default: `STEPS`, or fewer where there are very many cells.
   """
+  if steps is None:
+    affordable = _MOST_WORK / (_work(sizes) * rows.shape[0] * rows.shape[1])
+    steps = int(np.clip(affordable, _FEWEST_STEPS, STEPS))
   totals = np.maximum(one_way.sum(axis=1) / len(sizes), 1.0)
   keys = jax.random.split(_keys.from_seed(_KEY), len(totals))
   found = [
@@ -97,7 +102,8 @@ def move(
   moved = _move(
     model, jnp.asarray(cells[places], jnp.int32), jnp.asarray(labels[places[:, 0]], jnp.int32),
     jnp.asarray(len(parts)), jnp.asarray(free), _keys.from_seed(int(rng.integers(2**31))),
-    sizes=tuple(sizes), sweeps=_SWEEPS,
+    sizes=tuple(sizes),
+    sweeps=int(np.clip(_MOST_OF_A_ROW / _work(sizes), _FEWEST_SWEEPS, _SWEEPS)),
   )  # fmt: skip
   found = np.empty_like(cells)
   found[places[: len(parts)].ravel()] = np.asarray(moved)[: len(parts)].reshape(-1, len(sizes))
@@ -140,7 +146,7 @@ def _fit(
     (carry, total), _ = jax.lax.scan(add, (carry, nothing), keys)
     return carry, jax.tree.map(lambda x: x / len(keys), total)
 
-  first, second = jnp.split(jax.random.split(key, 2 * (steps // 2)), 2)
+  first, second = (jax.random.split(own, steps // 2) for own in jax.random.split(key))
   start = _hot(cells, sizes), (jnp.log(ones + 1e-4), jnp.zeros((dim, dim), jnp.float32))
   return half(half(start, first)[0], second)[1]
 
@@ -165,7 +171,12 @@ def _move(
   return jax.lax.fori_loop(0, count, block, cells)
 
 
-def _widths(sizes: tuple[int, ...]) -> list[int]:
+def _work(sizes: Sequence[int]) -> int:
+  """Products of numbers that a row takes in a sweep."""
+  return sum(sizes) * sum(_widths(sizes))
+
+
+def _widths(sizes: Sequence[int]) -> list[int]:
   """Of each column, the power of two that its cells are computed in."""
   return [1 << (size - 1).bit_length() for size in sizes]
 

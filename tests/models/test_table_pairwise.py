@@ -1,0 +1,131 @@
+"""Rows that move: to the two-way counts that were asked for, and to no other relation.
+
+Draws have fixed seeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpgan_jax.models.moments.tables import pairwise
+from dpgan_jax.models.moments.tables.pairwise import Pairwise
+
+SIZES, CLASSES, ROWS = (2, 3, 2), 2, 3000
+ENDS = np.cumsum((0, *SIZES))
+OF = np.repeat(np.arange(len(SIZES)), SIZES)
+BETWEEN = OF[:, np.newaxis] != OF
+EVERY = np.array(list(itertools.product(*map(range, SIZES))))
+
+
+def _hot(rows: np.ndarray) -> np.ndarray:
+  hot = np.zeros((len(rows), sum(SIZES)))
+  np.put_along_axis(hot, rows + ENDS[:-1], 1.0, axis=1)
+  return hot
+
+
+def _counts(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Of the rows [K, S, C] of each class."""
+  hot = np.stack([_hot(own) for own in rows])
+  return hot.sum(axis=1), hot.mT @ hot * BETWEEN
+
+
+def _model() -> Pairwise:
+  """Two classes of their own."""
+  rng = np.random.default_rng(4)
+  upper = np.triu(rng.normal(0, 1, (CLASSES, sum(SIZES), sum(SIZES)))) * BETWEEN
+  ones = rng.normal(0, 0.5, (CLASSES, sum(SIZES)))
+  return Pairwise(jnp.asarray(ones, jnp.float32), jnp.asarray(upper + upper.mT, jnp.float32))
+
+
+def _shares(model: Pairwise) -> np.ndarray:
+  """Of every row that there can be, in each class: float64 [K, rows]."""
+  hot, (ones, pairs) = _hot(EVERY), (np.asarray(each, np.float64) for each in model)
+  likely = np.exp(hot @ ones.T + np.einsum('nd,kde,ne->nk', hot, pairs, hot) / 2).T
+  return likely / likely.sum(axis=1, keepdims=True)
+
+
+def _found(rows: np.ndarray) -> np.ndarray:
+  """Shares of every row that there can be."""
+  places = np.ravel_multi_index(tuple(rows.T), SIZES)
+  return np.bincount(places, minlength=len(EVERY)) / len(rows)
+
+
+def test_moved_rows_have_the_distribution_of_their_class():
+  """Wherever they begin: far closer than the classes are to each other."""
+  labels = np.arange(2 * ROWS) % CLASSES
+  begun = np.zeros((2 * ROWS, len(SIZES)), np.int64)
+  moved = pairwise.move(_model(), SIZES, begun, labels, np.random.default_rng(0))
+  assert moved.dtype == begun.dtype
+  shares = _shares(_model())
+  assert np.abs(shares[0] - shares[1]).sum() / 2 > 0.2
+  for k, wanted in enumerate(shares):
+    assert np.abs(_found(moved[labels == k]) - wanted).sum() / 2 < 0.04
+
+
+@pytest.mark.parametrize('num', [0, 257])
+def test_any_number_of_rows_moves_and_given_columns_stay(num):
+  rng = np.random.default_rng(1)
+  begun = np.stack([rng.integers(0, size, num) for size in SIZES], axis=1)
+  labels = rng.integers(0, CLASSES, num)
+  moved = pairwise.move(_model(), SIZES, begun, labels, rng, fixed={1})
+  assert moved.shape == begun.shape
+  assert (moved[:, 1] == begun[:, 1]).all()
+  assert ((moved >= 0) & (moved < SIZES)).all()
+  assert num < 257 or (moved != begun).any()
+
+
+def test_given_columns_are_what_the_others_follow():
+  """Rows of one given cell have the conditional distribution."""
+  begun = np.zeros((ROWS, len(SIZES)), np.int64)
+  begun[:, 1] = 2
+  labels = np.zeros(ROWS, np.int64)
+  moved = pairwise.move(_model(), SIZES, begun, labels, np.random.default_rng(2), fixed={1})
+  wanted = _shares(_model())[0] * (EVERY[:, 1] == 2)
+  assert np.abs(_found(moved) - wanted / wanted.sum()).sum() / 2 < 0.04
+
+
+@pytest.fixture(scope='module')
+def wanted() -> tuple[np.ndarray, np.ndarray]:
+  """Exact counts of `_model`, of 1,000 and 3,000 rows."""
+  hot, shares = _hot(EVERY), _shares(_model()) * np.array([[1000.0], [3000.0]])
+  return shares @ hot, np.einsum('kn,nd,ne->kde', shares, hot, hot) * BETWEEN
+
+
+def test_counts_lead_back_to_the_distribution(wanted):
+  rng = np.random.default_rng(3)
+  begun = np.stack([rng.integers(0, size, (CLASSES, ROWS)) for size in SIZES], axis=2)
+  found = _shares(pairwise.fit(*wanted, SIZES, begun))
+  assert np.abs(found - _shares(_model())).sum(axis=1).max() / 2 < 0.02
+
+
+def test_no_relation_of_three_columns_is_left():
+  """The last column says whether the first two are alike, which no two of them tell: rows that
+  begin so do not stay so.
+  """
+  rng = np.random.default_rng(5)
+  rows = np.stack([rng.integers(0, size, (1, ROWS)) for size in SIZES], axis=2)
+  rows[..., 2] = rows[..., 0] == (rows[..., 1] == 0)
+  rows[..., 2] ^= rng.random((1, ROWS)) < 0.1
+  counts = _counts(rows)
+  model = pairwise.fit(*counts, SIZES, rows)
+  moved = pairwise.move(model, SIZES, rows[0], np.zeros(ROWS, np.int64), rng)
+  after = _counts(moved[np.newaxis])
+  assert np.abs(after[1] - counts[1]).max() < 0.04 * ROWS
+
+  def alike(rows: np.ndarray) -> float:
+    return float((rows[:, 2] == (rows[:, 0] == (rows[:, 1] == 0))).mean())
+
+  assert alike(rows[0]) > 0.85
+  implied = float(_shares(model)[0] @ (EVERY[:, 2] == (EVERY[:, 0] == (EVERY[:, 1] == 0))))
+  assert abs(alike(moved) - implied) < 0.04
+  assert alike(moved) < 0.7
+
+
+def test_the_same_counts_give_the_same_model(wanted):
+  begun = np.zeros((CLASSES, 200, len(SIZES)), np.int64)
+  first, second = (pairwise.fit(*wanted, SIZES, begun, steps=4) for _ in range(2))
+  assert all(bool((a == b).all()) for a, b in zip(first, second, strict=True))
