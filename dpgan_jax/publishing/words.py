@@ -108,7 +108,7 @@ def _of_tables(spec: Spec) -> Words:
     made='Values are rounded to the resolution of their column',
     constants='the schema: names of columns, categories, bounds and resolutions, as '
     f'{who}. Values are counted in cells that follow from it, not from the data.{rows}',
-    moments='a mixture of products of the cells of its columns',
+    moments='a model of how each two of its columns go together',
     releases=f'{_found(spec.schema)}{_RELEASES}how many {taking}s are in each cell of each column; '
     'then how many are in each pair of cells of two columns. Cells follow from the schema and '
     'public numbers.',

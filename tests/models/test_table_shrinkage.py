@@ -5,6 +5,8 @@ Noise is drawn with fixed seeds.
 
 from __future__ import annotations
 
+import itertools
+
 import hypothesis
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from dpgan_jax.models.moments.tables import mixture, partition
 from dpgan_jax.models.moments.tables.mixture import Counts
-from dpgan_jax.models.moments.tables.shrinkage import _nearest, shrunk
+from dpgan_jax.models.moments.tables.shrinkage import _nearest, corrected, shrunk
 
 SIZES, CLASSES = (6, 8, 5), 2
 ENDS = np.cumsum((0, *SIZES))
@@ -169,3 +171,18 @@ def test_shares_of_a_class_are_those_of_all_where_noise_hides_it():
   own = np.array([10.0, 70, 10, 10])
   np.testing.assert_allclose(partition.shares_within(own, within, 0.0, of_all), own / 100)
   np.testing.assert_allclose(partition.shares_within(own, within, 1e3, of_all), of_all)
+
+
+def test_a_model_is_corrected_only_where_counts_stand_out(dependent):
+  """Independent columns for a model: dependent pairs move to the counts, others stay."""
+  one, two = dependent
+  model = _product(one)
+  _, noisy = _noisy(one, two, 10.0)
+  found = corrected(model, noisy, SIZES, 10.0)
+  np.testing.assert_array_equal(found, found.mT)
+  assert (found[:, ~BETWEEN] == 0).all()
+  first, second, third = (slice(a, b) for a, b in itertools.pairwise(ENDS))
+  off = np.abs(found - two)[:, first, second].mean()
+  assert off < 0.5 * np.abs(model - two)[:, first, second].mean()
+  np.testing.assert_array_equal(found[0, first, third], model[0, first, third])
+  np.testing.assert_allclose(corrected(model, two, SIZES, 0.0), two, atol=1e-6)

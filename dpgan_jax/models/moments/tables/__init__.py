@@ -1,1 +1,1 @@
-"""Moments of tables: counts in public cells, and a mixture of products that has them."""
+"""Moments of tables: counts in public cells, and rows that have them and no relations besides."""

@@ -2,11 +2,12 @@
 
 A row is in one cell of each of C columns, so it moves one-way counts by √C and two-way counts by
 √(C(C - 1)/2), in Euclidean norm (`privacy.releases.marginals`), however many cells there are, and a
-person with k rows moves both by k times as much. So
-one-way counts are of fine cells, which find where values heap up, and two-way counts of coarse
-ones, which follow from the first release (`partition`). These are drawn to what independence would
-have them be (`shrinkage`), and a mixture of products is fitted to them (`mixture`). A draw is a
-coarse cell in each column, and in it a fine one, by their shares (`rows`).
+person with k rows moves both by k times as much. So one-way counts are of fine cells, which find
+where values heap up, and two-way counts of coarse ones, which follow from the first release
+(`partition`). These are drawn to what independence would have them be (`shrinkage`), and a mixture
+of products is fitted to them (`mixture`), which takes most of the noise out. A draw is a coarse
+cell in each column, moved until no relation is left that pairs of columns do not imply
+(`pairwise`), and in it a fine one, by their shares (`rows`).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from dpgan_jax.models.moments.tables.pairwise import Pairwise
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """A mixture of products, and what values its cells hold.
+  """What coarse cells go together, and what values they hold.
 
   Attributes:
     schema: of the table.
