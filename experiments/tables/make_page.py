@@ -12,7 +12,8 @@ from experiments import pages
 
 RECORD, PAGE = pages.RESULTS / 'tables.json', pages.RESULTS / 'TABLES.md'
 CHOICE, SMALL = pages.RESULTS / 'tables_choice.json', pages.RESULTS / 'tables_small.json'
-SECOND = pages.RESULTS / 'tables_flchain.json'
+SECOND, WIDE = pages.RESULTS / 'tables_flchain.json', pages.RESULTS / 'tables_wide.json'
+RECORDS = RECORD, CHOICE, SECOND, SMALL, WIDE
 _COMMAND = './run.sh python -m experiments.tables.measure --data=FOLDER_OF_ADULT'
 _SCORES = ('one_way', 'two_way', 'three_way', 'auroc', 'every_column')
 _CALLED = {
@@ -23,9 +24,9 @@ _CALLED = {
 
 def page(
   record: Mapping[str, Any], choice: Mapping[str, Any], second: Mapping[str, Any] | None = None,
-  small: Mapping[str, Any] | None = None,
+  small: Mapping[str, Any] | None = None, wide: Mapping[str, Any] | None = None,
 ) -> str:  # fmt: skip
-  """The Markdown of what `measure` has found, of Adult and of a second table, and `choose`."""
+  """The Markdown of what `measure` has found, of Adult and of a second table, `choose`, `wide`."""
   releases, ends = pages.by_kind(record['rows'])
   return pages.join(
     '# Tables: what ε alone gives',
@@ -52,6 +53,7 @@ def page(
       ],
     ),
     *(_second(second) if second else ()),
+    *(_wide(wide) if wide else ()),
     '## How the defaults were chosen, and the levels of the verdict',
     'One release each of some training rows, scored on 7,561 others. What classifiers learn stands '
     'beside what they learn from as many real rows. Made by '
@@ -101,6 +103,27 @@ def _second(record: Mapping[str, Any]) -> tuple[str, ...]:
   )
 
 
+def _wide(record: Mapping[str, Any]) -> tuple[str, ...]:
+  names = 'neighbours', 'strangers', 'one_way', 'two_way', 'auroc'
+  return (
+    '## A wide table',
+    f'{record["columns"]} generated columns of known dependence, {record["rows"]:,} rows, ε = '
+    f'{record["epsilon"]:g}: training took {record["minutes"]:g} minutes from the file on, '
+    f'{record["cpu_minutes"]:g} of a core, drawing {record["tables"]["synthetic rows"]["num"]:,} '
+    f'rows {record["minutes_to_draw"]:g}, and the larger of both {record["peak_gib"]:g} GiB, while '
+    'other programs ran. Relations are mean values of Cramér\'s V. Made by '
+    f'`./run.sh python -m experiments.tables.wide --rows={record["rows"]} '
+    f'--columns={record["columns"]}`.',
+    pages.table(
+      ('rows', 'neighbours in a block', 'columns of two blocks', 'one-way', 'two-way', 'AUROC'),
+      [
+        (name, *(f'{found[each]:.3f}' for each in names))
+        for name, found in record['tables'].items()
+      ],
+    ),
+  )
+
+
 def _choices(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
   real = {row['num_records']: row['auroc'] for row in rows if row['setting'] == 'real rows'}
   return [
@@ -126,7 +149,7 @@ def _row(key: tuple[float, str], rows: Sequence[Mapping[str, Any]]) -> tuple[str
 
 
 def main() -> None:
-  pages.write(pathlib.Path(PAGE), page(*map(pages.read_json, (RECORD, CHOICE, SECOND, SMALL))))
+  pages.write(pathlib.Path(PAGE), page(*map(pages.read_json, RECORDS)))
 
 
 if __name__ == '__main__':

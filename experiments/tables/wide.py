@@ -82,7 +82,7 @@ def scored(data: TableDataset, unseen: TableDataset) -> dict[str, float]:
   compared = marginals.compare(cells.table(unseen), cells.table(data))
   taught = tstr.target(data, unseen, tstr.Effort(rows=10_000), ('logistic', 'boosting'))
   distances = {name: round(compared[name], 4) for name in ('one_way', 'two_way')}
-  return {**dependence(data), **distances, 'auroc': round(taught['auroc'], 4)}
+  return {'num': len(data), **dependence(data), **distances, 'auroc': round(taught['auroc'], 4)}
 
 
 def timed(*arguments: str) -> float:
@@ -105,13 +105,15 @@ def main() -> None:
       'dpgan_jax.train', '--dataset=table', f'--data={file}', f'--schema={folder}/schema.json',
       f'--target_epsilon={FLAGS.epsilon}', run,
     )  # fmt: skip
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     drawing = timed('dpgan_jax.sample', run, f'--num={_TEST}', f'--out={folder}/made.csv')
     gib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     made = read.read_table(folder / 'made.csv', described, name='made', partial=True)
   unseen = table(_TEST, FLAGS.columns, 1)
   pages.write_json(pathlib.Path(FLAGS.out), {
     'rows': FLAGS.rows, 'columns': FLAGS.columns, 'epsilon': FLAGS.epsilon,
-    'minutes': minutes, 'minutes_to_draw': drawing, 'peak_gib': round(gib, 2),
+    'minutes': minutes, 'cpu_minutes': round((used.ru_utime + used.ru_stime) / 60, 2),
+    'minutes_to_draw': drawing, 'peak_gib': round(gib, 2),
     'tables': {
       'synthetic rows': scored(made, unseen),
       'as many real rows': scored(table(_TEST, FLAGS.columns, 2), unseen),

@@ -6,7 +6,7 @@ import pytest
 
 from dpgan_jax.data.tables import generated
 from experiments import pages
-from experiments.tables import make_page, measure
+from experiments.tables import make_page, measure, wide
 
 
 @pytest.mark.slow  # test_table_scores has the scores, the next test the page
@@ -34,6 +34,27 @@ def test_a_release_is_scored_beside_real_rows():
 
 
 def test_the_committed_page_is_that_of_the_committed_record():
-  paths = make_page.RECORD, make_page.CHOICE, make_page.SECOND, make_page.SMALL
-  records = map(pages.read_json, paths)
+  records = map(pages.read_json, make_page.RECORDS)
   assert make_page.PAGE.read_text('utf-8') == make_page.page(*records)
+
+
+def test_a_wide_table_has_the_dependence_that_is_said():
+  table, again = wide.table(3000, 40, 0), wide.table(3000, 40, 0)
+  assert (table.records == again.records).all()
+  found = wide.dependence(table)
+  assert found['neighbours'] > 0.3
+  assert found['strangers'] < 0.03
+  assert 0.1 < table.labels.mean() < 0.5
+
+
+def test_a_wide_table_is_on_the_page():
+  scores = {'num': 10, 'neighbours': 0.4, 'strangers': 0.01, 'one_way': 0.02, 'two_way': 0.05}
+  record = {
+    'rows': 100, 'columns': 20, 'epsilon': 1.0, 'minutes': 2.5, 'cpu_minutes': 3.0,
+    'minutes_to_draw': 0.5, 'peak_gib': 1.25,
+    'tables': {'synthetic rows': {**scores, 'auroc': 0.75}},
+  }  # fmt: skip
+  rows = {'rows': [], 'train': 1, 'test': 1, 'delta': 1e-5, 'peak_gib': 1}
+  page = make_page.page(rows, {'rows': []}, wide=record)
+  assert '| synthetic rows | 0.400 | 0.010 | 0.020 | 0.050 | 0.750 |' in page
+  assert 'took 2.5 minutes' in page
