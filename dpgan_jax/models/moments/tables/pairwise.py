@@ -95,7 +95,7 @@ def move(
   if not parts:
     return cells
   # Powers of two, so that few programs are compiled; blocks of no row are passed over.
-  places = np.zeros((1 << (len(parts) - 1).bit_length(), _BLOCK), np.int64)
+  places = np.zeros((1 << max((len(parts) - 1).bit_length(), 3), _BLOCK), np.int64)
   for block, part in zip(places, parts, strict=False):
     block[:] = np.resize(part, _BLOCK)
   free = ~np.isin(np.arange(len(sizes)), list(fixed))
@@ -156,7 +156,10 @@ def _move(
   model: Pairwise, cells: jax.Array, labels: jax.Array, count: jax.Array, free: jax.Array,
   key: jax.Array, *, sizes: tuple[int, ...], sweeps: int,
 ) -> jax.Array:  # fmt: skip
-  starts = np.cumsum((0, *sizes))
+  # What turns a row of zeros and ones into cells: whole numbers, exact in float32.
+  numbers = np.zeros((sum(sizes), len(sizes)), np.float32)
+  columns = np.repeat(np.arange(len(sizes)), sizes)
+  numbers[np.arange(len(columns)), columns] = np.concatenate([np.arange(s) for s in sizes])
 
   def block(i: jax.Array, cells: jax.Array) -> jax.Array:
     b, theta = model.ones[labels[i]], model.pairs[labels[i]]
@@ -165,8 +168,8 @@ def _move(
       lambda hot, key: (_sweep(hot, b, theta, free, key, sizes), None),
       _hot(cells[i], sizes), keys,
     )  # fmt: skip
-    found = [hot[:, a : a + size].argmax(axis=1) for a, size in zip(starts, sizes, strict=False)]
-    return cells.at[i].set(jnp.stack(found, axis=1).astype(jnp.int32))
+    found = jnp.matmul(hot[:, : len(numbers)], numbers, precision='highest')
+    return cells.at[i].set(jnp.rint(found).astype(jnp.int32))
 
   return jax.lax.fori_loop(0, count, block, cells)
 
@@ -177,8 +180,8 @@ def _work(sizes: Sequence[int]) -> int:
 
 
 def _widths(sizes: Sequence[int]) -> list[int]:
-  """Of each column, the power of two that its cells are computed in."""
-  return [1 << (size - 1).bit_length() for size in sizes]
+  """Of each column, the power of two that its cells are computed in: few, so that compiling is."""
+  return [1 << max((size - 1).bit_length(), 3) for size in sizes]
 
 
 def _hot(cells: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
@@ -192,14 +195,12 @@ def _sweep(
   hot: jax.Array, b: jax.Array, theta: jax.Array, free: jax.Array, key: jax.Array,
   sizes: tuple[int, ...],
 ) -> jax.Array:  # fmt: skip
-  """Every free column once, in an order that is drawn, given all others."""
+  """Every free column once, one after the other, given all others."""
   widths = _widths(sizes)
   kinds, room = sorted(set(widths)), max(widths)
   kind = jnp.asarray([kinds.index(width) for width in widths])
   begins, many = jnp.asarray(np.cumsum((0, *sizes))[:-1]), jnp.asarray(sizes)
   b, theta = jnp.pad(b, (0, room)), jnp.pad(theta, ((0, room), (0, room)))
-  order_key, key = jax.random.split(key)
-  order = jax.random.permutation(order_key, len(sizes))
   places = jax.random.uniform(key, (len(sizes), len(hot)))
 
   def of_width(width: int) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
@@ -221,5 +222,5 @@ def _sweep(
   columns = [of_width(width) for width in kinds]
   return jax.lax.fori_loop(
     0, len(sizes),
-    lambda i, hot: jax.lax.switch(kind[order[i]], columns, hot, order[i], places[i]), hot,
+    lambda c, hot: jax.lax.switch(kind[c], columns, hot, c, places[c]), hot,
   )  # fmt: skip
