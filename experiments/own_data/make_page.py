@@ -40,8 +40,8 @@ def page(record: dict[str, Any], choice: dict[str, Any], gans: dict[str, Any] | 
   return pages.join(
     '# Own data: what ε alone gives',
     f'Moments, δ = {record["delta"]:g}, nothing chosen but ε. A logistic regression on pixels '
-    'learns from samples and is tested on held-out real images (training images only; no test set '
-    'was looked at). Made by '
+    'learns from samples and is tested on held-out real images (training images; only all digits '
+    'are judged by their test images, which no setting was chosen by). Made by '
     f'`{_COMMAND}`.',
     pages.table(
       ('set', 'N', 'ε', 'samples', 'real images', 'a guess', 'verdict', 'expected beforehand',

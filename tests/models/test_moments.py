@@ -366,10 +366,10 @@ def test_what_was_pulled_in_is_as_far_from_the_mean_again():
   factors = np.stack([0.6 * np.linalg.cholesky(np.cov(codes[labels == k].T)) for k in range(3)])
   counts = np.bincount(labels).astype(float)
   means = Means(counts, pulled * counts[:, np.newaxis], scale)
-  found, wider = encoding._stretched(means, factors)
+  found, wider = encoding._stretched(means, pulled, factors)
   np.testing.assert_allclose(found, centres, atol=1e-3)
   np.testing.assert_allclose(wider, factors / 0.6, rtol=2e-3)
   # By no more than pulling in can have done.
   far = dataclasses.replace(means, scale=100 * scale)
-  _, widest = encoding._stretched(far, factors)
+  _, widest = encoding._stretched(far, pulled, factors)
   np.testing.assert_allclose(widest, 2 * factors)

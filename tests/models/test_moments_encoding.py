@@ -8,6 +8,7 @@ import pytest
 from hypothesis import strategies as st
 
 from dpgan_jax import _validate
+from dpgan_jax.models.moments.encoding import Means
 from dpgan_jax.models.moments.image_encoding import ImageEncoding
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]))
@@ -65,3 +66,32 @@ def test_grey_is_kept_grey_when_chroma_is_cut():
 def test_a_length_that_no_code_has_is_refused(dim):
   with pytest.raises(_validate.InputError, match='dim'):
     ImageEncoding((8, 8, 1), dim)
+
+
+@pytest.mark.parametrize('sizes', [(100, 100, 100), (20, 100, 300)])
+def test_class_means_are_weighed_against_their_noise(sizes):
+  """Where differences of classes fall with frequency and noise does not, they come nearer to the
+  true ones; without noise, nothing changes; little noise changes little.
+  """
+  encoding, counts = ImageEncoding((8, 8, 1), 64), np.array(sizes, np.float64)
+  rng = np.random.default_rng(0)
+  in_sums = encoding.noise(1.0, 1.0)[1]
+  for sigma, factor in ((0.0, 0.0), (0.05, 1.01), (20.0, 0.7)):
+    worse, better = 0.0, 0.0
+    for _ in range(50):
+      true = rng.normal(size=(3, 64)) * np.sqrt(encoding.spectrum / encoding.spectrum.max()) / 2
+      noisy = true + rng.normal(size=(3, 64)) * sigma * in_sums / counts[:, np.newaxis]
+      means = Means(counts, noisy * counts[:, np.newaxis], 1.0)
+      found = encoding._denoised(means, sigma)
+      worse += np.square(noisy - true)[0].sum()
+      better += np.square(found - true)[0].sum()
+      if sigma == 0:
+        np.testing.assert_allclose(found, encoding.centres(means), rtol=1e-12)
+    assert better <= factor * worse + 1e-20, (sigma, better, worse)
+
+
+def test_class_means_of_nothing_but_noise_stay_finite():
+  encoding = ImageEncoding((8, 8, 1), 64)
+  for counts in (np.array([5.0]), np.array([-3.0, 0.0, 7.0])):
+    means = Means(counts, np.random.default_rng(1).normal(size=(len(counts), 64)), 1.0)
+    assert np.isfinite(encoding._denoised(means, 50.0)).all()

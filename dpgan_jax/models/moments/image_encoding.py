@@ -9,7 +9,8 @@ first is of all images together: their mean, and how far they are from it, root 
 these the second
 bounds what an image adds to the sums of its class: it is pulled in to so many of those distances
 from the common mean, instead of to the farthest corner of what pixels can be. The covariances,
-released last, are bounded likewise. Samples are stretched to the released distance again.
+released last, are bounded likewise. What tells classes apart is then weighed against its noise, and
+samples are stretched to the released distance again.
 
 >>> import numpy as np
 >>> encoding = ImageEncoding((8, 8, 1), 64)
@@ -205,13 +206,33 @@ class ImageEncoding(ByClass):
     values, vectors = np.linalg.eigh(found)
     factors = vectors * np.sqrt(np.maximum(values, 0))[:, np.newaxis]
     factors = np.broadcast_to(factors, (len(means.counts), *factors.shape[1:]))
-    return Gaussians(self, *self._stretched(means, factors))
+    centres = self._denoised(means, noise_multipliers[0])
+    return Gaussians(self, *self._stretched(means, centres, factors))
 
-  def _stretched(self, means: Means, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def _denoised(self, means: Means, noise_multiplier: float) -> np.ndarray:
+    """Class means, whose differences from the common mean keep what is likely to be signal.
+
+    Each coefficient is Wiener-filtered: it keeps v/(v + noise) of its difference, v being how large
+    differences are: in all as released, and falling as 1/f over frequencies (between what real
+    images do and what noise does). What a class keeps best it keeps whole: how far it is stays
+    about as released, and only the direction is mended.
+    """
+    centres, counts = self.centres(means), np.maximum(means.counts, 1.0)
+    common = counts / counts.sum() @ centres
+    differences, shape = centres - common, np.sqrt(self.spectrum)
+    noise = (self.noise(noise_multiplier, means.scale)[1] / counts[:, np.newaxis]) ** 2
+    signal = np.square(differences).mean() - noise.mean()
+    signal = max(signal, 1e-3 * noise.mean(), 1e-300) * shape / shape.mean()
+    kept = signal / (signal + noise)
+    return common + differences * (kept / kept.max(axis=1, keepdims=True))
+
+  def _stretched(
+    self, means: Means, centres: np.ndarray, factors: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
     """Means and factors of all classes, as far from the common mean as the release says that images
     are: pulled in, they were nearer by one factor or less.
     """
-    centres, shares = self.centres(means), np.maximum(means.counts, 1.0)
+    shares = np.maximum(means.counts, 1.0)
     shares /= shares.sum()
     common = shares @ centres
     squares = np.square(centres - common).sum(axis=1) + np.square(factors).sum(axis=(1, 2))

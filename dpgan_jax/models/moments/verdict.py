@@ -141,7 +141,9 @@ def _signal(means: Means, seconds: np.ndarray, moments: Moments) -> float:
   of_counts, of_sums = moments.encoding.noise(moments.stages[MEANS].noise_multiplier, means.scale)
   within = moments.encoding.variances(means, seconds)
   common = means.sums.sum(axis=0) / counts.sum()
-  noise = (of_sums / counts) ** 2 + (common * of_counts / counts) ** 2
+  # Sums of images are around their common mean: a wrong count leaves classes that are alike alike.
+  moved = common if moments.spec.schema is not None else centres - common
+  noise = (of_sums / counts) ** 2 + (moved * of_counts / counts) ** 2
   weights = 1 / np.maximum(noise + _ALIKE * within / counts, 1e-12)
   common = (weights * centres).sum(axis=0) / weights.sum(axis=0)
   squares = (weights * (centres - common) ** 2).sum(axis=0)  # of each sum
