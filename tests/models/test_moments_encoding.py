@@ -70,8 +70,8 @@ def test_a_length_that_no_code_has_is_refused(dim):
 
 @pytest.mark.parametrize('sizes', [(100, 100, 100), (20, 100, 300)])
 def test_class_means_are_weighed_against_their_noise(sizes):
-  """Where differences of classes fall with frequency and noise does not, they come nearer to the
-  true ones; without noise, nothing changes; little noise changes little.
+  """Where differences of classes are as images vary, and noise is not, they come nearer to the true
+  ones; without noise, nothing changes; little noise changes little.
   """
   encoding, counts = ImageEncoding((8, 8, 1), 64), np.array(sizes, np.float64)
   rng = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def test_class_means_are_weighed_against_their_noise(sizes):
       true = rng.normal(size=(3, 64)) * np.sqrt(encoding.spectrum / encoding.spectrum.max()) / 2
       noisy = true + rng.normal(size=(3, 64)) * sigma * in_sums / counts[:, np.newaxis]
       means = Means(counts, noisy * counts[:, np.newaxis], 1.0)
-      found = encoding._denoised(means, sigma)
+      found = encoding._denoised(means, sigma, np.diag(encoding.spectrum) / 100)
       worse += np.square(noisy - true)[0].sum()
       better += np.square(found - true)[0].sum()
       if sigma == 0:
@@ -94,4 +94,5 @@ def test_class_means_of_nothing_but_noise_stay_finite():
   encoding = ImageEncoding((8, 8, 1), 64)
   for counts in (np.array([5.0]), np.array([-3.0, 0.0, 7.0])):
     means = Means(counts, np.random.default_rng(1).normal(size=(len(counts), 64)), 1.0)
-    assert np.isfinite(encoding._denoised(means, 50.0)).all()
+    for sigma, covariance in ((50.0, np.eye(64) / 64), (0.0, np.zeros((64, 64)))):
+      assert np.isfinite(encoding._denoised(means, sigma, covariance)).all()

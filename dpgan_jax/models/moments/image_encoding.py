@@ -206,25 +206,30 @@ class ImageEncoding(ByClass):
     values, vectors = np.linalg.eigh(found)
     factors = vectors * np.sqrt(np.maximum(values, 0))[:, np.newaxis]
     factors = np.broadcast_to(factors, (len(means.counts), *factors.shape[1:]))
-    centres = self._denoised(means, noise_multipliers[0])
+    centres = self._denoised(means, noise_multipliers[0], found.mean(axis=0))
     return Gaussians(self, *self._stretched(means, centres, factors))
 
-  def _denoised(self, means: Means, noise_multiplier: float) -> np.ndarray:
+  def _denoised(
+    self, means: Means, noise_multiplier: float, covariance: np.ndarray
+  ) -> np.ndarray:
     """Class means, whose differences from the common mean keep what is likely to be signal.
 
-    Each coefficient is Wiener-filtered: it keeps v/(v + noise) of its difference, v being how large
-    differences are: in all as released, and falling as 1/f over frequencies (between what real
-    images do and what noise does). What a class keeps best it keeps whole: how far it is stays
-    about as released, and only the direction is mended.
+    Classes differ most where images do. So along each axis of `covariance` [d, d] differences are
+    guessed to be as large as all of them are as released, times the root of the variance there
+    (between what images do and what noise does), and Wiener-filtered: they keep signal/(signal +
+    noise). What a class keeps best it keeps whole: how far it is stays about as released, and only
+    the direction is mended.
     """
     centres, counts = self.centres(means), np.maximum(means.counts, 1.0)
     common = counts / counts.sum() @ centres
-    differences, shape = centres - common, np.sqrt(self.spectrum)
+    variances, axes = np.linalg.eigh(covariance)
+    shape = np.sqrt(np.maximum(variances, 1e-12 * variances[-1] + 1e-200))
+    differences = (centres - common) @ axes
     noise = (self.noise(noise_multiplier, means.scale)[1] / counts[:, np.newaxis]) ** 2
     signal = np.square(differences).mean() - noise.mean()
     signal = max(signal, 1e-3 * noise.mean(), 1e-300) * shape / shape.mean()
     kept = signal / (signal + noise)
-    return common + differences * (kept / kept.max(axis=1, keepdims=True))
+    return common + differences * (kept / kept.max(axis=1, keepdims=True)) @ axes.T
 
   def _stretched(
     self, means: Means, centres: np.ndarray, factors: np.ndarray
