@@ -227,7 +227,7 @@ class ImageEncoding(ByClass):
     differences = (centres - common) @ axes
     noise = (self.noise(noise_multiplier, means.scale)[1] / counts[:, np.newaxis]) ** 2
     signal = np.square(differences).mean() - noise.mean()
-    signal = max(signal, 1e-3 * noise.mean(), 1e-300) * shape / shape.mean()
+    signal = max(signal, 1e-3 * noise.mean(), 1e-100) * shape / shape.mean()
     kept = signal / (signal + noise)
     return common + differences * (kept / kept.max(axis=1, keepdims=True)) @ axes.T
 
