@@ -151,9 +151,8 @@ def test_bounds_on_a_guess_are_computed():
   assert all(said == meaning._percent(meaning.guess(float(eps), 0.0)) for eps, said in rows)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
-  importlib.util.find_spec('mkdocs') is None, reason="no mkdocs: pip install -e '.[docs]'"
+  importlib.util.find_spec('mkdocs') is None, reason='no mkdocs: pip install -r requirements.txt'
 )
 def test_the_site_builds_without_a_warning(tmp_path):
   done = subprocess.run(
@@ -163,3 +162,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
   assert done.returncode == 0, done.stderr[-2000:]
   assert 'DPMechanism' in (tmp_path / 'api.html').read_text('utf-8')
   assert (tmp_path / 'repo/experiments/results/speed.html').is_file()
+  own = 'repo/experiments/examples/plugins/own_discriminator.py.html'
+  assert 'DISCRIMINATORS' in (tmp_path / own).read_text('utf-8')
+  assert own in (tmp_path / 'howto/networks.html').read_text('utf-8')
+
