@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import pytest
@@ -176,6 +177,7 @@ class TestRecipes:
 
 WITHOUT = """
 import sys
+import tomllib
 class Absent:
   def find_spec(self, name, path=None, target=None):
     if name.partition('.')[0] in {absent!r}:
@@ -250,3 +252,17 @@ def test_the_core_loads_four_packages_and_what_they_load(tmp_path):
   assert float(ratio) < 2, 'beside jax, optax and dp_accounting themselves'
   done = run('-c', 'import sys, dpgan_jax; print("jax" in sys.modules)', cwd=tmp_path, path=ROOT)
   assert done.stdout == 'False\n'  # until a name is used
+
+
+def test_what_others_read_of_the_repository_says_what_is_so():
+  """GitHub looks for CITATION.cff at the top only; pre-commit has a version of its own to keep."""
+  cited = (ROOT / 'CITATION.cff').read_text('utf-8')
+  assert re.search(r'^cff-version: 1\.2\.0$', cited, re.MULTILINE)
+  assert re.search(r'^title: .', cited, re.MULTILINE)
+  assert re.search(r'^authors:\n  - name: .', cited, re.MULTILINE)
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text('utf-8'))['project']
+  assert f'license: {project["license"]}\n' in cited
+  pinned = re.search(r'^ruff==(\S+)$', (ROOT / 'requirements.txt').read_text('utf-8'), re.MULTILINE)
+  hooks = (ROOT / '.pre-commit-config.yaml').read_text('utf-8')
+  assert pinned is not None
+  assert f'rev: v{pinned[1]} ' in hooks
