@@ -26,7 +26,7 @@ from dpgan_jax import _keys
 STEPS, _SWEEPS, _BLOCK = 100, 10, 256
 # Fewer where cells are very many: products of numbers in all steps, and of one row in all sweeps.
 _FEWEST_STEPS, _MOST_WORK, _FEWEST_SWEEPS, _MOST_OF_A_ROW = 20, 1e12, 3, 2e7
-_RATE_OF_ONES, _RATE_OF_PAIRS, _LARGEST = 0.5, 0.3, 1.0
+_RATE_OF_ONES, _RATE_OF_PAIRS, _MOST_AT_ONCE, _LARGEST = 0.5, 0.3, 4.0, 1.0
 _SEEN = 3.0  # rows that a count needs for its logarithm to say something
 _KEY = 21  # public: the same release gives the same model
 
@@ -119,6 +119,8 @@ def _fit(
   of = jnp.asarray(np.repeat(np.arange(len(sizes)), sizes))
   between = of[:, jnp.newaxis] != of[jnp.newaxis]
   every = jnp.ones(len(sizes), bool)
+  # All pairs of a column move its cells together, and must not overshoot together.
+  rate = min(_RATE_OF_PAIRS, _MOST_AT_ONCE / max(len(sizes) - 1, 1))
 
   def step(carry: tuple, key: jax.Array) -> tuple[tuple, tuple]:
     hot, (b, theta) = carry
@@ -131,7 +133,7 @@ def _fit(
     rise = jnp.log((pairs + least) / (together + least)).clip(-_LARGEST, _LARGEST)
     sure = jnp.minimum(1, jnp.sqrt((pairs + together) / (8 * least)))
     b = b + _RATE_OF_ONES * jnp.log(wanted)
-    theta = theta + _RATE_OF_PAIRS * jnp.where(between, sure * rise, 0)
+    theta = theta + rate * jnp.where(between, sure * rise, 0)
     return (hot, (b, theta)), (b, theta)
 
   def half(carry: tuple, keys: jax.Array) -> tuple[tuple, tuple]:
