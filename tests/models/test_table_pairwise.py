@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpgan_jax.models.moments.tables import pairwise
+from dpgan_jax.models.moments.tables import mixture, pairwise
 from dpgan_jax.models.moments.tables.pairwise import Pairwise
 
 SIZES, CLASSES, ROWS = (2, 3, 2), 2, 3000
@@ -129,3 +129,20 @@ def test_the_same_counts_give_the_same_model(wanted):
   begun = np.zeros((CLASSES, 200, len(SIZES)), np.int64)
   first, second = (pairwise.fit(*wanted, SIZES, begun, steps=4) for _ in range(2))
   assert all(bool((a == b).all()) for a, b in zip(first, second, strict=True))
+
+
+def test_many_columns_do_not_overshoot_together():
+  """Each of forty moves the cells of all others: rows still have the counts of the mixture."""
+  sizes, num, rng = (4,) * 40, 400, np.random.default_rng(6)
+  cells = np.concatenate([rng.dirichlet(np.ones(4), 5) for _ in sizes], axis=1)
+  five = mixture.Mixture(jnp.full((5, 1), 0.2), jnp.asarray(cells))
+  ones, pairs = mixture.marginals(five, sizes)
+  begun = mixture.draw(five, sizes, np.zeros(num, np.int64), rng)
+  model = pairwise.fit(ones * num, pairs * num, sizes, begun[np.newaxis])
+  labels = np.zeros(2000, np.int64)
+  moved = pairwise.move(model, sizes, mixture.draw(five, sizes, labels, rng), labels, rng)
+  hot = np.zeros((len(moved), 4 * len(sizes)))
+  np.put_along_axis(hot, moved + 4 * np.arange(len(sizes)), 1.0, axis=1)
+  assert np.abs(hot.mean(axis=0) - ones[0]).mean() < 0.02
+  together = (hot.T @ hot / len(hot)) * (pairs[0] > 0)
+  assert np.abs(together - pairs[0]).mean() < 0.15 * pairs.mean()
