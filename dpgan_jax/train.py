@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import pathlib
 import time
@@ -40,6 +41,7 @@ from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.networks import layers
 from dpgan_jax.publishing import run_statement, words
 from dpgan_jax.run import plan, trainer
+from dpgan_jax.run.host.feed import Feed
 from dpgan_jax.run.stages import make_chunk
 
 
@@ -77,7 +79,7 @@ def main() -> None:
   config, chosen = recipe.settled(config, dataset.spec, _cli.given(TrainConfig))
   if not options.run_dir or options.dry_run:
     if _devices.is_owner():
-      show_plan(config, dataset, devices, chosen)
+      show_plan(config, dataset, devices, chosen, options.data_on)
     return
   if _devices.is_owner():
     _shared_flags.show(dataset)
@@ -127,10 +129,12 @@ def show_plan(
   dataset: Dataset,
   devices: int = 1,
   chosen: Mapping[str, recipe.Choice] | None = None,
+  data_on: str = 'device',
 ) -> None:
   """Prints what a run would do, and how long it would take; no step is taken on the data."""
   planned = plan.make(config, dataset.spec)
-  rows = {'data': '; '.join((dataset.spec.describe(), *dataset.notes)), **_describe(planned)}
+  described = '; '.join((dataset.spec.describe(), *dataset.notes))
+  rows = {'data': described, **_describe(planned, data_on)}
   if 'device' in rows and devices > 1:
     rows['device'] = f'{_environment.device_name()} x {devices} (the time is that of one)'
   for name, value in rows.items():
@@ -143,7 +147,7 @@ def show_plan(
     )
 
 
-def _describe(planned: plan.Plan) -> dict[str, str]:
+def _describe(planned: plan.Plan, data_on: str) -> dict[str, str]:
   budget = planned.budget
   if budget.is_private:
     said = f'{budget.epsilon():.4g} at delta {budget.mechanism.delta:g} '
@@ -154,7 +158,7 @@ def _describe(planned: plan.Plan) -> dict[str, str]:
     return _describe_moments(planned, said)
   if isinstance(planned, OpenMoments):
     return _describe_open(planned, said)
-  return _describe_gan(planned, said)
+  return _describe_gan(planned, said, data_on)
 
 
 def _describe_moments(moments: Moments, epsilon: str) -> dict[str, str]:
@@ -190,10 +194,10 @@ def _describe_open(planned: OpenMoments, epsilon: str) -> dict[str, str]:
   }
 
 
-def _describe_gan(planned: plan.GANPlan, epsilon: str) -> dict[str, str]:
+def _describe_gan(planned: plan.GANPlan, epsilon: str, data_on: str) -> dict[str, str]:
   gan, mechanism, config = planned.gan, planned.gan.mechanism, planned.config
   state = jax.eval_shape(gan.init, _keys.from_seed(0))
-  seconds = measure_step(gan)
+  seconds = measure_step(gan, data_on)
   g_steps = str(mechanism.steps // config.d_steps_per_g_step)
   if config.n_d_threshold is not None:
     g_steps = f'at most {g_steps} (adaptive n_D)'
@@ -225,16 +229,23 @@ def _describe_gan(planned: plan.GANPlan, epsilon: str) -> dict[str, str]:
   return rows
 
 
-def measure_step(gan: GAN) -> float:
+def measure_step(gan: GAN, data_on: str = 'device') -> float:
   """Seconds per step on this machine, compilation excluded, measured on blank images."""
-  mechanism = gan.mechanism
-  images = jnp.zeros((mechanism.num_examples, *gan.spec.shape), jnp.uint8)
-  labels = jnp.zeros((mechanism.num_examples,), jnp.int32)
-  chunk = make_chunk(gan, 2 * gan.config.d_steps_per_g_step)
-  state, _ = jax.block_until_ready(chunk(jax.jit(gan.init)(_keys.from_seed(0)), images, labels))
+  mechanism, steps = gan.mechanism, 2 * gan.config.d_steps_per_g_step
+  count = mechanism.num_examples
+  images = np.broadcast_to(np.uint8(0), (count, *gan.spec.shape))  # takes no memory on the host
+  data = images, np.zeros(count, np.int32)
+  if data_on == 'host':
+    feed = Feed(data, mechanism.sampler, 2 * steps)
+    piece = functools.cache(functools.partial(make_chunk, gan))
+    take = lambda state: feed.run(state, steps, piece)  # noqa: E731
+  else:
+    placed, chunk = tuple(map(jnp.asarray, data)), make_chunk(gan, steps)
+    take = lambda state: chunk(state, *placed)  # noqa: E731
+  state, _ = jax.block_until_ready(take(jax.jit(gan.init)(_keys.from_seed(0))))
   started = time.monotonic()
-  jax.block_until_ready(chunk(state, images, labels))
-  return (time.monotonic() - started) / (2 * gan.config.d_steps_per_g_step)
+  jax.block_until_ready(take(state))
+  return (time.monotonic() - started) / steps
 
 
 if __name__ == '__main__':

@@ -154,7 +154,7 @@ CASES: dict[str, Case] = {
     _one_key, 'key'),
   'rgb16_png': Case(
     'pixels of 200 and 201 in 65,535 are read as 1 of 255 or kept as they are; or a refusal of 16 '
-    'bits', _rgb16, '16'),
+    'bits', _rgb16, 'more than 8 bits'),
   'token_table_memory': Case(
     'auto needs no more than twice the memory of ghost, and ghost less than 64 MiB', _memory),
   'x64_mixed': Case(

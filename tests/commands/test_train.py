@@ -74,7 +74,7 @@ def test_dry_run_shows_what_labels_samples():
     '--generator=report', '--discriminator=report', '--label_share=0.3', '--label_cnn_share=0.3',
     '--d_steps_per_g_step=1',  # nothing to account for: only what is shown is looked at
   )  # fmt: skip
-  result = train(*rest, '--dry_run')
+  result = train(*rest, '--dry_run', '--data_on=host')
   assert result.returncode == 0, result.stderr
   assert 'labels samples: classifier: B = ' in result.stdout
   assert '; label_cnn: B = ' in result.stdout

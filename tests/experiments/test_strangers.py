@@ -76,6 +76,8 @@ def test_tells_right_from_wrong(name):
     ('complex_leaves', 'real gradients, got complex64', strangers.REFUSED),
     ('complex_leaves', 'one number of examples', strangers.WRONG),  # of something else
     ('multi_steps', 'no optax.MultiSteps around noise_sum', strangers.REFUSED),
+    ('rgb16_png', 'a/0.png (RGB, more than 8 bits)', strangers.REFUSED),
+    ('rgb16_png', '/tmp/16: no folder train/', strangers.WRONG),
     ('long_sequence', 'less', strangers.WRONG),  # nothing may be refused there
   ],
 )
