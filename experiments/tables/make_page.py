@@ -38,8 +38,7 @@ def page(
     'synthetic rows. "Others" is the mean AUROC for every other column, made binary. Mean ± '
     f'standard deviation over releases. Made by `{_COMMAND}`; at most {record["peak_gib"]:g} GiB '
     'of memory. Other tools see the cells that scores are computed on, a small favour '
-    '(`experiments/tables/peers.py`); they ran while other programs did, so their seconds are too '
-    'many.',
+    '(`experiments/tables/peers.py`). All ran while other programs did, so seconds are too many.',
     pages.table(_header('income'), [_row(key, rows) for key, rows in releases.items()]),
     '## What is best and worst possible',
     _ends(ends, 'income'),
