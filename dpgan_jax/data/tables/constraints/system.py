@@ -25,8 +25,7 @@ from dpgan_jax.data.tables.constraints.forms import (
   OneHot,
 )
 
-_ROUNDING = 1e-9  # of a step or of a range: what sums of float64 may be off by
-
+_ROUNDING, _OF_TERMS = 1e-9, 1e-13  # what sums may be off by: of a step, of how large terms can be
 
 Domain = Any
 """A column: `schema.Column`, which stands on this file."""
@@ -173,7 +172,7 @@ class System:
     kept += [c for c in columns if c.name == target]
     place = {column.name: number for number, column in enumerate(kept)}
     derived = {n: _sum(c, by_name, place, target) for n, c in computed.items()}
-    orders = [order for n, s in derived.items() for order in _within(computed[n], s, by_name[n])]
+    orders = [o for n, s in derived.items() for o in _within(computed[n], s, by_name[n], kept)]
     lists: list[Listed] = []
     for one in constraints:
       if isinstance(one, Inequality):
@@ -252,9 +251,10 @@ def _sum(
   return Sum(weights, one.plus, own)
 
 
-def _within(one: Derived, total: Sum, own: Domain) -> list[Order]:
+def _within(one: Derived, total: Sum, own: Domain, columns: Sequence[Domain]) -> list[Order]:
   low, high = own.bounds
-  slack = _ROUNDING * (own.step or high - low) + 1e-12 * max(abs(low), abs(high))
+  sizes = [abs(w) * max(map(abs, columns[n].bounds)) for n, w in total.weights.items()]
+  slack = _ROUNDING * (own.step or 0) + _OF_TERMS * (abs(total.plus) + sum(sizes))
   exact, source = Sum(total.weights, total.plus), f'{one.describe()} in [{low:g}, {high:g}]'
   ends = Sum({}, low), Sum({}, high)
   return [Order(ends[0], exact, source, slack=slack), Order(exact, ends[1], source, slack=slack)]
