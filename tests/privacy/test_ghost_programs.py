@@ -1,4 +1,5 @@
-"""Generated programs: clipped sums are those of plain per-example gradients in float64.
+"""Generated programs: clipped sums are those of plain per-example gradients, in float64 where the
+program itself does not round to fewer bits.
 
 A program is a list of steps on a sequence h [T, F], each with parameters of its own or an earlier
 step's; hypothesis draws the steps, their order, what is shared, dtypes and control flow.
@@ -119,7 +120,7 @@ def apply(step: Step, w: jax.Array, h: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def make_loss(program: Program, *, exact: bool) -> Any:
-  """The loss on one example (h [T, F], ids [T]); `exact` leaves narrow dtypes out."""
+  """The loss on one example (h [T, F], ids [T]); `exact` computes all of it in the dtype of h."""
 
   def loss(params: list[jax.Array], h: jax.Array, ids: jax.Array) -> jax.Array:
     weights = jnp.arange(1, program.positions * F + 1, dtype=h.dtype).reshape(-1, F) / F
@@ -142,10 +143,13 @@ def check(program: Program, strategy: clipping.Strategy, microbatch: int | None,
   h = rng.standard_normal((program.examples, program.positions, F)).astype(np.float32)
   dtype = np.uint8 if program.reads_ids else np.int32
   ids = rng.integers(0, ROWS, h.shape[:2]).astype(dtype)
-  with jax.enable_x64(True), jax.disable_jit():  # operation by operation: nothing to compile anew
-    grad = jax.vmap(jax.grad(make_loss(program, exact=True)), (None, 0, 0))
-    wide = [jnp.asarray(p, jnp.float64) for p in params]
-    grads = [np.asarray(g) for g in grad(wide, jnp.asarray(h, jnp.float64), jnp.asarray(ids))]
+  narrow = any(step.dtype != 'float32' for step in program.steps)
+  # What rounds within its loss is another function than in float64, with gradients of its own.
+  with jax.enable_x64(not narrow), jax.disable_jit():  # operation by operation: nothing to compile
+    grad = jax.vmap(jax.grad(make_loss(program, exact=not narrow)), (None, 0, 0))
+    wide = np.float32 if narrow else np.float64
+    found = grad([jnp.asarray(p, wide) for p in params], jnp.asarray(h, wide), jnp.asarray(ids))
+    grads = [np.asarray(g, np.float64) for g in found]
   norms = np.sqrt(sum((g.reshape(program.examples, -1) ** 2).sum(axis=1) for g in grads))
   bound = float(np.median(norms)) or 1.0
   mask = np.arange(program.examples) != 1
