@@ -136,7 +136,7 @@ def test_refuses(main, tmp_path, arguments, words):
 
 def test_refuses_a_file_as_directory(main, tmp_path):
   (tmp_path / 'file').write_text('mine')
-  with pytest.raises(InputError, match='out to be a directory, got the file'):
+  with pytest.raises(InputError, match='out to be a folder, got the file'):
     main(*GRADIENT, f'--out={tmp_path / "file"}')
 
 
