@@ -146,3 +146,12 @@ def test_many_columns_do_not_overshoot_together():
   assert np.abs(hot.mean(axis=0) - ones[0]).mean() < 0.02
   together = (hot.T @ hot / len(hot)) * (pairs[0] > 0)
   assert np.abs(together - pairs[0]).mean() < 0.15 * pairs.mean()
+
+
+def test_rows_of_very_many_cells_stay_those_of_the_mixture():
+  """A column of thousands of categories would take minutes and gigabytes to move."""
+  sizes, cells = (6000, 2), np.zeros((3, 2), np.int64)
+  nothing = np.empty((1, 0)), np.empty((1, 0, 0))
+  assert pairwise.fit(*nothing, sizes, cells[np.newaxis]) is None
+  rng = np.random.default_rng(0)
+  assert pairwise.move(None, sizes, cells, np.zeros(3, np.int64), rng) is cells

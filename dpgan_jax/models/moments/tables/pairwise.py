@@ -46,8 +46,8 @@ class Pairwise(NamedTuple):
 def fit(
   one_way: np.ndarray, two_way: np.ndarray, sizes: Sequence[int], rows: np.ndarray,
   steps: int | None = None,
-) -> Pairwise:  # fmt: skip
-  """The distribution with these counts.
+) -> Pairwise | None:  # fmt: skip
+  """The distribution with these counts; None where cells are so many that rows cannot be moved.
 
   Args:
     one_way: float64 [K, D], of each class, cell after cell.
@@ -56,6 +56,8 @@ def fit(
     rows: int64 [K, S, C], where the rows of each class begin, as cells.
     steps: sweeps; default: `STEPS`, or fewer where there are very many cells.
   """
+  if _work(sizes) > _MOST_OF_A_ROW:
+    return None
   if steps is None:
     affordable = _MOST_WORK / (_work(sizes) * rows.shape[0] * rows.shape[1])
     steps = int(np.clip(affordable, _FEWEST_STEPS, STEPS))
@@ -74,19 +76,21 @@ def fit(
 
 
 def move(
-  model: Pairwise, sizes: Sequence[int], cells: np.ndarray, labels: np.ndarray,
+  model: Pairwise | None, sizes: Sequence[int], cells: np.ndarray, labels: np.ndarray,
   rng: np.random.Generator, fixed: Collection[int] = (),
 ) -> np.ndarray:  # fmt: skip
   """Rows, as cells int64 [n, C], of the classes `labels` [n], after a few sweeps.
 
   Args:
-    model: the parameters.
+    model: the parameters; rows stay as they are without.
     sizes: [C], cells of each column.
     cells: int64 [n, C], where rows begin.
     labels: int64 [n].
     rng: of the draws.
     fixed: columns that stay as they are.
   """
+  if model is None:
+    return cells
   parts = [
     own[start : start + _BLOCK]
     for own in (np.flatnonzero(labels == k) for k in range(len(model.ones)))

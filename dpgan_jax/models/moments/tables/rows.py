@@ -27,7 +27,7 @@ class Rows:
     fine: fine cells of each column.
     within: of each column, the coarse cell that each fine one lies in, int64 [cells].
     mixture: of coarse cells, where rows begin.
-    pairwise: what they then move by.
+    pairwise: what they then move by, unless cells are too many.
     shares: of each column, what each fine cell has of its coarse one in each class, float64
       [K, cells].
   """
@@ -36,7 +36,7 @@ class Rows:
   fine: tuple[Cells, ...]
   within: tuple[np.ndarray, ...]
   mixture: Mixture
-  pairwise: Pairwise
+  pairwise: Pairwise | None
   shares: tuple[np.ndarray, ...]
 
   @functools.cached_property
