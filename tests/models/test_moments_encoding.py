@@ -82,7 +82,8 @@ def test_class_means_are_weighed_against_their_noise(sizes):
       true = rng.normal(size=(3, 64)) * np.sqrt(encoding.spectrum / encoding.spectrum.max()) / 2
       noisy = true + rng.normal(size=(3, 64)) * sigma * in_sums / counts[:, np.newaxis]
       means = Means(counts, noisy * counts[:, np.newaxis], 1.0)
-      found = encoding._denoised(means, sigma, np.diag(encoding.spectrum) / 100)
+      seconds = counts[:, np.newaxis, np.newaxis] * np.diag(encoding.spectrum) / 100
+      found = encoding.model(means, seconds, (sigma, 0.0)).means
       worse += np.square(noisy - true)[0].sum()
       better += np.square(found - true)[0].sum()
       if sigma == 0:

@@ -60,6 +60,19 @@ def test_between_the_two_it_is_neither_good_nor_useless():
   assert 'times as many records' in sentence
 
 
+def test_how_bright_all_images_are_says_nothing_of_their_classes():
+  """Noise in a count takes nothing from differences of classes, wherever their mean is."""
+  spec = dataclasses.replace(DIGITS.spec, num_records=len(DIGITS.images))
+  moments = settings.make(TrainConfig(target_epsilon=1.0), spec)
+  means, seconds = _release(DIGITS.images, DIGITS.labels, moments)
+  brighter = means.sums + 3 * means.counts[:, np.newaxis]
+  found = verdict.judge(dataclasses.replace(means, sums=brighter), seconds, moments)
+  before = verdict.judge(means, seconds, moments)
+  assert before is not None
+  assert found is not None
+  assert found.signal == pytest.approx(before.signal, rel=1e-6)
+
+
 def test_static_is_useless():
   static = np.random.default_rng(0).integers(0, 256, DIGITS.images.shape, np.uint8)
   assert _judge(static, DIGITS.labels, 2.0)[0].level == 'useless'
