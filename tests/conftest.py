@@ -40,12 +40,13 @@ import jax
 import pytest
 from absl import flags
 
-from tests.support import losses
+from tests.support import contexts, losses
 
 # Tracing makes objects by the million, and the collector looks at all of them again and again: a
 # tenth of the time. `_forget` collects after every file.
 gc.set_threshold(100_000, 50, 1000)
 
+contexts.install()
 losses.install()  # dp-accounting's bits, in a fraction of the time
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -101,6 +102,7 @@ def _resident_bytes() -> int:
 def _forget() -> None:
   """Frees compiled programs and whatever only they held, and gives the memory back."""
   jax.clear_caches()
+  contexts.forget()
   gc.collect()
   with contextlib.suppress(OSError, AttributeError):  # only glibc has it
     ctypes.CDLL(None).malloc_trim(0)
