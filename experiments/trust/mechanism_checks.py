@@ -38,6 +38,7 @@ from dpgan_jax.run import loop, plan, secrets, stages
 from dpgan_jax.run.directory import RunDir
 from experiments.trust import statistical_checks as statistics
 from experiments.trust.statistical_checks import Violation
+from tests.support import nets
 
 N, Q, STEPS = 50, 0.2, 4000
 SHAPE = (100, 50)
@@ -369,7 +370,7 @@ def stages_share_no_key() -> None:
   """The GAN and the classifiers that name its samples begin with keys of one secret."""
   config = TrainConfig(
     target_epsilon=math.inf, label_share=0.5, label_cnn_share=0.25, steps=2, batch_size=8,
-    generator='report', discriminator='report',
+    **nets.SMALLEST_WITHOUT_CLASSES,
   )  # fmt: skip
   planned = plan.make(config, dataclasses.replace(SPEC, num_records=64))
   none: Any = types.SimpleNamespace(

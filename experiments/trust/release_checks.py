@@ -22,6 +22,7 @@ from dpgan_jax.run.directory import RunDir
 from dpgan_jax.search import sweep_table
 from experiments.trust import gan_checks, taint_checks
 from experiments.trust.statistical_checks import Stop, Violation
+from tests.support import nets
 
 
 def the_centre_is_divided_by_the_public_number() -> None:
@@ -39,8 +40,8 @@ def the_centre_is_divided_by_the_public_number() -> None:
 
 
 CONFIG = TrainConfig(
-  dataset='digits', generator='compact', noise_multiplier=6.0, steps=6, batch_size=32,
-  num_samples=20, delta=1e-4,
+  dataset='digits', noise_multiplier=6.0, steps=6, batch_size=32, num_samples=20, delta=1e-4,
+  **nets.SMALLEST,
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from dpgan_jax.privacy.mechanism import DPMechanism
 from experiments.trust import statistical_checks as statistics
 from experiments.trust import taint_checks
 from experiments.trust.statistical_checks import Violation
-from tests.support import draws
+from tests.support import draws, nets
 
 LAST = 2**31 - 2  # steps are int32
 STEPS = np.unique(
@@ -70,7 +70,7 @@ def _keys(model: Any, state: Any, *data: Any) -> Callable[[jax.Array], jax.Array
 
 def every_draw_of_a_run_has_a_key_of_its_own() -> None:
   """Batches, noise, D's fakes and G's fakes, as many as a step draws, over the steps above."""
-  gan = taint_checks.make_gan()
+  gan = taint_checks.make_gan(**nets.SMALLEST)
   state = jax.jit(lambda key: gan.init(key))(jax.random.key(3))
   images = jax.ShapeDtypeStruct((taint_checks.N, *taint_checks.SHAPE), jnp.uint8)
   at = _keys(gan, state, images, jax.ShapeDtypeStruct((taint_checks.N,), jnp.int32))
