@@ -147,7 +147,8 @@ class DPGAN:
       labels: int [num], the class of each; default: all classes equally often.
       clearest: the share kept of what is drawn of each class, where a private classifier names
         samples (label_share): what it is surest of. Free of privacy cost.
-      given: of a table, values that all rows have, by column: {'sex': 'female'}.
+      given: of a table or series, values that all have, by column: {'sex': 'female'}; of series
+        static ones, or the target.
       seed: for the same samples again; default: from the operating system.
     """
     if seed is not None:

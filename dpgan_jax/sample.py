@@ -44,7 +44,7 @@ class Options:
     None, 'Classes to draw, by name or number: köln or 0,1,7; default: all equally.'
   )
   given: str | None = _samples(
-    None, 'Of a table: values that all rows have, as sex=female,region=01.'
+    None, 'Values that all rows of a table have, or static ones of series, as sex=female,region=01.'
   )
   seed: int | None = _samples(
     None, 'Seed of the samples; default: from the operating system.', minimum=0,

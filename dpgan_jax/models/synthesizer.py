@@ -128,7 +128,7 @@ class Synthesizer(abc.ABC):
   def sample_given(
     self, num: int, given: Mapping[str, Any], *, key: jax.Array
   ) -> tuple[np.ndarray, np.ndarray | None]:
-    """`sample` of rows of a table that have some values.
+    """`sample` of rows of a table, or of series, that have some values (of series, static ones).
 
     Args:
       num: how many, ≥ 1.
@@ -136,11 +136,11 @@ class Synthesizer(abc.ABC):
       key: a typed key.
 
     Raises:
-      InputError: not of a table, no such column, a value outside its domain, or values that no row
-        of the model has together.
+      InputError: not of a table or series, no such column, a value outside its domain, or values
+        that no row of the model has together.
     """
     del num, given, key
-    raise _validate.InputError('expected given values only of a table')
+    raise _validate.InputError('expected given values only of a table or series')
 
   def draw(self, num: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """`sample` of a model whose samples have labels."""

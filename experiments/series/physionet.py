@@ -2,7 +2,8 @@
 
 `hourly.npz` has 12,000 stays of 48 hours and 37 measurements. Bounds are round numbers that hold
 for any patient, the typical range what an intensive-care unit sees of nearly all; values outside
-the bounds, which are errors of typing, are moved to them. Sets a and b are for training, c for
+the bounds, which are errors of typing, are moved to them. Channels without a step of their own are
+charted in whole numbers. Sets a and b are for training, c for
 scores.
 """
 
@@ -32,6 +33,12 @@ _RANGES = {
   'TroponinI': (0, 60, 0, 30), 'TroponinT': (0, 40, 0, 10), 'Urine': (0, 12_000, 0, 500),
   'WBC': (0, 500, 0, 40), 'Weight': (0, 500, 40, 160), 'pH': (6.5, 8, 7, 7.7),
 }  # fmt: skip
+# As they are charted; hourly means of several values are moved to the nearest such one.
+_STEPS = {
+  'Albumin': 0.1, 'Bilirubin': 0.1, 'Creatinine': 0.1, 'FiO2': 0.01, 'HCT': 0.1, 'K': 0.1,
+  'Lactate': 0.1, 'Mg': 0.1, 'Temp': 0.1, 'TroponinI': 0.1, 'TroponinT': 0.01, 'Urine': 5,
+  'WBC': 0.1, 'Weight': 0.1, 'pH': 0.01,
+}  # fmt: skip
 
 
 def schema(names: list[str]) -> SeriesSchema:
@@ -47,7 +54,7 @@ def schema(names: list[str]) -> SeriesSchema:
     ),
     channels=tuple(
       Channel(name=name, kind='real', lower=low, upper=high, typical=(a, b), nullable=True,
-              outside='clip')
+              outside='clip', resolution=_STEPS.get(name, 1))
       for name, (low, high, a, b) in ((name, _RANGES[name]) for name in names)
     ),
     grid=Grid(steps=48), target='died', declared_public=True,

@@ -494,6 +494,9 @@ _STRANGERS = (
   Fault('series_profile_of_real_counts', 2, 'the profile is scaled by counts without noise',
         swap(SeriesEncoding, 'release_means', faults.scaled_by_real_counts),
         _Q.profiles_follow_from_the_release, 'exactness'),
+  Fault('series_values_of_real_rates', 2, 'values over time are scaled by rates without noise',
+        swap(SeriesEncoding, 'release_means', faults.scaled_by_real_rates),
+        _Q.values_follow_from_the_released_rates, 'exactness'),
   Fault('series_half_the_noise', 2, 'counts and profile do not share the first release',
         swap(SeriesEncoding, 'release_means', lambda f: lambda *a, noise_multiplier, **k: f(
           *a, noise_multiplier=noise_multiplier * math.sqrt(0.5), **k)),

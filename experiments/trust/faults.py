@@ -466,6 +466,19 @@ def scaled_by_real_counts(
 
 
 @around
+def scaled_by_real_rates(
+  release_means: Any, self: Any, codes: Any, *args: Any, **about: Any
+) -> Any:
+  """The values of series in units of the rates as they are."""
+  told, traits = copy.copy(self), codes[:, self.columns :]
+  exact = lambda scale, _, means: self.rates(  # noqa: E731
+    scale, scale.vectors_of_rates(traits).sum(axis=0), means
+  )
+  object.__setattr__(told, 'rates', exact)
+  return release_means(told, codes, *args, **about)
+
+
+@around
 def scaled_by_real_bounds(right: Any, self: Any, values: Any) -> Any:
   """Scales values of series by the least and the largest that are there."""
   del right, self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import release, settings
 from dpgan_jax.models.moments.encoding import Means
 from dpgan_jax.models.moments.series.encoding import SeriesEncoding
+from dpgan_jax.models.moments.series.profile import Scale
 from dpgan_jax.models.moments.series.scores import Scores
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
 from dpgan_jax.privacy import exact_noise
@@ -32,8 +34,9 @@ _SCHEMA = SeriesSchema(
   grid=Grid(steps=8), target='ill',
 )  # fmt: skip
 _N, _DRAWS = 60, 40
-# Of 1/σ² of the first release: class counts, cells, profile; said here once more, by hand.
-_SHARES = {'classes': 0.04, 'cells': 0.36, 'profile': 0.6}
+# Of 1/σ² of the first release: class counts, cells, rates and values over time; said here once
+# more, by hand, for channels that all may be missing.
+_SHARES = {'classes': 0.04, 'cells': 0.36, 'rates': 0.27, 'values': 0.33}
 
 
 @functools.cache
@@ -65,36 +68,44 @@ def _nothing() -> tuple[np.ndarray, np.ndarray]:
   return np.zeros((0, len(_SCHEMA.modelled))), np.zeros(0, int)
 
 
-def _parts(means: Means, cells: int) -> dict[str, np.ndarray]:
-  return {
-    'classes': means.counts, 'cells': means.sums[0, :cells], 'profile': means.sums[0, cells:],
-  }  # fmt: skip
+def _parts(encoding: SeriesEncoding, means: Means) -> dict[str, np.ndarray]:
+  cells, rates = encoding.counted.dim, encoding.summaries.traits.dims[0]
+  found = np.split(means.sums[0], [cells, cells + rates])
+  return {'classes': means.counts, **dict(zip(('cells', 'rates', 'values'), found, strict=True))}
 
 
 def _units(encoding: SeriesEncoding, means: Means) -> dict[str, float]:
   """By how much one sequence moves each part."""
-  radius = encoding.scale(encoding.scores(means)).radius
-  return {'classes': 1.0, 'cells': math.sqrt(encoding.columns), 'profile': radius}
+  first, then = _scales(encoding, means)
+  return {
+    'classes': 1.0, 'cells': math.sqrt(encoding.columns), 'rates': first.radii[0],
+    'values': then.radii[1],
+  }  # fmt: skip
+
+
+def _scales(encoding: SeriesEncoding, means: Means) -> tuple[Scale, Scale]:
+  """Of rates, and of values."""
+  first = encoding.scale(encoding.scores(means), means)
+  return first, encoding.rates(first, _parts(encoding, means)['rates'], means)[1]
 
 
 def noise_of_series_is_charged() -> None:
   """Of no sequences at all, counts, profiles and products have the noise that is accounted for.
 
-  Class counts move by 1, counts of D columns by √D, profiles by their radius, products by the
-  squared bound; the first three share the first release's 1/σ². A deviation of n draws is off by
-  1/√(2n): of 40 draws of 2 classes, less than a quarter in all but one of 600 sets of draws, which
-  are the same every time.
+  Class counts move by 1, counts of D columns by √D, rates and values by their radii, products by
+  the squared bound; all but the last share the first release's 1/σ². A deviation of n draws is off
+  by 1/√(2n): of 40 draws of 2 classes, less than a quarter in all but one of 600 sets of draws,
+  which are the same every time.
   """
   moments = _moments(1.0)
   encoding = _encoding(moments)
   first, second = (moments.stages[name].noise_multiplier for name in (MEANS, SECONDS))
-  cells = encoding.counted.dim
-  found = {'classes': [], 'cells': [], 'profile': [], 'products': []}
+  found = {**{name: [] for name in _SHARES}, 'products': []}
   for number in range(_DRAWS):
     means, seconds = _released(*_nothing(), moments, number)
     bound = encoding.scores(means).bound
     units = _units(encoding, means)
-    for name, sums in _parts(means, cells).items():
+    for name, sums in _parts(encoding, means).items():
       found[name].append(sums / (first / math.sqrt(_SHARES[name]) * units[name]))
     above = np.triu_indices(encoding.second_dim, 1)
     found['products'].append(
@@ -115,26 +126,30 @@ def one_sequence_moves_sums_by_one() -> None:
   """Any sequence more, of any class, in units of the sensitivity of each mechanism."""
   moments, (records, labels) = _moments(math.inf), _records(_N)
   encoding = _encoding(moments)
-  cells = encoding.counted.dim
   codes = moments.encoding.encode(records)
   without = release.release_means(codes, labels, moments, bytes(32))
   scores = encoding.scores(without)
-  scale = encoding.scale(scores)
+  scales = _scales(encoding, without)
   products = release.release_seconds(codes, labels, without, moments, bytes(32))
   alternating = np.tile([20.0, 60.0], 4)[:, np.newaxis].repeat(3, axis=1)
   half = np.where(np.arange(8)[:, np.newaxis] < 4, 60.0, np.nan).repeat(3, axis=1)
-  for values in (alternating, half, np.full((8, 3), np.nan), np.full((8, 3), 100.0)):
+  kinds = alternating, half, np.full((8, 3), np.nan), np.full((8, 3), 100.0)
+  for values, size in itertools.product(kinds, (1.0, 1e3)):  # beyond what a sequence can be, too
     row = _SCHEMA.join(np.array([[120.0]]), values[np.newaxis])
     more = encoding.encode(np.vstack([records, row])), np.append(labels, 1)
+    more[0][-1, encoding.columns :] *= size
     means = release.release_means(*more, moments, bytes(32))
     both = release.release_seconds(*more, without, moments, bytes(32))
     units = _units(encoding, without)
-    # The scale of the profile follows from the counts that were released: here, those of before.
-    vectors = scale.vectors(more[0][:, encoding.columns :])
-    profile = exact_noise.release_sum(
-      vectors, l2_sensitivity=scale.radius, noise_multiplier=0.0, secret=bytes(32), purpose='one'
-    )
-    before, after = _parts(without, cells), _parts(means, cells) | {'profile': profile}
+    # The scales follow from what was released: here, before there was one more.
+    traits = more[0][:, encoding.columns :]
+    before, after = _parts(encoding, without), _parts(encoding, means)
+    for name, vectors in (
+      ('rates', scales[0].vectors_of_rates(traits)), ('values', scales[1].vectors_of_values(traits))
+    ):  # fmt: skip
+      after[name] = exact_noise.release_sum(
+        vectors, l2_sensitivity=units[name], noise_multiplier=0.0, secret=bytes(32), purpose='one'
+      )
     by = {n: float(np.linalg.norm(after[n] - before[n])) / units[n] for n in before}
     by['products'] = float(np.linalg.norm(both - products)) / scores.bound**2
     require_moved_by_one('sequence', by)
@@ -178,6 +193,28 @@ def profiles_follow_from_the_release() -> None:
   cells = encoding.counted.dim
   if len(given) != 1 or (given[0].sums[0, :cells] != means.sums[0, :cells]).any():
     raise Violation('profiles are scaled by other counts than those that were released')
+
+
+def values_follow_from_the_released_rates() -> None:
+  """What bounds values over time is the noisy sum of rates, not the real one."""
+  moments, (records, labels) = _moments(1.0), _records(_N)
+  encoding = _encoding(moments)
+  given: list[np.ndarray] = []
+
+  class Watched(SeriesEncoding):
+    """Remembers which sums say how rare channels are."""
+
+    def rates(self, scale: Scale, total: np.ndarray, means: Means) -> tuple[np.ndarray, Scale]:
+      given.append(total)
+      return super().rates(scale, total, means)
+
+  watched = Watched(encoding.schema, encoding.shapes, encoding.noise_multiplier)
+  means = watched.release_means(
+    moments.encoding.encode(records), labels, 2, secret=bytes(32), purpose='check',
+    noise_multiplier=moments.stages[MEANS].noise_multiplier,
+  )  # fmt: skip
+  if len(given) != 1 or (given[0] != _parts(encoding, means)['rates']).any():
+    raise Violation('values are bounded by other rates than those that were released')
 
 
 def summaries_are_public() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -17,6 +18,7 @@ from dpgan_jax.evaluation import series
 from dpgan_jax.publishing import bundle, run_statement
 from dpgan_jax.run import samples, trainer
 from dpgan_jax.run.directory import RunDir
+from tests.support.commands import Command
 
 FEW = vitals().part(np.arange(4000) < 700, partial=True)
 
@@ -39,6 +41,20 @@ def test_arrays_go_in_and_come_out(fitted, tmp_path):
   model.save(tmp_path / 'm.safetensors')
   again = DPGAN.load(tmp_path / 'm.safetensors').sample(40, seed=1)
   np.testing.assert_array_equal(again['x'], drawn['x'])
+
+
+def test_static_values_can_be_given(fitted, tmp_path):
+  model, run = fitted
+  drawn = model.sample(30, given={'sex': 'female', 'ill': 'yes'}, seed=0)
+  assert set(drawn['sex']) == {'female'}
+  assert set(drawn['ill']) == {'yes'}
+  with pytest.raises(InputError, match="expected a column among age, sex, ward, ill; got 'pulse'"):
+    model.sample(5, given={'pulse': 80})
+  with contextlib.closing(Command('dpgan_jax.sample')) as sample:
+    done = sample(f'--run_dir={run}', '--num=20', '--given=age=80', f'--out={tmp_path}/s')
+  assert done.status == 0, done.err
+  with np.load(tmp_path / 's.npz') as file:
+    assert (file['age'] == 80).all()
 
 
 def test_what_is_published_is_verified(fitted, tmp_path, monkeypatch):

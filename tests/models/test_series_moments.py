@@ -37,7 +37,8 @@ def made(data: TableDataset, epsilon: float, **changes) -> MomentsSynthesizer:
   [
     series_checks.noise_of_series_is_charged, series_checks.parts_have_noise_of_their_own,
     series_checks.one_sequence_moves_sums_by_one, series_checks.scores_follow_from_the_release,
-    series_checks.profiles_follow_from_the_release, series_checks.summaries_are_public,
+    series_checks.profiles_follow_from_the_release,
+    series_checks.values_follow_from_the_released_rates, series_checks.summaries_are_public,
   ],
 )  # fmt: skip
 def test_the_release_is_what_is_charged(check):
@@ -85,7 +86,7 @@ def test_without_noise_samples_are_like_what_was_released():
   assert 0.6 < lasting[1] / lasting[0] < 1.6
 
 
-@pytest.mark.parametrize(('epsilon', 'means', 'rates'), [(math.inf, 0.13, 0.1), (1.0, 0.2, 0.12)])
+@pytest.mark.parametrize(('epsilon', 'means', 'rates'), [(math.inf, 0.07, 0.09), (1.0, 0.13, 0.1)])
 def test_every_hour_has_the_mean_and_the_rate_that_were_released(epsilon, means, rates):
   """The release is the same every time, so the errors are too; see `courses.hourly`."""
   model = made(TRAIN, epsilon)
@@ -125,10 +126,13 @@ def test_vectors_of_a_profile_are_what_it_is_read_from():
   channels = len(VITALS.channels)
   scale = Scale(
     summaries.traits, np.array([0.5] * 4 + [1.0]), np.full(channels, 0.4), np.full(channels, 0.4),
-    np.full(channels, 0.2),
+    np.full(channels, 0.2), np.zeros(channels), (1.0, 6.0),
   )  # fmt: skip
   n = len(traits)
-  profile = scale.profile(scale.vectors(traits).sum(axis=0), n, 0.0, np.full(channels, 0.4))
+  rates = scale.rates(scale.vectors_of_rates(traits).sum(axis=0), n, 0.0)
+  scale = scale.knowing(rates, n, 0.0)
+  total = scale.vectors_of_values(traits).sum(axis=0)
+  profile = scale.profile(rates, total, n, 0.0, np.full(channels, 0.4))
   u, mask = summaries.known(VITALS.split(TRAIN.records)[1])
   for found, real in (
     (profile.rate, mask.mean(axis=0)),
@@ -139,8 +143,81 @@ def test_vectors_of_a_profile_are_what_it_is_read_from():
   assert np.corrcoef(profile.mean[0], pulse)[0, 1] > 0.9
   # Where noise drowns all, the guess is what is left.
   guess = np.linspace(0.2, 0.6, channels)
-  drowned = scale.profile(np.zeros(traits.shape[1]), n, 1e9, guess)
+  drowned = scale.profile(rates, np.zeros_like(total), n, 1e9, guess)
   np.testing.assert_allclose(drowned.mean, np.repeat(guess[:, np.newaxis], 24, axis=1), atol=1e-6)
+
+
+def test_of_a_rare_channel_means_and_rates_are_kept():
+  """One record in twenty has it, for a few steps: it is released in units of its own."""
+  schema = SeriesSchema(
+    channels=tuple(
+      Channel(name=name, kind='real', lower=0, upper=1, nullable=True) for name in ('all', 'few')
+    ),
+    grid=Grid(steps=24),
+  )  # fmt: skip
+  rng, n = np.random.default_rng(0), 8000
+  values = np.clip(rng.normal(0.4, 0.1, (n, 24, 2)) + 0.1 * rng.normal(size=(n, 1, 2)), 0, 1)
+  values[..., 1] += 0.2
+  late = np.linspace(0.02, 0.3, 24)
+  values[..., 1][(rng.random((n, 1)) > 0.05) | (rng.random((n, 24)) > late)] = np.nan
+  data = TableDataset(
+    records=schema.join(np.empty((n, 0)), np.clip(values, 0, 1)), labels=np.zeros(n, np.int32),
+    schema=schema, name='rare',
+  )  # fmt: skip
+  records, _ = made(data, 2.0).sample(n, key=jax.random.key(0))
+  own = schema.split(records)[1][..., 1]
+  assert abs(np.nanmean(own) - 0.6) < 0.05
+  measured = (~np.isnan(own)).mean(axis=0)
+  assert 0.8 < measured.mean() / 0.008 < 1.25
+  assert measured[12:].mean() > 1.5 * measured[:12].mean()
+
+
+@pytest.mark.parametrize('nullable', [False, True])
+def test_where_nothing_is_missing_nothing_is_in_samples(nullable):
+  """Whether or not it might be: rates are then no part of the release, or all 1."""
+  schema = SeriesSchema(
+    channels=(Channel(name='a', kind='real', lower=0, upper=1, nullable=nullable),),
+    grid=Grid(steps=6),
+  )  # fmt: skip
+  values = np.random.default_rng(0).uniform(0.2, 0.8, (2000, 6))
+  data = TableDataset(
+    records=values, labels=np.zeros(2000, np.int32), schema=schema, name='whole'
+  )  # fmt: skip
+  model = made(data, 5.0)
+  own = model.sample(500, key=jax.random.key(0))[0]
+  assert np.isnan(own).mean() <= (0.02 if nullable else 0)
+  assert abs(np.nanmean(own) - 0.5) < 0.05
+  parts = model.moments.encoding.parts(1.0)
+  assert math.isclose(sum(1 / sigma**2 for sigma in parts), 1)
+  assert math.isinf(parts[2]) != nullable
+
+
+def test_static_values_can_be_given():
+  model = made(TRAIN, 50.0)
+  records, labels = model.sample_given(
+    1500, {'sex': 'male', 'age': 80, 'ill': 'yes'}, key=jax.random.key(0)
+  )
+  static, ill = VITALS.split(records)[0], VITALS.split(records)[1]
+  assert (static[:, 0] == 80).all()
+  assert (static[:, 1] == 1).all()
+  assert labels is not None
+  assert (labels == 1).all()
+  # What goes with the values follows: the old are ill more often, and who is ill has a fast pulse.
+  well = model.sample_given(1500, {'ill': 'no'}, key=jax.random.key(1))[0]
+  assert np.nanmean(ill[..., 0]) > np.nanmean(VITALS.split(well)[1][..., 0]) + 5
+  often = []
+  for age in (30, 80):
+    _, labels = model.sample_given(2000, {'age': age}, key=jax.random.key(2))
+    near = np.abs(VITALS.split(TRAIN.records)[0][:, 0] - age) <= 5
+    assert labels is not None
+    often.append(labels.mean())
+    assert abs(often[-1] - TRAIN.labels[near].mean()) < 0.06
+  assert often[1] > often[0] + 0.05
+  gone, _ = model.sample_given(50, {'ward': 'unknown'}, key=jax.random.key(3))
+  assert np.isnan(VITALS.split(gone)[0][:, 2]).all()
+  for wrong in ({'pulse': 80}, {'age': 300}, {'sex': 'femal'}):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+      model.sample_given(5, wrong, key=jax.random.key(0))
 
 
 def test_shares_of_steps_move_within_their_range():
@@ -174,7 +251,7 @@ def test_defaults_hold_on_other_series():
   best = made(data, math.inf)
   found = best.sample(200, key=jax.random.key(0))[0]
   assert np.abs(found.mean(axis=0) - beats.mean(axis=0)).mean() < 0.15
-  with pytest.raises(InputError, match='given values only of a table'):
+  with pytest.raises(InputError, match='no given values of sequences without columns'):
     best.sample_given(3, {'volt': 1}, key=jax.random.key(0))
 
 

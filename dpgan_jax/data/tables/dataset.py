@@ -139,6 +139,8 @@ def parse_given(schema: Schema, given: Mapping[str, Any]) -> tuple[int | None, d
   places = {column.name: i for i, column in enumerate(schema.modelled)}
   columns = {column.name: column for column in schema.columns if column.kind != 'id'}
   for name, value in given.items():
+    if not columns:
+      raise InputError(f'expected no given values of {schema.unit}s without columns, got {name!r}')
     if name not in columns:
       raise InputError(f'expected a column among {", ".join(columns)}; got {name!r}')
     if name in schema.system.derived:

@@ -31,6 +31,7 @@ from dpgan_jax.data.spec import Spec
 from dpgan_jax.data.tables.dataset import parse_given
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments.encoding import Means, Model
+from dpgan_jax.models.moments.series.sequences import Sequences
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
 from dpgan_jax.models.moments.tables.encoding import Rows
 from dpgan_jax.models.synthesizer import Synthesizer
@@ -96,11 +97,18 @@ class MomentsSynthesizer(Synthesizer):
   def sample_given(
     self, num: int, given: Mapping[str, Any], *, key: jax.Array
   ) -> tuple[np.ndarray, np.ndarray | None]:
-    if self.spec.schema is None or not isinstance(self.model, Rows):
+    if self.spec.schema is None or not isinstance(self.model, Rows | Sequences):
       return super().sample_given(num, given, key=key)
     _validate.integer('num', num, minimum=1)
     label, values = parse_given(self.spec.schema, given)
-    rows, labels = self.model.draw_given(num, values, label, key)
+    if isinstance(self.model, Rows):
+      rows, labels = self.model.draw_given(num, values, label, key)
+    else:
+      parts = [
+        self.model.draw_given(min(_RECORDS_AT_ONCE, num - start), values, label, own)
+        for start, own in _parts(num, key)
+      ]
+      rows, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     return rows, labels if self.is_conditional else None
 
   def _sample(
@@ -115,8 +123,14 @@ class MomentsSynthesizer(Synthesizer):
       ordered = np.searchsorted(ends, places, side='right').clip(max=len(ends) - 1)
       labels = np.asarray(jax.random.permutation(label_key, ordered)).astype(np.int64)
     parts = []
-    for i, start in enumerate(range(0, num, _RECORDS_AT_ONCE)):
+    for start, own in _parts(num, key):
       wanted = np.zeros(_RECORDS_AT_ONCE, np.int64)  # one shape, one compilation
       wanted[: num - start] = labels[start : start + _RECORDS_AT_ONCE]
-      parts.append(self.model.draw(wanted, jax.random.fold_in(key, i))[: num - start])
+      parts.append(self.model.draw(wanted, own)[: num - start])
     return np.concatenate(parts), labels if self.is_conditional else None
+
+
+def _parts(num: int, key: jax.Array) -> list[tuple[int, jax.Array]]:
+  """(first record, key) of each part of so many."""
+  starts = range(0, num, _RECORDS_AT_ONCE)
+  return [(start, jax.random.fold_in(key, i)) for i, start in enumerate(starts)]

@@ -1,10 +1,11 @@
 """Series: noisy counts of cells of their summaries, then second moments of normal scores.
 
 A sequence is a row of summaries (`summaries`). First come one-way counts of their cells, as of a
-table, of all classes together; the number of records of each class; and, scaled by what the cells
-say, the sum of what is alike for all over time (`profile`): three Gaussian mechanisms, one after
-the other, that together cost what one does. Counts make a normal score of every cell. The second
-release is of each class the sum of (z, a)(z, a)ᵀ, z the scores of a record, clipped, and a
+table, of all classes together; the number of records of each class; and what is alike for all over
+time (`profile`): the sum of when channels are measured, scaled by what the cells say, and of how
+high they are, scaled by what is known of rates by then. These are four Gaussian mechanisms, one
+after the other, that together cost what one does. Counts make a normal score of every cell. The
+second release is of each class the sum of (z, a)(z, a)ᵀ, z the scores of a record, clipped, and a
 constant: sums of scores and of their products at once. A class is then a Gaussian of scores, and a
 draw goes back through cells, and to a sequence that has the profile (`calibrate`).
 
@@ -18,25 +19,27 @@ import dataclasses
 import functools
 import math
 
-import jax
 import numpy as np
-import scipy.special
 
 from dpgan_jax.data.series.schema import Channel, SeriesSchema
 from dpgan_jax.models.moments import denoise
 from dpgan_jax.models.moments.encoding import Means, divided
 from dpgan_jax.models.moments.series import calibrate
-from dpgan_jax.models.moments.series.profile import Scale
+from dpgan_jax.models.moments.series.profile import Scale, reach
 from dpgan_jax.models.moments.series.scores import CONSTANT, LONGEST, MOST, Scores
+from dpgan_jax.models.moments.series.sequences import Sequences
 from dpgan_jax.models.moments.series.summaries import Course, Summaries
-from dpgan_jax.models.moments.tables import mixture
 from dpgan_jax.models.moments.tables.encoding import TableEncoding
 from dpgan_jax.privacy import exact_noise
 from dpgan_jax.privacy.releases import marginals, second_moments
 
 _CELLS = 16  # that numbers are cut into
 _COUNT_SHARE, _PROFILE_SHARE = 0.04, 0.6  # of the first release's 1/σ²
-_CALIBRATED_ON = 8000  # sequences
+_OF_RATES = 0.45  # of the profile's share, where all channels may be missing
+_LEFT_OF_NOISE = 0.15  # in the mean of a shape, once its cells are smoothed; by hand
+_REACHES = 1.5, 1.6  # of vectors of rates and of values, where noise is as usual
+# Sequences whose summaries are drawn for calibration.
+_FEWEST_ROWS, _MOST_ROWS, _MOST_SUMMARIES = 8000, 40_000, 6_000_000
 _USUAL_SPREAD = 0.18  # of values in a typical range, a guess for all
 _LEAST_WITHIN = 0.3  # of a score's variance, that is not between classes
 
@@ -106,8 +109,8 @@ class SeriesEncoding:
     self, codes: np.ndarray, labels: np.ndarray, classes: int, *, noise_multiplier: float,
     secret: bytes, purpose: str,
   ) -> Means:  # fmt: skip
-    """Three mechanisms, together one of σ (`divided`)."""
-    of_counts, of_cells, of_profile = _parts(noise_multiplier)
+    """Four mechanisms, one after the other, together one of σ (`divided`)."""
+    of_counts, of_cells, of_rates, of_values = self.parts(noise_multiplier)
     counts = marginals.release_one_way(
       labels.astype(np.int64)[:, np.newaxis], (classes,), noise_multiplier=of_counts, secret=secret,
       purpose=f'classes, {purpose}',
@@ -116,16 +119,43 @@ class SeriesEncoding:
       self._cells(codes), noise_multiplier=of_cells, secret=secret, purpose=f'cells, {purpose}'
     )
     nothing = np.zeros(self.summaries.traits.dim)
-    scale = self.scale(self.scores(Means(counts, np.concatenate([cells, nothing])[np.newaxis])))
-    profile = exact_noise.release_sum(
-      scale.vectors(codes[:, self.columns :]), l2_sensitivity=scale.radius,
-      noise_multiplier=of_profile, secret=secret, purpose=f'profile, {purpose}',
+    means = Means(counts, np.concatenate([cells, nothing])[np.newaxis])
+    traits, scale = codes[:, self.columns :], self.scale(self.scores(means), means)
+    rates = np.zeros(self.summaries.traits.dims[0])
+    if self.schema.nullable.any():
+      rates = exact_noise.release_sum(
+        scale.vectors_of_rates(traits), l2_sensitivity=scale.radii[0],
+        noise_multiplier=of_rates, secret=secret, purpose=f'rates, {purpose}',
+      )  # fmt: skip
+    _, scale = self.rates(scale, rates, means)
+    values = exact_noise.release_sum(
+      scale.vectors_of_values(traits), l2_sensitivity=scale.radii[1],
+      noise_multiplier=of_values, secret=secret, purpose=f'values, {purpose}',
     )  # fmt: skip
-    return Means(counts, np.concatenate([cells, profile])[np.newaxis])
+    return Means(counts, np.concatenate([cells, rates, values])[np.newaxis])
+
+  def rates(self, scale: Scale, total: np.ndarray, means: Means) -> tuple[np.ndarray, Scale]:
+    """(how many are measured at each step, float64 [C, T]; the scale of what is released next)."""
+    count = max(float(means.counts.sum()), 1.0)
+    of_rates = self.parts(self.noise_multiplier)[2]
+    deviation = of_rates * scale.radii[0] if self.schema.nullable.any() else 0.0
+    found = scale.rates(total, count, deviation)
+    return found, scale.knowing(found, count, deviation)
+
+  def parts(self, noise_multiplier: float) -> tuple[float, float, float, float]:
+    """σ of class counts, of cells, of rates and of values over time, that cost one σ together.
+
+    Where nothing is ever missing there are no rates: their σ is infinite.
+    """
+    missing = float(self.schema.nullable.mean())
+    of_rates = _PROFILE_SHARE * _OF_RATES * missing / (1 - _OF_RATES + _OF_RATES * missing)
+    shares = _COUNT_SHARE, *([of_rates] if missing else []), _PROFILE_SHARE - of_rates
+    of_counts, *rates, of_values, of_cells = divided(noise_multiplier, *shares)
+    return of_counts, of_cells, rates[0] if rates else math.inf, of_values
 
   def noise(self, noise_multiplier: float, scale: float = 1.0) -> tuple[float, float]:
     del scale  # all bounds are public
-    of_counts, of_cells, _ = _parts(noise_multiplier)
+    of_counts, of_cells, *_ = self.parts(noise_multiplier)
     return of_counts, self.counted.noise(of_cells)[1]
 
   def release_products(
@@ -151,8 +181,9 @@ class SeriesEncoding:
     total = max(float(means.counts.sum()), 1.0)
     deviation = self.noise(self.noise_multiplier)[1]
     return Scores.of_counts(
-      self.counted.fine, np.split(means.sums[0, : ends[-1]], ends[:-1]), total, deviation
-    )
+      self.counted.fine, np.split(means.sums[0, : ends[-1]], ends[:-1]), total, deviation,
+      self.summaries.doubted,
+    )  # fmt: skip
 
   def model(
     self, means: Means, seconds: np.ndarray, noise_multipliers: tuple[float, float]
@@ -173,8 +204,28 @@ class SeriesEncoding:
     correlations = found / deviations[:, :, np.newaxis] / deviations[:, np.newaxis]
     values, vectors = np.linalg.eigh(correlations)
     factors = vectors * np.sqrt(np.maximum(values, 0))[:, np.newaxis]
-    centred = Sequences(self, scores, None, centres, within[:, np.newaxis] * factors)
-    return centred.calibrated(means, _parts(noise_multipliers[0])[2])
+    shares = np.maximum(means.counts, 1e-9)
+    found = Sequences(
+      self.summaries, self.counted.fine, scores, None, shares / shares.sum(), centres,
+      within[:, np.newaxis] * factors,
+    )  # fmt: skip
+    return dataclasses.replace(found, course=self._course(found, means))
+
+  def _course(self, sequences: Sequences, means: Means) -> Course:
+    """By which sequences have the profile of the first release."""
+    total, rng = max(float(means.counts.sum()), 1.0), np.random.default_rng(0)
+    count = max(_FEWEST_ROWS, min(_MOST_ROWS, _MOST_SUMMARIES // self.columns))
+    rows = sequences.rows(rng.choice(len(sequences.shares), count, p=sequences.shares), rng)
+    sums = means.sums[0, self.counted.dim :]
+    of_rates, of_values = np.split(sums, self.summaries.traits.dims[:1])
+    rates, scale = self.rates(self.scale(sequences.scores, means), of_rates, means)
+    deviation = self.parts(self.noise_multiplier)[3] * scale.radii[1]
+    guess = self.summaries.mean(rows)
+    profile = scale.profile(rates, of_values, total, deviation, guess)
+    of_shape = self.counted.fine[self.summaries.levels[0] + 1].middles
+    noise = self.noise(self.noise_multiplier)[1] / total
+    doubt = _LEFT_OF_NOISE * noise * math.sqrt(np.nansum(of_shape**4))
+    return calibrate.course(self.summaries, scale, profile, rows, doubt, rng)
 
   def centres(self, means: Means, seconds: np.ndarray, sigma: float) -> np.ndarray:
     """Mean scores of each class, of records that have one, float64 [K, D].
@@ -212,8 +263,8 @@ class SeriesEncoding:
     return float((np.square(raw / errors).sum() / len(raw) * (len(raw) - 1) - degrees)
                  / math.sqrt(2 * degrees))  # fmt: skip
 
-  def scale(self, scores: Scores) -> Scale:
-    """What the profile is compared with."""
+  def scale(self, scores: Scores, means: Means) -> Scale:
+    """What the profile is compared with, of what was released before it."""
     places = {column.name: i for i, column in enumerate(self.summaries.table.columns)}
 
     def of(channel: Channel, what: str) -> tuple[np.ndarray, np.ndarray]:
@@ -228,14 +279,25 @@ class SeriesEncoding:
       rates = 1.0, 1.0
       if channel.nullable:  # roots are counted
         share, root = of(channel, 'rate')
-        rates = float(share @ root**2), float(share @ root**4)
+        rates = np.clip([share @ root**2, share @ root**4], (1e-3, 1e-6), 1)
       share, middles = of(channel, 'level')
       between = (_quantile(share, middles, 0.84) - _quantile(share, middles, 0.16)) / 2
       roots = [of(channel, w) for w in ('spread', *(f'shape {k + 1}' for k in range(self.shapes)))]
       within = [np.abs(middles) @ (share * np.abs(middles)) for share, middles in roots]
       spread = math.sqrt(_USUAL_SPREAD * max(math.hypot(between, *within), 1e-3))
       found.append((*rates, float(share @ middles), spread))
-    return Scale(self.summaries.traits, *np.array(found).T)
+    count = max(float(means.counts.sum()), 1.0)
+    reaches = [
+      reach(sigma, dim, count, usual)
+      for sigma, dim, usual in zip(
+        self.parts(self.noise_multiplier)[2:], self.summaries.traits.dims, _REACHES, strict=True
+      )
+    ]
+    rate, squared, level, spread = np.array(found).T
+    return Scale(
+      self.summaries.traits, rate, squared, level, spread, np.zeros_like(rate),
+      (reaches[0], reaches[1]),
+    )  # fmt: skip
 
 
 def _quantile(share: np.ndarray, middles: np.ndarray, place: float) -> float:
@@ -243,75 +305,7 @@ def _quantile(share: np.ndarray, middles: np.ndarray, place: float) -> float:
   return float(middles[min(np.searchsorted(np.cumsum(share), place), len(share) - 1)])
 
 
-def _parts(noise_multiplier: float) -> tuple[float, float, float]:
-  """σ of class counts, of cells and of the profile."""
-  of_counts, of_profile, of_cells = divided(noise_multiplier, _COUNT_SHARE, _PROFILE_SHARE)
-  return of_counts, of_cells, of_profile
-
-
 def _kept(found: np.ndarray, errors: np.ndarray) -> np.ndarray:
   """What is no larger than its error is drawn to zero."""
   return found * np.maximum(0, 1 - np.square(errors) / np.maximum(np.square(found), 1e-12))
 
-
-@dataclasses.dataclass(frozen=True)
-class Sequences:
-  """A Gaussian of scores for each class.
-
-  Attributes:
-    encoding: of the series.
-    scores: what they mean.
-    course: what sequences are made by; None until it is known.
-    centres: float64 [K, D].
-    factors: float64 [K, D, D]; ε ↦ centre + factor·ε.
-  """
-
-  encoding: SeriesEncoding
-  scores: Scores
-  course: Course | None
-  centres: np.ndarray
-  factors: np.ndarray
-
-  def calibrated(self, means: Means, noise_multiplier: float) -> Sequences:
-    """With the course by which sequences have the profile of the first release."""
-    total, rng = max(float(means.counts.sum()), 1.0), np.random.default_rng(0)
-    scale = self.encoding.scale(self.scores)
-    shares = np.maximum(means.counts, 1e-9)
-    labels = rng.choice(len(shares), _CALIBRATED_ON, p=shares / shares.sum())
-    rows = self._drawn(labels, rng)
-    levels = rows[:, self.encoding.summaries.levels]
-    guess = np.nanmean(levels, axis=0)
-    profile = scale.profile(
-      means.sums[0, self.encoding.counted.dim :], total, noise_multiplier * scale.radius, guess
-    )
-    found = calibrate.course(self.encoding.summaries, scale, profile, rows, guess, rng)
-    return dataclasses.replace(self, course=found)
-
-  def draw(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
-    """Records float64 [n, S + T·C]."""
-    assert self.course is not None
-    rng = mixture.generator(key)
-    return self.encoding.summaries.decode(self._drawn(labels, rng), self.course, rng)
-
-  def _drawn(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rows of summaries of these classes, float64 [n, D]."""
-    z = self.centres[labels]
-    for k in np.unique(labels):
-      own = np.flatnonzero(labels == k)
-      z[own] += rng.normal(size=(len(own), z.shape[1])) @ self.factors[k].T
-    return self._rows(scipy.special.ndtr(z), rng)
-
-  def _rows(self, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rows of summaries at these places of their distributions, float64 [n, D] in (0, 1)."""
-    rows, static = np.empty(places.shape), len(self.encoding.schema.static)
-    for i, column in enumerate(self.encoding.summaries.table.columns):
-      share, first = self.scores.shares[i], int(column.nullable)
-      known = np.cumsum(share[first:])
-      if known[-1] <= 0:
-        known = np.arange(1.0, len(known) + 1)
-      cells = np.searchsorted(known, places[:, i] * known[-1], side='right')
-      cells = np.minimum(cells, len(known) - 1) + first
-      if i < static and column.nullable:
-        cells = np.where(rng.random(len(cells)) < share[0], 0, cells)
-      rows[:, i] = self.encoding.counted.fine[i].value(cells, rng.random(len(cells)))
-    return rows

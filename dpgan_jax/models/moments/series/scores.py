@@ -16,6 +16,7 @@ from dpgan_jax.data.tables.cells import Cells
 CONSTANT = 0.3  # a² beside the squared bound of the scores
 LONGEST = 1.2  # the squared bound, beside the mean square
 MOST = 2.5  # a score
+_FEWEST = 0.1  # records in a cell
 _HEAP, _DOUBT = 2.5, 3.0  # deviations of the noise: of a heap, of all beside it
 
 
@@ -33,8 +34,9 @@ class Scores:
 
   @classmethod
   def of_counts(
-    cls, cells: Sequence[Cells], counts: Sequence[np.ndarray], total: float, deviation: float
-  ) -> Scores:
+    cls, cells: Sequence[Cells], counts: Sequence[np.ndarray], total: float, deviation: float,
+    doubted: Sequence[bool],
+  ) -> Scores:  # fmt: skip
     """What noisy counts say.
 
     Args:
@@ -42,10 +44,11 @@ class Scores:
       counts: of each column float64 [cells].
       total: about how many records there are, ≥ 1.
       deviation: of the noise in each count.
+      doubted: of each column, whether all that is beside single values may be noise.
     """
     shares, normal = [], []
-    for own, found in zip(cells, counts, strict=True):
-      share = _shares(_smooth(found, own, deviation), total)
+    for own, found, doubt in zip(cells, counts, doubted, strict=True):
+      share = _shares(_smooth(found, own, deviation, doubt), total)
       score = np.zeros(len(share))
       first = int(own.column.nullable)  # what is missing has no score, and the mean in its place
       known = share[first:] / max(share[first:].sum(), 1e-12)
@@ -88,12 +91,13 @@ class Scores:
     return np.concatenate([found, np.full((len(found), 1), self.constant)], axis=1)
 
 
-def _smooth(counts: np.ndarray, cells: Cells, deviation: float) -> np.ndarray:
+def _smooth(counts: np.ndarray, cells: Cells, deviation: float, doubt: bool) -> np.ndarray:
   """Counts of cells that rise to one top and fall, but for what stands out of their noise.
 
   Single values (missing, both bounds, zero) are cells of their own, and so are categories. What is
   left of the others beside their fit is kept as far as it is more than noise (James & Stein 1961).
-  Where nearly all have a single value, the rest may be noise as a whole.
+  Where nearly all have a single value, the rest may be noise as a whole: with `doubt` it has to be
+  clear that it is not.
   """
   column = cells.column
   if column.is_category or len(counts) < 6 or not deviation:
@@ -116,14 +120,20 @@ def _smooth(counts: np.ndarray, cells: Cells, deviation: float) -> np.ndarray:
   heaps = alone & ~np.isnan(cells.middles)
   found[heaps] = np.where(counts[heaps] > _HEAP * deviation, counts[heaps], 0)
   of_all = inner.sum() / (deviation * math.sqrt(len(inner)))
-  if found[heaps].any():
+  if doubt and found[heaps].any():
     found[~alone] *= max(0.0, 1 - (_DOUBT / max(of_all, 1e-12)) ** 2)
   return found
 
 
 def _shares(counts: np.ndarray, total: float) -> np.ndarray:
-  """The nearest shares ≥ 0 of the sum 1 to noisy counts (Duchi et al. 2008)."""
+  """The nearest shares ≥ 0 of the sum 1 to noisy counts (Duchi et al. 2008).
+
+  Where some are missing, all get more of what they have: cells that hardly anybody is in stay so.
+  """
   found = counts / total
+  kept = np.maximum(found, _FEWEST / total)
+  if 0 < kept.sum() <= 1:
+    return kept / kept.sum()
   ordered = np.sort(found)[::-1]
   excess = (np.cumsum(ordered) - 1) / np.arange(1, len(found) + 1)
   last = np.flatnonzero(ordered > excess)[-1]

@@ -30,6 +30,15 @@ _TOGETHER = 0.5  # how much of when a channel is measured it shares with others:
 _RECORDS_AT_ONCE = 2000
 
 
+class OfChannel(NamedTuple):
+  """A `Course` of one channel."""
+
+  chance: np.ndarray
+  often: float
+  shift: np.ndarray
+  lasting: float
+
+
 class Course(NamedTuple):
   """What sequences are made by, beside their summaries.
 
@@ -44,6 +53,11 @@ class Course(NamedTuple):
   often: np.ndarray
   shift: np.ndarray
   lasting: np.ndarray
+
+  def of(self, c: int) -> OfChannel:
+    """Of the channel of this number."""
+    often, lasting = float(self.often[c]), float(self.lasting[c])
+    return OfChannel(self.chance[c], often, self.shift[c], lasting)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +101,23 @@ class Summaries:
     """The columns of each channel's level."""
     places = {column.name: i for i, column in enumerate(self.table.columns)}
     return [places[f'{channel.name} (level)'] for channel in self.schema.channels]
+
+  @functools.cached_property
+  def doubted(self) -> list[bool]:
+    """Of each column, whether what is not zero or missing may be noise; rates are known better."""
+    rates = {f'{channel.name} (rate)' for channel in self.schema.channels}
+    return [column.name not in rates for column in self.table.columns]
+
+  def mean(self, rows: np.ndarray) -> np.ndarray:
+    """Of all values of each channel, u float64 [C]: who is measured often counts for more."""
+    often = np.stack(
+      [
+        np.square(rows[:, level - 1]) if channel.nullable else np.ones(len(rows))
+        for level, channel in zip(self.levels, self.schema.channels, strict=True)
+      ], axis=1,
+    )  # fmt: skip
+    levels = np.nan_to_num(rows[:, self.levels])
+    return (often * levels).sum(axis=0) / np.maximum(often.sum(axis=0), 1e-9)
 
   @functools.cached_property
   def traits(self) -> Traits:
@@ -143,6 +174,12 @@ class Summaries:
     """float64 [2, C, 1]."""
     return np.array([channel.range for channel in self.schema.channels]).T[..., np.newaxis]
 
+  def known_of(self, c: int, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `known`, float64 [n, T] each, of values [n, T] of one channel."""
+    low, high = self.schema.channels[c].range
+    there = ~np.isnan(values)
+    return np.where(there, np.clip((values - low) / (high - low), 0, 1), 0), there.astype(float)
+
   def _shapes(self, apart: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """float64 [n, C, K]: least squares, drawn to zero where little was measured."""
     basis = self.cosines
@@ -152,34 +189,48 @@ class Summaries:
 
   def decode(self, rows: np.ndarray, course: Course, rng: np.random.Generator) -> np.ndarray:
     """Records float64 [n, S + T·C] that have the summaries `rows`."""
-    static = rows[:, : len(self.schema.static)]
-    steps, place = self.schema.grid.steps, len(self.schema.static)
+    steps, channels = self.schema.grid.steps, len(self.schema.channels)
     together = rng.gumbel(size=(len(rows), steps))
-    values = np.empty((len(rows), steps, len(self.schema.channels)))
-    for c, channel in enumerate(self.schema.channels):
-      number = np.full(len(rows), steps)
-      if channel.nullable:
-        number = oftener(np.square(rows[:, place]), course.often[c]) * steps
-        number = np.floor(number + rng.random(len(rows)))
-        place += 1
-      # Of one value there is no spread, and of none no level.
-      level, *shape, spread = np.nan_to_num(rows[:, place : place + 2 + self.shapes]).T
-      place += 2 + self.shapes
-      weights = np.sign(np.array(shape)) * np.square(np.array(shape))
-      u = level[:, np.newaxis] + weights.T @ self.cosines + course.shift[c]
-      u += np.square(spread)[:, np.newaxis] * _lasting(course.lasting[c], len(rows), steps, rng)
-      low, high = channel.range
-      own = np.clip(low + (high - low) * u, *channel.bounds)
-      if channel.step is not None:
-        bottom, top = channel.bounds
-        own = np.minimum(bottom + np.rint((own - bottom) / channel.step) * channel.step, top)
-      if channel.nullable:
-        likely = course.chance[c] + _TOGETHER * together
-        likely = likely + (1 - _TOGETHER) * rng.gumbel(size=likely.shape)
-        order = np.argsort(np.argsort(-likely, axis=1), axis=1)
-        own = np.where(order < number[:, np.newaxis], own, np.nan)
-      values[:, :, c] = own + 0.0
-    return self.schema.join(static, values)
+    values = np.empty((len(rows), steps, channels))
+    for c in range(channels):
+      values[:, :, c] = self.channel(c, rows, course.of(c), together, rng)
+    return self.schema.join(rows[:, : len(self.schema.static)], values)
+
+  def channel(
+    self, c: int, rows: np.ndarray, course: OfChannel, together: np.ndarray,
+    rng: np.random.Generator,
+  ) -> np.ndarray:  # fmt: skip
+    """Values float64 [n, T] of one channel, by the course of it alone.
+
+    Args:
+      c: its number.
+      rows: as of `decode`.
+      course: of this channel.
+      together: float64 [n, T], Gumbel's, what makes records measured at the same steps in all.
+      rng: for all else.
+    """
+    channel, place, steps = self.schema.channels[c], self.levels[c], self.schema.grid.steps
+    level, spread = (np.nan_to_num(rows[:, p]) for p in (place, place + 1 + self.shapes))
+    u = level[:, np.newaxis] + self.weights(c, rows) @ self.cosines + course.shift
+    u += np.square(spread)[:, np.newaxis] * _lasting(course.lasting, len(rows), steps, rng)
+    low, high = channel.range
+    own = np.clip(low + (high - low) * u, *channel.bounds)
+    if channel.step is not None:
+      bottom, top = channel.bounds
+      own = np.minimum(bottom + np.rint((own - bottom) / channel.step) * channel.step, top)
+    if channel.nullable:
+      number = oftener(np.square(rows[:, place - 1]), course.often) * steps
+      number = np.floor(number + rng.random(len(rows)))
+      likely = course.chance + _TOGETHER * together
+      likely = likely + (1 - _TOGETHER) * rng.gumbel(size=likely.shape)
+      order = np.argsort(np.argsort(-likely, axis=1), axis=1)
+      own = np.where(order < number[:, np.newaxis], own, np.nan)
+    return own + 0.0
+
+  def weights(self, c: int, rows: np.ndarray) -> np.ndarray:
+    """Of each cosine in a channel, float64 [n, K]; of no values it is 0."""
+    roots = np.nan_to_num(rows[:, self.levels[c] + 1 : self.levels[c] + 1 + self.shapes])
+    return np.sign(roots) * np.square(roots)
 
 
 def oftener(share: np.ndarray, by: float) -> np.ndarray:
