@@ -3,8 +3,7 @@
 `hourly.npz` has 12,000 stays of 48 hours and 37 measurements. Bounds are round numbers that hold
 for any patient, the typical range what an intensive-care unit sees of nearly all; values outside
 the bounds, which are errors of typing, are moved to them. Channels without a step of their own are
-charted in whole numbers. Sets a and b are for training, c for
-scores.
+charted in whole numbers. Sets a and b are for training, c for scores.
 """
 
 from __future__ import annotations
