@@ -274,10 +274,11 @@ class Classifier:
     split = sharding.here()
     batch = mechanism.sampler.take(state.batch_key, state.step, data, split)
     x, y = self._seen(batch.rows[0], state.centre), batch.rows[1]
-    grad = mechanism.clipped_grad(loss, microbatch_size=self.config.microbatch_size)
+    grad = mechanism.clipped_grad(
+      loss, microbatch_size=self.config.microbatch_size, axis_name=split.axis
+    )
     found = grad(state.params, x, y, mask=batch.mask)
-    total = split.total(found.sum)
-    updates, opt_state = self.optimizer().update(total, state.opt_state, state.params)
+    updates, opt_state = self.optimizer().update(found.sum, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
 
     mean = functools.partial(split.masked_mean, mask=batch.mask, count=batch.realised)

@@ -266,7 +266,11 @@ class GAN:
     if config.gradient_penalty:
       pairs = losses.partners(self._fake_key(state, 2), batch.indices, fake_count)
       partners = (fakes[pairs.fake], pairs.share)
-    how: Any = {'strategy': self._strategy, 'microbatch_size': self.examples_at_once}
+    how: Any = {
+      'strategy': self._strategy,
+      'microbatch_size': self.examples_at_once,
+      'axis_name': split.axis,
+    }
     real = mechanism.clipped_grad(self._real_loss, **how)(
       state.d_params, *batch.rows, *partners, mask=batch.mask
     )
@@ -277,11 +281,10 @@ class GAN:
     fake = clipping.clipped_grad(fake_loss, l2_clip_norm=bound, **how)(
       state.d_params, fakes, fake_labels, mask=split.present(fake_count)
     )
-    real_sum, fake_sum = split.total((real.sum, fake.sum))
-    public_grads = jax.tree.map(lambda g: g / fake_count, fake_sum)
+    public_grads = jax.tree.map(lambda g: g / fake_count, fake.sum)
 
     updates, d_opt_state = self.d_optimizer().update(
-      real_sum, state.d_opt_state, state.d_params, public_grads=public_grads
+      real.sum, state.d_opt_state, state.d_params, public_grads=public_grads
     )
     d_params = optax.apply_updates(state.d_params, updates)
     if (bound := config.d_weight_clip) is not None:

@@ -11,7 +11,9 @@ whatever that example holds:
 * an example with a NaN or infinite entry, or a norm beyond float32, contributes exactly zero,
   whole;
 * an example outside the mask contributes exactly zero;
-* norms, scaling and the sum are in float32 (or wider), whatever the dtype of the gradients.
+* norms and scaling are in float32 (or wider), whatever the dtype of the gradients, and what the sum
+  rounds is part of the bound (`sums`): examples are clipped a little shorter than C, by 5·10⁻⁴ in
+  batches of a few hundred.
 
 >>> import jax.numpy as jnp
 >>> grads = {'w': jnp.array([[6.0, 8.0], [0.5, 0.25], [jnp.nan, 0.0]])}
@@ -31,16 +33,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dpgan_jax import _dtypes, _keys, _validate
+from dpgan_jax import _dtypes, _validate
 from dpgan_jax.privacy import memory, sharding
-from dpgan_jax.privacy.ghost import forms, ghost
+from dpgan_jax.privacy.ghost import forms, ghost, sums
+from dpgan_jax.privacy.ghost.sums import clip_factors
 
 PyTree = Any
 Strategy = Literal['auto', 'ghost', 'vmap']
 STRATEGIES: tuple[Strategy, ...] = ('auto', 'ghost', 'vmap')
 
-_SLACK = 10 * 2.0**-24
-"""Ten roundings in float32, whatever the dtype."""
 _CACHE_BYTES = 2**24
 """What a CPU should work with at once: about what its cores find in their caches. A constant, so
 that the order of additions does not depend on the processor."""
@@ -116,19 +117,12 @@ def per_example_norms(per_example_grads: PyTree) -> jax.Array:
     return ghost.length(squares)
 
 
-def clip_factors(norms: jax.Array, l2_clip_norm: float, mask: jax.Array | None = None) -> jax.Array:
-  """The factor in [0, 1] for each example: min(1, C/‖g‖), and 0 if masked out or not finite.
-
-  C/‖g‖ is taken 6·10⁻⁷ smaller, for the rounding of C, of the quotient and of the products to come.
-  """
-  safe = jnp.where(norms > 0, norms, 1.0)  # a zero gradient keeps the factor 1
-  factors = jnp.minimum(1.0, l2_clip_norm * (1 - _SLACK) / safe)
-  usable = jnp.isfinite(norms) if mask is None else jnp.isfinite(norms) & mask
-  return jnp.where(usable, factors, 0.0)
-
-
 def clipped_sum(
-  per_example_grads: PyTree, *, l2_clip_norm: float, mask: jax.Array | None = None
+  per_example_grads: PyTree,
+  *,
+  l2_clip_norm: float,
+  mask: jax.Array | None = None,
+  count_rounding: bool = True,
 ) -> ClippedSum:
   """Clips each example's gradient to L2 norm C over all leaves, and sums over examples.
 
@@ -136,9 +130,13 @@ def clipped_sum(
     per_example_grads: pytree whose leaves are [n, *parameter shape]; n may be 0.
     l2_clip_norm: C > 0; `inf` clips nothing (no guarantee, but NaN examples still drop out).
     mask: bool[n]; False excludes an example.
+    count_rounding: True makes rounding part of the sensitivity: examples are clipped a little
+      shorter than C, and entries are whole multiples of a unit of at most C·n²·2⁻⁵⁶. False is for
+      sums that get no noise.
 
   Returns:
-    A `ClippedSum`. L2 sensitivity to adding or removing one example: C; to replacing one: 2C.
+    A `ClippedSum`. L2 sensitivity to an example in the place of one that is masked: C; to replacing
+    one: 2C.
 
   Raises:
     InputError: C ≤ 0, a mask that is not bool[n], leaves whose example axes differ or that are no
@@ -149,33 +147,26 @@ def clipped_sum(
   num_examples(per_example_grads, mask)
   # One copy for norms and sum (see `ghost.backward`).
   per_example_grads = jax.tree.map(jax.lax.optimization_barrier, per_example_grads)
+  leaves, structure = jax.tree.flatten(per_example_grads)
+  shapes = [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf in leaves]
+  grids = sums.grids(l2_clip_norm if count_rounding else math.inf, leaves[0].shape[0], shapes)
   norms = per_example_norms(per_example_grads)
 
-  def weighted_sum(factors: jax.Array, usable: jax.Array | None) -> PyTree:
-    leaves = jax.tree.leaves(per_example_grads)
+  def weighted_sum(factors: jax.Array, usable: jax.Array | None) -> list[forms.Sum]:
+    pairs = zip(leaves, grids.leaves, strict=True)
     with jax.numpy_dtype_promotion('standard'):
-      sums = [forms.weighted_sum(leaf, factors, usable) for leaf in leaves]
-    return _in_dtypes_of(per_example_grads, sums)
+      return grids.alike([forms.weighted_sum(leaf, factors, usable, grid) for leaf, grid in pairs])
 
-  return ClippedSum(_sum(weighted_sum, norms, clip_factors(norms, l2_clip_norm, mask)), norms)
-
-
-def _in_dtypes_of(tree: PyTree, sums: list[jax.Array]) -> PyTree:
-  """Sums of the leaves of `tree`, each in float32, or in float64 if its leaf is.
-
-  Whatever else was wider (the norms, the data) does not show in the sum: its dtypes are the same
-  for a whole batch and for parts of it.
-  """
-  leaves, structure = jax.tree.flatten(tree)
-  pairs = zip(sums, leaves, strict=True)
-  return structure.unflatten(s.astype(_dtypes.accumulation_dtype(x.dtype)) for s, x in pairs)
+  factors = clip_factors(norms, l2_clip_norm * (1 - grids.lost_in({1})), mask)
+  total = _sum(weighted_sum, norms, factors)
+  return ClippedSum(structure.unflatten(grids.values(total)), norms)
 
 
 def _sum(
-  weighted_sum: Callable[[jax.Array, jax.Array | None], PyTree],
+  weighted_sum: Callable[[jax.Array, jax.Array | None], list[forms.Sum]],
   norms: jax.Array,
   factors: jax.Array,
-) -> PyTree:
+) -> list[forms.Sum]:
   """Σ factorᵢ·gradientᵢ, leaving out the examples whose norm is not finite."""
   finite = jnp.isfinite(norms)
   # A factor of zero is not enough: 0·NaN is NaN, and one bad example would take the whole step with
@@ -193,6 +184,8 @@ def clipped_grad(
   l2_clip_norm: float,
   strategy: Strategy = 'auto',
   microbatch_size: int | None = None,
+  axis_name: str | None = None,
+  count_rounding: bool = True,
 ) -> Callable[..., ClippedGrad]:
   """Turns a loss on one example into the clipped gradient sum over a batch.
 
@@ -210,6 +203,10 @@ def clipped_grad(
       (`fast_microbatch`), however much memory that takes. It changes memory and speed only: the
       result is the same up to the order of float32 additions. `largest_microbatch` finds how many
       fit.
+    axis_name: an axis of the `shard_map` around, over whose devices the batch is divided: the sum
+      is then that of all of them, added up exactly. (`jax.lax.psum` of their sums would round once
+      for each.)
+    count_rounding: as in `clipped_sum`.
 
   Returns:
     `fn(params, *batch, mask=None) -> ClippedGrad`, where each array of `batch` is [n, ...]. Leaves
@@ -233,16 +230,26 @@ def clipped_grad(
     _validate.integer('microbatch_size', microbatch_size, minimum=1)
 
   def one_pass(
-    plan: ghost.Plan, params: PyTree, batch: tuple[PyTree, ...], mask: jax.Array
+    plan: ghost.Plan, grids: sums.Grids, params: PyTree, batch: tuple[PyTree, ...], mask: jax.Array
   ) -> ClippedGrad:
+    """The sum is a list of leaves in whole numbers of their grids, or floats."""
     found = ghost.backward(plan, params, batch, 'memory' if strategy == 'ghost' else 'time')
-    factors = clip_factors(found.norms, l2_clip_norm, mask)
-    sums = _sum(found.weighted_sum, found.norms, factors)
-    total = _in_dtypes_of(params, sums)
+    bound = l2_clip_norm * (1 - grids.lost_in(found.positions))
+    factors = clip_factors(found.norms, bound, mask)
+
+    def weighted_sum(factors: jax.Array, usable: jax.Array | None) -> list[forms.Sum]:
+      return grids.alike(found.weighted_sum(factors, usable, grids.leaves))
+
+    total = _sum(weighted_sum, found.norms, factors)
     return ClippedGrad(total, found.norms, found.losses.astype(jnp.float32))
 
   def in_parts(
-    size: int, plan: ghost.Plan, params: PyTree, batch: tuple[PyTree, ...], mask: jax.Array
+    size: int,
+    plan: ghost.Plan,
+    grids: sums.Grids,
+    params: PyTree,
+    batch: tuple[PyTree, ...],
+    mask: jax.Array,
   ) -> ClippedGrad:
     count = mask.shape[0]
     passes = math.ceil(count / size)
@@ -257,11 +264,11 @@ def clipped_grad(
     mask_parts = split(mask) & (jnp.arange(passes * size) < count).reshape(passes, -1)
 
     def accumulate(total: PyTree, part: tuple[Any, jax.Array]) -> tuple[PyTree, tuple[Any, Any]]:
-      result = one_pass(plan, params, *part)
-      return jax.tree.map(jnp.add, total, result.sum), (result.norms, result.losses)
+      result = one_pass(plan, grids, params, *part)
+      whole = grids.whole(result.sum)
+      return jax.tree.map(jnp.add, total, whole), (result.norms, result.losses)
 
-    zero = jax.tree.map(lambda p: jnp.zeros(p.shape, _dtypes.accumulation_dtype(p.dtype)), params)
-    zero = sharding.alike(zero, sharding.varying(mask))
+    zero = sharding.alike(grids.zeros(), sharding.varying(mask))
     total, (norms, losses) = jax.lax.scan(
       accumulate, zero, (jax.tree.map(split, batch), mask_parts)
     )
@@ -282,20 +289,23 @@ def clipped_grad(
     mask = jnp.ones(count, bool) if mask is None else mask
     params, batch, mask = sharding.alike((params, batch, mask))  # one example's gradient, not n's
     plan = ghost.make_plan(loss, params, batch, cover=strategy != 'vmap')
-    require_own_generator(plan.jaxpr)
-    whole = functools.partial(one_pass, plan)
+    leaves, structure = jax.tree.flatten(params)
+    bound = l2_clip_norm if count_rounding else math.inf
+    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    grids = sums.grids(bound, count * devices, leaves, devices)
+    whole = functools.partial(one_pass, plan, grids)
     size = microbatch_size or _fast(whole, params, batch, mask)[0]
     if size >= count:
       result = whole(params, batch, mask)
     else:
-      result = in_parts(size, plan, params, batch, mask)
+      result = in_parts(size, plan, grids, params, batch, mask)
     if plan.entangled and count > 1:  # look at each example alone, so that NaN cannot spread
       result = jax.lax.cond(
         jnp.all(jnp.isfinite(result.norms)),
         lambda: result,
-        lambda: in_parts(1, plan, params, batch, mask),
+        lambda: in_parts(1, plan, grids, params, batch, mask),
       )
-    return result
+    return result._replace(sum=structure.unflatten(grids.values(result.sum, axis_name)))
 
   return fn
 
@@ -383,18 +393,3 @@ def largest_microbatch(
       )
     # Memory falls at most as fast as the number of examples: fewer parts cannot be enough.
     parts *= 1 << max(1, math.ceil(math.log2(needed / budget)))
-
-
-def require_own_generator(jaxpr: Any) -> None:
-  """Refuses a loss in which numbers are drawn that `vmap` would let follow the batch."""
-  for eqn in jaxpr.eqns:
-    kinds = {str(getattr(v.aval, 'dtype', '')) for v in (*eqn.invars, *eqn.outvars)}
-    other = {kind for kind in kinds if kind.startswith('key<') and kind != _keys.DTYPE}
-    if other or eqn.primitive.name in ('rng_bit_generator', 'rng_uniform'):
-      raise _validate.InputError(
-        f'expected loss_fn to draw with {_keys.IMPLEMENTATION} keys, got '
-        f'{", ".join(sorted(other)) or eqn.primitive.name}: under vmap the numbers of one example '
-        'would depend on the whole batch'
-      )
-    for inner in memory.inner_jaxprs(eqn):
-      require_own_generator(inner)

@@ -55,9 +55,9 @@ class DPMechanism:
 
   Guarantee: the sequence of all noisy gradients of `steps` steps, and everything computed from it
   and from public data alone, is (ε, δ)-DP with ε = `epsilon()`, for data sets of `num_examples`
-  records and their neighbours under `neighboring_relation`. What it does not cover: rounding of
-  the float32 sum, PRNG imperfections, and anything else computed from the data (losses, scores,
-  tuning).
+  records and their neighbours under `neighboring_relation`. Rounding of the float32 sum is part of
+  it (`ghost.sums`). What it does not cover: PRNG imperfections, and anything else computed from the
+  data (losses, scores, tuning).
 
   About the cut: when more than `truncated_batch_size` examples join, one example's presence can
   push another one out, so that branch has sensitivity 2C; `TruncatedSubsampledGaussianDpEvent`
@@ -211,6 +211,7 @@ class DPMechanism:
     *,
     strategy: clipping.Strategy = 'auto',
     microbatch_size: int | None = None,
+    axis_name: str | None = None,
   ) -> Callable[..., clipping.ClippedGrad]:
     """`clipping.clipped_grad` at this mechanism's clip norm."""
     return clipping.clipped_grad(
@@ -218,6 +219,8 @@ class DPMechanism:
       l2_clip_norm=self.l2_clip_norm,
       strategy=strategy,
       microbatch_size=microbatch_size,
+      axis_name=axis_name,
+      count_rounding=self.is_private,
     )
 
   def clip_and_noise(self, key: jax.Array | None = None) -> optax.GradientTransformationExtraArgs:

@@ -12,6 +12,10 @@ The numbers, read as ordered floats, are then sorted just far enough to find the
 random subset of them. (Two equal numbers at the very edge of a cut, a 2⁻³⁰ matter inside a branch
 of probability ~10⁻⁷, are ordered by index.)
 
+They are then put in random places among the padding. So a batch with one example more can be seen
+as the same batch in which that example stands in one place of the padding, and all others where
+they were: what they add up to rounds as before (`ghost.sums`).
+
 >>> import jax
 >>> sampler = TruncatedPoissonSampler(
 ...     num_examples=1000, sampling_probability=exact_probability(0.1), truncated_batch_size=150)
@@ -128,14 +132,16 @@ class TruncatedPoissonSampler:
   def _threshold(self) -> int:
     return round(self.sampling_probability * 2**_BITS)
 
-  def step_key(self, key: jax.Array, step: jax.Array | int) -> jax.Array:
+  def step_key(
+    self, key: jax.Array, step: jax.Array | int, purpose: str = 'batches'
+  ) -> jax.Array:
     """The key of the draws of step `step`, in which nothing else has a part.
 
     Raises:
       InputError: not one typed threefry2x32 key, not a whole number of at least 32 bits.
     """
     settings = (self.num_examples, self._threshold, self.truncated_batch_size, self.stream)
-    return _keys.at_step(_keys.for_purpose(_keys.require('key', key), 'batches', *settings), step)
+    return _keys.at_step(_keys.for_purpose(_keys.require('key', key), purpose, *settings), step)
 
   def _draws(self, key: jax.Array, step: jax.Array | int) -> jax.Array:
     """One uniform 30-bit number per example, uint32[N]."""
@@ -181,4 +187,5 @@ class TruncatedPoissonSampler:
     # normal float32, and such patterns are ordered as their floats: XLA's top_k is fast on floats.
     as_float = jax.lax.bitcast_convert_type(draws + jnp.uint32(0x00800000), jnp.float32)
     _, indices = jax.lax.top_k(-as_float, self.truncated_batch_size)
+    indices = jax.random.permutation(self.step_key(key, step, 'places'), indices)
     return PoissonBatch(indices, draws[indices] < jnp.uint32(self._threshold))

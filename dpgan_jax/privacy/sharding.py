@@ -4,7 +4,8 @@ A compiled program of one device becomes one of n by `over`: all of its argument
 the same on every device, and what it computes is computed everywhere, alike, but for what
 `Split.rows` divides and `Split.total` adds up again. So the batch is drawn once for all (the same
 key gives every device the same indices), the noise is added once, to the sum over all devices, and
-neither depends on how many there are. What does: the order of float32 additions in the sums.
+neither depends on how many there are. What does: which examples' float32 gradients are added up in
+one group (`ghost.sums`).
 
 In loops of other projects: `clipped_grad` and the noise work inside `jax.jit` whatever the
 shardings of their inputs are, since a sharded array means the same numbers. Inside

@@ -34,8 +34,8 @@ one loop with the sum it is added to: no random word is ever written to memory, 
 holds a part of a leaf makes that part's noise. That is why the second value of Box and Muller is
 not used: to share it would cost more than to draw anew.
 
-Not covered: what the float32 sum that comes in has lost by rounding while it was added up (see
-SECURITY.md), and that threefry is a generator.
+What the sum that comes in has lost by rounding while it was added up is within its sensitivity
+already (`ghost.sums`). Not covered: that threefry is a generator.
 
 Sources: Box & Muller 1958; Mironov 2012; Salmon et al. 2011 for threefry.
 """

@@ -36,9 +36,10 @@ decides whether, how often or on which part of the gradient the noise is added m
 
 Gradients of one large batch in parts: add up the clipped sums of all parts, then one update with
 the expected size of the whole batch (or leave the parts to `clipped_grad(microbatch_size=...)`).
-On several devices: add up clipped sums first (`jax.lax.psum`), then noise once, with the same key
-everywhere; a mean taken after the noise has the noise of one device and 1/devices of the signal.
-Inside `jax.shard_map` another order is refused (`sharding.require_same`).
+On several devices: add up clipped sums first (`clipped_grad(axis_name=...)` does, exactly), then
+noise once, with the same key everywhere; a mean taken after the noise has the noise of one device
+and 1/devices of the signal. Inside `jax.shard_map` another order is refused
+(`sharding.require_same`).
 
 What stands behind the noise must not look around it either: `update` takes no value, gradient or
 function of the loss for it (line searches, Polyak steps, `reduce_on_plateau`), since these follow
@@ -264,7 +265,9 @@ def clip_and_noise(
     _require_whole(updates)
     if params is not None:
       _check_example_axis(updates, params)
-    total = clipping.clipped_sum(updates, l2_clip_norm=l2_clip_norm, mask=mask).sum
+    total = clipping.clipped_sum(
+      updates, l2_clip_norm=l2_clip_norm, mask=mask, count_rounding=noise_multiplier > 0
+    ).sum
     return noise.update(total, state, params, public_grads=public_grads, **extra)
 
   return optax.GradientTransformationExtraArgs(noise.init, update)

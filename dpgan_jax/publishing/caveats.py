@@ -56,8 +56,10 @@ def of(config: TrainConfig, m: DPMechanism, spec: Spec, *, labelled: bool) -> li
     'Noise is hardened against attacks on floating-point bits (Mironov 2012): that of a step has '
     'tails to 9.4 standard deviations and is rounded, with the sum, to a public grid; that of '
     'statistics released once is exact discrete Gaussian noise on an exact sum (Canonne, Kamath '
-    'and Steinke 2020). What remains of floating point is in the sums of a step: '
-    f'{_rounding_of_sums(m)}. ε does not include it.',
+    'and Steinke 2020). How the other records round when one is absent (Casacuberta et al. 2022) '
+    'is part of ε: records are clipped so much shorter, and sums are whole numbers. Taken for '
+    'granted is that a record has the same gradient in the same place of a batch, whatever stands '
+    'in the other places.',
     'Noise and batches come from the counter-based generator threefry2x32 of JAX, taken to be '
     'indistinguishable from random; ε is no claim about it as a cryptographic mechanism, and '
     '64 bits of key bound what it can promise.',
@@ -113,18 +115,3 @@ def preparation(config: TrainConfig, relation: str, units: str) -> list[str]:
          'record that is on the same side in both.')
     )  # fmt: skip
   return lines
-
-
-def _rounding_of_sums(mechanism: DPMechanism) -> str:
-  """How far float32 rounding can move a clipped sum of one record less, beyond that record."""
-  cap = min(mechanism.truncated_batch_size, mechanism.num_examples)
-  share = 2 * cap**2 * 2.0**-24
-  bound = (
-    f'by at most {share:.1g} of C in the worst case'
-    if share < 1
-    else 'by no more than experience says, since the worst case is beyond C'
-  )
-  return (
-    f'of {cap} float32 gradients at most, the others round otherwise when one record is absent, '
-    f'which moves their sum {bound}'
-  )

@@ -43,7 +43,7 @@ from dpgan_jax.privacy import (
   step_noise,
   transforms,
 )
-from dpgan_jax.privacy.ghost import convolutions, forms, ghost
+from dpgan_jax.privacy.ghost import convolutions, forms, ghost, sums
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.privacy.releases import marginals, selection
 from dpgan_jax.publishing import run_statement, statement, statement_text
@@ -519,6 +519,12 @@ _FOUND = (
   Fault('rounding_not_in_the_norms', 2, 'norms by products of rows without a bound on rounding',
         swap(forms, '_gram_squares', to(faults.gram_as_computed)),
         _N.rounding_lets_no_example_exceed_the_clip_norm, 'exactness'),
+  Fault('rounding_of_sums_not_counted', 2, 'clipped gradients are added up as float32 numbers',
+        swap(sums, 'grids', lambda f: lambda c, n, params: f(math.inf, n, params)),
+        _N.rounding_moves_no_sum_farther_than_the_clip_norm, 'exactness'),
+  Fault('batches_in_order', 2, 'who joins a batch comes first in it, and moves the others',
+        swap(sampling.TruncatedPoissonSampler, '__call__', faults.in_order),
+        _N.padding_is_anywhere_in_a_batch, 'statistics'),
   Fault('cropped_convolution', 7, 'convolutions that crop and pad are left to XLA',
         swap(convolutions, 'without_negative_padding', to(lambda program: program)),
         _N.a_masked_example_is_read_by_no_other, 'exactness'),

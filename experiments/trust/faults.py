@@ -198,6 +198,16 @@ def shuffled(
 
 
 @around
+def in_order(
+  call: Any, self: sampling.TruncatedPoissonSampler, key: jax.Array, step: jax.Array
+) -> Any:
+  """Those who joined, by their numbers, and then the padding."""
+  batch = call(self, key, step)
+  order = jnp.lexsort((batch.indices, ~batch.mask))
+  return sampling.PoissonBatch(batch.indices[order], batch.mask[order])
+
+
+@around
 def lowest_indices_kept(
   call: Any, self: sampling.TruncatedPoissonSampler, key: jax.Array, step: jax.Array
 ) -> Any:

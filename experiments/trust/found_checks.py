@@ -42,6 +42,28 @@ def rounding_lets_no_example_exceed_the_clip_norm() -> None:
       raise Violation(f'an example adds {length:.6g} to a sum clipped to 0.1')
 
 
+def rounding_moves_no_sum_farther_than_the_clip_norm() -> None:
+  """3,000 examples along one direction: the last place of their sum is 2·10⁻⁴ of C."""
+  n, rng = 3000, np.random.default_rng(0)
+  clipped = jax.jit(lambda g, mask: clipping.clipped_sum(g, l2_clip_norm=1.0, mask=mask).sum)
+  for _ in range(25):
+    lengths = np.append(3, rng.uniform(0.4, 0.8, n - 1))
+    g = jnp.asarray(lengths[:, None] * [[1.0, 1.0]], jnp.float32)
+    two = (np.asarray(clipped(g, jnp.arange(n) >= first), np.float64) for first in (0, 1))
+    if (moved := float(np.linalg.norm(next(two) - next(two)))) > 1:
+      raise Violation(f'an example moves a sum clipped to 1 by {moved:.6g}')
+
+
+def padding_is_anywhere_in_a_batch() -> None:
+  """So that an example more can stand where padding stood, and no other is moved."""
+  sampler = mechanism_checks.MECHANISM.sampler
+  masks = jax.vmap(lambda key: sampler(key, 0).mask)(jax.random.split(jax.random.key(0), 400))
+  share = np.asarray(masks).mean(axis=0)
+  mean = share.mean()
+  if (most := abs(share - mean).max()) > 4.5 * np.sqrt(mean * (1 - mean) / 400):  # of 50 places
+    raise Violation(f'a place of a batch is padding {most:.0%} more or less often than the mean')
+
+
 def a_masked_example_is_read_by_no_other() -> None:
   """Behind a convolution that crops one side and pads the other, which XLA:CPU once got wrong."""
   rng = np.random.default_rng(0)

@@ -14,6 +14,7 @@ import pytest
 
 from dpgan_jax._validate import InputError
 from dpgan_jax.privacy import clipping
+from dpgan_jax.privacy.ghost import sums
 
 SHAPES = ({'a': (), 'b': (3,)}, {'a': (2, 3), 'b': (4,), 'c': (1, 2, 2)}, {'w': (30,)})
 # Powers of ten by which an example's gradient is scaled; -inf is the zero gradient.
@@ -57,6 +58,14 @@ def distance(one: dict, other: dict) -> float:
   )
 
 
+def rounding(grads: dict[str, np.ndarray], bound: float) -> float:
+  """What whole units and a shorter C may take of a sum, in all."""
+  n = len(next(iter(grads.values())))
+  shapes = [jax.ShapeDtypeStruct(g.shape[1:], g.dtype) for g in grads.values()]
+  grids = sums.grids(bound, n, shapes)
+  return (grids.lost_in({1}) * n + grids.of_units) * bound if any(grids.leaves) else 0.0
+
+
 class TestClippedSum:
   @hypothesis.given(
     shapes=st.sampled_from(SHAPES), scales=SCALES, bound=BOUNDS, seed=st.integers(0, 999),
@@ -71,12 +80,12 @@ class TestClippedSum:
     want = reference(grads, bound, mask)
     norms = [distance({k: g[i] for k, g in grads.items()}, {k: 0 for k in grads}) for i in range(n)]
     size = sum(min(bound, norm) for norm, m in zip(norms, mask, strict=True) if m)
-    assert distance(want, result.sum) <= 5e-6 * size
+    assert distance(want, result.sum) <= 5e-6 * size + rounding(grads, bound)
     np.testing.assert_allclose(result.norms, norms, rtol=1e-5)
     everyone = clipped_sum(grads, l2_clip_norm=bound).sum
-    assert distance(reference(grads, bound, np.ones(n, bool)), everyone) <= 5e-6 * sum(
-      min(bound, norm) for norm in norms
-    )
+    size = sum(min(bound, norm) for norm in norms)
+    everyone = distance(reference(grads, bound, np.ones(n, bool)), everyone)
+    assert everyone <= 5e-6 * size + rounding(grads, bound)
 
   @hypothesis.given(
     shapes=st.sampled_from(SHAPES), scales=SCALES.filter(bool), seed=st.integers(0, 999),
@@ -97,9 +106,9 @@ class TestClippedSum:
     without = clipped_sum({k: g[:-1] for k, g in grads.items()}, l2_clip_norm=bound).sum
     masked = clipped_sum(grads, l2_clip_norm=bound, mask=jnp.arange(n) < n - 1).sum
     replaced = clipped_sum(other, l2_clip_norm=bound).sum
-    assert distance(with_it, without) <= bound * (1 + 1e-5)
-    assert distance(with_it, masked) <= bound * (1 + 1e-5)
-    assert distance(with_it, replaced) <= 2 * bound * (1 + 1e-5)
+    assert distance(with_it, without) <= bound * (1 + 1e-5)  # its unit may be another
+    assert distance(with_it, masked) <= bound
+    assert distance(with_it, replaced) <= 2 * bound
 
   def test_norm_of_a_large_model_stays_accurate(self):
     # Adding a million squares one after the other in float32 would lose per mille of the norm.
@@ -115,7 +124,7 @@ class TestClippedSum:
     good = {name: g[[0, 2]] for name, g in grads.items()}
     got = jax.jit(lambda g: clipping.clipped_sum(g, l2_clip_norm=bound))(grads)
     want = clipped_sum(good, l2_clip_norm=bound).sum
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-7), got.sum, want)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got.sum, want)
     assert not math.isfinite(float(got.norms[1]))
 
   def test_a_bad_example_outside_the_mask_is_as_harmless(self):
@@ -125,7 +134,7 @@ class TestClippedSum:
 
   def test_huge_finite_gradients_are_clipped(self):
     total = clipping.clipped_sum(jnp.array([[3e18, 4e18]]), l2_clip_norm=1.0).sum
-    np.testing.assert_allclose(total, [0.6, 0.8], rtol=2e-6)
+    np.testing.assert_allclose(total, [0.6, 0.8], rtol=1e-5)
 
   def test_empty_and_all_masked_batches_sum_to_zero(self):
     for n in (0, 3):
@@ -143,7 +152,7 @@ class TestClippedSum:
     np.testing.assert_array_equal(result.sum, np.full(257, 257))
     np.testing.assert_allclose(result.norms, math.sqrt(257), rtol=1e-5)
     np.testing.assert_allclose(
-      clipping.clipped_sum(ones, l2_clip_norm=1.0).sum, np.full(257, math.sqrt(257)), rtol=1e-5
+      clipping.clipped_sum(ones, l2_clip_norm=1.0).sum, np.full(257, math.sqrt(257)), rtol=1e-3
     )
 
   @pytest.mark.parametrize(

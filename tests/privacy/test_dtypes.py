@@ -124,7 +124,7 @@ def test_mixed_floats_give_the_sum_of_float64(strategy, microbatch, dtypes, data
     # Gradients of a narrow parameter are rounded before anybody sees them.
     close = 3e-2 if params[name].dtype in (jnp.bfloat16, jnp.float16) else 1e-2
     np.testing.assert_allclose(found.sum[name], want, atol=close)
-    np.testing.assert_allclose(from_grads.sum[name], want, atol=1e-5)
+    np.testing.assert_allclose(from_grads.sum[name], want, atol=3e-5)
 
 
 @pytest.mark.parametrize('strategy', clipping.STRATEGIES)
@@ -187,7 +187,7 @@ def test_float32_parameters_with_float64_data(microbatch):
     )
     found = fn(w, x)
     assert (x.dtype, found.sum.dtype, found.losses.dtype) == ('float64', 'float32', 'float32')
-    np.testing.assert_allclose(found.sum, 5 / np.sqrt(18), rtol=1e-6)
+    np.testing.assert_allclose(found.sum, 5 / np.sqrt(18), rtol=1e-5)
     large = jnp.ones((40_000, 64))
     default = clipping.clipped_grad(lambda w, x: jnp.sum(jnp.tanh(x @ w)), l2_clip_norm=1.0)
     assert jax.eval_shape(default, jnp.ones((64, 64), jnp.float32), large).sum.dtype == 'float32'

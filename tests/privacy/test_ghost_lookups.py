@@ -118,4 +118,4 @@ def test_memory_of_a_lookup_does_not_grow_with_the_table(strategy, rows, positio
   ))  # fmt: skip
   ids = jax.ShapeDtypeStruct((count, positions), jnp.int32)
   plan = fn.lower(jax.ShapeDtypeStruct((rows, width), jnp.float32), ids).compile()
-  assert plan.memory_analysis().temp_size_in_bytes < 6 * count * positions * width * 4
+  assert plan.memory_analysis().temp_size_in_bytes < 7 * count * positions * width * 4

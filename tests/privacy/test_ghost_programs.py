@@ -153,9 +153,10 @@ def check(program: Program, strategy: clipping.Strategy, microbatch: int | None,
   norms = np.sqrt(sum((g.reshape(program.examples, -1) ** 2).sum(axis=1) for g in grads))
   bound = float(np.median(norms)) or 1.0
   mask = np.arange(program.examples) != 1
+  counted = seed % 2 == 0  # half of them in whole units, clipped by up to 0.4 % shorter
   fn = clipping.clipped_grad(
     make_loss(program, exact=False), l2_clip_norm=bound, strategy=strategy,
-    microbatch_size=microbatch,
+    microbatch_size=microbatch, count_rounding=counted,
   )  # fmt: skip
   got = jax.jit(fn)([jnp.asarray(p) for p in params], h, ids, mask=jnp.asarray(mask))
   tolerance = max(NARROW[s.dtype] for s in program.steps)
@@ -165,7 +166,7 @@ def check(program: Program, strategy: clipping.Strategy, microbatch: int | None,
   assert (told <= norms * (1 + forms._LOOSE) + slack).all(), (told, norms)
   factors = mask * np.minimum(1.0, bound / np.maximum(told, 1e-30))
   for a, g in zip(got.sum, grads, strict=True):
-    atol = 2 * program.examples * slack
+    atol = program.examples * (2 * slack + counted * 0.005 * bound)
     np.testing.assert_allclose(a, np.tensordot(factors, g, 1), rtol=0, atol=atol)
   # One example alone, twice as long as it may be.
   if norms[0] > 0 and seed % 4 == 0:

@@ -13,8 +13,9 @@ The ways to the norm of a product:
 Rounding. What a form adds to the sum for one example at factor 1 is never longer than its norm
 says, whatever the example holds: the norm is raised by a bound on all rounding in between
 (`norms`, `_gram_squares`). Where rows cancel so far that the bound would count (`_LOOSE`), the
-example's gradient is formed after all, one example at a time. The rounding of additions to what
-other examples have left in the sum is not part of this.
+example's gradient is formed after all, one example at a time. What additions to other examples'
+terms round is bounded by `sums`: every `weighted_sum` here is in whole numbers of a `sums.Grid`, or
+in plain floats without one.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from dpgan_jax.privacy.ghost import sums
 from dpgan_jax.privacy.ghost.norms import gamma, root, squares, tiny, two_stages, wide
 
+Sum = jax.Array | sums.Whole
 Method = Literal['outer', 'gram', 'direct']
 Preference = Literal['time', 'memory']
 
@@ -83,14 +86,19 @@ class Direct:
   gradients: jax.Array
   squared: jax.Array
 
-  def weighted_sum(self, factors: jax.Array, usable: jax.Array | None) -> jax.Array:
-    """Σᵢ factorᵢ·gradientᵢ, float32 [G, C, K].
+  positions = 1  # in a sum over examples
+
+  def weighted_sum(
+    self, factors: jax.Array, usable: jax.Array | None, grid: sums.Grid | None
+  ) -> Sum:
+    """Σᵢ factorᵢ·gradientᵢ [G, C, K], whole numbers of `grid`, or float32 or wider without one.
 
     Args:
       factors: float32[n].
       usable: bool[n], examples to leave out though they hold NaN or infinities; None if none does.
+      grid: what the sum is rounded to.
     """
-    return weighted_sum(self.gradients, factors, usable)
+    return weighted_sum(self.gradients, factors, usable, grid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +117,28 @@ class Lookup:
   rows: int
   squared: jax.Array
 
-  def weighted_sum(self, factors: jax.Array, usable: jax.Array | None) -> jax.Array:
-    """float32 [rows, C]; see `Direct.weighted_sum`."""
+  positions = 1
+
+  def weighted_sum(
+    self, factors: jax.Array, usable: jax.Array | None, grid: sums.Grid | None
+  ) -> Sum:
+    """[rows, C]; see `Direct.weighted_sum`. Of a large table, floats of whole numbers."""
     factors = factors.astype(self.gradients.dtype)
     scaled = _like(factors, self.gradients) * _keep(self.gradients, usable)
-    total = jnp.zeros((self.rows, scaled.shape[-1]), scaled.dtype)
-    return total.at[self.ids.reshape(-1)].add(scaled.reshape(-1, scaled.shape[-1]))
+    ids, width = self.ids.reshape(-1), scaled.shape[-1]
+
+    def total(x: jax.Array, at: jax.Array, rows: int) -> jax.Array:
+      return jnp.zeros((rows, width), x.dtype).at[at].add(x.reshape(-1, width))
+
+    if grid is None:
+      return total(scaled, ids, self.rows)
+    whole = grid.whole(scaled)
+    if self.rows <= ids.size:
+      return jax.tree.map(lambda x: total(x, ids, self.rows), whole)
+    # Only the rows that are read are held as whole numbers; not many of a large table are.
+    slots, names = _distinct(ids[None], self.rows)
+    rows = jax.tree.map(lambda x: total(x, slots[0], ids.size), whole)
+    return total(grid.value(rows), names[0], self.rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,23 +158,31 @@ class Factors:
   squared: jax.Array
   formed: jax.Array | None
 
-  def weighted_sum(self, factors: jax.Array, usable: jax.Array | None) -> jax.Array:
-    """float32 [G, C, K]; see `Direct.weighted_sum`."""
+  @property
+  def positions(self) -> int:
+    return self.d.shape[2]
+
+  def weighted_sum(
+    self, factors: jax.Array, usable: jax.Array | None, grid: sums.Grid | None
+  ) -> Sum:
+    """[G, C, K]; see `Direct.weighted_sum`."""
     a, d = wide(_keep(self.a, usable)), wide(_keep(self.d, usable))
     factors = factors.astype(d.dtype)
     if self.formed is None:
-      return _einsum('ngtc,ngtk->gck', _like(factors, d) * d, a)
+      return self._total(a, _like(factors, d) * d, grid)
     zero = jnp.zeros((), d.dtype)
-    total = _einsum('ngtc,ngtk->gck', _like(jnp.where(self.formed, zero, factors), d) * d, a)
+    total = self._total(a, _like(jnp.where(self.formed, zero, factors), d) * d, grid)
 
-    def add(total: jax.Array, one: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+    def add(total: Sum, one: tuple[jax.Array, ...]) -> tuple[Sum, None]:
       factor, squared, a, d = one
 
-      def more() -> jax.Array:
+      def more() -> Sum:
         # Formed anew, perhaps rounded otherwise: it may not be longer than what was counted.
         gradient = _gradient(a, d)
         shorter = jnp.minimum(1, jnp.sqrt(squared / squares(gradient, 0)))
-        return total + factor * shorter * gradient
+        clipped = factor * shorter * gradient
+        whole = clipped if grid is None else grid.whole(clipped)
+        return jax.tree.map(jnp.add, total, whole)
 
       return jax.lax.cond(factor > 0, more, lambda: total), None
 
@@ -159,6 +191,18 @@ class Factors:
     return jax.lax.cond(
       jnp.any(alone > 0), lambda: jax.lax.scan(add, total, rest)[0], lambda: total
     )
+
+  def _total(self, a: jax.Array, d: jax.Array, grid: sums.Grid | None) -> Sum:
+    if grid is None:
+      return _einsum('ngtc,ngtk->gck', d, a)
+    _, _, times, inputs = a.shape
+    outputs = d.shape[-1]
+    # Sums of groups may take as much memory as A and D. A CPU's caches hold one at a time better.
+    at_once = d.shape[0] * times * (inputs + outputs) // (inputs * outputs)
+    if times > 1 and jax.default_backend() == 'cpu':
+      at_once = 1
+    contract = lambda a, d: _einsum('pngtc,pngtk->pgck', d, a)  # noqa: E731
+    return sums.over_groups(contract, (a, d), grid, sums.group_of(times), at_once)
 
 
 Form = Direct | Lookup | Factors
@@ -194,22 +238,27 @@ def lookup(ids: jax.Array, d: jax.Array, rows: int) -> Lookup:
   Positions that read the same row are added up first, so that T·C numbers an example are enough
   however large the table is.
   """
-  n, times, outputs = d.shape
-  if rows <= times:
-    slots, names = ids, jnp.broadcast_to(jnp.arange(rows, dtype=ids.dtype), (n, rows))
-  else:
-    order = jnp.argsort(ids, axis=1)
-    ordered = jnp.take_along_axis(ids, order, axis=1)
-    is_new = jnp.diff(ordered, axis=1, prepend=ordered[:, :1]) != 0
-    numbers = jnp.cumsum(is_new, axis=1, dtype=ids.dtype)
-    at = jnp.arange(n)[:, None]
-    slots = jnp.zeros_like(ids).at[at, order].set(numbers)
-    names = jnp.zeros_like(ids).at[at, slots].set(ids)
+  n, _, outputs = d.shape
+  slots, names = _distinct(ids, rows)
   d = wide(d)
   gradients = jnp.zeros((n, names.shape[1], outputs), d.dtype)
   gradients = gradients.at[jnp.arange(n)[:, None], slots].add(d)
   gradients = jax.lax.optimization_barrier(gradients)
   return Lookup(names, gradients, rows, squares(gradients))
+
+
+def _distinct(ids: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
+  """For ids [n, T]: each one's number among the distinct ones of its line; and those, then 0."""
+  n, times = ids.shape
+  if rows <= times:
+    return ids, jnp.broadcast_to(jnp.arange(rows, dtype=ids.dtype), (n, rows))
+  order = jnp.argsort(ids, axis=1)
+  ordered = jnp.take_along_axis(ids, order, axis=1)
+  is_new = jnp.diff(ordered, axis=1, prepend=ordered[:, :1]) != 0
+  numbers = jnp.cumsum(is_new, axis=1, dtype=ids.dtype)
+  at = jnp.arange(n)[:, None]
+  slots = jnp.zeros_like(ids).at[at, order].set(numbers)
+  return slots, jnp.zeros_like(ids).at[at, slots].set(ids)
 
 
 def _gradient(a: jax.Array, d: jax.Array) -> jax.Array:
@@ -231,8 +280,9 @@ def _gram_squares(a: jax.Array, d: jax.Array) -> tuple[jax.Array, jax.Array]:
 
   So √(Ŝ + E) + γₜ·Σₜ‖aₜ‖‖dₜ‖ is never less than the norm of what is added at factor 1, and the
   gradient itself is never shorter than √(Ŝ − E). If these are more than `_LOOSE` apart, cancelling
-  rows have made Ŝ useless and the gradient is formed. What underflows is counted as the smallest
-  normal number. Norms below 2⁻⁴⁰ need not be told apart.
+  rows have made Ŝ useless and the gradient is formed; so it is where Σₜ‖aₜ‖‖dₜ‖ is more than
+  `sums.excess` times as long. What underflows is counted as the smallest normal number. Norms
+  below 2⁻⁴⁰ need not be told apart.
   """
   groups, times, outputs = d.shape[1:]
   inputs = a.shape[-1]
@@ -249,15 +299,24 @@ def _gram_squares(a: jax.Array, d: jax.Array) -> tuple[jax.Array, jax.Array]:
   lost += (math.sqrt(inputs) * least * jnp.sum(delta, -1)) ** 2
   error = 1.01 * (two_stages(loose) + lost) + 8 * times**2 * tiny(dtype)
   gram = two_stages(p * q)
-  in_sum = gamma(times + 6, dtype) * jnp.sum(alpha * delta, axis=-1) * 1.01
+  terms = jnp.sum(alpha * delta, axis=-1) * 1.01
+  in_sum = gamma(times + 6, dtype) * terms
   upper = root(jnp.maximum(gram + error, 0)) + in_sum
   most = jnp.sum(upper * upper, axis=-1) * (1 + gamma(groups + 4, dtype))
   least_of_all = jnp.sum(jnp.maximum(gram - error, 0), axis=-1)
-  tight = (most <= (1 + _LOOSE) ** 2 * least_of_all) | (most <= _NOTHING)
+  tight = most <= (1 + _LOOSE) ** 2 * least_of_all
+  if times > 1:  # else they are equal
+    tight &= jnp.sum(terms * terms, axis=-1) <= sums.excess(times) ** 2 * least_of_all
+  tight |= most <= _NOTHING
   return most, ~(tight & jnp.isfinite(most))
 
 
-def weighted_sum(gradients: jax.Array, factors: jax.Array, usable: jax.Array | None) -> jax.Array:
+def weighted_sum(
+  gradients: jax.Array,
+  factors: jax.Array,
+  usable: jax.Array | None,
+  grid: sums.Grid | None,
+) -> Sum:
   """Σᵢ factorᵢ·gradientᵢ for gradients [n, ...] and factors [n]; see `Direct.weighted_sum`.
 
   As a product of a vector with a matrix, which reads the gradients once; written as a sum of
@@ -265,7 +324,13 @@ def weighted_sum(gradients: jax.Array, factors: jax.Array, usable: jax.Array | N
   """
   n = gradients.shape[0]
   flat = wide(_keep(gradients, usable)).reshape(n, math.prod(gradients.shape[1:]))
-  return _einsum('n,nz->z', factors.astype(flat.dtype), flat).reshape(gradients.shape[1:])
+  factors = factors.astype(flat.dtype)
+  if grid is None:
+    total = _einsum('n,nz->z', factors, flat)
+  else:
+    contract = lambda f, x: _einsum('pn,pnz->pz', f, x)  # noqa: E731
+    total = sums.over_groups(contract, (factors, flat), grid, sums.GROUP, n)
+  return jax.tree.map(lambda t: t.reshape(gradients.shape[1:]), total)
 
 
 def _keep(x: jax.Array, usable: jax.Array | None) -> jax.Array:

@@ -15,6 +15,7 @@ Sources: Goodfellow 2015 (arXiv 1510.01799); Li et al. 2022 (arXiv 2110.05679); 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,9 +23,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr, Literal, Var, jaxpr_as_fun
 
-from dpgan_jax import _validate
+from dpgan_jax import _keys, _validate
 from dpgan_jax.privacy import sharding
-from dpgan_jax.privacy.ghost import convolutions, forms, rules
+from dpgan_jax.privacy.ghost import convolutions, forms, rules, sums
 from dpgan_jax.privacy.ghost.forms import Form, Preference
 from dpgan_jax.privacy.ghost.norms import length, squares
 from dpgan_jax.privacy.ghost.rules import Site, Step
@@ -73,7 +74,7 @@ def make_plan(
     cover: False leaves every parameter to autodiff.
 
   Raises:
-    InputError: the loss is not one number.
+    InputError: the loss is not one number, or draws from another generator than the package's.
   """
   if sharding.varying(batch):  # inside shard_map; a shape alone does not say so
     example = jax.tree.map(lambda x: x[0], batch)
@@ -85,6 +86,7 @@ def make_plan(
     raise _validate.InputError(
       f'expected loss_fn to return one scalar for one example, got shapes {shapes}'
     )
+  require_own_generator(traced.jaxpr)
   flat = jax.make_jaxpr(lambda *args: _inline(traced.jaxpr, traced.consts, args))(*traced.in_avals)
   leaves = len(jax.tree.leaves(params))
 
@@ -120,6 +122,21 @@ def make_plan(
   safe = {index for index, _, _ in kept}
   entangled = any(_has_grouped_conv(eqn) for i, eqn in enumerate(flat.jaxpr.eqns) if i not in safe)
   return Plan(flat.jaxpr, flat.consts, kept, covered, entangled)
+
+
+def require_own_generator(jaxpr: Any) -> None:
+  """Refuses a loss in which numbers are drawn that `vmap` would let follow the batch."""
+  for eqn in jaxpr.eqns:
+    kinds = {str(getattr(v.aval, 'dtype', '')) for v in (*eqn.invars, *eqn.outvars)}
+    other = {kind for kind in kinds if kind.startswith('key<') and kind != _keys.DTYPE}
+    if other or eqn.primitive.name in ('rng_bit_generator', 'rng_uniform'):
+      raise _validate.InputError(
+        f'expected loss_fn to draw with {_keys.IMPLEMENTATION} keys, got '
+        f'{", ".join(sorted(other)) or eqn.primitive.name}: under vmap the numbers of one example '
+        'would depend on the whole batch'
+      )
+    for inner in convolutions.inner_programs(eqn):
+      require_own_generator(getattr(inner, 'jaxpr', inner))
 
 
 def _has_grouped_conv(eqn: Any) -> bool:
@@ -175,20 +192,31 @@ class Gradients(NamedTuple):
   forms: dict[int, tuple[Form, tuple[Step, ...]]]
   per_example: dict[int, jax.Array]
 
-  def weighted_sum(self, factors: jax.Array, usable: jax.Array | None) -> list[jax.Array]:
-    """Σᵢ factorᵢ·gradientᵢ of every leaf, float32 or wider.
+  @property
+  def positions(self) -> set[int]:
+    """How many terms an example has in a sum, for each kind of leaf."""
+    return {form.positions for form, _ in self.forms.values()} | {1}
+
+  def weighted_sum(
+    self, factors: jax.Array, usable: jax.Array | None, grids: Sequence[sums.Grid | None]
+  ) -> list[forms.Sum]:
+    """Σᵢ factorᵢ·gradientᵢ of every leaf, whole numbers of its grid, or float32 or wider.
 
     Args:
       factors: float32[n].
       usable: bool[n], False for examples that hold NaN or infinities; None if none does.
+      grids: of the leaves, in order.
     """
-    sums = {
-      leaf: rules.apply_steps(steps, form.weighted_sum(factors, usable))
+    found = {
+      leaf: jax.tree.map(
+        functools.partial(rules.apply_steps, steps),
+        form.weighted_sum(factors, usable, grids[leaf]),
+      )
       for leaf, (form, steps) in self.forms.items()
     }
     for leaf, gradients in self.per_example.items():
-      sums[leaf] = forms.weighted_sum(gradients, factors, usable)
-    return [sums[leaf] for leaf in sorted(sums)]
+      found[leaf] = forms.weighted_sum(gradients, factors, usable, grids[leaf])
+    return [found[leaf] for leaf in sorted(found)]
 
 
 def backward(plan: Plan, params: PyTree, batch: tuple[Any, ...], prefer: Preference) -> Gradients:
