@@ -33,7 +33,7 @@ from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 
 _FORMAT = 'dpgan_jax generator 4'
-_MOMENTS_FORMAT = 'dpgan_jax moments 2'
+_MOMENTS_FORMAT = 'dpgan_jax moments 3'
 # Of version 0.1, by how many classifiers label the samples.
 _OLD_FORMATS = {f'dpgan_jax generator {n + 1}': n for n in range(3)}
 # Whatever a wrong type or number in a record leads to.
