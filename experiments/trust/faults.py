@@ -134,12 +134,10 @@ def float_release(contributions: Any, **named: Any) -> Any:
 
 
 @around
-def by_leaf(clipped_sum: Any, per_example: Any, *, l2_clip_norm: float, mask: Any = None) -> Any:
+def by_leaf(clipped_sum: Any, per_example: Any, **named: Any) -> Any:
   """Clips every leaf to C for itself."""
-  parts = jax.tree.map(
-    lambda leaf: clipped_sum(leaf, l2_clip_norm=l2_clip_norm, mask=mask).sum, per_example
-  )
-  norms = clipped_sum(per_example, l2_clip_norm=l2_clip_norm, mask=mask).norms
+  parts = jax.tree.map(lambda leaf: clipped_sum(leaf, **named).sum, per_example)
+  norms = clipped_sum(per_example, **named).norms
   return clipping.ClippedSum(parts, norms)
 
 
@@ -524,8 +522,13 @@ def key_of_a_device(step_key: Any) -> Any:
   return lambda *arguments: jax.random.fold_in(step_key(*arguments), _device())
 
 
-def mean_over_devices(total: Any) -> Any:
-  return lambda self, tree: jax.tree.map(lambda x: x / self.count, total(self, tree))
+def of_one_device(values: Any) -> Any:
+  return lambda self, total, axis_name=None: values(self, total)
+
+
+@around
+def mean_over_devices(values: Any, self: Any, total: Any, axis_name: Any = None) -> Any:
+  return [x / self.devices for x in values(self, total, axis_name)]
 
 
 def batch_of_a_device(call: Any) -> Any:

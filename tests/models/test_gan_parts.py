@@ -128,7 +128,7 @@ def test_bfloat16_does_not_loosen_the_clip_norm(dataset, narrow):
     got = clip(params, images, labels, mask=jnp.arange(N) == i)
     leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(got.sum)]
     norm = math.sqrt(sum((leaf**2).sum() for leaf in leaves))
-    assert norm == pytest.approx(min(0.1, float(got.norms[i])), rel=5e-5)
+    assert norm == pytest.approx(min(0.1, float(got.norms[i])), rel=5e-3)
     clipped += float(got.norms[i]) > 0.1
   assert clipped > 0
 

@@ -37,10 +37,10 @@ def value_and_grads(function, x, kernel, weights):
   return y, *pullback(weights)
 
 
-def assert_same(ours, theirs) -> None:
+def assert_same(ours, theirs, tolerance=1e-4) -> None:
   for a, b in zip(ours, theirs, strict=True):
     assert a.shape == b.shape
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
 @st.composite
@@ -219,4 +219,5 @@ def test_per_example_gradients_are_the_gradients_of_each_example(implementation)
     assert_same(
       jax.tree.leaves(jax.tree.map(lambda g, i=i: g[i], together)),
       jax.tree.leaves(one(params, image)),
+      1e-3,  # gradients of up to 66, of sums that cancel: their order is another on other CPUs
     )
