@@ -151,7 +151,8 @@ class TestExactness:
     """A few hundred examples lose next to nothing; a large batch of a large network a percent."""
     small = [jax.ShapeDtypeStruct((30_000,), jnp.float32)]
     large = [jax.ShapeDtypeStruct((4000, 400), jnp.float32), *small]
-    assert sums.grids(C, 200, small).lost_in({1}) < 7e-4
+    least = 2 * 64 * 64 * 2.0**-24 + 2 * 200 * 2.0**-24  # groups of 64, and the last rounding
+    assert least <= sums.grids(C, 200, small).lost_in({1}) < 7e-4
     assert sums.grids(C, 200, small).lost_in({1, 49}) < 5e-3
     assert sums.grids(C, 65_536, large).lost_in({1}) < 0.01
     assert sums.grids(C, 65_536, large, devices=256).lost_in({1}) < 0.015
