@@ -13,8 +13,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from dpgan_jax import _validate
-from dpgan_jax.privacy import clipping, sampling, sharding
+from dpgan_jax.privacy import clipping, sampling, sharding, transforms
 from dpgan_jax.privacy.ghost import forms, sums
+from dpgan_jax.privacy.mechanism import DPMechanism
 
 C = 1.0
 
@@ -77,6 +78,46 @@ class TestSensitivity:
     g = jnp.asarray(np.random.default_rng(0).standard_normal((100, 8)), jnp.float32)
     fn = jax.jit(lambda g, mask: clipping.clipped_sum(g, l2_clip_norm=C, mask=mask))
     assert moved(fn, g.at[3, 2].set(jnp.nan), place=3) == 0
+
+
+def far_from_plain(total) -> bool:
+  """Whether a sum clipped at C = 1 is of examples clipped shorter, as counting does."""
+  return 1e-5 < 1 - float(jnp.linalg.norm(total)) / 300 < 2e-3
+
+
+class TestWhatCounts:
+  """300 examples along one direction: with and without noise to come."""
+
+  @pytest.mark.parametrize('noise', [1.0, 0.0])
+  def test_a_mechanism_counts_where_there_is_noise(self, noise):
+    mechanism = DPMechanism.create(
+      num_examples=3000, batch_size=300, l2_clip_norm=C, noise_multiplier=noise, steps=3, delta=1e-5
+    )
+    grad = mechanism.clipped_grad(lambda w, x: jnp.sum(w * x))
+    assert far_from_plain(grad(jnp.ones(2), jnp.full((300, 2), 9.0)).sum) == bool(noise)
+
+  @pytest.mark.parametrize('noise', [1e-9, 0.0])
+  def test_the_transform_counts_where_there_is_noise(self, noise):
+    both = transforms.clip_and_noise(C, noise, 1, jax.random.key(0))
+    total, _ = both.update(jnp.full((300, 2), 9.0), both.init(jnp.ones(2)))
+    assert far_from_plain(total) == bool(noise)
+
+  def test_a_gradient_that_cancels_too_far_is_formed(self):
+    """Or groups would round more than is counted: R bounds how far."""
+    rng = np.random.default_rng(0)
+    a, d = rng.standard_normal((2, 49, 300)), rng.standard_normal((2, 49, 200))
+    a[0] += 40 * rng.standard_normal(300)  # a part that is alike, and gradients that sum to 0
+    d[0] -= d[0].mean(axis=0)
+    a, d = (jnp.asarray(x[:, None], jnp.float32) for x in (a, d))
+    _, formed = forms._gram_squares(a, d)
+    assert formed.tolist() == [True, False]
+
+  def test_norms_that_are_not_told_apart_are_counted(self):
+    (leaf,) = [jax.ShapeDtypeStruct((4,), jnp.float32)]
+    tiny, usual = (sums.grids(c, 10, [leaf]).lost_in({9}) for c in (1e-6, 1.0))
+    assert tiny - usual > 9e-4
+    with pytest.raises(_validate.InputError, match=r'^expected l2_clip_norm >='):
+      sums.grids(1e-9, 10, [leaf]).lost_in({9})
 
 
 class TestExactness:

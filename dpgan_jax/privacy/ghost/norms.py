@@ -75,10 +75,15 @@ def squares(x: jax.Array, axis: int = 1) -> jax.Array:
   return jnp.sum(total, axis=-1) * (1 + gamma(terms + 6, x.dtype))
 
 
+def divisor(n: int, most: int) -> int:
+  """The largest divisor of n up to `most`."""
+  return max((q for q in range(1, most + 1) if n % q == 0), default=1)
+
+
 def _cut(x: jax.Array) -> tuple[jax.Array, int]:
   """[..., size] → [..., stages, stage] with zeros at the end where no stage divides the size."""
   size = x.shape[-1]
-  stage = max((q for q in range(1, _STAGE + 1) if size % q == 0), default=1)
+  stage = divisor(size, _STAGE)
   if size > _STAGE and 8 * stage < _STAGE:
     stage = _STAGE // 2
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -size % stage)])

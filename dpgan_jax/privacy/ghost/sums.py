@@ -41,7 +41,7 @@ import jax.numpy as jnp
 
 from dpgan_jax import _dtypes, _validate
 from dpgan_jax.privacy import sharding
-from dpgan_jax.privacy.ghost.norms import gamma
+from dpgan_jax.privacy.ghost.norms import divisor, gamma
 
 PyTree = Any
 Whole = tuple[jax.Array, jax.Array]
@@ -252,12 +252,12 @@ def over_groups(
   """
   n = arrays[0].shape[0]
   group = min(group, n)
-  size = _divisor(n, group)
+  size = divisor(n, group)
   if size * 4 < group:  # pad: such small groups would hold nearly every gradient
     size = group
     arrays = tuple(jnp.pad(x, [(0, -n % size)] + [(0, 0)] * (x.ndim - 1)) for x in arrays)
   groups = arrays[0].shape[0] // size
-  several = _divisor(groups, max(1, at_once))
+  several = divisor(groups, min(groups, max(1, at_once)))
   arrays = tuple(x.reshape(groups // several, several, size, *x.shape[1:]) for x in arrays)
 
   def total(*part: jax.Array) -> Whole:
@@ -271,10 +271,6 @@ def over_groups(
   zero = (jnp.zeros(jax.eval_shape(total, *first)[0].shape, jnp.int32),) * 2
   zero = sharding.alike(zero, sharding.varying(arrays))
   return jax.lax.scan(add, zero, arrays)[0]
-
-
-def _divisor(n: int, most: int) -> int:
-  return max((q for q in range(1, min(n, most) + 1) if n % q == 0), default=1)
 
 
 def clip_factors(norms: jax.Array, l2_clip_norm: float, mask: jax.Array | None = None) -> jax.Array:

@@ -84,4 +84,3 @@ def _of_channel(
 
 def _within(rate: float) -> float:
   return min(max(rate, 1e-4), 1 - 1e-4)
-
