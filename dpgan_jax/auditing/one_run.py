@@ -161,6 +161,7 @@ class AuditStage(CompiledStage):
   """Steps of the GAN with an adversary beside them, who sees every noisy gradient."""
 
   name = STAGE
+  reads_batches_alone = False  # the adversary looks at every canary
 
   def __init__(
     self,

@@ -36,6 +36,8 @@ from dpgan_jax.run.releases.stage import Stage, State
 DataOn = Literal['device', 'host']
 ModelOf = Callable[[GeneratorState, int], GANSynthesizer]
 """(generator, step) → the publishable model."""
+_MOST_AHEAD = 2**22
+"""Places in the batches of a chunk that are drawn before it: 20 MB of indices and masks."""
 _GRID_KEY = 0  # sample grids use one public key, so that successive grids show the same z
 
 
@@ -45,6 +47,8 @@ class CompiledStage(Stage):
 
   mesh: Mesh | None = None
   data_on: DataOn = 'device'
+  reads_batches_alone = True
+  """Whether a step looks at no other record than those of its batch."""
 
   @abc.abstractmethod
   def step(self, state: State, *data: jax.Array) -> tuple[State, Any]:
@@ -67,17 +71,25 @@ def make_chunk(stage: Any, length: int) -> Callable[..., tuple[State, Any]]:
 
   Each metric is [length]. The state passed in is donated: its memory is reused, and it must not be
   touched afterwards. The host is not involved until the call ends. `data` is all records, or one
-  `Drawn` of the batches of these steps.
+  `Drawn` of the batches of these steps; without it, all batches are drawn before the first step.
 
   Args:
-    stage: has `step(state, *data)`, and `mesh` if it is to run on the devices of one.
+    stage: a `CompiledStage`, or what has `mechanism` and `step(state, *data)`.
     length: steps.
   """
+  sampler = stage.mechanism.sampler
+  draws_ahead = length * sampler.truncated_batch_size <= _MOST_AHEAD
+  draws_ahead &= getattr(stage, 'reads_batches_alone', True)
+
   def chunk(state: State, *data: Any) -> tuple[State, Any]:
-    drawn = data[0] if isinstance(data[0], Drawn) else None
+    drawn = None
+    if isinstance(data[0], Drawn):
+      drawn, *data = data
+    elif draws_ahead:
+      drawn = sampler.ahead(state.batch_key, state.step, length)
 
     def step(carry: State, batch: Drawn | None) -> tuple[State, Any]:
-      return stage.step(carry, *(data if batch is None else (batch,)))
+      return stage.step(carry, *(data if batch is None else (batch, *data)))
 
     return jax.lax.scan(step, state, drawn, length=length)
 

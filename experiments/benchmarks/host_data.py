@@ -69,7 +69,7 @@ def measure(folder: pathlib.Path, records: int, batch: int, steps: int) -> dict[
   key = jax.jit(jnp.copy)(state.batch_key)
   jax.block_until_ready(feed._draw(key, 0, steps))  # compiled
   drawn = timed('drawing', lambda: feed._draw(key, 0, steps))
-  timed('reading', lambda: feed._read(*drawn))
+  timed('reading', lambda: feed._read(drawn))
   chunk = make_chunk(gan, steps)
   state, _ = jax.block_until_ready(feed.run(state, steps, lambda _: chunk))
   timed('all', lambda: feed.run(state, steps, lambda _: chunk))

@@ -86,7 +86,7 @@ def gan(name: str, mesh: Any) -> Traced:
 
   class Stage:
     def __init__(self) -> None:
-      self.step, self.mesh = made.step, mesh
+      self.step, self.mechanism, self.mesh = made.step, made.mechanism, mesh
 
   images = jax.ShapeDtypeStruct((data.num_records, *data.shape), jnp.uint8)
   labels = jax.ShapeDtypeStruct((data.num_records,), jnp.int32)
@@ -193,6 +193,7 @@ def check(name: str, chips: int) -> dict[str, Any]:
     # Both halves of D's sum, with a tenth for metrics; G's gradient.
     'allowed_bytes_a_step': round(1.1 * 4 * 2 * traced.d) + 4 * traced.g,
     'host_transfers': compiled.host_transfers(text),
+    'started_a_step': sum(compiled.started(text).values()) / (STEPS if traced.state else 1),
     'flops_a_step': cost.get('flops'),  # a loop's body counts once
     'bytes_a_step': cost.get('bytes accessed'),
     'compile_seconds': round(time.monotonic() - started, 1),

@@ -168,6 +168,13 @@ _MECHANISM = (
   Fault('fixed_size', 3, 'batches of B without replacement, accounted as Poisson samples',
         swap(sampling.TruncatedPoissonSampler, '__call__', faults.without_replacement),
         _M.batches_are_poisson, 'statistics'),
+  Fault('few_of_one_number', 3, 'of many records always as many join as do on the mean',
+        swap(sampling.TruncatedPoissonSampler, '_distribution',
+             to(property(faults.mean_for_certain))),
+        _M.few_of_many_are_poisson, 'statistics'),
+  Fault('few_drawn_twice', 3, 'of many records some are in a batch twice',
+        swap(sampling.TruncatedPoissonSampler, '_few', faults.with_replacement),
+        _M.few_of_many_are_poisson, 'exactness'),
   Fault('rate_of_other_size', 3, 'q = B/(N - 5): the size of another split of the data',
         swap(sampling.TruncatedPoissonSampler, '_threshold', to(property(
           lambda self: round(self.sampling_probability * 50 / 45 * 2**30)))),

@@ -223,6 +223,23 @@ def without_replacement(
   return batch._replace(mask=jnp.arange(self.truncated_batch_size) < size)
 
 
+def mean_for_certain(self: sampling.TruncatedPoissonSampler) -> np.ndarray:
+  """A distribution function that is 0 below the mean and 1 from it on."""
+  mean = round(self.num_examples * self.sampling_probability)
+  below = np.arange(self.truncated_batch_size) < mean
+  return np.where(below[:, None], np.uint32([0, 0, 0]), np.uint32(2**32 - 1))
+
+
+@around
+def with_replacement(
+  call: Any, self: sampling.TruncatedPoissonSampler, key: jax.Array, step: jax.Array
+) -> Any:
+  _, joined = call(self, key, step)
+  places = (self.truncated_batch_size,)
+  key = self.step_key(key, step)
+  return jax.random.randint(key, places, 0, self.num_examples, jnp.int32), joined
+
+
 def event(**changes: Callable[[Any], Any]) -> tuple[Swap, ...]:
   """Accounts for steps whose fields are changed."""
 

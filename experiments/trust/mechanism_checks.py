@@ -32,7 +32,7 @@ from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.classifier import Classifier
 from dpgan_jax.models.classifier_config import ClassifierConfig
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.privacy import accounting, clipping, step_noise, transforms
+from dpgan_jax.privacy import accounting, clipping, sampling, step_noise, transforms
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.run import loop, plan, secrets, stages
 from dpgan_jax.run.directory import RunDir
@@ -285,7 +285,7 @@ def _joined(mechanism: DPMechanism, steps: int = STEPS) -> np.ndarray:
 
   def one(step: jax.Array) -> jax.Array:
     batch = sampler(key, step)
-    return jnp.zeros(N, int).at[batch.indices].add(batch.mask)
+    return jnp.zeros(sampler.num_examples, int).at[batch.indices].add(batch.mask)
 
   counts = np.asarray(jax.jit(jax.vmap(one))(jnp.arange(steps)))
   if counts.max() > 1:
@@ -310,6 +310,24 @@ def a_cut_keeps_a_random_subset() -> None:
     MECHANISM, batch_size=25, sampling_probability=0.5, truncated_batch_size=5
   )
   statistics.cut_is_uniform(_joined(cut), 5)
+
+
+def few_of_many_are_poisson() -> None:
+  """4,000 batches of N = 1,000 at q = 0.01, their size drawn first: no two places have one example;
+  rates, sizes and steps, false alarm 1e-6 each.
+  """
+  q, many = sampling.exact_probability(0.01), 1000
+  few = dataclasses.replace(
+    MECHANISM, num_examples=many, batch_size=10, sampling_probability=q, truncated_batch_size=40
+  )
+  with mock.patch.multiple(sampling, _MANY=many, _MANY_PER_PLACE=25):
+    if not few.sampler.draws_a_count:
+      raise Violation('no count is drawn')
+    joined = _joined(few)
+  statistics.inclusion_rate_is(joined, q)
+  statistics.everybody_joins_alike(joined, q)
+  statistics.batch_size_is_binomial(joined, q)
+  statistics.steps_are_independent(joined, q, lag=1)
 
 
 # --- accounting -----------------------------------------------------------------------------------

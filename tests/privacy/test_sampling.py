@@ -6,6 +6,10 @@ alarm is the probability that a correct sampler fails under a key drawn anew.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -96,6 +100,135 @@ class TestDistribution:
     assert (held <= full).all()
     np.testing.assert_array_equal(held.sum(1), np.minimum(full.sum(1), 12))
     assert 0 < (full.sum(1) > 12).sum() < 500
+
+
+MANY = make(1000, 0.01, cap=15)  # 10 join on average; where a count is drawn
+
+
+@pytest.fixture(scope='class')
+def counted() -> Iterator[None]:
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sampling, '_MANY', MANY.num_examples)
+    assert MANY.draws_a_count
+    yield
+
+
+@pytest.fixture(scope='class')
+def few(counted) -> np.ndarray:
+  return kept(MANY, STEPS)
+
+
+class TestCounts:
+  """A count, and then so many examples: the distribution is that of a number for each."""
+
+  def test_counts_are_binomial_and_cut(self, few):
+    """χ² over the 16 sizes. False alarm 1e-4; a rate off by 3%: power 99.9%."""
+    sizes = np.bincount(few.sum(axis=1), minlength=16)
+    p = scipy.stats.binom.pmf(np.arange(15), 1000, MANY.sampling_probability)
+    assert sizes[15] > 300  # of 10,000, most of them cut
+    p = np.append(p, 1 - p.sum())
+    assert scipy.stats.chisquare(sizes[1:], p[1:] / p[1:].sum() * sizes[1:].sum()).pvalue > ALARM
+
+  def test_everybody_joins_alike(self, few):
+    """Binomial test per example, Bonferroni. False alarm 1e-4; one at 2·q: power 99%."""
+    statistics.everybody_joins_alike(few, few.mean(), alarm=ALARM)
+
+  def test_pairs_and_steps_are_independent(self, few):
+    """As above, of batches that are seldom cut. False alarm 1e-4 each."""
+    statistics.cut_is_uniform(few[few.sum(axis=1) == 15], 15, alarm=ALARM)
+    for lag in (1, 2):
+      statistics.steps_are_independent(few, few.mean(), lag=lag, alarm=ALARM)
+
+  def test_nobody_is_in_two_places_of_a_batch(self, counted):
+    """Fifteen of a thousand are different with probability 0.9: 500 batches would say so."""
+    batches = jax.vmap(lambda step: MANY(jax.random.key(0), step).indices)(jnp.arange(500))
+    ordered = np.sort(batches, axis=1)
+    assert (np.diff(ordered, axis=1) > 0).all()
+    assert ordered.min() >= 0
+    assert ordered.max() < 1000
+
+  @pytest.mark.parametrize(('num', 'q', 'cap'), [(9, 0.3, 9), (2**31 - 1, 2**-24, 200)])
+  def test_distribution_function(self, num, q, cap):
+    """To the last of 96 bits where fractions are at hand, to SciPy's where not."""
+    sampler = make(num, q, cap)
+    words = sampler._distribution.astype(object)
+    got = words @ [2**64, 2**32, 1]
+    p = Fraction(sampler._threshold, 2**30)
+    if num < 100:
+      mass = [math.comb(num, k) * p**k * (1 - p) ** (num - k) for k in range(cap)]
+      assert got.tolist() == [int(sum(mass[: k + 1]) * 2**96) for k in range(cap)]
+    want = scipy.stats.binom.cdf(np.arange(cap), num, float(p))
+    np.testing.assert_allclose(got.astype(float) / 2.0**96, want, rtol=1e-9, atol=2.0**-96)
+
+  @pytest.mark.parametrize(
+    ('bits', 'count'), [((0, 0, 0), 0), ((2**32 - 1,) * 3, 9), ('edge', 4), ('below', 3)]
+  )
+  def test_a_count_is_where_its_bits_are(self, counted, monkeypatch, bits, count):
+    """Off by one at an edge is a matter of 2⁻⁹⁶."""
+    sampler = make(1000, 0.004, cap=9)
+    edge = sum(int(word) << 32 * (2 - i) for i, word in enumerate(sampler._distribution[3]))
+    if isinstance(bits, str):
+      value = edge - (bits == 'below')
+      bits = tuple(value >> 32 * (2 - i) & 0xFFFFFFFF for i in range(3))
+    draw = jax.random.bits
+    monkeypatch.setattr(
+      jax.random, 'bits',
+      lambda key, shape, dtype: jnp.array(bits, dtype) if shape == (3,) else draw(key, shape, dtype)
+    )  # fmt: skip
+    assert int(sampler(jax.random.key(0), 0).mask.sum()) == count
+
+  @pytest.mark.parametrize('num', [1000, 2**31 - 1, 1_431_655_766])
+  def test_every_example_has_as_many_words(self, counted, monkeypatch, num):
+    """The words beyond the last full turn stand for nobody."""
+    sampler = make(num, 2**-28 if num > 1000 else 0.004, cap=9)
+    turns = 2**32 // num
+    words = [turns * num, 5, turns * num - 1, 5, num + 5, 2**32 - 1, *range(10, 20)]
+    length = sampler._draws_of_few
+    words = jnp.array((words * length)[:length], jnp.uint32)
+    monkeypatch.setattr(
+      jax.random, 'bits',
+      lambda key, shape, dtype: jnp.zeros(3, dtype) if shape == (3,) else words
+    )  # fmt: skip
+    batch = sampler(jax.random.key(0), 0)
+    last = [] if turns * num == 2**32 else [num - 1]
+    assert sorted(batch.indices.tolist()) == sorted([5, *last, *range(10, 17)])
+
+  def test_draws_suffice(self):
+    """Also where batches take a 64th of all examples, and where a third of the words are lost."""
+    for num, cap in ((2**17, 2**11), (1_431_655_766, 1000), (10_000_000, 344)):
+      draws = make(num, 1e-6, cap)._draws_of_few
+      p = (2**32 // num * num / 2**32) * (1 - draws / num)
+      assert scipy.stats.binom.logcdf(cap - 1, draws, p) < -100 * math.log(2)
+      assert draws < 2 * cap + 200
+
+  def test_mask_form(self, counted):
+    batch, mask = (f(jax.random.key(3), 7) for f in (MANY, MANY.inclusion_mask))
+    assert np.flatnonzero(mask).tolist() == sorted(batch.indices[batch.mask].tolist())
+
+  @pytest.mark.usefixtures('strict_dtypes', 'counted')
+  def test_strict_promotion_and_wide_numbers(self):
+    want = MANY(jax.random.key(0), jnp.int32(1))
+    with jax.enable_x64(True):
+      got = MANY(jax.random.key(0), jnp.int32(1))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_who_is_told_by_a_count():
+  assert make(2**17, 0.001, 2**11).draws_a_count
+  assert not make(2**17 - 1, 0.001, 2**10).draws_a_count
+  assert not make(2**17, 0.001, 2**11 + 1).draws_a_count
+  assert not make(2**20, 0.6, 2**11).draws_a_count  # all but certainly cut
+
+
+@pytest.mark.parametrize('many', [2**17, 0])
+def test_batches_drawn_ahead_are_those_of_each_step(monkeypatch, many):
+  monkeypatch.setattr(sampling, '_MANY', many)
+  key = jax.random.key(0)
+  ahead = jax.jit(lambda: MANY.ahead(key, jnp.int32(3), 20))()
+  assert ahead.step.tolist() == list(range(3, 23))
+  for i in (0, 15, 16, 19):
+    got = jax.tree.map(lambda x, i=i: x[i], ahead.batch)
+    jax.tree.map(np.testing.assert_array_equal, got, MANY(key, 3 + i))
 
 
 class TestBatch:

@@ -136,7 +136,7 @@ def _gan_on_eight(settings):
 
 class _On:
   def __init__(self, gan, mesh):
-    self.step, self.mesh = gan.step, mesh
+    self.step, self.mechanism, self.mesh = gan.step, gan.mechanism, mesh
 
 
 def test_the_collectives_of_a_step_are_the_sums_of_clipped_gradients():

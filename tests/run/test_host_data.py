@@ -78,9 +78,9 @@ def test_the_next_records_are_read_while_a_piece_is_at_work(monkeypatch):
   (fed,) = stage.placed(stage.data())
   read, allowed = fed._read, threading.Semaphore(1)
 
-  def waiting(steps, batches):
+  def waiting(drawn):
     assert allowed.acquire(timeout=600)
-    return read(steps, batches)
+    return read(drawn)
 
   monkeypatch.setattr(fed, '_read', waiting)
   state = jax.jit(stage.init)(jax.random.key(5))

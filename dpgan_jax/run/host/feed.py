@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dpgan_jax.privacy import sharding
-from dpgan_jax.privacy.sampling import Drawn, PoissonBatch, TruncatedPoissonSampler
+from dpgan_jax.privacy.sampling import Drawn, TruncatedPoissonSampler
 
 State = Any
 Chunk = Callable[..., tuple[State, Any]]
@@ -97,20 +97,16 @@ class Feed:
     self._asked = None
     if count > 0:
       drawn = jax.block_until_ready(self._draw(self._key, first, count))
-      self._asked = _Asked(first, count, self._reader.submit(self._read, *drawn))
+      self._asked = _Asked(first, count, self._reader.submit(self._read, drawn))
 
   @functools.cached_property
-  def _draw(self) -> Callable[..., tuple[jax.Array, PoissonBatch]]:
-    def draw(key: jax.Array, first: jax.Array, count: int) -> tuple[jax.Array, PoissonBatch]:
-      steps = first + jnp.arange(count, dtype=jnp.int32)
-      return steps, jax.lax.map(lambda step: self._sampler(key, step), steps)
+  def _draw(self) -> Callable[..., Drawn]:
+    return jax.jit(self._sampler.ahead, static_argnums=2)
 
-    return jax.jit(draw, static_argnums=2)
-
-  def _read(self, steps: jax.Array, batches: PoissonBatch) -> Drawn:
-    """The records of these batches; runs in a thread of its own."""
-    indices = np.asarray(batches.indices)
+  def _read(self, drawn: Drawn) -> Drawn:
+    """These batches with their records; runs in a thread of its own."""
+    indices = np.asarray(drawn.batch.indices)
     rows: Any = tuple(np.asarray(records[indices]) for records in self._data)
     if self._mesh is None:
-      return Drawn(steps, batches, jax.device_put(rows))
-    return sharding.replicate(Drawn(steps, batches, rows), self._mesh)
+      return drawn._replace(rows=jax.device_put(rows))
+    return sharding.replicate(drawn._replace(rows=rows), self._mesh)
