@@ -21,9 +21,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+from jax.extend.core import Jaxpr, Literal, Var
 
 from dpgan_jax import _validate
+from dpgan_jax.privacy.ghost.convolutions import inner_programs
 
 PyTree = Any
 GIB = 2**30
@@ -67,20 +68,13 @@ def _peak(jaxpr: Jaxpr) -> int:
   for index, eqn in enumerate(jaxpr.eqns):
     made = {v: _bytes(v) for v in eqn.outvars}
     # What a loop, a branch or a call works with is gone when its results are there.
-    inner = max((_peak(j) for j in inner_jaxprs(eqn)), default=0)
+    inner = max((_peak(j) for j in inner_programs(eqn)), default=0)
     most = max(most, sum(live.values()) + max(inner, sum(made.values())))
     live.update((v, size) for v, size in made.items() if v in last_use)
     for v in eqn.invars:
       if not isinstance(v, Literal) and last_use[v] == index:
         live.pop(v, None)
   return most
-
-
-def inner_jaxprs(eqn: Any) -> list[Jaxpr]:
-  """The programs that an equation holds: bodies of loops, branches and calls."""
-  is_jaxpr = lambda x: isinstance(x, (Jaxpr, ClosedJaxpr))  # noqa: E731
-  found = jax.tree.leaves(eqn.params, is_leaf=is_jaxpr)
-  return [j.jaxpr if isinstance(j, ClosedJaxpr) else j for j in found if is_jaxpr(j)]
 
 
 def _bytes(var: Var) -> int:

@@ -226,6 +226,8 @@ def _tpu_parts(record: dict[str, Any]) -> list[str]:
       'collectives a step, bytes': lambda r: ', '.join(
         f'{k} {v:,}' for k, v in r['collective_bytes_a_step'].items()) or 'none',
       'allowed': lambda r: f'{r["allowed_bytes_a_step"]:,}' if r['chips'] > 1 else '–',
+      'operations started a step': lambda r:
+        f'{r["started_a_step"]:.0f}' if r['state_bytes'] else '–',
       'to or from the host': lambda r: ', '.join(r['host_transfers']) or 'nothing',
       'found': lambda r: '; '.join(r['faults']) or 'as it should be',
     }, record['rows']),

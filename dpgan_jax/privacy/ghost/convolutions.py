@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 
 
-def inner_programs(eqn: Any) -> list[Jaxpr | ClosedJaxpr]:
-  """The programs that an equation holds: of a loop, a branch, a call."""
-  return [p for p in jax.tree.leaves(eqn.params, is_leaf=_is_program) if _is_program(p)]
+def inner_programs(eqn: Any) -> list[Jaxpr]:
+  """The programs that an equation holds: bodies of loops, branches and calls."""
+  return [_body(p) for p in jax.tree.leaves(eqn.params, is_leaf=_is_program) if _is_program(p)]
 
 
 def _is_program(x: Any) -> bool:

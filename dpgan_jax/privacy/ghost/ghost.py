@@ -136,15 +136,14 @@ def require_own_generator(jaxpr: Any) -> None:
         'would depend on the whole batch'
       )
     for inner in convolutions.inner_programs(eqn):
-      require_own_generator(getattr(inner, 'jaxpr', inner))
+      require_own_generator(inner)
 
 
 def _has_grouped_conv(eqn: Any) -> bool:
   """Whether an equation is a grouped convolution or holds one (in a scan, a branch)."""
   if eqn.primitive.name == 'conv_general_dilated':
     return eqn.params['feature_group_count'] > 1 or eqn.params['batch_group_count'] > 1
-  inner = convolutions.inner_programs(eqn)
-  return any(_has_grouped_conv(e) for j in inner for e in getattr(j, 'jaxpr', j).eqns)
+  return any(_has_grouped_conv(e) for j in convolutions.inner_programs(eqn) for e in j.eqns)
 
 
 def _width(site: Site) -> tuple[int, int, int]:
