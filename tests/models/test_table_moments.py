@@ -498,3 +498,24 @@ def test_a_single_column_goes_with_its_target():
   data = _table(truth[:, np.newaxis].astype(np.float64), truth, schema)
   rows, labels = _model(data, 1.0).sample(1000, key=jax.random.key(0))
   assert (rows[:, 0] == labels).mean() > 0.95
+
+
+def test_rows_move_to_the_counts_that_stand_out_of_noise(few, monkeypatch):
+  """Hardly any noise, so to all of them; ten products alone are far from them."""
+  given, of_mixture = [], []
+  fit, marginals_of = pairwise.fit, mixture.marginals
+  monkeypatch.setattr(
+    pairwise, 'fit', lambda ones, pairs, *rest: given.append(pairs) or fit(ones, pairs, *rest)
+  )
+  monkeypatch.setattr(
+    mixture, 'marginals', lambda *args: of_mixture.append(marginals_of(*args)) or of_mixture[-1]
+  )
+  moments = _moments(few, 1e5, moments_coefficients=10)
+  means, seconds = _released(few, moments)
+  monkeypatch.setattr(table_encoding, '_MOST_COMPONENTS', 10)
+  assert MomentsSynthesizer(moments, means, seconds).model
+  columns = np.repeat(np.arange(len(moments.encoding.sizes)), moments.encoding.sizes)
+  apart = columns[:, None] != columns
+  away = lambda pairs: np.abs(pairs - seconds)[:, apart].sum() / seconds[:, apart].sum()  # noqa: E731
+  (pairs,), (mixed, *_) = given, of_mixture
+  assert away(pairs) < 0.03 < 0.1 < away(means.counts.sum() * mixed[1])
