@@ -158,6 +158,18 @@ class TestExactness:
       jax.jit(split)(w, *batch).sum, want, atol=8 * C * units.of_units / math.sqrt(w.size)
     )
 
+  def test_plain_sums_of_devices(self):
+    """No clip norm, no units: of fakes whose gradients are not clipped."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((16, 3)), jnp.float32)
+    fn = clipping.clipped_grad(
+      lambda w, x: jnp.sum(w * x), l2_clip_norm=math.inf, axis_name=sharding.AXIS
+    )
+    split = jax.shard_map(
+      lambda w, x: fn(w, x).sum, mesh=sharding.mesh_of(8), out_specs=PartitionSpec(),
+      in_specs=(PartitionSpec(), PartitionSpec(sharding.AXIS)),
+    )  # fmt: skip
+    np.testing.assert_allclose(jax.jit(split)(jnp.ones(3), x), x.sum(axis=0), rtol=1e-5)
+
   @pytest.mark.parametrize('n', [1, 5, 67, 200, 1009])
   def test_groups_hold_every_example_once(self, n):
     """Also where no divisor is near the size of a group."""

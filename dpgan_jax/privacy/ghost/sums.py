@@ -146,6 +146,8 @@ class Grids:
     found = [grid.value(t) if grid and isinstance(t, tuple) else t for t, grid in pairs]
     if axis_name is None:
       return found
+    if math.isinf(self.l2_clip_norm):
+      return jax.lax.psum(found, axis_name)
     most, units = self._of_devices()
     whole = [
       t if grid is None else jnp.clip(jnp.round(t / unit), -most, most).astype(jnp.int32)
