@@ -110,20 +110,22 @@ def test_a_private_gan_on_eight_devices():
   [
     {'gradient_penalty': 1.0}, {'generator': 'report', 'discriminator': 'report'},
     {'fake_gradient': 'plain', 'fake_batch_size': 7, 'microbatch_size': 3},
-    {'n_d_threshold': 0.6, 'g_batch_size': 5}, {'discriminator': 'scattering'},
+    {'n_d_threshold': 0.6, 'g_batch_size': 5},
+    {'generator': 'report', 'discriminator': 'scattering'},
   ],
 )  # fmt: skip
 def test_every_way_of_the_gan_on_eight_devices(settings):
-  _gan_on_eight(settings)
+  """Fewer steps: where a rounding turns a unit of a large network off, runs part slowly."""
+  _gan_on_eight(settings, steps=20)
 
 
-def _gan_on_eight(settings):
-  """100 steps of D, 50 of G: fakes that are made together (batch norm) or shared out."""
+def _gan_on_eight(settings, steps=100):
+  """Half as many steps of G: fakes that are made together (batch norm) or shared out."""
   gan, found = gans.make_gan(**settings), []
   for mesh in (None, sharding.mesh_of(8)):
     gan_on = _On(gan, mesh)
     state, data = sharding.replicate((gans.init(gan, jax.random.key(0)), gans.make_dataset()), mesh)
-    found.append(sharding.gather(make_chunk(gan_on, 100)(state, *data), mesh))
+    found.append(sharding.gather(make_chunk(gan_on, steps)(state, *data), mesh))
   (one, history), (eight, history_of_eight) = found
   np.testing.assert_array_equal(history.realised_batch, history_of_eight.realised_batch)
   np.testing.assert_array_equal(history.n_d, history_of_eight.n_d)
