@@ -188,6 +188,7 @@ class TestEnvironment:
     status, out, err = outcome(script(body))
     assert (status, out, err) == (2, f'{shown}\n', f'error: {shown}\n')
 
+  @pytest.mark.slow
   def test_help_too(self, monkeypatch):
     for name, value in ASCII.items():
       monkeypatch.setenv(name, value)

@@ -44,6 +44,7 @@ def test_the_bound_is_below_the_accounted_epsilon(schema, relation):
   assert found.trials == 1200
 
 
+@pytest.mark.slow
 def test_a_persons_rows_taken_for_one_are_refuted(monkeypatch):
   """Noise for a single row, of persons who have four."""
   moments = _moments(PERSONS)

@@ -281,6 +281,7 @@ def command() -> Iterator[commands.Command]:
   running.close()
 
 
+@pytest.mark.slow
 def test_the_command_trains_on_embedded_digits(command, tmp_path):
   settings = {k: v for k, v in CONFIG.to_dict().items() if v is not None and k != 'seed'}
   flags = [f'--{name}={value}' for name, value in {**settings, 'model': 'tutorial_cnn'}.items()]

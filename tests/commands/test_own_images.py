@@ -102,6 +102,7 @@ def test_train_and_evaluate_know_who_was_held_out(command, folder, tmp_path):
   ] == about['real_data']
 
 
+@pytest.mark.slow
 def test_an_audit_holds_out_what_training_would(command, folder, tmp_path):
   command(
     audit, '--mode=one_run', '--dataset=png', f'--data_dir={folder}', '--image_size=8',

@@ -211,6 +211,7 @@ def test_no_byte_of_what_is_private_leaves(bundle, secrets):
   assert found(bundle, secrets) == set()
 
 
+@pytest.mark.slow
 def test_no_byte_of_a_secret_seed_leaves_and_the_report_names_it(seeded, seeded_bundle):
   assert found(seeded_bundle, secrets_of(seeded, state_of(seeded))) == set()
   for name in (bundles.REPORT_MARKDOWN, bundles.MODEL_CARD, bundles.DATA_CARD, bundles.USAGE):

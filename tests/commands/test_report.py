@@ -345,6 +345,7 @@ def test_every_number_of_a_step_is_either_covered_or_not(finished):
     assert named == {n for n in StepMetrics._fields if (n in metrics.REAL_DATA_METRICS) == wanted}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_states_what_is_charged(interrupted):
   before = files_of(interrupted.path)
   facts = run_statement.build(interrupted).to_json()
@@ -441,6 +442,7 @@ def test_the_environment_goes_out_by_name_only(tmp_path):
   assert read_strictly(run.report_json)['environment']['at_start']['jax'] == '0.0.1'
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes(finished, tmp_path):
   run = copied(finished, tmp_path)
   run_statement.write(run)
@@ -455,6 +457,7 @@ def test_the_same_run_gives_the_same_bytes(finished, tmp_path):
 # --- facts follow the run -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('change', 'expected'),
   [
@@ -662,6 +665,7 @@ def command() -> Iterator[commands.Command]:
   running.close()
 
 
+@pytest.mark.slow
 def test_the_command(command, tmp_path):
   run = paper_run(tmp_path, generator='compact', discriminator='compact')
   # `train` prints this too, and has no such flag.

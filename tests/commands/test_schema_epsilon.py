@@ -21,7 +21,7 @@ from dpgan_jax.run import plan, trainer
 from dpgan_jax.run.releases import schema as stage
 from tests.support.commands import Command
 
-pytestmark = pytest.mark.usefixtures('short_curve')
+pytestmark = [pytest.mark.usefixtures('short_curve'), pytest.mark.slow]
 
 FLAGS = ('--dataset=table', '--target_epsilon=8', '--schema_epsilon=4', '--delta=1e-4',
          '--num_samples=50', '--moments_coefficients=2')  # fmt: skip

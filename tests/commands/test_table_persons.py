@@ -18,7 +18,7 @@ from dpgan_jax.run import trainer
 from tests.support.commands import Command
 from tests.support.tables import visits
 
-pytestmark = pytest.mark.usefixtures('short_curve')
+pytestmark = [pytest.mark.usefixtures('short_curve'), pytest.mark.slow]
 
 UNIT = 'one person with up to 3 rows'
 FLAGS = ('--unit_column=person', '--max_rows_per_unit=3', '--dataset=table', '--target_epsilon=4',

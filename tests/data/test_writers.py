@@ -128,6 +128,7 @@ def test_what_is_read_back_is_what_was_written(tmp_path_factory, format, dataset
   np.testing.assert_array_equal(y, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('format', FORMATS)
 @pytest.mark.parametrize('channels', [None, 3])
 def test_the_same_images_give_the_same_bytes_at_another_time(tmp_path, format, channels):

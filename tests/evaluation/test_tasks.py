@@ -102,6 +102,7 @@ def test_noise_scores_badly_everywhere_and_is_no_copy(score):
   assert found['copying_z'].value > 5
 
 
+@pytest.mark.slow
 def test_dropped_classes_cost_recall_coverage_and_their_accuracy(score):
   found, fresh = score('dropped'), score('fresh')
   assert found['precision'].value > 0.8
@@ -129,6 +130,7 @@ def test_what_read_real_images_is_marked(score):
   assert found['tstr_lr'].reads == ('train', 'test')
 
 
+@pytest.mark.slow
 def test_public_scores_are_the_same_whatever_the_real_images(digits, score, monkeypatch):
   """The mark is true: other real images, the same numbers."""
   train, test, fresh = digits

@@ -290,6 +290,7 @@ def test_whole_steps_have_a_section_of_their_own():
   assert not any('gan_' in line for line in overview)
 
 
+@pytest.mark.slow
 def test_gans_are_those_of_the_flag_files_and_ways_differ_in_real_examples_only():
   gans, worker = load('contenders'), load('worker_gan')
   for gan in gans.GANS.values():
@@ -309,6 +310,7 @@ def test_gans_are_those_of_the_flag_files_and_ways_differ_in_real_examples_only(
     worker.build(worker.settings(gans.GANS['gan_report'], 24), 'nonsense')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mode', ['private', 'ordinary'])
 def test_a_whole_step_gives_back_a_state_like_the_one_it_took(mode):
   """Traced only. The flags train D with SGD, which an ordinary GAN has to do as well."""

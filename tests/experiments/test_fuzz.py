@@ -33,6 +33,7 @@ def run(targets, target: str, inputs: int):
   return fuzz.run_block(targets, target, 0, inputs, SEED, lambda number: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('target', 'inputs'),
   [('idx', 500), ('npz', 500), ('png', 250), ('samples', 150), ('flags', 150), ('generator', 12),

@@ -26,6 +26,8 @@ from dpgan_jax.run.plan import GANPlan
 from dpgan_jax.search import sweep_table
 from experiments.quality import keep_sweep as kept
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # All records are in every batch: such an ε is a formula, and costs no time.

@@ -24,6 +24,8 @@ from experiments.quality import afterwards, beside_moments, label_limit
 from experiments.quality import make_quality as quality
 from tests.support import nets
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 

@@ -23,6 +23,8 @@ from dpgan_jax.run.plan import GANPlan
 from experiments.study_2020 import make_study as page
 from experiments.study_2020 import study_records as records
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 def score(value: float, reference: float | None = None) -> dict:

@@ -12,6 +12,8 @@ import pytest
 from experiments.packaging import make_page, try_versions
 from experiments.packaging.try_versions import Step
 
+pytestmark = pytest.mark.slow
+
 PROGRAMS = pathlib.Path(sys.executable).parent
 HERE = '{}.{}'.format(*sys.version_info)
 

@@ -101,6 +101,7 @@ class Removed(DPMechanism):
     return SamplerOfOthers(**vars(super().sampler), who=self.who)
 
 
+@pytest.mark.slow
 def test_gradient_penalty_leaves_each_example_its_own_loss(dataset):
   """Checklist 13: with a penalty, removing the first example of a batch moves the sum by C at most.
   Paired with fakes by place in the batch, everybody behind would have another loss.

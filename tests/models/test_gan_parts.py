@@ -63,6 +63,7 @@ def test_a_batch_that_fits_is_looked_at_whole():
   assert lowered(make_gan(microbatch_size=cap // 2)) != whole
 
 
+@pytest.mark.slow
 def test_the_budget_decides_how_many_examples_are_looked_at_at_once():
   make, little = functools.partial(make_gan, generator='compact', discriminator='compact'), 5e-4
   gan = make(memory_budget_gib=little)
@@ -89,6 +90,7 @@ def narrow() -> GAN:
   )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_bfloat16_narrows_the_networks_and_nothing_else(dataset, narrow):
   """Checklist 9: the state stays float32; products of the networks, and only they, are bfloat16."""
   state = init(narrow, jax.random.key(0))

@@ -154,6 +154,7 @@ def test_the_clearest_are_so_many_of_each_class_and_none_clearer_is_left_out(sai
     assert not len(outside) or inside.min() >= outside.max()
 
 
+@pytest.mark.slow
 def test_the_clearest_samples_are_those_of_what_would_be_drawn_anyway(finished, monkeypatch):
   model = trainer.restore_model(finished).model
   drawn, _ = model.sample(3000, key=jax.random.key(1))
@@ -171,6 +172,7 @@ def test_the_clearest_samples_are_those_of_what_would_be_drawn_anyway(finished, 
   np.testing.assert_array_equal(images, drawn[:2500])
 
 
+@pytest.mark.slow
 def test_the_clearest_samples_of_classes_that_were_asked_for(finished):
   model = trainer.restore_model(finished).model
 
@@ -273,6 +275,7 @@ def test_the_bundle_is_verified_with_all_stages_and_says_what_was_done_to_sample
 # --- interruptions -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_interrupted_in_both_stages_it_ends_the_same(finished, digits, tmp_path):
   """Wherever the records of labeller and GAN are in between."""
   path = tmp_path / 'run'

@@ -28,7 +28,7 @@ from dpgan_jax.run.secrets import Secret
 from dpgan_jax.run.stages import ClassifierStage, make_chunk
 from tests.support import interruptions, nets
 
-pytestmark = pytest.mark.usefixtures('short_curve')
+pytestmark = [pytest.mark.usefixtures('short_curve'), pytest.mark.slow]
 CONFIG = TrainConfig(
   dataset='digits', target_epsilon=1.0, label_share=0.3, label_cnn_share=0.3, steps=8,
   batch_size=64, delta=1e-4, **nets.SMALLEST_WITHOUT_CLASSES, latent_dim=8,

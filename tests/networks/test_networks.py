@@ -59,6 +59,7 @@ def test_every_generator_has_a_discriminator_that_knows_as_much():
   assert set(discriminators.DISCRIMINATORS) > discriminators.UNCONDITIONAL
 
 
+@pytest.mark.slow
 @each_shape
 @each_generator
 def test_generator_makes_images_that_follow_z_and_class(name, shape):
@@ -119,6 +120,7 @@ def test_any_image_size_can_be_generated(name, shape):
   assert images.shape == (2, *shape)
 
 
+@pytest.mark.slow
 @each_discriminator
 @hypothesis.settings(max_examples=10)
 @any_shape

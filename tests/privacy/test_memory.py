@@ -58,6 +58,7 @@ def test_counts_what_is_needed_at_one_time(fn, arrays):
   assert estimate(fn, FLOATS) == pytest.approx(arrays, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['compact', 'report', 'dense'])
 @pytest.mark.parametrize(('microbatch', 'dtype'), [(None, 'float32'), (16, 'float32'),
                                                    (None, 'bfloat16')])  # fmt: skip

@@ -18,6 +18,7 @@ RESULT = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', power.CASES, ids=lambda case: case.check.func.__name__)
 def test_accepts_what_is_correct_and_refuses_faults(case):
   """Ten draws each. A check of power 99 % that misses none: 90 %; the seed is fixed."""

@@ -280,6 +280,7 @@ def _flip(data: bytes, at: int) -> bytes:
   return data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
 
 
+@pytest.mark.slow
 def test_every_damaged_file_falls_back_or_does_not_matter(tmp_path: pathlib.Path) -> None:
   good = tmp_path / 'good'
   save_steps(good, 10, 20)

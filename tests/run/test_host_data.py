@@ -65,6 +65,7 @@ def test_records_on_the_disk_are_read_where_they_are_wanted(on_device, tmp_path)
   same(run('host', [STEPS], data=(on_disk, labels)), on_device)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.device_count() < 8, reason='needs 8 devices')
 def test_several_devices_are_fed_alike():
   host, device = (run(where, [STEPS], devices=2) for where in ('host', 'device'))

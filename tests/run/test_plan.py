@@ -52,6 +52,7 @@ def test_delta_not_below_one_over_n_warns():
     plan.make(CONFIG.replace(delta=1e-2), SPEC)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('changes', 'warned'),
   [
@@ -73,6 +74,7 @@ def test_steps_too_long_for_a_discriminator_are_warned_of(changes, warned):
   assert any('has been seen to die' in str(w.message) for w in seen) == warned
 
 
+@pytest.mark.slow
 def test_two_of_three_give_the_third():
   by_epsilon = TrainConfig(target_epsilon=0.5, steps=30, batch_size=20, delta=1e-3)
   mechanism = plan.make_budget(by_epsilon, 400).mechanism

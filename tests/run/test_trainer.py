@@ -129,6 +129,7 @@ def test_run_leaves_what_it_promises(finished):
   assert lines[-1]['epsilon'] == whole.mechanism.epsilon()
 
 
+@pytest.mark.slow
 def test_snapshots_are_publishable_generators_of_their_step(digits, tmp_path):
   """The last one draws the samples that the run leaves; each holds the average, and G as trained.
   """
@@ -357,6 +358,7 @@ class _Stop(BaseException):
   pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('moment', ['waits', 'saves'])
 def test_stopped_while_it_does_two_things_it_charges_nothing_more_and_resumes(
   finished, digits, tmp_path, moment
@@ -549,6 +551,7 @@ def test_restored_model_is_the_trained_one(finished, digits):
   assert model.epsilon() == plan.make_budget(CONFIG, len(digits)).epsilon()
 
 
+@pytest.mark.slow
 def test_unconditional_run_leaves_samples_without_labels(digits, tmp_path):
   """The report's own generator, with batch norm, and SGD with its falling learning rate."""
   config = CONFIG.replace(

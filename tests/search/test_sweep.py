@@ -318,6 +318,7 @@ def test_a_gan_by_epsilon_alone_has_settings_of_its_own_at_each_epsilon(main, tm
   assert main.state.began == []
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_does_not_lose_the_others(main, tmp_path):
   main.state.fail = 1.0
   with pytest.raises(InputError, match=r'1 of 3 runs failed: eps1/.*: the budget of these') as e:
@@ -469,6 +470,7 @@ def test_killed_anywhere_and_run_again_it_ends_in_the_same_state(tmp_path):
       assert (killed / run / name).read_bytes() == (whole / run / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_one_line_for_a_mistake(tmp_path):
   done = subprocess.run(
     command(tmp_path / 'sweep', '--epsilons=1,two'), cwd=ROOT, capture_output=True, text=True,

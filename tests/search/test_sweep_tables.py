@@ -12,7 +12,7 @@ from dpgan_jax.data.tables.files.open import read_open
 from dpgan_jax.evaluation import scoring, tasks
 from dpgan_jax.search import sweep_figures, sweep_table, sweeping
 
-pytestmark = pytest.mark.usefixtures('short_curve')
+pytestmark = [pytest.mark.usefixtures('short_curve'), pytest.mark.slow]
 
 AMOUNT = scoring.Amount(tasks.Settings.quick(seed=0), 60, True)
 SETTINGS = {
