@@ -37,6 +37,8 @@ MNIST = spec(60_000, (28, 28, 1))
 class OrdinaryGAN(GAN):
   """The same GAN without privacy, as anyone would write it: B real examples, gradients of means."""
 
+  reads_batches_alone = False  # it draws its own
+
   def take(self, state: GANState, grads: Any) -> GANState:
     """The state after D's optimizer, without noise, has seen `grads`."""
     updates, opt = optimizer(self.config, 'd', self.mechanism.steps).update(

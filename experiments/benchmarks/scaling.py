@@ -227,10 +227,13 @@ def _tpu_parts(record: dict[str, Any]) -> list[str]:
         f'{k} {v:,}' for k, v in r['collective_bytes_a_step'].items()) or 'none',
       'allowed': lambda r: f'{r["allowed_bytes_a_step"]:,}' if r['chips'] > 1 else '–',
       'operations started a step': lambda r:
-        f'{r["started_a_step"]:.0f}' if r['state_bytes'] else '–',
+        f'{r["started_a_step"]:.0f}' if r['state_bytes'] and 'started_a_step' in r else '–',
       'to or from the host': lambda r: ', '.join(r['host_transfers']) or 'nothing',
       'found': lambda r: '; '.join(r['faults']) or 'as it should be',
     }, record['rows']),
+    *(['GANs without a number of operations were compiled before these were counted, and batches '
+       'drawn before a chunk of steps.'] if any(
+         r['state_bytes'] and 'started_a_step' not in r for r in record['rows']) else []),
     *([f'Not compiled yet (`--resume` does it): {"; ".join(missing)}.'] if missing else []),
     'Allowed are 1.1 × 2 × 4 bytes for each parameter of D, its sums of real examples and of fakes '
     'with what metrics need, and 4 for each of G where its gradient is summed; so nothing that '

@@ -41,6 +41,8 @@ VARIANTS = {
   'dense_5to1': 'chapter 5: the same, five D steps per G step (figure 5.4: some digits legible)',
   'report_eps9': 'chapter 5: the final architecture, batch 120, 30 epochs, 1:1 (figure 6.2)',
   'report_eps1.5': 'the same at ε = 1.5 (figure 6.3)',
+  'noisy_activations': "section 3.3: the report's GAN with noise on D's activations instead of its "
+    'gradients (Triastcyn & Faltings 2018); it states no (ε, δ)',
   'wasserstein_clip': 'chapter 7: Wasserstein loss, weights clipped',
   'wasserstein_gp': 'chapter 7: Wasserstein loss, gradient penalty in the clipped loss',
   'hinge': 'chapter 7: hinge loss',
