@@ -82,14 +82,14 @@ def make_chunk(stage: Any, length: int) -> Callable[..., tuple[State, Any]]:
   draws_ahead &= getattr(stage, 'reads_batches_alone', True)
 
   def chunk(state: State, *data: Any) -> tuple[State, Any]:
-    drawn = None
+    drawn, records = None, data
     if isinstance(data[0], Drawn):
-      drawn, *data = data
+      drawn, records = data[0], data[1:]
     elif draws_ahead:
       drawn = sampler.ahead(state.batch_key, state.step, length)
 
     def step(carry: State, batch: Drawn | None) -> tuple[State, Any]:
-      return stage.step(carry, *(data if batch is None else (batch, *data)))
+      return stage.step(carry, *(records if batch is None else (batch, *records)))
 
     return jax.lax.scan(step, state, drawn, length=length)
 
