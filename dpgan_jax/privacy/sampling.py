@@ -53,7 +53,8 @@ _MANY, _MANY_PER_PLACE = 2**17, 64
 """So many examples, and so many for each place in a batch, are not given a number each."""
 _WORDS = 3
 """Of 32 bits each, in which a binomial count is drawn: a key itself has two."""
-_AT_ONCE = 16  # batches
+_BATCHES_AT_ONCE, _NUMBERS_AT_ONCE = 16, 2**22
+"""How many are drawn together, at most: 16 MiB of numbers."""
 _NEVER = 100 * math.log(2)
 """−log of how likely it is that the draws of `_few` do not suffice, at most."""
 
@@ -123,8 +124,10 @@ class TruncatedPoissonSampler:
     stream: separates samplers that are otherwise alike; `DPMechanism` gives each of its own.
 
   Guarantee: before the cut each example is in the batch of a step with probability exactly q,
-  independently of all other examples and steps (up to the quality of the PRNG). The key may be one
-  that other parts of this package are given as well: what they draw from it is independent.
+  independently of all other examples and steps (up to the quality of the PRNG; where a count is
+  drawn, within a total variation of 2⁻⁹⁶ for each place in a batch, where a key is one of 2⁶⁴). The
+  key may be one that other parts of this package are given as well: what they draw from it is
+  independent.
   """
 
   num_examples: int
@@ -208,8 +211,10 @@ class TruncatedPoissonSampler:
   def ahead(self, key: jax.Array, step: jax.Array, count: int) -> Drawn:
     """The batches of `count` steps from `step` on, [count, ...] each: fewer and larger operations
     than one at a time."""
+    numbers = self._draws_of_few if self.draws_a_count else self.num_examples
+    together = max(1, min(_BATCHES_AT_ONCE, _NUMBERS_AT_ONCE // numbers))
     steps = step + jnp.arange(count, dtype=jnp.int32)
-    return Drawn(steps, jax.lax.map(lambda at: self(key, at), steps, batch_size=_AT_ONCE))
+    return Drawn(steps, jax.lax.map(lambda at: self(key, at), steps, batch_size=together))
 
   def __call__(self, key: jax.Array, step: jax.Array | int) -> PoissonBatch:
     """The batch of step `step`: the same for the same (key, step), independent between steps."""

@@ -14,6 +14,7 @@ import pathlib
 import tempfile
 import time
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ import numpy as np
 
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN
+from dpgan_jax.privacy import sampling
 from dpgan_jax.run.host.feed import Feed
 from dpgan_jax.run.stages import make_chunk
 from experiments import pages
@@ -41,7 +43,9 @@ def write_images(path: pathlib.Path, records: int) -> None:
 
 
 def measure(folder: pathlib.Path, records: int, batch: int, steps: int) -> dict[str, Any]:
-  """CPU and wall-clock seconds a step of drawing, of reading, and of all of it."""
+  """CPU and wall-clock seconds a step of drawing, also by a number for each record, of reading, and
+  of all of it.
+  """
   path = folder / 'x.npy'
   write_images(path, records)
   images = np.load(path, mmap_mode='r')
@@ -69,6 +73,11 @@ def measure(folder: pathlib.Path, records: int, batch: int, steps: int) -> dict[
   key = jax.jit(jnp.copy)(state.batch_key)
   jax.block_until_ready(feed._draw(key, 0, steps))  # compiled
   drawn = timed('drawing', lambda: feed._draw(key, 0, steps))
+  with mock.patch.object(sampling, '_MANY', 2**31):  # as if there were few
+    # A function of its own: that of the feed has been traced.
+    numbers = jax.jit(lambda key: gan.mechanism.sampler.ahead(key, jnp.int32(0), steps))
+    jax.block_until_ready(numbers(key))
+    timed('drawing_numbers', lambda: numbers(key))
   timed('reading', lambda: feed._read(drawn))
   chunk = make_chunk(gan, steps)
   state, _ = jax.block_until_ready(feed.run(state, steps, lambda _: chunk))

@@ -257,6 +257,8 @@ def _host_parts(record: dict[str, Any] | None) -> list[str]:
       'records': lambda r: f'{r["records"]:,}', 'GB in a file': lambda r: f'{r["bytes"] / 1e9:.2f}',
       'B': lambda r: r['batch_size'],
       'drawing a batch, CPU ms': lambda r: f'{1e3 * r["drawing"]["cpu_seconds_a_step"]:.3g}',
+      'the same with a number for each record': lambda r:
+        f'{1e3 * r["drawing_numbers"]["cpu_seconds_a_step"]:.3g}',
       'reading it, CPU ms': lambda r: f'{1e3 * r["reading"]["cpu_seconds_a_step"]:.3g}',
       'a step in all, CPU ms': lambda r: f'{1e3 * r["all"]["cpu_seconds_a_step"]:.3g}',
       'GiB in memory': lambda r: f'{r["own_bytes"] / 2**30:.2f}',

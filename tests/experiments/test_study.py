@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 
 import jax
 import pytest
@@ -268,3 +269,16 @@ def test_the_committed_page_is_that_of_the_committed_records(tmp_path):
   study = page.Study.read(results)
   page.make(study, tmp_path / 'STUDY.md', tmp_path / 'study')
   assert (tmp_path / 'STUDY.md').read_text() == (results / 'STUDY.md').read_text()
+
+
+def test_the_readme_says_what_the_records_say():
+  table = (ROOT / 'experiments/study_2020/README.md').read_text('utf-8')
+  runs = page.Study.read(ROOT / 'experiments/results').runs
+  said = 0
+  for names, _, _, reached in re.findall(r'^\| (`.*) \| (.*) \| (.*) \| (.*) \|$', table, re.M):
+    values = [] if ' ' in reached.replace(', ', '') else reached.split(', ')  # else words
+    for name, value in zip(re.findall(r'`(\w+)`', names), values, strict=False):
+      fid = runs[name]['evaluation']['scores']['fid']['value']
+      assert float(value) == float(f'{fid:.3g}'), name
+      said += 1
+  assert said > 8

@@ -21,9 +21,11 @@ import scipy.stats
 from dpgan_jax._validate import InputError
 from dpgan_jax.privacy import sampling
 from experiments.trust import statistical_checks as statistics
+from tests.support import draws
 
 ALARM = 1e-4
 N, STEPS = 50, 10_000
+KEY = jax.random.key(0)
 
 
 def make(num: int, probability: float, cap: int | None = None) -> sampling.TruncatedPoissonSampler:
@@ -201,6 +203,20 @@ class TestCounts:
       assert scipy.stats.binom.logcdf(cap - 1, draws, p) < -100 * math.log(2)
       assert draws < 2 * cap + 200
 
+  def test_where_draws_do_not_suffice_fewer_join(self, counted, monkeypatch):
+    """All draws are one example, and as many as there are places would join."""
+    monkeypatch.setattr(
+      jax.random, 'bits', lambda key, shape, dtype: jnp.full(shape, 2**32 - 297, dtype)
+    )
+    batch = MANY(jax.random.key(0), 0)
+    assert batch.indices[batch.mask].tolist() == [(2**32 - 297) % 1000]
+
+  def test_every_draw_has_a_key_of_its_own(self, counted):
+    """Count, examples and places: that two of them share bits is nothing that statistics see."""
+    keys = draws.keys_of(lambda key: MANY(key, 3), jax.random.key(0))(jax.random.key(0))
+    assert len(keys) >= 3
+    assert len(np.unique(keys, axis=0)) == len(keys)
+
   def test_mask_form(self, counted):
     batch, mask = (f(jax.random.key(3), 7) for f in (MANY, MANY.inclusion_mask))
     assert np.flatnonzero(mask).tolist() == sorted(batch.indices[batch.mask].tolist())
@@ -218,6 +234,14 @@ def test_who_is_told_by_a_count():
   assert not make(2**17 - 1, 0.001, 2**10).draws_a_count
   assert not make(2**17, 0.001, 2**11 + 1).draws_a_count
   assert not make(2**20, 0.6, 2**11).draws_a_count  # all but certainly cut
+
+
+def test_numbers_drawn_together_are_few(monkeypatch):
+  """However many records there are: batches of half of them are drawn one at a time."""
+  monkeypatch.setattr(sampling, '_NUMBERS_AT_ONCE', 3000)
+  drawn = lambda sampler: str(jax.make_jaxpr(lambda: sampler.ahead(KEY, jnp.int32(0), 20))())  # noqa: E731
+  assert 'u32[3,1000]' in drawn(make(1000, 0.5))
+  assert 'u32[1,2000]' in drawn(make(2000, 0.5))
 
 
 @pytest.mark.parametrize('many', [2**17, 0])

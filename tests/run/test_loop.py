@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import pathlib
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
 
+from dpgan_jax import _keys, _validate
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
 from dpgan_jax.models.classifier import CENTRE, STAGE, Classifier
 from dpgan_jax.models.classifier_config import ClassifierConfig
-from dpgan_jax.privacy.mechanism import BudgetError
+from dpgan_jax.privacy.ghost.convolutions import inner_programs
+from dpgan_jax.privacy.mechanism import BudgetError, DPMechanism
 from dpgan_jax.run import loop, stages
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.loop import Run
@@ -33,6 +37,65 @@ def digits() -> datasets.ImageDataset:
 def opened(path: pathlib.Path, data: datasets.ImageDataset) -> Any:
   make = lambda: Classifier.create(CONFIG, data.spec)  # noqa: E731
   return Run.open(path, CONFIG.to_dict(), data, make=make, read=lambda *_: make(), progress=False)
+
+
+def test_a_run_of_the_format_before_is_not_continued(digits, tmp_path, monkeypatch):
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, 'FORMAT', loop.FORMAT - 1)
+    with opened(tmp_path / 'run', digits):
+      pass
+  again = opened(tmp_path / 'run', digits)
+  with pytest.raises(_validate.InputError, match='another version of dpgan_jax'), again:
+    pass
+
+
+def test_what_a_key_stands_for_is_that_of_the_format():
+  """If this fails, raise `loop.FORMAT`: steps of an older run that are taken again would have the
+  same noise around other sums. Batches of few and of many records, and noise to two decimals.
+  """
+  key = _keys.from_seed(0)
+  found = []
+  for records in (50, 2**17):
+    mechanism = DPMechanism.create(
+      num_examples=records, batch_size=5, l2_clip_norm=1.0, noise_multiplier=1.0, steps=9,
+      delta=1e-6,
+    )  # fmt: skip
+    batch = jax.jit(mechanism.sampler)(key, 3)
+    found += [batch.indices[batch.mask].tolist()]
+    noise = mechanism.noise_sum(key)
+    drawn, _ = jax.jit(noise.update)(jnp.zeros(6), noise.init(jnp.zeros(6)))
+    found += [[round(float(x), 2) for x in 5 * drawn]]
+  assert (loop.FORMAT, found) == (3, [
+    [10, 49, 41, 4, 13], [-0.43, 0.38, 0.63, 1.21, -1.93, -0.36],
+    [114108, 50965, 84893, 91401], [0.93, -0.89, 0.98, 0.32, 0.41, -1.0],
+  ])  # fmt: skip
+
+
+def test_batches_of_a_chunk_are_drawn_before_its_steps(digits, monkeypatch):
+  """But for a stage whose steps look at other records, and where these batches would be many."""
+
+  def draws_in_steps() -> bool:
+    classifier = Classifier.create(CONFIG, digits.spec)
+    stage = ClassifierStage(classifier, digits)
+    state = jax.eval_shape(stage.init, jax.random.key(0))
+    program = jax.make_jaxpr(make_chunk(stage, 3))(state, *stage.data())
+    loops = [e for e in equations(program.jaxpr) if e.primitive.name == 'scan']
+    (steps,) = (e for e in loops if e.params['length'] == 3)
+    return any(e.primitive.name == 'top_k' for e in equations(steps.params['jaxpr'].jaxpr))
+
+  assert not draws_in_steps()
+  with monkeypatch.context() as patch:
+    patch.setattr(ClassifierStage, 'reads_batches_alone', False)
+    assert draws_in_steps()
+  monkeypatch.setattr(stages, '_MOST_AHEAD', 2)
+  assert draws_in_steps()
+
+
+def equations(program: Any) -> Iterator[Any]:
+  for eqn in program.eqns:
+    yield eqn
+    for inner in inner_programs(eqn):
+      yield from equations(inner)
 
 
 def test_what_is_charged_is_what_is_taken_and_no_more(digits, tmp_path, monkeypatch):

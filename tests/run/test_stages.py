@@ -68,7 +68,7 @@ def notes() -> Notes:
 def stage_of(digits, path: pathlib.Path, **changes: Any) -> GANStage:
   gan = plan.make(CONFIG.replace(**changes), digits.spec).gan
   run = RunDir.open(path / 'run', create=True)
-  run.save_config({'format': 2})
+  run.save_config({'format': loop.FORMAT})
   return GANStage(gan, digits, run, lambda g, step: GANSynthesizer(gan, g, step))
 
 
