@@ -155,3 +155,39 @@ def test_rows_of_very_many_cells_stay_those_of_the_mixture():
   assert pairwise.fit(*nothing, sizes, cells[np.newaxis]) is None
   rng = np.random.default_rng(0)
   assert pairwise.move(None, sizes, cells, np.zeros(3, np.int64), rng) is cells
+
+
+def _chain(columns: int, rows: int) -> np.ndarray:
+  """Each column of three cells mostly as the one before."""
+  rng = np.random.default_rng(8)
+  found = rng.integers(0, 3, (rows, columns))
+  for i in range(1, columns):
+    found[:, i] = np.where(rng.random(rows) < 0.7, found[:, i - 1], found[:, i])
+  return found
+
+
+def test_the_tree_that_tells_most_is_found():
+  rows, sizes = _chain(6, 2000)[:, [3, 0, 5, 1, 4, 2]], (3,) * 6
+  hot = np.eye(3)[rows].reshape(len(rows), -1)
+  of = np.repeat(np.arange(6), 3)
+  tree = pairwise.strongest_pairs(hot.T @ hot * (of[:, np.newaxis] != of), sizes)
+  assert (tree == tree.T).all()
+  place = {true: i for i, true in enumerate([3, 0, 5, 1, 4, 2])}
+  wanted = {tuple(sorted((place[i], place[i + 1]))) for i in range(5)}
+  found = {tuple(sorted((int(of[i]), int(of[j])))) for i, j in np.argwhere(tree)}
+  assert found == wanted
+
+
+def test_relations_of_many_columns_are_there_after_few_steps():
+  """Of 60 columns each moves by so little in a step that 20 of them would leave no relation."""
+  rows, sizes = _chain(60, 3000), (3,) * 60
+  hot = np.eye(3)[rows].reshape(len(rows), -1)
+  of = np.repeat(np.arange(60), 3)
+  pairs = hot.T @ hot * (of[:, np.newaxis] != of)
+  rng = np.random.default_rng(9)
+  begun = np.stack([rng.permutation(column) for column in rows.T], axis=1)
+  model = pairwise.fit(hot.sum(axis=0)[np.newaxis], pairs[np.newaxis], sizes, begun[np.newaxis], 20)
+  moved = pairwise.move(model, sizes, begun, np.zeros(len(begun), int), rng)
+  alike = lambda rows: (rows[:, 1:] == rows[:, :-1]).mean()  # noqa: E731
+  assert alike(begun) < 0.4
+  assert alike(moved) == pytest.approx(alike(rows), abs=0.06)  # 0.8 of it

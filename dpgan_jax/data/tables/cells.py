@@ -98,10 +98,26 @@ class Cells:
       low, high = self._ends
       values = low[inner] + (high[inner] - low[inner]) * places
       if column.step is not None and self._points is None:
-        values = np.round((values - column.bounds[0]) / column.step) * column.step
-        values += column.bounds[0]
+        begins, many = self._steps
+        steps = begins[inner] + np.minimum(np.floor(places * many[inner]), many[inner] - 1)
+        values = column.bounds[0] + steps * column.step
       values = np.clip(values, *column.bounds)
     return np.where(cells < first, np.nan, values)
+
+  @functools.cached_property
+  def _steps(self) -> tuple[np.ndarray, np.ndarray]:
+    """Of each cell, its first step from the lower bound, and how many are in it: ≥ 1.
+
+    Each is as likely as another: of a place that is rounded, many lie in the next cell.
+    """
+    low, high = self._ends
+    begins, ends = ((end - low[0]) / (self.column.step or 1.0) for end in (low, high))
+    behind_a_point = np.append(False, (low[1:] == low[:-1]) & (low[:-1] == high[:-1]))
+    first = np.where(behind_a_point, np.floor(begins + 1e-6) + 1, np.ceil(begins - 1e-6))
+    last = np.ceil(ends - 1e-6) - 1
+    nothing = last < first  # a single number; zero may cut an interval shorter than a step
+    first = np.where(nothing, np.rint((begins + ends) / 2), first)
+    return first, np.where(nothing, 1, last - first + 1)
 
   def _snapped(self, present: np.ndarray) -> np.ndarray:
     """Zero and the upper bound where steps from the lower bound miss them by a rounding error:

@@ -22,6 +22,7 @@ from dpgan_jax.models.moments.series.encoding import SeriesEncoding
 from dpgan_jax.models.moments.tables.encoding import TableEncoding
 from dpgan_jax.privacy import accounting
 from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.privacy.releases import marginals
 from dpgan_jax.privacy.releases.selection import SelectionMechanism
 
 MEANS, SECONDS = 'moments_means', 'moments'
@@ -38,11 +39,12 @@ _MOST_NOISE, _MOST_NOISE_OF_A_CLASS = 3.0, 12.0
 # the mean of a class, in the same units, is more than this, and farther the less there is.
 _LEAST_REACH, _MOST_REACH, _NOISE_OF_LEAST = 0.8, 1.6, 0.003
 # Of a table: one-way counts get a share that falls with the root of how often the rows are as many
-# as the noise; an average coarse cell's count in a class, and a fine one's in all, are so many
-# deviations of their noise. Chosen on held-out training rows of Adult and generated tables:
-# experiments/results/TABLES.md, its last table.
+# as the noise. Two columns that go together by so much (Cramér's V) are still seen to, in as many
+# coarse cells as numbers have. A fine cell's average count is so many deviations of its noise.
+# Chosen on held-out training rows of Adult and generated tables: experiments/results/TABLES.md, its
+# last table.
 _SHARE_AT_ONE, _LEAST_SHARE, _LARGEST_SHARE = 4.0, 0.2, 0.6
-_CELL_OVER_NOISE, _FEWEST_CELLS, _MOST_CELLS = 11.0, 8, 20
+_WEAKEST_RELATION, _FEWEST_CELLS, _MOST_CELLS = 0.1, 6, 20
 _FINE_OVER_NOISE, _LEAST_FINER, _MOST_FINER = 6.0, 2, 8
 _ALL_CELLS = 1500  # of a table, about: all their pairs are counted
 # Of series: so many cosines over time in all channels together, and at most so many in one.
@@ -168,7 +170,7 @@ def make(config: TrainConfig, spec: Spec) -> Moments:
   if spec.schema is None:
     return _make_images(config, spec)
   found = mechanisms(config, spec)
-  return Moments(config, spec, detail_of(config, spec, found[MEANS].noise_multiplier), found)
+  return Moments(config, spec, detail_of(config, spec, found[SECONDS].noise_multiplier), found)
 
 
 def _make_images(config: TrainConfig, spec: Spec) -> Moments:
@@ -260,7 +262,17 @@ def _reach(spec: Spec, dim: int, noise_multiplier: float) -> float:
 
 
 def detail_of(config: TrainConfig, spec: Spec, noise_multiplier: float) -> int:
-  """What the settings say, or what public numbers let expect to be worth releasing."""
+  """What the settings say, or what public numbers let expect to be worth releasing.
+
+  N rows in b × b cells of two columns, with Cramér's V, are away from what independent columns have
+  by about N·V/√b, and the largest singular value of noise of deviation s in each cell is about
+  2s√b. So b = N·V/2s cells are the most in which such a relation is seen.
+
+  Args:
+    config: the settings.
+    spec: what is public of the data.
+    noise_multiplier: of the second release.
+  """
   assert spec.schema is not None
   if isinstance(spec.schema, SeriesSchema):
     most = spec.schema.grid.steps - 1
@@ -269,9 +281,9 @@ def detail_of(config: TrainConfig, spec: Spec, noise_multiplier: float) -> int:
     return _validate.integer('moments_coefficients', shapes, minimum=1, maximum=most)
   if config.moments_coefficients is not None:
     return config.moments_coefficients
-  noise = noise_multiplier * spec.schema.rows_per_unit * math.sqrt(spec.shape[0])  # of each count
-  of_a_class = expected_rows(spec) / spec.num_classes
-  worth = of_a_class / max(_CELL_OVER_NOISE * noise, 1e-300)
+  _, squared = marginals.squared_sensitivities(spec.shape[0], spec.schema.rows_per_unit)
+  noise = noise_multiplier * math.sqrt(squared * spec.num_classes)  # of all classes together
+  worth = expected_rows(spec) * _WEAKEST_RELATION / max(2 * noise, 1e-300)
   columns = spec.schema.modelled
   numbers = sum(column.is_number for column in columns)
   room = (_ALL_CELLS - sum(len(c.categories) for c in columns)) / max(numbers, 1)

@@ -20,6 +20,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse.csgraph
+import scipy.special
 
 from dpgan_jax import _keys
 
@@ -63,10 +65,11 @@ def fit(
     steps = int(np.clip(affordable, _FEWEST_STEPS, STEPS))
   totals = np.maximum(one_way.sum(axis=1) / len(sizes), 1.0)
   keys = jax.random.split(_keys.from_seed(_KEY), len(totals))
+  tree = strongest_pairs(np.maximum(two_way, 0).sum(axis=0), sizes)
   found = [
     _fit(
       jnp.asarray(np.maximum(ones, 0) / total, jnp.float32),
-      jnp.asarray(np.maximum(pairs, 0) / total, jnp.float32),
+      jnp.asarray(np.maximum(pairs, 0) / total, jnp.float32), jnp.asarray(tree),
       jnp.asarray(own, jnp.int32), key, sizes=tuple(sizes), steps=steps,
     )
     for ones, pairs, total, own, key in zip(one_way, two_way, totals, rows, keys, strict=True)
@@ -114,10 +117,37 @@ def move(
   return found
 
 
+def strongest_pairs(pairs: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+  """Where pairs of cells belong to the tree of columns that tells most, bool [D, D].
+
+  Of all trees, that whose pairs have most mutual information together (Chow & Liu 1968).
+
+  Args:
+    pairs: float64 [D, D], two-way counts ≥ 0.
+    sizes: [C], cells of each column.
+  """
+  ends = np.cumsum(sizes)
+  columns = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+  told = np.zeros((len(sizes), len(sizes)))
+  for i, a in enumerate(columns):
+    for j, b in enumerate(columns[:i]):
+      told[i, j] = _mutual_information(pairs[a, b])
+  tree = scipy.sparse.csgraph.minimum_spanning_tree(-told - 1e-9 * (told > 0)).toarray() < 0
+  of = np.repeat(np.arange(len(sizes)), sizes)
+  return (tree | tree.T)[of[:, np.newaxis], of]
+
+
+def _mutual_information(counts: np.ndarray) -> float:
+  """Of two columns with these counts, in nats."""
+  shares = counts / max(counts.sum(), 1e-300)
+  independent = shares.sum(axis=1, keepdims=True) * shares.sum(axis=0, keepdims=True)
+  return float(scipy.special.rel_entr(shares, independent).sum())
+
+
 @functools.partial(jax.jit, static_argnames=('sizes', 'steps'))
 def _fit(
-  ones: jax.Array, pairs: jax.Array, cells: jax.Array, key: jax.Array, *, sizes: tuple[int, ...],
-  steps: int,
+  ones: jax.Array, pairs: jax.Array, tree: jax.Array, cells: jax.Array, key: jax.Array, *,
+  sizes: tuple[int, ...], steps: int,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
   dim, least = len(ones), _SEEN / len(cells)
   of = jnp.asarray(np.repeat(np.arange(len(sizes)), sizes))
@@ -153,7 +183,9 @@ def _fit(
     return carry, jax.tree.map(lambda x: x / len(keys), total)
 
   first, second = (jax.random.split(own, steps // 2) for own in jax.random.split(key))
-  start = _hot(cells, sizes), (jnp.log(ones + 1e-4), jnp.zeros((dim, dim), jnp.float32))
+  # Of a tree the parameters are known: what two cells have together, more than by chance.
+  together = jnp.log((pairs + least) / (ones[:, jnp.newaxis] * ones[jnp.newaxis] + least))
+  start = _hot(cells, sizes), (jnp.log(ones + 1e-4), jnp.where(tree, together, 0))
   return half(half(start, first)[0], second)[1]
 
 

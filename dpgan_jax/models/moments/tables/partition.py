@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from dpgan_jax.models.moments.tables.shrinkage import nearest
+
 
 def into(counts: np.ndarray, cells: int, *, deviation: float) -> np.ndarray:
   """The coarse cell of each fine one, int64 [n], rising from 0 to `cells` - 1 without a gap.
@@ -36,23 +38,24 @@ def shares_within(
 ) -> np.ndarray:
   """The share that each fine cell has of its coarse one, float64 [n].
 
-  They are as the prior says but for what stands out of the noise, by as much as it does (James &
+  Of shares ≥ 0 they are the nearest to the counts: most noise is in cells that are empty. With a
+  prior they are as that says but for what stands out of the noise, by as much as it does (James &
   Stein 1961).
 
   Args:
     counts: float64 [n], noisy.
     within: int64 [n], the coarse cell of each.
     deviation: of the noise in each count.
-    prior: shares of another, float64 [n]; by default fine cells of a coarse one are alike.
+    prior: shares of another, float64 [n]; without, fine cells of an empty coarse one are alike.
   """
-  sizes = np.bincount(within)
-  if prior is None:
-    prior = 1 / sizes[within]
-  level = np.bincount(within, counts)[within] * prior
-  apart = counts - level
-  energy = np.bincount(within, np.square(apart))[within]
-  noise = (sizes[within] - 1) * deviation**2
-  kept = np.maximum(0, 1 - noise / np.maximum(energy, 1e-9))
-  found = np.maximum(np.maximum(level, 0) + kept * apart, 0)
-  totals = np.bincount(within, found)[within]
-  return np.where(totals > 0, found / np.maximum(totals, 1e-300), prior)
+  sizes, totals = np.bincount(within), np.bincount(within, counts)
+  found = 1 / sizes[within] if prior is None else prior.copy()
+  if prior is not None:
+    level = totals[within] * prior
+    energy = np.bincount(within, np.square(counts - level))[within]
+    noise = (sizes[within] - 1) * deviation**2
+    counts = level + np.maximum(0, 1 - noise / np.maximum(energy, 1e-9)) * (counts - level)
+  for cell in np.flatnonzero(totals > 0):
+    own = within == cell
+    found[own] = nearest(counts[own], totals[cell]) / totals[cell]
+  return found
