@@ -63,8 +63,9 @@ class Rows:
     """Shows a row, and keeps it; with the memory that the process has needed so far."""
     print(row, flush=True)
     self._rows.append(row)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    write_json(self._path, {**self._about, 'peak_gib': round(peak, 2), 'rows': self._rows})
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    peak = max(peak, self._about.get('peak_gib', 0))  # of what was measured before
+    write_json(self._path, {**self._about, 'peak_gib': peak, 'rows': self._rows})
 
 
 def write(path: pathlib.Path, text: str) -> None:

@@ -48,7 +48,7 @@ def page(
       [
         (f'{epsilon:g}', _CALLED.get(kind, kind),
          *(pages.mean_of(rows, name) for name in ('logistic', 'forest', 'boosting')))
-        for (epsilon, kind), rows in releases.items()
+        for (epsilon, kind), rows in releases.items() if 'auroc' in rows[0]
       ],
     ),
     *(_second(second) if second else ()),
@@ -139,10 +139,12 @@ def _choices(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 def _row(key: tuple[float, str], rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
   epsilon, kind = key
   said = {f'{r["expected"]} / {r["verdict"]}' for r in rows if 'verdict' in r}
+  said |= {'had not ended' for r in rows if 'auroc' not in r}
   return (
     f'{epsilon:g}', _CALLED.get(kind, kind), str(len(rows)),
     *(pages.mean_of(rows, name) for name in ('one_way', 'two_way', 'three_way', 'auroc')),
-    ', '.join(sorted({r['best'] for r in rows})), pages.mean_of(rows, 'every_column'),
+    ', '.join(sorted({r['best'] for r in rows if 'best' in r})),
+    pages.mean_of(rows, 'every_column'),
     f'{statistics.fmean(r["seconds"] for r in rows):.0f}', '; '.join(sorted(said)),
   )  # fmt: skip
 

@@ -6,9 +6,10 @@ Two environments take part, since the tools need others than this package. Here,
 
 There, for each tool and ε (`python3 -m venv peers && peers/bin/pip install smartnoise-synth`):
 
-    peers/bin/python experiments/tables/peers.py codes.npz mst 1.0 mst1.npz
+    peers/bin/python experiments/tables/peers.py codes.npz mst 1.0 mst1.npz 30
 
-Here again, which makes values of cells, and `measure --peers=FOLDER` scores them:
+for 30 minutes at most: that a tool had not ended by then is recorded too. Here again, which makes
+values of cells, and `measure --peers=FOLDER --seeds=0` scores them:
 
     ./run.sh python -m experiments.tables.peers --data=FOLDER_OF_ADULT --made=mst1.npz --out=FOLDER
 
@@ -18,10 +19,26 @@ the same ones, where a tool that sees numbers has to put them back: a small favo
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import time
 
 import numpy as np
+
+
+def within(minutes: float, codes: str, method: str, epsilon: float, out: str) -> None:
+  """`make`, if it ends in time; no row, and how long it was waited for, if not."""
+  begun = time.time()
+  working = multiprocessing.Process(target=make, args=(codes, method, epsilon, out))
+  working.start()
+  working.join(60 * minutes)
+  if working.is_alive():
+    working.kill()
+    with np.load(codes) as file:
+      none = file['codes'][:0]
+    _save(out, none, method, epsilon, begun)
+  elif working.exitcode:
+    sys.exit(working.exitcode)
 
 
 def make(codes: str, method: str, epsilon: float, out: str) -> None:
@@ -36,8 +53,12 @@ def make(codes: str, method: str, epsilon: float, out: str) -> None:
   model = Synthesizer.create(method, epsilon=epsilon, delta=1e-5)
   model.fit(frame, preprocessor_eps=0.0, categorical_columns=list(frame.columns))
   made = model.sample(len(frame)).to_numpy().astype(int)
+  _save(out, made, method, epsilon, begun)
+
+
+def _save(out: str, codes: np.ndarray, method: str, epsilon: float, begun: float) -> None:
   name = f'{method.upper()} (smartnoise-synth)'
-  np.savez(out, codes=made, seconds=time.time() - begun, epsilon=epsilon, name=name)
+  np.savez(out, codes=codes, seconds=time.time() - begun, epsilon=epsilon, name=name)
 
 
 def main() -> None:
@@ -70,8 +91,8 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  if len(sys.argv) == 5 and not sys.argv[1].startswith('-'):
-    make(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4])
+  if len(sys.argv) == 6 and not sys.argv[1].startswith('-'):
+    within(float(sys.argv[5]), sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4])
   else:
     from absl import flags as _flags
 

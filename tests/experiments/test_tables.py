@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
+import numpy as np
 import pytest
 
 from dpgan_jax.data.tables import generated
 from experiments import pages
-from experiments.tables import make_page, measure, wide
+from experiments.tables import make_page, measure, peers, wide
 
 
 @pytest.mark.slow  # test_table_scores has the scores, the next test the page
@@ -58,3 +61,25 @@ def test_a_wide_table_is_on_the_page():
   page = make_page.page(rows, {'rows': []}, wide=record)
   assert '| synthetic rows | 0.400 | 0.010 | 0.020 | 0.050 | 0.750 |' in page
   assert 'took 2.5 minutes' in page
+
+
+def test_a_tool_that_did_not_end_is_on_the_page():
+  rows = [{'kind': 'AIM (a tool)', 'epsilon': 1.0, 'seconds': 1200.4, 'seed': 0}]
+  record = {'rows': rows, 'train': 1, 'test': 1, 'delta': 1e-5, 'peak_gib': 1}
+  page = make_page.page(record, {'rows': []})
+  assert '| 1 | AIM (a tool) | 1 |  |  |  |  |  |  | 1200 | had not ended |' in page
+
+
+def test_a_tool_that_does_not_end_is_stopped_and_leaves_no_row(tmp_path, monkeypatch):
+  codes, out = tmp_path / 'codes.npz', tmp_path / 'made.npz'
+  np.savez(codes, codes=np.zeros((5, 3), np.int32))
+  monkeypatch.setattr(peers, 'make', _never_ends)
+  peers.within(0.01, str(codes), 'aim', 1.0, str(out))
+  with np.load(out) as found:
+    assert found['codes'].shape == (0, 3)
+    assert 0.5 < found['seconds'] < 60
+    assert found['name'] == 'AIM (smartnoise-synth)'
+
+
+def _never_ends(*args: object) -> None:
+  time.sleep(600)
