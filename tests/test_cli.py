@@ -317,7 +317,7 @@ raise _validate.InputError('expected more')"""
     assert err.count('\n') == 1
 
 
-@pytest.mark.parametrize('arguments', [['--help'], []])
+@pytest.mark.parametrize('arguments', [['--help'], pytest.param([], marks=pytest.mark.slow)])
 def test_who_has_read_enough_is_no_failure_to_tell_of(script, arguments):
   """`dpgan-jax train --help | head` closes the pipe early."""
   reading, writing = os.pipe()
@@ -338,7 +338,9 @@ def test_a_bug_keeps_its_traceback(script):
 @pytest.mark.parametrize(
   ('number', 'status', 'message'),
   [
-    (signal.SIGTERM, 143, 'error: terminated. Run it again.\n'),
+    pytest.param(
+      signal.SIGTERM, 143, 'error: terminated. Run it again.\n', marks=pytest.mark.slow
+    ),
     (signal.SIGINT, 130, 'error: interrupted. Run it again.\n'),
   ],
 )
@@ -496,7 +498,9 @@ time.sleep(600)
 """
 
 
-@pytest.mark.parametrize(('number', 'status'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(('number', 'status'), [
+  (signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_a_signal_whose_exception_is_dropped_still_ends_the_command(script, number, status):
   pipe = subprocess.PIPE
   process = subprocess.Popen(script(SWALLOWED), stdout=pipe, stderr=pipe, text=True)
@@ -525,7 +529,10 @@ hashlib.pbkdf2_hmac('sha256', b'', b'', 10**8)
       "_interrupts.working_on('steps 1 to 3')\n",
       'Ctrl-C: stops after steps 1 to 3, which cannot be cut short\n',
     ),
-    ('', 'Ctrl-C: stops after a computation, which cannot be cut short\n'),
+    pytest.param(
+      '', 'Ctrl-C: stops after a computation, which cannot be cut short\n',
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_what_holds_up_a_signal_is_said_at_once(script, body, message):

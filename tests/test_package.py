@@ -95,6 +95,7 @@ def test_the_one_command_is_the_others(installed, tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow  # the next test imports the core alone
 def test_the_core_of_a_wheel_takes_a_private_step(installed, tmp_path):
   """What `try_versions` runs in every environment."""
   done = run(str(ROOT / 'experiments/packaging/smoke_core.py'), cwd=tmp_path, path=installed)
@@ -190,7 +191,9 @@ sys.meta_path.insert(0, Absent())
   ('argv', 'extra'),
   [
     ("['dpgan-jax', 'train', '--recipe=quickstart']", 'images'),
-    ("['dpgan-jax', 'schema', 'people.csv', '--out=x.json']", 'tables'),
+    pytest.param(
+      "['dpgan-jax', 'schema', 'people.csv', '--out=x.json']", 'tables', marks=pytest.mark.slow
+    ),
   ],
 )
 def test_a_command_whose_packages_are_missing_says_what_to_install(argv, extra, tmp_path):

@@ -116,7 +116,11 @@ def shuffled(m):
   return dataclasses.replace(Parts.of(m), sampler=sampler)
 
 
-@pytest.mark.parametrize('mechanism', MECHANISMS.values(), ids=MECHANISMS)
+@pytest.mark.parametrize(
+  'mechanism',
+  [pytest.param(FULL, marks=pytest.mark.slow), SAMPLED],
+  ids=MECHANISMS,
+)
 def test_a_correct_mechanism_stays_below_and_comes_close(mechanism):
   audit = audit_of(mechanism)
   assert not audit.refuted
@@ -130,7 +134,11 @@ def test_a_correct_mechanism_stays_below_and_comes_close(mechanism):
 
 @pytest.mark.parametrize(
   ('fault', 'statistic'),
-  [(half_noise, 'likelihood'), (realised_count, 'minus_scale'), (no_clip, 'likelihood')],
+  [
+    pytest.param(half_noise, 'likelihood', marks=pytest.mark.slow),
+    (realised_count, 'minus_scale'),
+    (no_clip, 'likelihood'),
+  ],
 )
 def test_sees(fault, statistic):
   audit = gradient_bound(FULL, trials=TRIALS, key=jax.random.key(1), parts=fault(FULL))

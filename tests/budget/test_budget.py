@@ -85,6 +85,7 @@ def test_one_stage_without_noise_is_no_guarantee():
     assert whole.epsilon() == math.inf
 
 
+@pytest.mark.slow  # test_labelling has the same of a whole plan
 def test_the_gan_gets_what_is_left_of_the_target():
   config = TrainConfig(
     target_epsilon=0.4, label_share=0.3, steps=40, batch_size=32, delta=DELTA, generator='report',

@@ -122,7 +122,7 @@ class Killed(BaseException):
   pass
 
 
-@pytest.mark.parametrize('charges', [1, 2, 3])
+@pytest.mark.parametrize('charges', [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_killed_after_a_charge_and_resumed_it_ends_in_the_same_bits(
   charges, finished, split, tmp_path, monkeypatch
 ):
@@ -147,11 +147,13 @@ def test_killed_after_a_charge_and_resumed_it_ends_in_the_same_bits(
   assert charges_of(path) == charges_of(finished)
 
 
+@pytest.mark.slow  # test_host_data has the same loop
 def test_inputs_on_the_host_give_the_same_bits(finished, split, tmp_path):
   classify.run(CONFIG, split, tmp_path / 'run', progress=False, data_on='host')
   assert_same_end(finished, tmp_path / 'run')
 
 
+@pytest.mark.slow  # test_devices runs a classifier on eight
 @pytest.mark.skipif(jax.device_count() < 2, reason='needs 2 devices')
 def test_two_devices_take_the_same_batches(finished, split, tmp_path):
   classify.run(CONFIG, split, tmp_path / 'run', progress=False, devices=2)

@@ -19,6 +19,7 @@ def test_every_public_name_is_there():
     dpgan_jax.no_such_name  # noqa: B018
 
 
+@pytest.mark.slow  # test_package has what the core loads
 def test_importing_the_core_loads_nothing_heavy():
   """Other projects import the core: no flax, orbax, plotting or data libraries come with it.
 

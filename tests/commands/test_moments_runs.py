@@ -59,6 +59,7 @@ def test_a_classifier_learns_digits_from_its_samples(quickstart):
   assert judge.score(test.images.reshape(len(test), -1) / 255, test.labels) > 0.9
 
 
+@pytest.mark.slow  # the next test releases, test_table_runs verifies
 def test_what_is_released_of_it_can_be_checked_by_who_receives_it(quickstart, tmp_path):
   bundle.release(RunDir(quickstart[0]), tmp_path / 'out', num=300)
   assert 'computed again from the mechanism' in bundle.verify(tmp_path / 'out')
@@ -70,7 +71,11 @@ def test_what_is_released_of_it_can_be_checked_by_who_receives_it(quickstart, tm
   assert model.sample(5, labels=np.array([3, 3, 1, 0, 9]))[1].tolist() == [3, 3, 1, 0, 9]
 
 
-@pytest.mark.parametrize('name', [bundle.REPORT_MARKDOWN, bundle.MODEL_CARD, bundle.USAGE])
+@pytest.mark.parametrize(
+  'name',
+  [*(pytest.param(n, marks=pytest.mark.slow) for n in (bundle.REPORT_MARKDOWN, bundle.MODEL_CARD)),
+   bundle.USAGE],
+)  # fmt: skip
 def test_a_page_that_states_another_epsilon_is_found_out(quickstart, tmp_path, name):
   folder = tmp_path / 'out'
   bundle.release(RunDir(quickstart[0]), folder, num=30)
@@ -84,6 +89,7 @@ def test_a_page_that_states_another_epsilon_is_found_out(quickstart, tmp_path, n
     bundle.verify(folder)
 
 
+@pytest.mark.slow  # test_table_runs has it of a table
 def test_the_same_command_again_finds_it_finished(train, quickstart):
   before = (quickstart[0] / 'ledger.jsonl').read_bytes()
   samples = (quickstart[0] / 'samples.npz').read_bytes()
@@ -93,6 +99,7 @@ def test_the_same_command_again_finds_it_finished(train, quickstart):
   assert (quickstart[0] / 'samples.npz').read_bytes() == samples
 
 
+@pytest.mark.slow  # test_table_runs refuses it of a table
 def test_a_budget_that_buys_nothing_is_not_spent_unasked(train, tmp_path):
   asked = ('--dataset=digits', '--target_epsilon=0.05', f'--run_dir={tmp_path / "run"}')
   done = train(*asked)

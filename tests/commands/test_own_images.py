@@ -117,6 +117,7 @@ def test_an_audit_holds_out_what_training_would(command, folder, tmp_path):
   assert config['data']['num_records'] == len(kept) + 20  # and the canaries
 
 
+@pytest.mark.slow  # test_tasks scores without labels
 def test_images_without_classes_can_be_trained_on_and_scored(command, folder, tmp_path):
   run, flat = tmp_path / 'run', tmp_path / 'flat'
   flat.mkdir()

@@ -677,7 +677,11 @@ def test_the_command(command, tmp_path):
   assert read_strictly(run.report_json)['tuning']['note'] == 'Chosen on MNIST.'
 
 
-@pytest.mark.parametrize('flag', ['', '--run_dir={}', '--run_dir={}/absent'])
+@pytest.mark.parametrize(
+  'flag',
+  [pytest.param('', marks=pytest.mark.slow), '--run_dir={}',
+   pytest.param('--run_dir={}/absent', marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_what_is_no_run_is_one_line_and_status_2(command, tmp_path, flag):
   done = command(*filter(None, [flag.format(tmp_path)]))
   assert done.status == 2

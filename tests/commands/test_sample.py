@@ -124,6 +124,7 @@ def test_png_folder_of_chosen_classes_from_a_saved_generator(trained, command, t
   assert Image.open(folder / names[0]).size == (8, 8)
 
 
+@pytest.mark.slow  # test_writers has the format
 def test_idx(trained, command, tmp_path):
   status, _, err = command(
     f'--run_dir={trained.run.path}', '--format=idx', '--num=16', f'--out={tmp_path}/idx'
@@ -135,6 +136,7 @@ def test_idx(trained, command, tmp_path):
   assert sorted(labels) == sorted([*range(CLASSES)] * 2)
 
 
+@pytest.mark.slow  # test_writers has the format
 def test_unconditional_generator_to_parquet_without_labels(unconditional, command, tmp_path):
   path, epsilon = unconditional
   status, out, err = command(

@@ -68,6 +68,7 @@ def test_values_that_there_are_not_are_refused(fitted, given, message):
     fitted.sample(5, given=given)
 
 
+@pytest.mark.slow  # test_table_moments draws from a file
 def test_it_is_loaded_without_the_data(fitted, tmp_path):
   fitted.save(tmp_path / 'model.safetensors')
   again = DPGAN.load(tmp_path / 'model.safetensors')

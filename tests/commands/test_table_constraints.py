@@ -89,7 +89,10 @@ def test_classes_and_values_that_are_asked_for_stay(fitted):
 @pytest.mark.parametrize(
   ('given', 'message'),
   [
-    ({'start': '2020-06-01', 'end': '2020-05-01'}, 'satisfy start <= end'),
+    pytest.param(
+      {'start': '2020-06-01', 'end': '2020-05-01'}, 'satisfy start <= end',
+      marks=pytest.mark.slow,
+    ),
     ({'city': 'Rome', 'land': 'F'}, 'fixed combinations of city, land'),
     ({'days': 3}, "not derived, got 'days'"),
   ],

@@ -96,7 +96,13 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize('case', BAD)
+# One of each kind: of flags, of a plan, of settings and of the data.
+FEW = ('unknown flag', 'contradiction', 'epsilon', 'batch', 'data set')
+
+
+@pytest.mark.parametrize(
+  'case', [pytest.param(c, marks=[] if c in FEW else [pytest.mark.slow]) for c in BAD]
+)
 def test_bad_input_gets_one_line_and_status_2(case, tmp_path):
   flags, wanted = BAD[case]
   run_dir = tmp_path / 'run'

@@ -64,7 +64,7 @@ def test_colours_move_together():
   assert (moved[..., :1] != grey).mean() > 0.5
 
 
-@pytest.mark.parametrize('n', [0, 1, 7])
+@pytest.mark.parametrize('n', [*(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1)), 7])
 def test_an_image_is_distorted_alike_among_few_and_among_many(n):
   images = np.random.default_rng(0).integers(0, 256, (MANY, 8, 8, 1)).astype(np.uint8)
   key = jax.random.key(3)

@@ -66,7 +66,10 @@ def test_features_off_their_ground_say_so():
   assert 'photographs of 299×299' in str(features.off_ground('inception', (28, 28, 1)))
 
 
-@pytest.mark.parametrize('shape', [(8, 9, 3), (32, 32, 1), (1, 1, 1), (70, 20, 3)])
+@pytest.mark.parametrize('shape', [
+  (8, 9, 3), pytest.param((32, 32, 1), marks=pytest.mark.slow), (1, 1, 1),
+  pytest.param((70, 20, 3), marks=pytest.mark.slow),
+])  # fmt: skip
 def test_wavelets_are_taken_of_any_size(shape):
   images = np.random.default_rng(0).integers(0, 256, (4, *shape)).astype(np.uint8)
   points = features.extract(images, features.SCATTERING)

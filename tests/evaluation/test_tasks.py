@@ -173,6 +173,7 @@ class Interrupted(Exception):
   pass
 
 
+@pytest.mark.slow  # test_table_scores has the same store
 def test_finished_scores_are_not_computed_again(digits, score, monkeypatch, tmp_path):
   train, test, fresh = digits
   monkeypatch.setattr(judges, 'CLASSIFIERS', {'lr': judges.LogisticRegression})

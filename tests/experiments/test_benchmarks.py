@@ -63,6 +63,7 @@ def test_the_flax_networks_have_the_canonical_parameters(name, ours):
   assert found == {key: value.shape for key, value in nets.init_params(net).items()}
 
 
+@pytest.mark.slow
 def test_report_d_is_the_discriminator_of_the_package():
   nets, worker = load('nets'), load('worker_jax')
   models = importlib.import_module('dpgan_jax.networks.discriminators')
@@ -249,6 +250,7 @@ def test_numbers_have_three_digits():
   assert math.isclose(load('turns').spread([1.0, 2.0, 3.0]).median, 2.0)
 
 
+@pytest.mark.slow
 def test_commands_explain_themselves():
   for module in ('speed', 'install_peers'):
     done = subprocess.run(
@@ -441,6 +443,7 @@ def test_committed_pages_are_made_from_their_json(name):
   assert 'cores' in text
 
 
+@pytest.mark.slow
 def test_a_profile_is_of_programs_that_each_do_more():
   """Traced only; what XLA counts for them is no business of this test."""
   profile, nets, protocol = load('profile_step'), load('nets'), load('protocol')

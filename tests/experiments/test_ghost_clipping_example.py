@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from experiments.examples import ghost_clipping
 
 
+@pytest.mark.slow  # an example's script
 def test_it_learns_without_per_example_gradients(capsys, monkeypatch):
   """At a quarter of its width, which is a sixteenth of the work."""
   monkeypatch.setattr(ghost_clipping, 'WIDTHS', (64, 512, 512, 10))

@@ -67,6 +67,7 @@ def make_check(tmp_path):
   return make
 
 
+@pytest.mark.slow
 def test_a_part_is_kept_and_not_measured_again(make_check, tmp_path):
   check, said = make_check()
   assert check.run(['device'], minutes=2)

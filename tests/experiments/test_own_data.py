@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from experiments import pages
 from experiments.own_data import make_page, measure
@@ -23,6 +24,7 @@ ROW = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_page_tells_what_was_measured():
   part = next(measure.parts(None))
   rows = [measure.run(part, 8.0, kind, 0) for kind in measure.KINDS]

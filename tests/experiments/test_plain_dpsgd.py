@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import pathlib
 
+import pytest
+
 from experiments.examples import plain_dpsgd
 
 EXAMPLE = pathlib.Path(plain_dpsgd.__file__)
 
 
+@pytest.mark.slow  # test_notebook learns in the same way
 def test_it_learns_digits_within_epsilon_2(capsys):
   accuracy, epsilon = plain_dpsgd.main()
   assert accuracy > 0.8

@@ -33,7 +33,11 @@ def test_is_caught(fault):
   assert planted_faults.run(fault)['detail']
 
 
-@pytest.mark.parametrize('name', ['half_noise', 'reused_batch', 'accountant_promises_more'])
+@pytest.mark.parametrize(
+  'name',
+  ['half_noise', 'reused_batch',
+   pytest.param('accountant_promises_more', marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_planting_leaves_nothing_behind(name):
   fault = ROWS[name]
   with planted_faults.planted(fault):

@@ -38,12 +38,14 @@ def test_the_sums_of_clipped_gradients_are_all_that_passes_between_chips():
   ('change', 'said'),
   [
     ({'memory_bytes': 2**35, 'fits': False}, 'of a chip'),
-    ({'donated_bytes': 5}, 'donates 5 of'),
+    pytest.param({'donated_bytes': 5}, 'donates 5 of', marks=pytest.mark.slow),
     ({'host_transfers': ['outfeed']}, 'host: outfeed'),
     ({'collective_bytes_a_step': {'all-reduce': 10, 'all-gather': 1}}, 'other collectives'),
-    ({'collective_bytes_a_step': {}}, 'other collectives'),
-    ({'collective_bytes_a_step': {'all-reduce': 10**9}}, 'moves'),
-    ({'chips': 1}, 'collectives on one chip'),
+    pytest.param({'collective_bytes_a_step': {}}, 'other collectives', marks=pytest.mark.slow),
+    pytest.param(
+      {'collective_bytes_a_step': {'all-reduce': 10**9}}, 'moves', marks=pytest.mark.slow
+    ),
+    pytest.param({'chips': 1}, 'collectives on one chip', marks=pytest.mark.slow),
   ],
 )
 def test_a_fault_is_said(change, said):

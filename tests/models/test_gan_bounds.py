@@ -32,6 +32,7 @@ def dataset():
   return make_dataset()
 
 
+@pytest.mark.slow  # test_gan has the formula of a step
 def test_limits_are_plain_training(dataset):
   """σ = 0, C = ∞, everything in the batch: the step is the gradient of the ordinary GAN loss."""
   gan = make_gan(
@@ -52,7 +53,9 @@ def test_limits_are_plain_training(dataset):
   assert max_difference(after.d_params, expected) < 1e-5
 
 
-@pytest.mark.parametrize('balance', ['clipped', 'plain'])
+@pytest.mark.parametrize(
+  'balance', [pytest.param('clipped', marks=pytest.mark.slow), 'plain']  # test_gan has its formula
+)
 def test_balance_of_the_fake_half(dataset, balance):
   """'clipped' bounds each fake's gradient like a real one's; 'plain' does not bound it."""
   gan = make_gan(
@@ -65,6 +68,7 @@ def test_balance_of_the_fake_half(dataset, balance):
   assert (moved <= bound * (1 + 1e-5)) == (balance == 'clipped')
 
 
+@pytest.mark.slow  # test_gan has its formula
 def test_clip_norm_of_the_step_is_the_mechanisms(dataset):
   """The step follows the mechanism when one of its numbers changes: nothing is typed twice."""
   gan = make_gan(sigma=0.0, clip=1e-3, d_optimizer='sgd', d_learning_rate=1.0)
@@ -124,6 +128,7 @@ def test_gradient_penalty_leaves_each_example_its_own_loss(dataset):
   assert bool(jnp.isnan(metrics.d_real_accuracy))
 
 
+@pytest.mark.slow  # test_sensitivity has a penalty
 def test_gradient_penalty_is_inside_the_clipped_loss(dataset):
   """However heavy the penalty, the real half stays within C; without one the step is another."""
   settings = {
@@ -148,6 +153,7 @@ def test_weights_of_d_are_clipped_after_the_step(dataset):
   assert largest == pytest.approx(0.01)
 
 
+@pytest.mark.slow  # test_taint proves it, test_pace has the schedule
 def test_adaptive_n_d_follows_fakes_only(dataset):
   """Checklist 16: other data of which the noisy sums are the same (all clipped away) give the same
   schedule, and n_D rises when D calls no fake a fake.

@@ -35,10 +35,8 @@ def dataset():
   return make_dataset()
 
 
-@pytest.mark.parametrize(
-  'change',
-  [{'microbatch_size': 5}, pytest.param({'clipping_strategy': 'vmap'}, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow  # test_clipping has microbatches, test_ghost the strategies
+@pytest.mark.parametrize('change', [{'microbatch_size': 5}, {'clipping_strategy': 'vmap'}])
 def test_how_the_norms_are_found_changes_nothing_but_time_and_memory(dataset, change):
   whole, _ = run(make_gan(), dataset, 3)
   parts, _ = run(make_gan(**change), dataset, 3)
@@ -52,6 +50,7 @@ def lowered(gan) -> str:
   return jax.jit(gan.step).lower(state, images, labels).as_text()
 
 
+@pytest.mark.slow  # test_memory has the choice
 def test_a_batch_that_fits_is_looked_at_whole():
   """The default, a budget that suffices, and a microbatch of all examples are one program."""
   gan = make_gan()
@@ -135,6 +134,7 @@ def test_bfloat16_does_not_loosen_the_clip_norm(dataset, narrow):
   assert clipped > 0
 
 
+@pytest.mark.slow  # test_host_data cuts a run anywhere
 def test_chunks_compose_bit_for_bit(dataset):
   """Two chunks of 3 and one of 6 end in the same bits: where a run stops does not matter."""
   gan = make_gan()

@@ -58,7 +58,7 @@ def test_real_images_are_called_good(name):
   assert level(name) in ('good', 'usable')
 
 
-@pytest.mark.parametrize('name', ['digits', 'shapes'])
+@pytest.mark.parametrize('name', ['digits', pytest.param('shapes', marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
   'failure',
   ['one image', 'three images', 'one a class', 'static', 'shuffled', 'one class', 'blank',

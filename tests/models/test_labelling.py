@@ -246,6 +246,7 @@ def test_a_file_whose_labeller_was_taken_out_is_refused(finished, tmp_path):
       generator_file.load(path)
 
 
+@pytest.mark.slow  # test_release has the bundle
 def test_the_bundle_is_verified_with_all_stages_and_says_what_was_done_to_samples(
   finished, tmp_path, monkeypatch
 ):

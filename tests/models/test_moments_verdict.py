@@ -42,7 +42,12 @@ def test_labels_that_say_nothing_are_useless_however_large_epsilon():
 
 @pytest.mark.parametrize(
   ('n', 'epsilon', 'level'),
-  [(200, 0.1, 'useless'), (1440, 0.1, 'useless'), (1440, 4.0, 'good'), (1440, 1e6, 'good')],
+  [
+    pytest.param(200, 0.1, 'useless', marks=pytest.mark.slow),
+    (1440, 0.1, 'useless'),
+    (1440, 4.0, 'good'),
+    pytest.param(1440, 1e6, 'good', marks=pytest.mark.slow),
+  ],
 )
 def test_records_and_epsilon_make_the_level(n, epsilon, level):
   for draw in range(5):

@@ -312,6 +312,7 @@ def test_rows_are_in_the_domain_and_in_the_proportions_of_the_counts(exact, peop
       np.testing.assert_allclose(steps, np.rint(steps), atol=1e-4)
 
 
+@pytest.mark.slow  # the test before it has less noise
 def test_however_much_noise_there_is_rows_are_in_the_domain(few):
   model = _model(few, 0.01, moments_coefficients=6)
   rows, labels = model.sample(300, key=jax.random.key(0))
@@ -488,6 +489,7 @@ def test_settings_of_images_are_refused_with_tables(option):
     datasets.load_dataset('people', **option)
 
 
+@pytest.mark.slow  # test_mixture fits single columns
 def test_a_single_column_goes_with_its_target():
   """There is no pair of columns then: all that is known of it are one-way counts of classes."""
   truth = np.arange(2000) % 2

@@ -75,7 +75,9 @@ def test_generator_makes_images_that_follow_z_and_class(name, shape):
   assert np.array_equal(as_zero, as_one) == (name in discriminators.UNCONDITIONAL)
 
 
-@pytest.mark.parametrize('shape', [(28, 28, 1), (9, 7, 3)], ids=str)  # the test below has 8×8
+@pytest.mark.parametrize(  # the test below has 8×8
+  'shape', [pytest.param((28, 28, 1), marks=pytest.mark.slow), (9, 7, 3)], ids=str
+)
 @each_discriminator
 def test_discriminator_treats_each_example_alone(name, shape):
   """The logit of an example stays what it is when the others change; its class matters or not."""
@@ -95,7 +97,13 @@ def test_discriminator_treats_each_example_alone(name, shape):
   assert unmoved == (name in discriminators.UNCONDITIONAL)
 
 
-@each_discriminator
+@pytest.mark.parametrize(  # the test above looks at these, too
+  'name',
+  [
+    pytest.param(n, marks=[pytest.mark.slow] if n in ('revisited', 'dcgan') else [])
+    for n in DISCRIMINATORS
+  ],
+)
 def test_every_discriminator_may_be_trained_privately(name):
   shape = (8, 8, 1)  # the test above looks at others
   per_example.require_per_example(
@@ -110,7 +118,13 @@ any_shape = hypothesis.given(
 )
 
 
-@each_generator
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(n, marks=[pytest.mark.slow] if n in ('report', 'revisited', 'dcgan') else [])
+    for n in GENERATORS
+  ],
+)
 @hypothesis.settings(max_examples=10)
 @any_shape
 def test_any_image_size_can_be_generated(name, shape):

@@ -37,6 +37,7 @@ def test_activations_are_bounded_then_noised():
   assert abs(added.mean()) < 0.16 * wanted
 
 
+@pytest.mark.slow  # test_networks looks at each image alone
 def test_noise_is_of_one_image_and_of_the_weights():
   module = NoisyActivations(SHAPE, 10)
   params = module.init(jax.random.key(1), IMAGES[:2], LABELS[:2])

@@ -164,7 +164,9 @@ class TestEpsilon:
     assert exact > 20
     assert exact <= accounting.epsilon(gaussian(0.15), delta=DELTA) <= exact * 1.01
 
-  @pytest.mark.parametrize(('event', 'above'), [(run(200, 0.7), 1.001), (run(20), 1.05)])
+  @pytest.mark.parametrize(('event', 'above'), [
+    pytest.param(run(200, 0.7), 1.001, marks=pytest.mark.slow), (run(20), 1.05),
+  ])  # fmt: skip
   def test_quick_is_little_above(self, event, above):
     exact = accounting.epsilon(event, delta=DELTA)
     assert exact < accounting.quick_epsilon(event, delta=DELTA) < above * exact

@@ -67,6 +67,7 @@ def rounding(grads: dict[str, np.ndarray], bound: float) -> float:
 
 
 class TestClippedSum:
+  @pytest.mark.slow  # test_ghost compares sums with float64 too
   @hypothesis.given(
     shapes=st.sampled_from(SHAPES), scales=SCALES, bound=BOUNDS, seed=st.integers(0, 999),
     data=st.data(),
@@ -117,7 +118,7 @@ class TestClippedSum:
 
   @pytest.mark.parametrize('bad', BAD)
   @pytest.mark.parametrize('bound', [1.0, math.inf])
-  @pytest.mark.parametrize('leaf', ['a', 'b'])
+  @pytest.mark.parametrize('leaf', ['a', pytest.param('b', marks=pytest.mark.slow)])
   def test_a_bad_example_contributes_exactly_zero_as_a_whole(self, bad, bound, leaf):
     grads = gradients({'a': (2,), 'b': (3,)}, [0, 0, 0], seed=1)
     grads[leaf][1, 1] = bad
@@ -203,8 +204,8 @@ class TestClippedGrad:
     assert (want.norms > 0.8).any()
     assert (want.norms < 0.8).any()
 
-  @pytest.mark.parametrize('bound', [0.3, 5.0, math.inf])
-  @pytest.mark.parametrize('microbatch', [None, 3])
+  @pytest.mark.parametrize('bound', [0.3, pytest.param(5.0, marks=pytest.mark.slow), math.inf])
+  @pytest.mark.parametrize('microbatch', [None, pytest.param(3, marks=pytest.mark.slow)])
   def test_agrees_with_jax_privacy(self, bound, microbatch):
     params, x, y = problem(9)
     x = x.at[4, 2].set(jnp.nan)
@@ -217,8 +218,8 @@ class TestClippedGrad:
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), ours.sum, theirs
     )
 
-  @pytest.mark.parametrize('n', [0, 1, 7])
-  @pytest.mark.parametrize('microbatch', [1, 3, 7, 8])
+  @pytest.mark.parametrize('n', [0, pytest.param(1, marks=pytest.mark.slow), 7])
+  @pytest.mark.parametrize('microbatch', [pytest.param(1, marks=pytest.mark.slow), 3, 7, 8])
   def test_microbatches_do_not_change_the_result(self, n, microbatch):
     params, x, y = problem(n)
     if n > 4:

@@ -68,7 +68,14 @@ def test_forward_and_backward_are_those_of_padding_and_cropping(padding, size, t
 
 
 @pytest.mark.parametrize('strategy', clipping.STRATEGIES)
-@pytest.mark.parametrize('padding', [((-1, 1), (0, 0)), ((-2, 2), (-2, 0)), ((-1, 2), (-2, 1))])
+@pytest.mark.parametrize(
+  'padding',
+  [
+    pytest.param(((-1, 1), (0, 0)), marks=pytest.mark.slow),
+    pytest.param(((-2, 2), (-2, 0)), marks=pytest.mark.slow),
+    ((-1, 2), (-2, 1)),
+  ],
+)
 @pytest.mark.parametrize('inside', ['plain', 'scan', 'remat'])
 def test_a_masked_example_moves_nothing(strategy, padding, inside):
   rng = np.random.default_rng(0)

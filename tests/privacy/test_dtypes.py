@@ -88,7 +88,12 @@ def test_everything_else_is_refused_with_the_same_words(way, x64):
     assert f'got {name}: ' in words
 
 
-@pytest.mark.parametrize('strategy', clipping.STRATEGIES)
+@pytest.mark.parametrize(
+  'strategy',
+  [
+    pytest.param(s, marks=[] if s == 'ghost' else [pytest.mark.slow]) for s in clipping.STRATEGIES
+  ],
+)
 @hypothesis.settings(max_examples=4)
 @hypothesis.given(
   dtypes=st.lists(st.sampled_from(RIGHT), min_size=3, max_size=3), data=st.sampled_from(RIGHT),
@@ -143,7 +148,11 @@ def test_complex_numbers_within_a_loss_are_right(strategy):
   np.testing.assert_allclose(found.norms, want.norms, rtol=1e-5)
 
 
-@pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float32', 'float64'])
+@pytest.mark.parametrize(
+  'dtype',
+  [*(pytest.param(d, marks=pytest.mark.slow) for d in ('float16', 'float32')),
+   'bfloat16', 'float64'],
+)  # fmt: skip
 @pytest.mark.parametrize('half', ['noise_sum', 'clip_and_noise'])
 def test_parameters_of_every_float_train_in_a_scan(dtype, half):
   """The carry keeps its dtypes; sum and noise are float32 all the same (bf16_scan.py)."""

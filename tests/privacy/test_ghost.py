@@ -110,7 +110,15 @@ LAYERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('name', LAYERS)
+ALIKE = {  # others have what they try: the layers of an attention, kernels, strides, norms
+  'dense general', 'conv valid', 'conv padding dilation', 'conv depthwise circular', 'conv 3-d',
+  'conv transpose valid kernel', 'group norm',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'name', [pytest.param(n, marks=[pytest.mark.slow] if n in ALIKE else []) for n in LAYERS]
+)
 def test_every_layer(name):
   module, shape = LAYERS[name]
   loss, params, batch = of_module(module, shape)
@@ -124,6 +132,7 @@ def _names(params: dict) -> set[str]:
   return {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
 
 
+@pytest.mark.slow  # test_every_layer has convolutions of each kind
 @hypothesis.given(
   size=st.integers(3, 7), kernel=st.integers(1, 3), stride=st.integers(1, 3),
   dilation=st.integers(1, 2), groups=st.sampled_from([1, 2]), per_group=st.integers(1, 3),
@@ -143,6 +152,7 @@ def test_convolutions_of_any_shape(
   agree(loss, params, batch, strategies=INFERRING)
 
 
+@pytest.mark.slow  # test_every_layer has products of each kind
 @hypothesis.given(
   spec=st.sampled_from(
     [
@@ -180,7 +190,9 @@ class Embedding(nn.Module):
     return table.attend(x) if self.tied else nn.Dense(2)(x)
 
 
-@pytest.mark.parametrize('tied', [False, True])
+@pytest.mark.parametrize(
+  'tied', [pytest.param(False, marks=pytest.mark.slow), True]  # test_ghost_lookups has the former
+)
 def test_embeddings(tied):
   ids = jnp.array([[0, 3, 3, 3], [6, 1, 0, 2], [5, 5, 5, 5]])
   module = Embedding(tied)
@@ -263,6 +275,7 @@ def test_a_gradient_penalty_inside_the_loss():
   agree(loss, params, (x,), rtol=1e-4)
 
 
+@pytest.mark.slow  # the next test is stricter
 def test_mixed_precision_keeps_norms_and_sums_in_float32():
   module = nn.Sequential([nn.Dense(16, dtype=jnp.bfloat16), nn.tanh, nn.Dense(1)])
   loss, params, batch = of_module(module, (9, 8), n=64)
@@ -312,7 +325,7 @@ def test_in_bfloat16_the_norm_is_that_of_the_gradient_that_is_summed(shape, stra
 
 
 @pytest.mark.parametrize('strategy', clipping.STRATEGIES)
-@pytest.mark.parametrize('groups', [1, 2])
+@pytest.mark.parametrize('groups', [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_bad_example_contributes_exactly_zero_and_spoils_no_other(strategy, groups):
   """Grouped convolutions too, whose gradients XLA:CPU takes for all examples in one product."""
   module = nn.Sequential([nn.Conv(4, (3, 3), feature_group_count=groups), nn.GroupNorm(2)])

@@ -46,7 +46,13 @@ def random_ids(dtype: str, rows: int, seed: int, shape: tuple[int, ...]) -> jax.
   return jnp.asarray(np.random.default_rng(seed).choice(choices, shape).astype(dtype))
 
 
-@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize(
+  'dtype',
+  [
+    pytest.param(d, marks=[] if d in ('uint8', 'int16', 'int32') else [pytest.mark.slow])
+    for d in DTYPES
+  ],
+)
 @hypothesis.given(
   rows=st.sampled_from([1, 3, 127, 128, 129, 200, 255, 256, 257, 300]), seed=st.integers(0, 99),
   mode=st.sampled_from([Mode.FILL_OR_DROP, Mode.CLIP, Mode.PROMISE_IN_BOUNDS]),
@@ -61,7 +67,12 @@ def test_every_mode_and_integer_type(dtype, rows, seed, mode):
 
 @pytest.mark.parametrize(
   ('mode', 'dtype', 'rows'),
-  [('fill', 'uint8', 300), ('clip', 'uint8', 256), (None, 'int8', 100), ('wrap', 'int16', 5)],
+  [
+    ('fill', 'uint8', 300),
+    pytest.param('clip', 'uint8', 256, marks=pytest.mark.slow),
+    pytest.param(None, 'int8', 100, marks=pytest.mark.slow),
+    ('wrap', 'int16', 5),
+  ],
 )
 def test_indexing_and_take(mode, dtype, rows):
   table = jnp.asarray(np.random.default_rng(0).standard_normal((rows, 3)), jnp.float32)

@@ -184,6 +184,7 @@ ARGUMENTS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow  # test_ghost has a program of each kind
 @hypothesis.given(**ARGUMENTS)
 @hypothesis.settings(max_examples=6)
 def test_a_sample_of_programs(program, strategy, microbatch, seed):

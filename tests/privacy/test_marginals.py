@@ -84,7 +84,9 @@ def test_noise_does_not_depend_on_what_is_counted(table, sigma):
     np.testing.assert_array_equal(noisy - noise, release(cells, sizes))
 
 
-@pytest.mark.parametrize('columns', [1, 2, 5])
+@pytest.mark.parametrize(
+  'columns', [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 5)), 2]
+)
 def test_noise_has_the_stated_deviation(columns):
   """The deviation of n independent draws is off by 1/√(2n), their mean by σ/√n: five of these are
   allowed. With n ≥ 8,000 that is 4 %, and one column or pair more or less makes at least 5 %.

@@ -85,10 +85,16 @@ def _penalised(params, x):
 LOSSES = {f.__name__[1:]: f for f in (_layers, _positions, _shared, _looked_up, _penalised)}
 
 
+ELSEWHERE = ('shared', 'looked_up')  # test_ghost and test_ghost_lookups have bounds of them
+
+
 @pytest.mark.parametrize(
   'strategy', ['auto', *(pytest.param(s, marks=pytest.mark.slow) for s in ('vmap', 'ghost'))]
 )
-@pytest.mark.parametrize('name', LOSSES)
+@pytest.mark.parametrize(
+  'name',
+  [pytest.param(n, marks=[pytest.mark.slow] if n in ELSEWHERE else []) for n in LOSSES],
+)
 def test_one_example_moves_a_clipped_sum_by_the_clip_norm_at_most(name, strategy):
   """All of five examples, and all but one: 2 positions of 6 numbers each."""
   rng = np.random.default_rng(0)

@@ -60,8 +60,11 @@ def close(found, expected, tolerance=1e-5):
 @pytest.mark.parametrize(
   ('fn', 'how', 'checked'),
   [
-    (loss, {}, True), (loss, {'strategy': 'vmap'}, True), (loss, {'microbatch_size': 3}, True),
-    (scanned, {}, True), (loss, {}, False),
+    (loss, {}, True),
+    pytest.param(loss, {'strategy': 'vmap'}, True, marks=pytest.mark.slow),
+    pytest.param(loss, {'microbatch_size': 3}, True, marks=pytest.mark.slow),
+    (scanned, {}, True),
+    pytest.param(loss, {}, False, marks=pytest.mark.slow),
   ],
 )  # fmt: skip
 def test_a_device_clips_examples_not_sums_of_them(batch, fn, how, checked):
@@ -170,7 +173,7 @@ def test_noise_that_is_not_of_the_whole_sum_is_refused(batch, make, checked, sai
 
 
 @pytest.mark.parametrize('length', [1, 7, 8, 20])
-@pytest.mark.parametrize('devices', [2, 8])
+@pytest.mark.parametrize('devices', [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_every_row_is_on_one_device(length, devices):
   there, asked = sharding.mesh_of(devices), jnp.arange(length) % 3 > 0
   values = jnp.arange(length, dtype=jnp.float32) + 1

@@ -151,7 +151,7 @@ class TestTheNoisedSum:
 # --- the package ---------------------------------------------------------------------------------
 
 
-SLOW = ('report', 'revisited', 'scattering')
+SLOW = ('penalty', 'weight clip', 'report', 'revisited', 'scattering')
 
 
 @pytest.mark.parametrize(
@@ -205,6 +205,8 @@ SAID = {
 RARE = {
   'D by the clean sum as well', 'the pace by the realised batch', 'fakes by the noise key',
   'fakes by the batch key', 'a loss shown to the host', 'two sums in a step',
+  'fakes from a real statistic', 'the average of G by real images',
+  'the realised batch as divisor', 'the sum in the state',
 }  # fmt: skip
 
 
@@ -221,6 +223,7 @@ def test_finds(name):
       check()
 
 
+@pytest.mark.slow  # of a fault, not of the package
 def test_the_bound_from_real_norms_is_in_no_step_with_a_higher_cap():
   """What made that fault hard to find: at the usual cap the step is as it should be."""
   (swap,) = leaks.LEAKS["fakes' bound from real norms"]

@@ -489,6 +489,7 @@ _SAVER = """
 """
 
 
+@pytest.mark.slow  # test_trainer kills a run, the tests above a save
 def test_kill_9_while_saving_leaves_a_complete_checkpoint(tmp_path: pathlib.Path) -> None:
   newest, cut_off = 0, 0
 

@@ -86,6 +86,7 @@ def test_a_run_on_many_is_that_on_one(of_one, devices, tmp_path):
   alike(tmp_path / 'many', state, *of_one)
 
 
+@pytest.mark.slow  # the two processes go on with a run of one device
 def test_a_run_goes_on_on_another_number(of_one, tmp_path):
   """From 8 to 1, with data on the host, to 2: one run, charged once; the record says what on."""
   run = tmp_path / 'run'

@@ -48,7 +48,9 @@ def saved(model, tmp_path_factory) -> bytes:
 # --- the file ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('which', ['model', 'report_model', 'mixed'])
+@pytest.mark.parametrize(
+  'which', ['model', pytest.param('report_model', marks=pytest.mark.slow), 'mixed']
+)
 def test_loaded_model_draws_the_same(which, request, tmp_path):
   model = request.getfixturevalue(which)
   path = tmp_path / 'new' / 'model.safetensors'

@@ -523,6 +523,7 @@ def test_steps_that_only_the_metrics_know_of_have_to_be_charged(copy, digits):
     trainer.train(CONFIG, digits, copy, progress=False)
 
 
+@pytest.mark.slow  # test_checkpoint falls back
 def test_damaged_newest_checkpoint_falls_back_and_ends_the_same(finished, copy, digits):
   newest = copy / 'checkpoints' / '12'
   largest = max((p for p in newest.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)

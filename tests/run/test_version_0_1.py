@@ -28,7 +28,7 @@ def old(tmp_path_factory) -> pathlib.Path:
   return path / 'run_0.1'
 
 
-@pytest.mark.parametrize('source', ['run', 'file'])
+@pytest.mark.parametrize('source', [pytest.param('run', marks=pytest.mark.slow), 'file'])
 def test_it_draws_what_it_drew(old, source):
   if source == 'run':
     model = trainer.restore_model(old).model

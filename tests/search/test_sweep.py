@@ -336,6 +336,7 @@ def test_a_run_that_fails_does_not_lose_the_others(main, tmp_path):
   assert main.state.began == ['train eps1/secret_key', 'evaluate']
 
 
+@pytest.mark.slow  # the test of each run once does too
 def test_an_interruption_ends_the_sweep_and_the_next_call_continues(main, tmp_path):
   main.state.interrupt = 2.0
   with pytest.raises(KeyboardInterrupt):

@@ -189,7 +189,7 @@ def systems(draw: st.DrawFn) -> Schema:
 
 @hypothesis.given(st.data(), st.integers(0, 2**32 - 1), st.sampled_from((0, 2)))
 @hypothesis.settings(
-  max_examples=100, suppress_health_check=[hypothesis.HealthCheck.filter_too_much]
+  max_examples=40, suppress_health_check=[hypothesis.HealthCheck.filter_too_much]
 )
 def test_every_sample_satisfies_every_constraint(data, seed, tries):
   try:
