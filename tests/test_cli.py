@@ -567,6 +567,7 @@ loop._wait_interruptibly(ended, time.monotonic())
 """
 
 
+@pytest.mark.slow  # the tests above interrupt, too
 def test_steps_that_a_device_is_at_do_not_hold_up_the_end(script):
   """JAX waits for them when the interpreter ends: here, for days."""
   pipe = subprocess.PIPE

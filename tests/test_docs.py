@@ -151,6 +151,7 @@ def test_bounds_on_a_guess_are_computed():
   assert all(said == meaning._percent(meaning.guess(float(eps), 0.0)) for eps, said in rows)
 
 
+@pytest.mark.slow  # the tests above follow the links
 @pytest.mark.skipif(
   importlib.util.find_spec('mkdocs') is None, reason='no mkdocs: pip install -r requirements.txt'
 )

@@ -48,6 +48,7 @@ def loud(dataset, tmp_path_factory):
   return audit(dataset, run_dir), run_dir
 
 
+@pytest.mark.slow  # test_gradient has an audit that is seen to find
 def test_finds_canaries_in_little_noise(loud, dataset):
   """Each canary is in a fifth of 40 steps or more, at noise 0.4: they are told apart nearly all."""
   found, _ = loud
@@ -61,6 +62,7 @@ def test_finds_canaries_in_little_noise(loud, dataset):
   assert found.present == plant(dataset).present.sum()
 
 
+@pytest.mark.slow
 def test_a_finished_audit_is_read_again_and_another_refused(loud, dataset, monkeypatch):
   found, run_dir = loud
   monkeypatch.setattr(stages, 'make_chunk', None)  # no step may be taken

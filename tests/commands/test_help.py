@@ -26,7 +26,14 @@ def names(page: str) -> list[str]:
   return [line.partition(': ')[0].removeprefix('--').removeprefix('[no]') for line in lines]
 
 
-@pytest.mark.parametrize('command', COMMANDS, ids=lambda command: command.__name__)
+FEW = (sample, schema, train)  # with settings of a run, of tables, of neither
+
+
+@pytest.mark.parametrize(
+  'command',
+  [pytest.param(c, marks=[] if c in FEW else [pytest.mark.slow]) for c in COMMANDS],
+  ids=[c.__name__ for c in COMMANDS],
+)
 def test_few_flags_matter_and_all_can_be_seen(command, own_flags):
   command.define_flags()
   defined = {own_flags[name].name for name in own_flags}  # --data is --data_dir

@@ -112,6 +112,7 @@ def test_a_budget_that_buys_nothing_is_not_spent_unasked(train, tmp_path):
   assert 'Samples: Useless (red): the classes do not stand out of the noise' in done.out
 
 
+@pytest.mark.slow  # test_package has a plan from the command
 def test_the_plan_is_shown_and_nothing_trained(train, tmp_path):
   done = train('--dataset=digits', '--target_epsilon=1', '--delta=1e-4', '--dry_run')
   assert done.status == 0

@@ -619,6 +619,7 @@ def test_a_ledger_that_lost_lines_is_refused(interrupted, tmp_path):
 # --- tuning ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # the next test keeps one
 def test_the_tuning_note_is_kept_replaced_and_taken_back(tmp_path):
   run = paper_run(tmp_path)
 
@@ -641,7 +642,11 @@ def test_the_tuning_note_is_kept_replaced_and_taken_back(tmp_path):
   assert note_after() is None
 
 
-@pytest.mark.parametrize('content', ['', '[]', '{}', '{"tuning": {"note": 3}}'])
+@pytest.mark.parametrize(
+  'content',
+  [*(pytest.param(c, marks=pytest.mark.slow) for c in ('[]', '{}')),
+   '', '{"tuning": {"note": 3}}'],
+)  # fmt: skip
 def test_a_note_is_not_lost_with_a_report_that_cannot_be_read(tmp_path, content):
   run = paper_run(tmp_path)
   run.report_json.write_text(content)

@@ -43,6 +43,7 @@ def test_arrays_go_in_and_come_out(fitted, tmp_path):
   np.testing.assert_array_equal(again['x'], drawn['x'])
 
 
+@pytest.mark.slow  # test_series_moments has it without the command
 def test_static_values_can_be_given(fitted, tmp_path):
   model, run = fitted
   drawn = model.sample(30, given={'sex': 'female', 'ill': 'yes'}, seed=0)
@@ -72,6 +73,7 @@ def test_what_is_published_is_verified(fitted, tmp_path, monkeypatch):
   assert 'dpgan_jax series 1' in json.dumps(report)
 
 
+@pytest.mark.slow  # what samples are like is in test_series_moments
 def test_scores_stand_beside_real_and_worthless_series(fitted, tmp_path):
   _, run = fitted
   model = trainer.restore_model(run).model

@@ -197,8 +197,8 @@ def test_an_unconfirmed_schema_is_refused_and_nothing_is_left(commands, data, tm
   ('flags', 'words'),
   [
     (('--steps=10',), 'moments'),
-    (('--image_size=28',), 'image_size'),
-    (('--channels=1',), 'channels'),
+    pytest.param(('--image_size=28',), 'image_size', marks=pytest.mark.slow),
+    pytest.param(('--channels=1',), 'channels', marks=pytest.mark.slow),
     (('--target_epsilon=0.01',), 'samples would be useless'),
   ],
 )

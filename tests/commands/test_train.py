@@ -117,6 +117,7 @@ def test_bad_input_gets_one_line_and_status_2(case, tmp_path):
   assert not run_dir.exists()
 
 
+@pytest.mark.slow  # test_mechanism has the refusal
 def test_unreachable_epsilon(tmp_path):
   flags = ['--dataset=digits', '--target_epsilon=1e-7', '--steps=400', '--batch_size=720']
   result = train(*flags, f'--run_dir={tmp_path / "run"}')
@@ -145,6 +146,7 @@ def test_run_dir_must_be_a_run(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['thesis.txt']
 
 
+@pytest.mark.slow  # test_docs and test_package read the flag files that are named
 def test_flag_files_are_complete():
   """Every flag file of this command gives settings and a directory of its own."""
   # What mnist.flags, conditional_gan.flags and report_gan.flags share is no run of its own.

@@ -135,8 +135,8 @@ def test_fetches_once_and_then_uses_the_cache(server, registry, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'fault', ['404', '500', 'corrupted', 'truncated', 'longer', 'endless', 'stalls', 'trickles',
-            'refused', 'cut']
+  'fault', ['404', '500', 'corrupted', 'truncated', 'longer', 'endless', 'stalls',
+            pytest.param('trickles', marks=pytest.mark.slow), 'refused', 'cut']
 )  # fmt: skip
 def test_a_bad_first_mirror_gives_way_to_the_second(server, registry, tmp_path, fault, caplog):
   page = f'/a/{IMAGES}'

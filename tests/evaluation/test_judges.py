@@ -181,7 +181,8 @@ def test_a_judge_needs_as_many_of_each(digits):
 
 @pytest.mark.parametrize(
   ('name', 'n', 'epochs', 'least'),
-  [('lr', 1440, 40, 0.85), ('mlp', 1440, 20, 0.9), ('cnn', 720, 4, 0.4)],
+  [('lr', 1440, 40, 0.85), ('mlp', 1440, 20, 0.9),
+   pytest.param('cnn', 720, 4, 0.4, marks=pytest.mark.slow)],
 )
 def test_classifiers_learn_digits(digits, name, n, epochs, least):
   (images, labels), test = digits

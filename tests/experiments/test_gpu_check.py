@@ -87,6 +87,7 @@ def test_a_part_is_kept_and_not_measured_again(make_check, tmp_path):
     make_check()
 
 
+@pytest.mark.slow
 def test_a_part_ends_at_its_deadline_with_all_that_it_started(make_check):
   check, _ = make_check()
   text, status = check._process(['timeit', '-n', '1', '-r', '1', 'import time; time.sleep(60)'], 1)

@@ -76,6 +76,7 @@ def trained(examples: list[str], tmp_path_factory: pytest.TempPathFactory) -> pa
   return folder
 
 
+@pytest.mark.slow
 def test_a_run_says_what_took_part(trained, examples):
   recorded = json.loads((trained / 'config.json').read_text())['environment']['plugins']
   assert recorded == _plugins.loaded()
@@ -89,6 +90,7 @@ def test_a_run_says_what_took_part(trained, examples):
   assert first in statement.to_markdown()
 
 
+@pytest.mark.slow
 def test_nothing_is_read_without_the_same_code(trained, examples, monkeypatch):
   file = trained / 'g.safetensors'
   assert generator_file.load(file).sample(3, key=jax.random.key(1))[0].shape == (3, 8, 8, 1)
@@ -140,6 +142,7 @@ def test_a_discriminator_that_mixes_records_is_refused(module, match, examples, 
   del DISCRIMINATORS[name]
 
 
+@pytest.mark.slow  # a planted fault is one
 def test_a_classifier_that_mixes_records_is_refused(examples):
   class Mixing(nn.Module):
     num_classes: int
@@ -157,6 +160,7 @@ def test_a_classifier_that_mixes_records_is_refused(examples):
   del MODELS['mixing']
 
 
+@pytest.mark.slow  # a planted fault is one
 def test_a_gradient_that_depends_on_others_is_found_by_running(examples, tmp_path, monkeypatch):
   """What no forward pass shows: plans of networks from outside have their gradients compared."""
   from dpgan_jax.privacy import independence

@@ -61,6 +61,7 @@ def change(**settings) -> ClassifierConfig:
   return dataclasses.replace(CONFIG, **settings)
 
 
+@pytest.mark.slow  # test_classify learns, and is charged
 def test_it_learns_privately(digits, inputs):
   """Far above one in ten at ε below 4 on 1,440 digits, and every stage is paid for."""
   config = change(steps=30)

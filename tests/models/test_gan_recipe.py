@@ -124,6 +124,7 @@ def test_without_a_need_nothing_is_chosen(settings):
   assert not TrainConfig(method='gan', target_epsilon=math.inf, steps=3).wants_recipe
 
 
+@pytest.mark.slow  # test_labelling has a plan's budget
 def test_the_plan_is_one_of_the_budget_and_refuses_what_is_not_settled():
   spec = spec_of(2000, (12, 12, 3), 2)
   config = TrainConfig(method='gan', target_epsilon=4.0, delta=1e-4)

@@ -131,6 +131,7 @@ def test_the_same_counts_give_the_same_model(wanted):
   assert all(bool((a == b).all()) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.slow
 def test_many_columns_do_not_overshoot_together():
   """Each of forty moves the cells of all others: rows still have the counts of the mixture."""
   sizes, num, rng = (4,) * 40, 400, np.random.default_rng(6)

@@ -115,7 +115,7 @@ def test_patches_are_chosen_on_a_cpu_and_xlas_convolution_elsewhere(monkeypatch)
     assert expected in primitives()
 
 
-@pytest.mark.parametrize('use_bias', [True, False])
+@pytest.mark.parametrize('use_bias', [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(('stride', 'padding'), [(1, 'SAME'), (2, 'SAME'), (2, 'VALID')])
 def test_conv_is_flax_conv_with_the_same_parameters(stride, padding, use_bias):
   x = normal(0, 2, 9, 7, 3)

@@ -82,7 +82,9 @@ def direct(image, scales, angles):
   return np.stack([average(x), *(average(u) for u in one.values()), *map(average, two)])
 
 
-@pytest.mark.parametrize(('size', 'scales', 'angles'), [(8, 2, 4), (9, 2, 3), (8, 1, 8)])
+@pytest.mark.parametrize(('size', 'scales', 'angles'), [
+  pytest.param(8, 2, 4, marks=pytest.mark.slow), (9, 2, 3), (8, 1, 8),
+])  # fmt: skip
 def test_it_is_the_definition(size, scales, angles):
   image = np.random.default_rng(size).random((size, size))
   wanted = direct(image, scales, angles)
@@ -186,6 +188,7 @@ def test_it_does_not_expand_distances():
   assert (kept > 0.5 * size).all()  # two orders hold most of the energy
 
 
+@pytest.mark.slow
 def test_a_shift_moves_it_less_than_the_pixels():
   rng = np.random.default_rng(4)
   images = np.zeros((10, 28, 28), np.float32)
@@ -234,7 +237,7 @@ def test_small_images_get_fewer_scales():
     most_scales(1, 28, at_most=3)
 
 
-@pytest.mark.parametrize('order', [0, 1, 2])
+@pytest.mark.parametrize('order', [*(pytest.param(n, marks=pytest.mark.slow) for n in (0, 2)), 1])
 def test_usual_sizes_of_channels(order):
   """Public, the same inside of a program, and about what strokes of any kind give."""
   transform = Scattering(28, 28, order=order)

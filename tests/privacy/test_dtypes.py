@@ -212,6 +212,7 @@ def test_numbers_of_numpy_do_not_widen_a_step():
   assert update['w'].dtype == found.dtype == jnp.float32
 
 
+@pytest.mark.slow  # GANs have bytes, test_ghost_lookups integers
 def test_data_may_be_of_any_dtype():
   w = jnp.ones(3)
   for dtype in ('uint8', 'int32', 'bool', 'float16', 'complex64', 'float8_e5m2'):

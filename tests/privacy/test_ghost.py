@@ -205,6 +205,7 @@ def test_embeddings(tied):
   assert any('embedding' in name for name in covered(loss, params, (ids,))) != tied
 
 
+@pytest.mark.slow  # test_ghost_lookups has more of them
 def test_ids_out_of_range_read_no_row():
   def loss(table: jax.Array, ids: jax.Array) -> jax.Array:
     return jnp.sum((table.at[ids].get(mode='fill', fill_value=0.0) + 1.0) ** 2)
@@ -291,7 +292,10 @@ def test_mixed_precision_keeps_norms_and_sums_in_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(got.sum)} == {jnp.dtype(jnp.float32)}
 
 
-@pytest.mark.parametrize('strategy', clipping.STRATEGIES)
+@pytest.mark.parametrize(
+  'strategy',
+  [pytest.param(s, marks=[] if s == 'auto' else [pytest.mark.slow]) for s in clipping.STRATEGIES],
+)
 @pytest.mark.parametrize('shape', [(1, 40, 50), (3, 40, 50), (30, 4, 5)], ids=str)
 def test_in_bfloat16_the_norm_is_that_of_the_gradient_that_is_summed(shape, strategy):
   """To float32 rounding, whichever way to the norm: 'outer', 'gram' and 'direct' here.

@@ -53,7 +53,7 @@ def test_rows_that_cancel_in_wide_layers(shape, gap):
 
 
 @pytest.mark.parametrize('strategy', clipping.STRATEGIES)
-@pytest.mark.parametrize('size', [1, 1000, 100_003])
+@pytest.mark.parametrize('size', [1, pytest.param(1000, marks=pytest.mark.slow), 100_003])
 def test_one_large_entry_before_many_small_ones(strategy, size):
   """Squares below half a unit in the last place of a running sum are lost to it."""
   a = np.full((1, size), 2.0**-12.5 * 0.999)
@@ -64,6 +64,7 @@ def test_one_large_entry_before_many_small_ones(strategy, size):
     assert true_norm(a, d) <= told <= true_norm(a, d) * (1 + 1e-4)
 
 
+@pytest.mark.slow  # test_ghost has such a search
 @hypothesis.given(
   shape=st.sampled_from([(2, 4096, 30), (4, 20, 2000), (7, 3, 2)]),
   rank=st.integers(1, 3), noise=st.sampled_from([0.0, 1e-6, 1e-4, 1e-2, 1.0]),

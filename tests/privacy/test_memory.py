@@ -89,6 +89,7 @@ class TestLargestMicrobatch:
   def test_the_whole_batch_where_it_fits(self):
     assert self.choose(60, self.fits(60, None)) == 60
 
+  @pytest.mark.slow
   @hypothesis.settings(max_examples=15)
   @hypothesis.given(n=st.integers(1, 300), share=st.floats(0.0, 1.0))
   def test_equal_parts_that_fit_and_no_more_of_them_than_needed(self, n, share):

@@ -145,7 +145,7 @@ def test_values_are_independent():
       statistics.noise_is_white(value, (1, 2, n // 2), alarm=ALARM)
 
 
-@pytest.mark.parametrize('spec', [('d',), (None, 'd')])
+@pytest.mark.parametrize('spec', [('d',), pytest.param((None, 'd'), marks=pytest.mark.slow)])
 @pytest.mark.parametrize('kind', list(AxisType)[:2])
 def test_devices_that_share_a_leaf_make_the_noise_of_their_parts(kind, spec):
   """The same noise, without words between devices, and without the whole of it anywhere."""

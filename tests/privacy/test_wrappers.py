@@ -279,6 +279,7 @@ class TestAccumulation:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), update, whole)
     assert float(jnp.std(update['w'])) == pytest.approx(1 / 8, rel=0.15)
 
+  @pytest.mark.slow  # test_sharding has it
   def test_devices_add_their_sums_before_the_noise(self):
     """psum, then noise of one key: one device's update. A mean after it would have eight times the
     noise beside the signal, and is refused.

@@ -424,6 +424,7 @@ def test_a_full_disk_is_an_os_error_and_keeps_what_is_there(
   assert files_of(tmp_path) == before
 
 
+@pytest.mark.slow  # the test before is a full disk
 def test_a_disk_that_fills_up_during_the_save_is_an_os_error(tmp_path: pathlib.Path) -> None:
   # A real refusal by the kernel, in the thread that writes: files may not exceed 100 kB.
   code = """

@@ -203,7 +203,11 @@ def test_what_an_unreadable_ledger_says_counts_as_spent(sweep_dir):
   assert 'all its steps are counted' in (found.reason or '')
 
 
-@pytest.mark.parametrize('left', ['ledger.jsonl', 'checkpoints', 'generator.safetensors'])
+@pytest.mark.parametrize(
+  'left',
+  ['ledger.jsonl',
+   *(pytest.param(n, marks=pytest.mark.slow) for n in ('checkpoints', 'generator.safetensors'))],
+)  # fmt: skip
 def test_a_run_without_its_config_is_refused_and_not_left_out(sweep_dir, left):
   """What it spent would vanish from the total."""
   run = sweep_dir / 'eps2' / 'seed_0'

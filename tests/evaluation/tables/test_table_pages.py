@@ -80,6 +80,7 @@ def test_rows_without_classes_are_scored_without_the_target(tmp_path, monkeypatc
   assert any('left out' in line for line in pages.summary(record, tmp_path))
 
 
+@pytest.mark.slow  # test_table_tstr has the same scores
 def test_the_same_rows_make_the_same_files(written, tmp_path):
   out, _ = written
   labels = MADE.labels.astype(np.int64)
@@ -124,6 +125,7 @@ def test_names_of_columns_break_neither_pages_nor_pictures(tmp_path, written):
   assert pictures.relations(table, table, tmp_path / 'b.png').exists()
 
 
+@pytest.mark.slow
 def test_many_columns_and_categories_are_drawn_in_part(tmp_path, monkeypatch):
   monkeypatch.setattr(of_tables, 'MOST_PANELS', 6)
   rng = np.random.default_rng(0)
