@@ -82,7 +82,7 @@ class Fault:
     swaps: how.
     check: what must catch it.
     kind: in what way; one of `KINDS`.
-    slow: whether its check compiles a GAN's step or counts many runs.
+    slow: whether the fast tests leave it out: its check takes seconds.
     note: what a reader should know besides.
   """
 
