@@ -48,7 +48,6 @@ def clipped_norm(mechanism: DPMechanism) -> float:
 
 
 class TestEpsilon:
-  @pytest.mark.slow  # the doctest and test_cross_check have some
   def test_golden_values(self, mnist_like):
     """ε of N=60,000, B=256, T=2,000, σ=1, δ=1e-5: 1.016 by untruncated Poisson accounting."""
     assert mnist_like.epsilon() == pytest.approx(1.016, abs=1e-2)
