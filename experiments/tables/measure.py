@@ -96,9 +96,7 @@ def main() -> None:
   )  # fmt: skip
 
   def add(kind: str, synthetic: TableDataset, *, columns: bool = True, **about: Any) -> None:
-    # Of a tool that did not end there is no row, and nothing to score.
-    found = scored(synthetic, test, columns=columns) if len(synthetic) else {}
-    rows.add(kind=kind, **about, **found)
+    rows.add(kind=kind, **about, **scored(synthetic, test, columns=columns))
 
   if FLAGS.seeds:
     add(REFERENCES[0], train)
@@ -107,8 +105,11 @@ def main() -> None:
   for path in sorted(pathlib.Path(FLAGS.peers).glob('*.npz')) if FLAGS.peers else ():
     with np.load(path) as file:
       name, about = str(file['name']), {k: file[k].item() for k in ('epsilon', 'seconds')}
-      peer = table(train, file['records'], file['labels'], name)
-    add(name, peer, seed=0, **about)
+      records, labels = file['records'], file['labels']
+    if len(records):
+      add(name, table(train, records, labels, name), seed=0, **about)
+    else:  # it had not ended: there is nothing to score
+      rows.add(kind=name, seed=0, **about)
   for seed in range(FLAGS.seeds):
     for epsilon in map(float, FLAGS.epsilons):
       synthetic, about = made(train, epsilon, seed)
