@@ -29,7 +29,8 @@ import numpy as np
 def within(minutes: float, codes: str, method: str, epsilon: float, out: str) -> None:
   """`make`, if it ends in time; no row, and how long it was waited for, if not."""
   begun = time.time()
-  working = multiprocessing.Process(target=make, args=(codes, method, epsilon, out))
+  spawn = multiprocessing.get_context('spawn')
+  working = spawn.Process(target=make, args=(codes, method, epsilon, out))
   working.start()
   working.join(60 * minutes)
   if working.is_alive():
