@@ -61,7 +61,7 @@ def test_what_a_step_costs_now_is_that_of_the_profile():
   assert f'{said} at a batch of 120' in ' '.join(README.split())
 
 
-@pytest.mark.parametrize('number', [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('number', [0, 1])
 def test_programs_run_as_pasted(number, tmp_path):
   program = re.findall(r'```python\n(.*?)```', README, re.DOTALL)[number]
   result = subprocess.run(

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import pathlib
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -83,13 +84,17 @@ def scored(synthetic: TableDataset, test: TableDataset, *, columns: bool) -> dic
   return row
 
 
+def not_anew(rows: Iterable[dict[str, Any]], *, ours: bool, peers: bool) -> list[dict[str, Any]]:
+  """Rows of a record that stay in it: not those of releases and real rows, or of other tools."""
+  return [row for row in rows if not (ours if row['kind'] in ('moments', *REFERENCES) else peers)]
+
+
 def main() -> None:
   train, test = TABLES[FLAGS.table](FLAGS.data)
   known: dict[str, Any] = {'rows': []}
   if pathlib.Path(FLAGS.out).exists():
     known = pages.read_json(pathlib.Path(FLAGS.out))
-  ours = 'moments', *REFERENCES
-  kept = [row for row in known['rows'] if not (FLAGS.seeds if row['kind'] in ours else FLAGS.peers)]
+  kept = not_anew(known['rows'], ours=FLAGS.seeds > 0, peers=bool(FLAGS.peers))
   rows = pages.Rows(
     FLAGS.out, kept, data=FLAGS.table, train=len(train), test=len(test), delta=1e-5,
     peak_gib=0 if FLAGS.seeds else known.get('peak_gib', 0),

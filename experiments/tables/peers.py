@@ -35,6 +35,7 @@ def within(minutes: float, codes: str, method: str, epsilon: float, out: str) ->
   working.join(60 * minutes)
   if working.is_alive():
     working.kill()
+    working.join()
     with np.load(codes) as file:
       none = file['codes'][:0]
     _save(out, none, method, epsilon, begun)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import pathlib
 import time
 
 import numpy as np
 import pytest
 
+from dpgan_jax.data.spec import Spec
 from dpgan_jax.data.tables import generated
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.moments import settings
 from experiments import pages
 from experiments.tables import make_page, measure, peers, wide
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.slow  # test_table_scores has the scores, the next test the page
@@ -75,6 +82,7 @@ def test_a_tool_that_does_not_end_is_stopped_and_leaves_no_row(tmp_path, monkeyp
   np.savez(codes, codes=np.zeros((5, 3), np.int32))
   monkeypatch.setattr(peers, 'make', _never_ends)
   peers.within(0.01, str(codes), 'aim', 1.0, str(out))
+  assert not any(child.is_alive() for child in multiprocessing.active_children())
   with np.load(out) as found:
     assert found['codes'].shape == (0, 3)
     assert 0.5 < found['seconds'] < 60
@@ -83,3 +91,19 @@ def test_a_tool_that_does_not_end_is_stopped_and_leaves_no_row(tmp_path, monkeyp
 
 def _never_ends(*args: object) -> None:
   time.sleep(600)
+
+
+def test_what_is_not_measured_anew_stays():
+  rows = [{'kind': kind} for kind in ('moments', 'real rows', 'MST (a tool)')]
+  assert measure.not_anew(rows, ours=True, peers=False) == rows[2:]
+  assert measure.not_anew(rows, ours=False, peers=True) == rows[:2]
+  assert measure.not_anew(rows, ours=True, peers=True) == []
+
+
+def test_cells_of_the_wide_table_and_of_one_like_adult_are_those_that_are_said():
+  """BUILD.md: 6 and 20 cells of a number."""
+  built = ' '.join((ROOT / 'BUILD.md').read_text('utf-8').split())
+  assert 'the 300 columns of the wide table have 6 cells each, Adult\'s 14 have 20' in built
+  for columns, rows, cells in ((300, 180_000, 6), (15, 32_561, 20)):
+    spec = Spec.of_schema(wide.schema(columns), num_records=rows, name='wide')
+    assert settings.make(TrainConfig(target_epsilon=1.0, delta=1e-6), spec).detail == cells

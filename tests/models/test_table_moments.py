@@ -206,6 +206,28 @@ def test_how_fine_numbers_are_counted_is_public(few, people):
   assert _moments(people, 1.0, moments_coefficients=3).detail == 3
 
 
+def _of_numbers(columns: int, num: int, **changes: float) -> settings.Moments:
+  """Of a table of so many real columns and two classes, at ε = 1."""
+  wide = Schema(
+    columns=(
+      *(Column(name=f'x{i}', kind='real', lower=0, upper=1) for i in range(columns)),
+      Column(name='y', kind='categorical', categories=('no', 'yes')),
+    ),
+    target='y', declared_public=True,
+  )  # fmt: skip
+  spec = Spec.of_schema(wide, num_records=num, name='wide')
+  return settings.make(TrainConfig(target_epsilon=1.0, delta=1e-5, **changes), spec)
+
+
+def test_cells_are_as_many_as_noise_of_two_way_counts_lets_be_seen():
+  """Twice the columns have twice the noise; what one-way counts get, two-way counts lack."""
+  assert [_of_numbers(c, 24_000).detail for c in (14, 28, 56)] == [20, 10, 6]
+  assert [_of_numbers(28, n).detail for n in (12_000, 24_000, 48_000)] == [6, 10, 20]
+  fewer = [_of_numbers(28, 24_000, moments_means_share=share).detail for share in (0.1, 0.5, 0.8)]
+  assert fewer == sorted(fewer, reverse=True)
+  assert fewer[0] > fewer[-1]
+
+
 def test_wide_tables_have_coarser_cells():
   wide = Schema(
     columns=tuple(Column(name=f'x{i}', kind='real', lower=0, upper=1) for i in range(100))

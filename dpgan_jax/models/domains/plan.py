@@ -66,8 +66,7 @@ class OpenMoments:
   def closed(self, schema: Schema) -> Moments:
     """The rest of the run, once the schema is found."""
     spec = Spec.of_schema(schema, num_records=self.spec.num_records, name=self.spec.name)
-    noise = self.stages[SECONDS].noise_multiplier
-    detail = settings.detail_of(self.config, spec, noise)
+    detail = settings.detail_of(self.config, spec, self.stages)
     return Moments(self.config, spec, detail, self.stages)
 
 

@@ -170,7 +170,7 @@ def make(config: TrainConfig, spec: Spec) -> Moments:
   if spec.schema is None:
     return _make_images(config, spec)
   found = mechanisms(config, spec)
-  return Moments(config, spec, detail_of(config, spec, found[SECONDS].noise_multiplier), found)
+  return Moments(config, spec, detail_of(config, spec, found), found)
 
 
 def _make_images(config: TrainConfig, spec: Spec) -> Moments:
@@ -261,7 +261,7 @@ def _reach(spec: Spec, dim: int, noise_multiplier: float) -> float:
   return max(_LEAST_REACH, min(worth, _MOST_REACH))
 
 
-def detail_of(config: TrainConfig, spec: Spec, noise_multiplier: float) -> int:
+def detail_of(config: TrainConfig, spec: Spec, stages: Mapping[str, DPMechanism]) -> int:
   """What the settings say, or what public numbers let expect to be worth releasing.
 
   N rows in b × b cells of two columns, with Cramér's V, are away from what independent columns have
@@ -271,7 +271,7 @@ def detail_of(config: TrainConfig, spec: Spec, noise_multiplier: float) -> int:
   Args:
     config: the settings.
     spec: what is public of the data.
-    noise_multiplier: of the second release.
+    stages: the mechanisms, of which the second release is looked at.
   """
   assert spec.schema is not None
   if isinstance(spec.schema, SeriesSchema):
@@ -282,7 +282,8 @@ def detail_of(config: TrainConfig, spec: Spec, noise_multiplier: float) -> int:
   if config.moments_coefficients is not None:
     return config.moments_coefficients
   _, squared = marginals.squared_sensitivities(spec.shape[0], spec.schema.rows_per_unit)
-  noise = noise_multiplier * math.sqrt(squared * spec.num_classes)  # of all classes together
+  # Of all classes together.
+  noise = stages[SECONDS].noise_multiplier * math.sqrt(squared * spec.num_classes)
   worth = expected_rows(spec) * _WEAKEST_RELATION / max(2 * noise, 1e-300)
   columns = spec.schema.modelled
   numbers = sum(column.is_number for column in columns)

@@ -24,6 +24,7 @@ import scipy.sparse.csgraph
 import scipy.special
 
 from dpgan_jax import _keys
+from dpgan_jax.models.moments.tables.shrinkage import slices
 
 STEPS, _SWEEPS, _BLOCK = 100, 10, 256
 # Fewer where cells are very many: products of numbers in all steps, and of one row in all sweeps.
@@ -126,8 +127,7 @@ def strongest_pairs(pairs: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     pairs: float64 [D, D], two-way counts ≥ 0.
     sizes: [C], cells of each column.
   """
-  ends = np.cumsum(sizes)
-  columns = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+  columns = slices(sizes)
   told = np.zeros((len(sizes), len(sizes)))
   for i, a in enumerate(columns):
     for j, b in enumerate(columns[:i]):

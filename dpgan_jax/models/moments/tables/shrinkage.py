@@ -2,11 +2,11 @@
 
 Of each pair of columns, what the counts of all classes together differ by from independent columns
 is a matrix, cells of one by cells of the other, of which a relation takes few directions and noise
-all. So singular values that noise alone has are left out, and the others are as large as they were
-before noise was added (Gavish & Donoho 2017); the rest is kept by as much as it is more than noise
-(James & Stein 1961). Then the same of what each class differs by from all.
-A pair whose columns are independent in every class is independent after it, and one that depends
-alike in all classes has the noise of all of them, not of each.
+all. So singular values beyond those of noise are kept, shrunk to the least squared error (Gavish &
+Donoho 2017); the rest is kept by as much as it is more than noise (James & Stein 1961). Then the
+same of what each class differs by from all. A pair whose columns are independent in every class is
+independent after it, and one that depends alike in all classes has the noise of all of them, not of
+each.
 
 >>> counts = np.array([[50.0, 50, 50, 50]])
 >>> noisy = np.array([[[0.0, 0, 30, 20], [0, 0, 20, 30], [30, 20, 0, 0], [20, 30, 0, 0]]])
@@ -44,8 +44,7 @@ def shrunk(
     deviation: of the noise of two-way counts.
   """
   totals = np.maximum(one_way.sum(axis=1) / len(sizes), 1.0)
-  ends = np.cumsum(sizes)
-  columns = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+  columns = slices(sizes)
   ones = _combined(one_way, two_way, columns, totals, deviations, deviation)
   shares = totals / totals.sum()
   result = np.zeros_like(two_way)
@@ -76,14 +75,19 @@ def corrected(
     sizes: [C], cells of each column.
     deviation: of the noise of two-way counts.
   """
-  result, ends = model.copy(), np.cumsum(sizes)
-  columns = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+  result, columns = model.copy(), slices(sizes)
   for i, a in enumerate(columns):
     for b in columns[i + 1 :]:
       for own, counts in zip(result, two_way, strict=True):
         own[a, b] += clear(counts[a, b] - own[a, b], deviation)
         own[b, a] = own[a, b].T
   return result
+
+
+def slices(sizes: Sequence[int]) -> list[slice]:
+  """Where the cells of each column are among those of all."""
+  ends = np.cumsum(sizes)
+  return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
 
 
 def clear(values: np.ndarray, deviation: float) -> np.ndarray:
@@ -101,11 +105,11 @@ def clear(values: np.ndarray, deviation: float) -> np.ndarray:
   varies = sum(roots) * (1 / roots[0] + 1 / roots[1]) ** (1 / 3)
   stands = int((np.square(found) > sum(roots) ** 2 + _SELDOM * varies).sum())
   squares, ratio, rest = np.square(found[:stands]) / long, short / long, found[stands:]
-  before = np.sqrt(long * (np.square(squares - ratio - 1) - 4 * ratio) / squares)
+  shrunk_to = np.sqrt(long * (np.square(squares - ratio - 1) - 4 * ratio) / squares)
   degrees = (short - stands) * (long - stands)
   noise = degrees + _SELDOM * math.sqrt(2 * degrees)
   kept = max(0.0, 1 - noise / max(float(np.square(rest).sum()), 1e-300))
-  return (left * np.append(before, kept * rest) * deviation) @ right
+  return (left * np.append(shrunk_to, kept * rest) * deviation) @ right
 
 
 def _combined(
