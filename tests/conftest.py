@@ -92,11 +92,14 @@ def pytest_collection_finish() -> None:
   """What collecting has imported and found stays to the end: half a second each time that `_forget`
   collects, which has no need to look at it.
   """
+  global _left
   gc.collect()
   gc.freeze()
+  _left = _resident_bytes()
 
 
-_MOST_BYTES = 1.2 * 2**30  # of a process, after which it forgets what it compiled
+_MOST_GROWN = 0.6 * 2**30  # bytes of a process, since it last forgot what it compiled
+_left = 0  # bytes of this process, when it did
 
 
 def _resident_bytes() -> int:
@@ -110,20 +113,21 @@ def _resident_bytes() -> int:
 
 def _forget() -> None:
   """Frees compiled programs and whatever only they held, and gives the memory back."""
+  global _left
   jax.clear_caches()
   contexts.forget()
   gc.collect()
   with contextlib.suppress(OSError, AttributeError):  # only glibc has it
     ctypes.CDLL(None).malloc_trim(0)
+  _left = _resident_bytes()
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-  """JAX keeps every program that it has compiled: over the suite, 6 GiB. No file needs those of
-  another, and where a file alone grows large, no test needs those of the ones before it.
+def pytest_runtest_teardown() -> None:
+  """JAX keeps every program that it has compiled: over the suite, 6 GiB. Forgetting takes a third
+  of a second, and some programs are compiled again.
   """
-  another_file = nextitem is None or nextitem.path != item.path
-  if another_file or _resident_bytes() > _MOST_BYTES:
+  if _resident_bytes() > _left + _MOST_GROWN:
     _forget()
 
 

@@ -172,7 +172,7 @@ from dpgan_jax.run.metrics import MetricsWriter
 write = MetricsWriter.write
 def slowly(*args, **options):
   write(*args, **options)
-  time.sleep(3)
+  time.sleep(1)
 MetricsWriter.write = slowly
 runpy.run_module('dpgan_jax.train', run_name='__main__', alter_sys=True)
 """
