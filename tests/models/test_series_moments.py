@@ -13,12 +13,15 @@ from dpgan_jax._validate import InputError
 from dpgan_jax.data.series.generated import VITALS, vitals
 from dpgan_jax.data.series.schema import Channel, Grid, SeriesSchema
 from dpgan_jax.data.spec import Spec
+from dpgan_jax.data.tables.cells import Cells
 from dpgan_jax.data.tables.dataset import TableDataset
+from dpgan_jax.data.tables.schema import Column
 from dpgan_jax.evaluation.series import courses
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import release, settings, verdict
 from dpgan_jax.models.moments.series.encoding import SeriesEncoding
 from dpgan_jax.models.moments.series.profile import Scale
+from dpgan_jax.models.moments.series.scores import Scores
 from dpgan_jax.models.moments.series.summaries import Course, Summaries, oftener
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from experiments.trust import series_checks
@@ -117,6 +120,19 @@ def test_a_channel_that_is_constant_stays_so():
   own = schema.split(records)[1]
   assert np.nanmean(own[..., 0]) > 0.97
   np.testing.assert_allclose((~np.isnan(own)).mean(axis=(0, 1)), 0.5, atol=0.05)
+
+
+@pytest.mark.parametrize(('deviations', 'kept'), [(3.0, 0), (5.0, 1)])
+def test_of_many_columns_some_have_a_second_heap_by_chance(deviations, kept):
+  """Noise of 3 deviations in a bound's cell is there in one of seven hundred; of 5 nowhere."""
+  cells = Cells(Column(name='x', kind='real', lower=0, upper=1), 8)
+  counts = np.zeros(cells.count)
+  counts[[0, -1]] = deviations * 40, 5000.0
+  shares = Scores.of_counts([cells], [counts], 5000.0, 40.0, [True]).shares[0]
+  assert (shares[0] > 1e-3) == kept
+  assert shares[-1] > 0.9
+  sure = Scores.of_counts([cells], [counts], 5000.0, 40.0, [False]).shares[0]
+  assert sure[0] > 1e-3  # where nothing is in doubt
 
 
 def test_vectors_of_a_profile_are_what_it_is_read_from():

@@ -17,7 +17,8 @@ CONSTANT = 0.3  # a² beside the squared bound of the scores
 LONGEST = 1.2  # the squared bound, beside the mean square
 MOST = 2.5  # a score
 _FEWEST = 0.1  # records in a cell
-_HEAP, _DOUBT = 2.5, 3.0  # deviations of the noise: of a heap, of all beside it
+# Deviations of the noise: of a heap; of all beside the largest one, and of another, in doubt.
+_HEAP, _DOUBT, _SURE = 2.5, 3.0, 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +97,8 @@ def _smooth(counts: np.ndarray, cells: Cells, deviation: float, doubt: bool) -> 
 
   Single values (missing, both bounds, zero) are cells of their own, and so are categories. What is
   left of the others beside their fit is kept as far as it is more than noise (James & Stein 1961).
-  Where nearly all have a single value, the rest may be noise as a whole: with `doubt` it has to be
-  clear that it is not.
+  Where nearly all have a single value, the rest may be noise as a whole, and of many columns some
+  have another heap by chance: with `doubt` it has to be clear that it is not.
   """
   column = cells.column
   if column.is_category or len(counts) < 6 or not deviation:
@@ -122,6 +123,8 @@ def _smooth(counts: np.ndarray, cells: Cells, deviation: float, doubt: bool) -> 
   of_all = inner.sum() / (deviation * math.sqrt(len(inner)))
   if doubt and found[heaps].any():
     found[~alone] *= max(0.0, 1 - (_DOUBT / max(of_all, 1e-12)) ** 2)
+    others = heaps & (counts < counts[heaps].max())
+    found[others & (counts < _SURE * deviation)] = 0
   return found
 
 
