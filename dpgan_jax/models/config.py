@@ -21,12 +21,14 @@ from dpgan_jax.privacy import accounting, clipping
 
 METHODS = ('moments', 'gan')
 _SCHEMA = 'schema_epsilon'
-# Settings that moments have a use for; all others are a GAN's.
+# Settings that moments have a use for; others are a GAN's.
 _OF_MOMENTS = {
   'dataset', 'image_size', 'channels', 'holdout', 'method', 'target_epsilon', 'delta',
   'neighboring_relation', 'moments_coefficients', 'moments_means_share', 'num_samples', 'seed',
   _SCHEMA,
 }  # fmt: skip
+_OF_MOMENTS_ALONE = {'moments_coefficients', 'moments_means_share', _SCHEMA}
+_LATER = {_SCHEMA, 'moments_share'}
 OPTIMIZERS = ('adam', 'sgd')
 SCHEDULES = ('constant', 'linear', 'exponential', 'cosine')
 FAKE_GRADIENTS = ('clipped', 'plain')
@@ -122,6 +124,11 @@ class TrainConfig:
     'names samples together with that classifier. Default: it names them alone.', above=0, below=1,
   )
 
+  moments_share: float | None = _moments(
+    None,
+    'Share of target_epsilon for moments whose draws generator=refiner makes images of; the GAN '
+    'gets the rest.', above=0, below=1, common=True,
+  )
   moments_coefficients: int | None = _moments(
     None, "How many of an image's lowest frequencies, or cells a number of a table, or cosines a "
     'channel of series, are looked at.',
@@ -250,6 +257,7 @@ class TrainConfig:
     self._check_budget()
     self._check_schedule()
     self._check_labels()
+    self._check_moments()
     if (self.generator in generators.UNCONDITIONAL) != (
       self.discriminator in discriminators.UNCONDITIONAL
     ):
@@ -278,7 +286,7 @@ class TrainConfig:
       )
     for field in dataclasses.fields(self):
       name, value = field.name, getattr(self, field.name)
-      foreign = name not in _OF_MOMENTS if of_moments else name.startswith(('moments_', _SCHEMA))
+      foreign = name not in _OF_MOMENTS if of_moments else name in _OF_MOMENTS_ALONE
       if foreign and value != field.default:
         other = 'gan' if of_moments else 'moments'
         raise _validate.InputError(
@@ -317,21 +325,30 @@ class TrainConfig:
           'expected label_share and label_cnn_share to leave something to the GAN, got '
           f'{self.label_share:g} and {self.label_cnn_share:g}'
         )
+    for name in ('label_share', 'moments_share'):
+      shared = self.target_epsilon is not None and self.noise_multiplier is None
+      if getattr(self, name) is not None and not shared:
+        raise _validate.InputError(
+          f'expected target_epsilon and steps (or epochs) with {name}: noise_multiplier would '
+          'leave nothing to share'
+        )
     if self.label_share is None:
       return
     if self.generator not in generators.UNCONDITIONAL:
       raise _validate.InputError(
         f'expected no label_share with generator={self.generator}, which is told the class'
       )
-    if self.target_epsilon is None or self.noise_multiplier is not None:
-      raise _validate.InputError(
-        'expected target_epsilon and steps (or epochs) with label_share: noise_multiplier would '
-        'leave nothing to share'
-      )
     if self.neighboring_relation != 'add_or_remove_one':
       raise _validate.InputError(
         'expected neighboring_relation=add_or_remove_one with label_share, got '
         f'{self.neighboring_relation}'
+      )
+
+  def _check_moments(self) -> None:
+    if (self.generator in generators.REFINERS) != (self.moments_share is not None):
+      raise _validate.InputError(
+        f'expected moments_share with generator={", ".join(generators.REFINERS)}, and with no '
+        f'other, got {self.moments_share} with generator={self.generator}'
       )
 
   def _check_schedule(self) -> None:
@@ -370,8 +387,8 @@ class TrainConfig:
 
   def to_dict(self) -> dict[str, Any]:
     """Every field, JSON-ready (`inf` as the string 'inf')."""
-    record = _records.to_dict(self)  # without a schema_epsilon a seed gives what it always gave
-    return record if self.schema_epsilon else {k: v for k, v in record.items() if k != _SCHEMA}
+    record = _records.to_dict(self)  # without the later ones a seed gives what it always gave
+    return {k: v for k, v in record.items() if v is not None or k not in _LATER}
 
   @classmethod
   def from_dict(cls, fields: Mapping[str, Any]) -> TrainConfig:

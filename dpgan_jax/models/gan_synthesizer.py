@@ -19,6 +19,7 @@ from dpgan_jax.models import labelling
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GeneratorState
 from dpgan_jax.models.labelling import Labeller
+from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.models.synthesizer import Synthesizer
 
 _SAMPLES_AT_ONCE = 1000
@@ -38,6 +39,7 @@ class GANSynthesizer(Synthesizer):
       samples have no labels, or the generator knows them.
     past: arrays of the same generator by the earlier step that they are of; each of them draws as
       many samples.
+    moments: what was released before, for the generator to refine draws of; None: nothing.
 
   Raises:
     InputError: `past` is of later steps than `steps`, which would cost more than is said.
@@ -48,6 +50,7 @@ class GANSynthesizer(Synthesizer):
   steps: int
   labellers: tuple[Labeller, ...] = ()
   past: Mapping[int, GeneratorState] = dataclasses.field(default_factory=dict)
+  moments: Moments | None = None
 
   def __post_init__(self) -> None:
     if self.past and not 0 <= min(self.past) <= max(self.past) < self.steps:
@@ -73,7 +76,8 @@ class GANSynthesizer(Synthesizer):
 
   @property
   def budget(self) -> Budget:
-    return Budget(self.gan.mechanism, labelling.stages(*(l.classifier for l in self.labellers)))
+    labelled = labelling.stages(*(l.classifier for l in self.labellers))
+    return Budget(self.gan.mechanism, {**(self.moments.stages if self.moments else {}), **labelled})
 
   @property
   def num_parameters(self) -> int:

@@ -1,15 +1,16 @@
 """Discriminators by name.
 
-| name                 | discriminator                                          |
-| -------------------- | ------------------------------------------------------ |
-| `report`             | the report's final one (26 k parameters)               |
-| `report_conditional` | the same, told the class                               |
-| `compact`            | told the class, two convolutions                       |
-| `dcgan`              | the report's starting point: two 5×5, no pooling       |
-| `dense`              | the report's two dense layers                          |
-| `scattering`         | small, on fixed wavelet features                       |
-| `revisited`          | that of "Private GANs, Revisited" (1.7 M parameters)   |
-| `noisy_activations`  | a baseline with noise on activations, without any ε    |
+| name                     | discriminator                                          |
+| ------------------------ | ------------------------------------------------------ |
+| `report`                 | the report's final one (26 k parameters)               |
+| `report_conditional`     | the same, told the class                               |
+| `compact`                | told the class, two convolutions                       |
+| `dcgan`                  | the report's starting point: two 5×5, no pooling       |
+| `dense`                  | the report's two dense layers                          |
+| `scattering`             | small, on fixed wavelet features                       |
+| `scattering_conditional` | the same, told the class                               |
+| `revisited`              | that of "Private GANs, Revisited" (1.7 M parameters)   |
+| `noisy_activations`      | a baseline with noise on activations, without any ε    |
 
 A discriminator maps (images [n, H, W, C] in [-1, 1], labels int32[n]) to logits [n], high for real.
 Unconditional ones ignore the labels. None may mix the examples of a batch (`per_example`).
@@ -93,7 +94,8 @@ class ScatteringDiscriminator(nn.Module):
   What DP-SGD has to find in noise is only how to weigh features: the first layer, wavelets of all
   directions and a modulus (`Scattering`, of order 1), is public and the same for all data. That
   features found beforehand are what a private linear classifier gains most by is Tramèr & Boneh
-  2021 (arXiv 2011.11660).
+  2021 (arXiv 2011.11660). Told the class, it has the biases and the projection of
+  `CompactDiscriminator`.
 
   Raises:
     InputError: images of fewer than three pixels a side.
@@ -102,19 +104,25 @@ class ScatteringDiscriminator(nn.Module):
   image_shape: ImageShape
   num_classes: int
   width: int = 32
+  conditional: bool = False
 
   @nn.compact
   def __call__(self, images: jax.Array, labels: jax.Array) -> jax.Array:
-    del labels
     height, width, channels = self.image_shape
     scales = scattering.most_scales(height, width, at_most=2)
     transform = scattering.Scattering(height, width, scales=scales, order=1)
     planes = (images.astype(jnp.float32).transpose(0, 3, 1, 2) + 1) / 2
     x = transform(planes.reshape(-1, height, width)) / transform.usual[None, :, None, None]
     x = x.reshape(-1, channels * len(transform.paths), *x.shape[2:]).transpose(0, 2, 3, 1)
-    x = nn.relu(Conv(self.width, (1, 1))(x.astype(images.dtype)))
-    x = nn.relu(Conv(self.width, (3, 3), stride=2)(x))
-    return nn.Dense(1)(x.reshape(x.shape[0], -1))[:, 0]
+    classes = one_hot(labels, self.num_classes, images.dtype)
+    x = nn.relu(self._told(Conv(self.width, (1, 1))(x.astype(images.dtype)), classes, 0))
+    x = nn.relu(self._told(Conv(self.width, (3, 3), stride=2)(x), classes, 1))
+    x = x.reshape(x.shape[0], -1)
+    logits = nn.Dense(1)(x)[:, 0]
+    return logits + _projected(x, classes) if self.conditional else logits
+
+  def _told(self, x: jax.Array, classes: jax.Array, layer: int) -> jax.Array:
+    return x + _class_bias(x, classes, layer) if self.conditional else x
 
 
 class CompactDiscriminator(nn.Module):
@@ -134,13 +142,23 @@ class CompactDiscriminator(nn.Module):
     classes = one_hot(labels, self.num_classes, images.dtype)
     x = images
     for i, features in enumerate(self.widths):
-      bias = nn.Dense(features, use_bias=False, name=f'label_bias_{i}')(classes)
-      x = Conv(features, (4, 4), stride=2)(x) + bias[:, None, None, :]
-      x = nn.leaky_relu(x, 0.2)
+      x = Conv(features, (4, 4), stride=2)(x)
+      x = nn.leaky_relu(x + _class_bias(x, classes, i), 0.2)
     x = x.reshape(x.shape[0], -1)
-    per_class = nn.Dense(self.num_classes, use_bias=False, name='projection')(x)
-    scale = 1 / math.sqrt(self.num_classes)
-    return nn.Dense(1)(x)[:, 0] + scale * jnp.sum(per_class * classes, axis=-1)
+    return nn.Dense(1)(x)[:, 0] + _projected(x, classes)
+
+
+def _class_bias(x: jax.Array, classes: jax.Array, layer: int) -> jax.Array:
+  """Of each channel of x [n, h, w, c] by class, [n, 1, 1, c]."""
+  bias = nn.Dense(x.shape[-1], use_bias=False, name=f'label_bias_{layer}')(classes)
+  return bias[:, None, None, :]
+
+
+def _projected(x: jax.Array, classes: jax.Array) -> jax.Array:
+  """How well features [n, f] go with a class, [n]."""
+  count = classes.shape[-1]
+  per_class = nn.Dense(count, use_bias=False, name='projection')(x)
+  return jnp.sum(per_class * classes, axis=-1) / math.sqrt(count)
 
 
 class RevisitedDiscriminator(nn.Module):
@@ -183,6 +201,9 @@ _OWN: Mapping[str, Callable[[ImageShape, int], nn.Module]] = {
   'dcgan': lambda shape, classes: DCGANDiscriminator(shape, classes),
   'dense': lambda shape, classes: DenseDiscriminator(shape, classes),
   'scattering': lambda shape, classes: ScatteringDiscriminator(shape, classes),
+  'scattering_conditional': lambda shape, classes: ScatteringDiscriminator(
+    shape, classes, conditional=True
+  ),
   'revisited': lambda shape, classes: RevisitedDiscriminator(shape, classes),
   'noisy_activations': lambda shape, classes: NoisyActivations(shape, classes),
 }

@@ -7,6 +7,7 @@
 | `compact`            | told the class, dense, cheap       |
 | `dcgan`              | the report's starting point        |
 | `revisited`          | "Private GANs, Revisited" (2.3 M)  |
+| `refiner`            | draws of released moments, refined |
 
 A generator maps (z [n, latent], labels int32[n]) to images [n, H, W, C] in [-1, 1]. Unconditional
 ones ignore the labels. Any image size and channel count works: generators start from a rounded-up
@@ -33,6 +34,7 @@ from dpgan_jax.networks.layers import (
   kernel_size,
   one_hot,
 )
+from dpgan_jax.networks.refiner import Refiner
 
 
 def _upsampled(conv: UpsampleConv, x: jax.Array) -> jax.Array:
@@ -203,7 +205,10 @@ _OWN: Mapping[str, Callable[[ImageShape, int], nn.Module]] = {
   'compact': lambda shape, classes: CompactGenerator(shape, classes),
   'dcgan': lambda shape, classes: DCGANGenerator(shape, classes),
   'revisited': lambda shape, classes: RevisitedGenerator(shape, classes),
+  'refiner': lambda shape, classes: Refiner(shape, classes),
 }
+REFINERS = {'refiner'}
+"""Names of generators that begin with a release of moments (`moments_share`)."""
 GENERATORS = Registry('generator', _OWN, unconditional=UNCONDITIONAL)
 """Functions of (image_shape, num_classes) by name; a plugin registers its own."""
 

@@ -12,14 +12,13 @@ from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.publishing import words
 
 
-def of(config: TrainConfig, m: DPMechanism, spec: Spec, *, labelled: bool) -> list[str]:
+def of(config: TrainConfig, m: DPMechanism, spec: Spec) -> list[str]:
   """The caveats of a run, a sentence or two each.
 
   Args:
     config: its settings.
     m: its main mechanism.
     spec: what is public of its data.
-    labelled: whether private classifiers label the samples of a GAN.
   """
   of_moments, said = config.method == 'moments', words.of(spec)
   if m.neighboring_relation == 'add_or_remove_one':
@@ -31,7 +30,7 @@ def of(config: TrainConfig, m: DPMechanism, spec: Spec, *, labelled: bool) -> li
     public = 'N is public: neighbouring data sets have the same size.'
   if of_moments:
     labels = 'Classes are drawn in the proportions of the noisy counts, unless asked for.'
-  elif labelled:
+  elif config.label_share is not None:
     labels = (
       'The generator is not class-conditional: what names its samples was trained with '
       'differential privacy; its mistakes are in the labels, and how often the generator draws a '

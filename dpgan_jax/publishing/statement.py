@@ -187,7 +187,7 @@ class Statement:
   def caveats(self) -> list[str]:
     """What a reader has to take on trust, or take into account."""
     outside = caveats.of_plugins(self.environment_at_start.get('plugins', {}))
-    return outside + caveats.of(self.config, self.mechanism, self.spec, labelled=bool(self.beside))
+    return outside + caveats.of(self.config, self.mechanism, self.spec)
 
   # --- as a whole --------------------------------------------------------------------------------
 
@@ -338,10 +338,14 @@ class Statement:
       (name, b.batch_size, b.l2_clip_norm, b.noise_multiplier, b.steps)
       for name, b in self.beside.items()
     )
+    what, how = 'what names the samples is trained', ()
+    if self.config.moments_share is not None:
+      what = 'moments are released, of which the generator refines draws'
+      how = (f'Of these: {words.of(self.spec).releases} {text.EXACT_NOISE}',)
     return [
-      'On the same records, what names the samples is trained. Its stages are part of every ε of '
-      'this statement, whole:',
+      f'On the same records, {what}. These stages are part of every ε of this statement, whole:',
       _markdown.table(('stage', 'B', 'C', 'σ', 'T'), rows),
+      *how,
     ]
 
   def summary(self) -> str:

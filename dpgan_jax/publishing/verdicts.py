@@ -47,7 +47,7 @@ def of_files(
     ('schema/', NO, 'Checkpoints and metrics of what has found it.'),
     ('checkpoints/', NO, 'Hold the keys of the noise and of the batches.'),
     ('secret.json', NO, 'Holds the secret from which noise and batches follow.'),
-    ('labeller/, label_cnn/', NO, 'Checkpoints and metrics of what labels the samples.'),
+    ('labeller/, label_cnn/, moments/', NO, 'Checkpoints and metrics of the stages beside it.'),
     ('fingerprint.json', NO, 'Of a sweep: a fingerprint of the data.'),
     ('ledger.jsonl', NO, 'Holds a fingerprint of the data.'),
     ('metrics.jsonl', NO, f'Computed on private data: {", ".join(UNCOVERED_METRICS)}.'),

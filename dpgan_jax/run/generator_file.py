@@ -28,6 +28,7 @@ from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.models.labelling import Labeller
 from dpgan_jax.models.moments import settings
 from dpgan_jax.models.moments.encoding import Means
+from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
@@ -63,6 +64,7 @@ def save(model: Synthesizer, path: str | os.PathLike[str], *, run: str | None = 
     'guarantee': model.guarantee(),
     'past': sorted(model.past),
     'labellers': [labelling.to_record(labeller.classifier) for labeller in model.labellers],
+    **({} if model.moments is None else {'moments': _public(model.moments).to_record()}),
     **({} if run is None else {'run': run}),
     **({'plugins': outside} if (outside := _plugins.loaded()) else {}),
   }
@@ -206,7 +208,8 @@ def _without_arrays(record: dict[str, Any]) -> GANSynthesizer:
     for each, stage in zip(record['labellers'], _STAGES, strict=False)
   )
   labellers = tuple(Labeller(classifier, {}, jnp.zeros(())) for classifier in classifiers)
-  return GANSynthesizer(gan, GeneratorState({}, {}), steps, labellers)
+  moments = None if config.moments_share is None else settings.read(record['moments'], spec)
+  return GANSynthesizer(gan, GeneratorState({}, {}), steps, labellers, moments=moments)
 
 
 def _abstract(labeller: Labeller) -> dict[str, Any]:
@@ -220,9 +223,8 @@ def _abstract(labeller: Labeller) -> dict[str, Any]:
 
 
 def _save_moments(model: MomentsSynthesizer, path: str | os.PathLike[str]) -> None:
-  moments = dataclasses.replace(model.moments, config=model.config.replace(seed=None))
   record = {
-    'format': _MOMENTS_FORMAT, **moments.to_record(), 'data': model.spec.to_record(),
+    'format': _MOMENTS_FORMAT, **_public(model.moments).to_record(), 'data': model.spec.to_record(),
     'guarantee': model.guarantee(),
   }  # fmt: skip
   upper = np.triu_indices(model.moments.encoding.second_dim)  # the rest is the same again
@@ -232,6 +234,11 @@ def _save_moments(model: MomentsSynthesizer, path: str | os.PathLike[str]) -> No
   }  # fmt: skip
   tensors = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
   _tensor_file.write(path, tensors, record)
+
+
+def _public(moments: Moments) -> Moments:
+  """Without the seed, if there was one: who knows it can draw the noise."""
+  return dataclasses.replace(moments, config=moments.config.replace(seed=None))
 
 
 def _load_moments(path: str, header: dict[str, Any], record: dict[str, Any]) -> MomentsSynthesizer:

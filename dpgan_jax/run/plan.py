@@ -20,6 +20,7 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.domains import plan as domains
 from dpgan_jax.models.domains.plan import OpenMoments
 from dpgan_jax.models.gan import GAN
+from dpgan_jax.models.gans import refining
 from dpgan_jax.models.moments import settings, verdict
 from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.privacy import independence
@@ -28,7 +29,7 @@ from dpgan_jax.privacy.mechanism import DPMechanism
 NOISY = 3.0  # of `GAN.noise_in_d`
 LONG = 0.1  # d_learning_rate of sgd without clipping, for D on wavelet features; 0.15 was too much
 
-_BEFORE, _AFTER = 'labelling', 'label_cnn'  # in a record
+_BEFORE, _AFTER, _MOMENTS = 'labelling', 'label_cnn', 'moments'  # in a record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +40,13 @@ class GANPlan:
     before: what labels samples, trained before the GAN.
     gan: the GAN.
     after: what labels samples too, trained after the GAN.
+    moments: what the generator refines draws of, released before the GAN.
   """
 
   gan: GAN
   before: tuple[Classifier, ...] = ()
   after: tuple[Classifier, ...] = ()
+  moments: Moments | None = None
 
   @property
   def config(self) -> TrainConfig:
@@ -58,7 +61,7 @@ class GANPlan:
   @property
   def budget(self) -> Budget:
     """All that the run may do with the private data."""
-    return Budget(self.gan.mechanism, labelling.stages(*self.before, *self.after))
+    return Budget(self.gan.mechanism, _beside(self.moments, *self.before, *self.after))
 
   def to_record(self) -> dict[str, Any]:
     """What `read` makes a plan of again, beside the description of the data; JSON-ready."""
@@ -71,7 +74,11 @@ class GANPlan:
     for name, classifiers in ((_BEFORE, self.before), (_AFTER, self.after)):
       for classifier in classifiers:  # at most one today
         record[name] = labelling.to_record(classifier)
-    return record
+    return record if self.moments is None else {**record, _MOMENTS: self.moments.to_record()}
+
+
+def _beside(moments: Moments | None, *classifiers: Classifier) -> dict[str, DPMechanism]:
+  return {**(moments.stages if moments else {}), **labelling.stages(*classifiers)}
 
 
 Plan = GANPlan | Moments | OpenMoments
@@ -110,7 +117,8 @@ def make(config: TrainConfig, spec: Spec) -> Plan:
 
 def _make_gan(config: TrainConfig, spec: Spec) -> GANPlan:
   before, after = labelling.before_gan(config, spec), labelling.after_gan(config, spec)
-  stages = make_budget(config, spec.num_records, labelling.stages(*before, *after))
+  moments = refining.moments_before(config, spec)
+  stages = make_budget(config, spec.num_records, _beside(moments, *before, *after))
   gan = GAN(config, stages.mechanism, spec)
   _require_independent(gan)
   if gan.noise_in_d > NOISY:
@@ -129,7 +137,7 @@ def _make_gan(config: TrainConfig, spec: Spec) -> GANPlan:
       'experiments/no_privacy.flags do, adam, or a smaller rate',
       stacklevel=3,
     )
-  return GANPlan(gan, before, after)
+  return GANPlan(gan, before, after, moments)
 
 
 def _require_independent(gan: GAN) -> None:
@@ -181,11 +189,14 @@ def read(saved: Mapping[str, Any], where: object) -> Plan:
       classifiers[name] = ()
       if name in saved:
         classifiers[name] = (labelling.from_record(saved[name], spec, config.seed, stage),)
+    if (_MOMENTS in saved) != (config.moments_share is not None):
+      raise KeyError(_MOMENTS)
+    moments = settings.read(saved[_MOMENTS], spec) if _MOMENTS in saved else None
   except _validate.InputError:
     raise
   except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
     raise _validate.InputError(f'{where} is not the record of a run: {error!r}') from None
-  return GANPlan(gan, classifiers[_BEFORE], classifiers[_AFTER])
+  return GANPlan(gan, classifiers[_BEFORE], classifiers[_AFTER], moments)
 
 
 def _read_spec(record: Mapping[str, Any], config: TrainConfig) -> Spec:
@@ -216,10 +227,11 @@ def make_budget(
     InputError: a combination that no mechanism satisfies.
   """
   beside = beside or {}
-  if config.label_share is not None and not beside:
-    raise _validate.InputError(
-      'expected no label_share here: a GAN is looked at without what names its samples'
-    )
+  for name in ('label_share', 'moments_share'):
+    if getattr(config, name) is not None and not beside:
+      raise _validate.InputError(
+        f'expected no {name} here: a GAN is looked at without the stages beside it'
+      )
   common: dict[str, Any] = {
     'num_examples': num_examples,
     'batch_size': config.batch_size,

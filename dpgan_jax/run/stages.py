@@ -111,6 +111,7 @@ class GANStage(CompiledStage):
     directory: RunDir,
     model_of: ModelOf,
     data_on: DataOn = 'device',
+    begun: Callable[[GANState], GANState] | None = None,
   ) -> None:
     """Reads and writes nothing yet.
 
@@ -120,8 +121,10 @@ class GANStage(CompiledStage):
       directory: where pictures and snapshots go.
       model_of: makes the publishable model of a generator and its step.
       data_on: where the images are.
+      begun: what a new state becomes before the first step; no private record has a part in it.
     """
     self.data_on: DataOn = data_on
+    self._begun = begun
     self._gan, self._dataset, self._directory, self._model_of = gan, dataset, directory, model_of
     self._config, self._total = gan.config, gan.mechanism.steps
     self.mechanisms = {STAGE: gan.mechanism}
@@ -131,6 +134,9 @@ class GANStage(CompiledStage):
 
   def init(self, key: jax.Array) -> GANState:
     return self._gan.init(key)
+
+  def prepare(self, state: GANState) -> GANState:
+    return state if self._begun is None else self._begun(state)
 
   def data(self) -> tuple[np.ndarray, ...]:
     return self._dataset.images, self._dataset.labels

@@ -1,8 +1,8 @@
 """A whole run in its directory: moments, or a GAN and what labels its samples; samples, figures.
 
 Every stage is planned and budgeted before the first one starts, and carried out by the one loop
-(`loop`) under one ledger: a release of moments; or a linear classifier before the GAN, the GAN, and
-a CNN after it, where they are asked for.
+(`loop`) under one ledger: a release of moments; or a linear classifier or moments before the GAN,
+the GAN, and a CNN after it, where they are asked for.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.domains.plan import OpenMoments
 from dpgan_jax.models.gan import GAN, GANState, GeneratorState
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
+from dpgan_jax.models.gans import refining
 from dpgan_jax.models.gans import verdict as gan_verdict
 from dpgan_jax.models.labelling import Labeller
 from dpgan_jax.models.moments.settings import Moments
@@ -39,7 +40,8 @@ from dpgan_jax.run.releases import schema
 from dpgan_jax.run.releases.moments import MomentsStage, released, restore_moments
 from dpgan_jax.run.stages import ClassifierStage, DataOn, GANStage, mixture_steps, steps_per_report
 
-BEFORE, AFTER = 'labeller', 'label_cnn'  # folders of the classifiers before and after the GAN
+# Folders of what is before the GAN and after it.
+MOMENTS, BEFORE, AFTER = 'moments', 'labeller', 'label_cnn'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +121,16 @@ def _train_gan(
   for classifier in planned.before:
     state = run.carry_out(ClassifierStage(classifier, dataset, folder=BEFORE, data_on=data_on))
     labellers += (Labeller.of_state(classifier, state),)
+  begun = None
+  if planned.moments is not None:
+    state = run.carry_out(MomentsStage(planned.moments, dataset, folder=MOMENTS))
+    begun = functools.partial(refining.begun, model=released(planned.moments, state))
 
   def model_of(generator: GeneratorState, step: int) -> GANSynthesizer:
-    return GANSynthesizer(planned.gan, generator, step, labellers)
+    return GANSynthesizer(planned.gan, generator, step, labellers, moments=planned.moments)
 
-  state = run.carry_out(GANStage(planned.gan, dataset, run.directory, model_of, data_on))
+  stage = GANStage(planned.gan, dataset, run.directory, model_of, data_on, begun)
+  state = run.carry_out(stage)
   model = model_of(state.g_average, int(state.step))
   model = dataclasses.replace(model, past=_past(planned, run.directory, model.steps))
   for classifier in planned.after:
@@ -208,7 +215,8 @@ def restore_model(run_dir: str | os.PathLike[str]) -> Trained:
       if ledger.charged_steps(classifier.stage) == classifier.mechanism.steps:
         labellers += (_finished(classifier, run, AFTER),)
   past = _past(planned, run, step)
-  return Trained(GANSynthesizer(planned.gan, state.g_average, step, labellers, past), run)
+  model = GANSynthesizer(planned.gan, state.g_average, step, labellers, past, planned.moments)
+  return Trained(model, run)
 
 
 def _finished(classifier: Classifier, run: RunDir, folder: str) -> Labeller:

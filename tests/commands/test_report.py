@@ -323,7 +323,7 @@ def test_every_file_of_a_run_has_a_verdict(finished, tmp_path):
   assert private <= left
   # What other commands leave beside a run.
   private |= {'evaluation*'}
-  private |= {'audit.json', 'labeller/', 'label_cnn/', 'fingerprint.json', 'schema/'}
+  private |= {'audit.json', 'labeller/', 'label_cnn/', 'moments/', 'fingerprint.json', 'schema/'}
   assert {name for name, verdict in verdicts.items() if verdict == 'no'} == private
 
 

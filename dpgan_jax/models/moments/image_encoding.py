@@ -247,12 +247,19 @@ class ImageEncoding(ByClass):
 
   def decode(self, codes: np.ndarray) -> np.ndarray:
     """Codes [n, d] → the nearest images uint8 [n, H, W, C]."""
+    return np.round(np.clip(self._pixels(codes) + 0.5, 0, 1) * 255).astype(np.uint8)
+
+  @property
+  def basis(self) -> np.ndarray:
+    """Pixels in [-1/2, 1/2] of codes: their product with it, float64 [d, H·W·C]. Public."""
+    return self._pixels(np.eye(self.dim)).reshape(self.dim, -1)
+
+  def _pixels(self, codes: np.ndarray) -> np.ndarray:
     full = np.zeros((len(codes), math.prod(self.shape)))
     full[:, self._kept[0]] = codes
     shaped = full.reshape(-1, *self.shape)
     turned = np.asarray(scipy.fft.idctn(shaped, axes=(1, 2), norm='ortho'))
-    pixels = turned @ _COLOURS if self.shape[2] == 3 else turned
-    return np.round(np.clip(pixels + 0.5, 0, 1) * 255).astype(np.uint8)
+    return turned @ _COLOURS if self.shape[2] == 3 else turned
 
   def _turned(self, pixels: np.ndarray) -> np.ndarray:
     return pixels @ _COLOURS.T if self.shape[2] == 3 else pixels

@@ -46,9 +46,11 @@ class MomentsStage(Stage):
 
   name, stride = SECONDS, 1
 
-  def __init__(self, moments: Moments, dataset: ImageDataset | TableDataset) -> None:
-    """Reads and writes nothing yet."""
-    self._moments, self._dataset = moments, dataset
+  def __init__(
+    self, moments: Moments, dataset: ImageDataset | TableDataset, *, folder: str = '.'
+  ) -> None:
+    """Reads and writes nothing yet; metrics and checkpoints go to `folder` within the run's."""
+    self._moments, self._dataset, self.folder = moments, dataset, folder
     self.mechanisms = {name: moments.stages[name] for name in (MEANS, SECONDS)}
     self._secret = b''
 
