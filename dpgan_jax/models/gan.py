@@ -121,7 +121,7 @@ class GAN:
   microbatch_size: int | None = None
 
   def __post_init__(self) -> None:
-    if self.config.discriminator == 'scattering':
+    if self.config.discriminator in discriminators.SCATTERED:
       # The filters take thousands of times the memory of an image: 1 GiB for 512 × 512 pixels.
       for size in self.spec.shape[:2]:
         _validate.integer('image_shape', size, minimum=1, maximum=_LARGEST_SCATTERED)

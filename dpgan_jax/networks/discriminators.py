@@ -192,6 +192,8 @@ _TORCH = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 UNCONDITIONAL = {'report', 'dcgan', 'dense', 'scattering', 'noisy_activations'}
 """Names of discriminators that ignore the label."""
+SCATTERED = {'scattering', 'scattering_conditional'}
+"""Names of discriminators on fixed wavelet features."""
 _OWN: Mapping[str, Callable[[ImageShape, int], nn.Module]] = {
   'report': lambda shape, classes: ReportDiscriminator(shape, classes),
   'report_conditional': lambda shape, classes: ReportDiscriminator(

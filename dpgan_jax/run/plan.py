@@ -23,6 +23,7 @@ from dpgan_jax.models.gan import GAN
 from dpgan_jax.models.gans import refining
 from dpgan_jax.models.moments import settings, verdict
 from dpgan_jax.models.moments.settings import Moments
+from dpgan_jax.networks import discriminators
 from dpgan_jax.privacy import independence
 from dpgan_jax.privacy.mechanism import DPMechanism
 
@@ -130,7 +131,7 @@ def _make_gan(config: TrainConfig, spec: Spec) -> GANPlan:
     )
   unclipped = math.isinf(stages.mechanism.l2_clip_norm)
   sgd = config.d_optimizer == 'sgd' and config.d_learning_rate >= LONG
-  if unclipped and sgd and config.discriminator == 'scattering':
+  if unclipped and sgd and config.discriminator in discriminators.SCATTERED:
     warnings.warn(
       f'nothing is clipped, and at d_learning_rate={config.d_learning_rate:g} sgd then takes steps '
       'so long that this discriminator has been seen to die: use discriminator=report, as '

@@ -111,7 +111,8 @@ def made(
     public = jax.grad(mean)(d, fakes(g, drawn, labels), labels, 0.0)
     updates, d_state = d_optimizer.update(clipped.sum, d_state, d, public_grads=public)
     d = optax.apply_updates(d, updates)
-    of_g = jax.grad(lambda g: mean(d, fakes(g, drawn, labels), labels, 1.0))(g)
+    again = jax.random.clone(drawn)  # the same stays for G
+    of_g = jax.grad(lambda g: mean(d, fakes(g, again, labels), labels, 1.0))(g)
     updates, g_state = g_optimizer.update(of_g, g_state, g)
     return (d, d_state, optax.apply_updates(g, updates), g_state), None
 

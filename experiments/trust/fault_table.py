@@ -47,7 +47,7 @@ from dpgan_jax.privacy.ghost import convolutions, forms, ghost, sums
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.privacy.releases import marginals, selection
 from dpgan_jax.publishing import run_statement, statement, statement_text
-from dpgan_jax.run import checkpoint, loop, metrics, secrets
+from dpgan_jax.run import checkpoint, loop, metrics, plan, secrets
 from dpgan_jax.search import sweep_table
 from experiments.trust import (
   device_checks,
@@ -192,6 +192,10 @@ _MECHANISM = (
   Fault('stage_not_counted', 3, 'the epsilon of a run leaves out what named its samples',
         swap(budget.Budget, 'event', to(lambda self, steps=None: self.mechanism.event(steps))),
         _M.every_stage_is_counted, 'exactness'),
+  Fault('refined_not_counted', 3, 'the epsilon of a GAN leaves out a release that it refines',
+        swap(plan, '_beside', to(lambda moments, *_: {
+          settings.MEANS: moments.stages[settings.MEANS]})),
+        _M.what_is_refined_is_counted, 'exactness'),
   Fault('smaller_neighbour', 4, 'under add_or_remove_one the size of the smaller data set, N',
         faults.event(dataset_size=lambda n: n - 1),
         _M.the_event_is_what_the_sampler_does, 'exactness'),

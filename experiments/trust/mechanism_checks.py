@@ -384,6 +384,21 @@ def every_stage_is_counted() -> None:
     _close(whole.epsilon(steps), accountant.get_epsilon(whole.mechanism.delta), f'{steps} steps')
 
 
+def what_is_refined_is_counted() -> None:
+  """A GAN that refines draws of moments costs what dp-accounting composes of releases and steps."""
+  config = TrainConfig(
+    target_epsilon=2.0, moments_share=0.5, steps=20, batch_size=64, generator='refiner',
+    discriminator=nets.NAME, latent_dim=10,
+  )  # fmt: skip
+  planned = plan.make(config, dataclasses.replace(SPEC, num_records=1000))
+  assert isinstance(planned, plan.GANPlan)
+  assert planned.moments is not None
+  accountant = pld.PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
+  for mechanism in (planned.gan.mechanism, *planned.moments.stages.values()):
+    accountant.compose(mechanism.event())
+  _close(planned.budget.epsilon(), accountant.get_epsilon(config.delta), 'releases and steps')
+
+
 def stages_share_no_key() -> None:
   """The GAN and the classifiers that name its samples begin with keys of one secret."""
   config = TrainConfig(

@@ -141,7 +141,7 @@ def test_any_image_size_can_be_generated(name, shape):
 def test_any_image_size_can_be_judged(name, shape):
   images, labels = jnp.zeros((2, *shape)), labels_of(0, 1)
   discriminator = discriminators.make_discriminator(name, shape, CLASSES)
-  if name == 'scattering' and min(shape[:2]) < 3:
+  if name in discriminators.SCATTERED and min(shape[:2]) < 3:
     with pytest.raises(_validate.InputError, match='large enough for the scattering transform'):
       discriminator.init(jax.random.key(0), images, labels)
     return
