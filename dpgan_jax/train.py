@@ -222,7 +222,7 @@ def _describe_gan(planned: plan.GANPlan, epsilon: str, data_on: str) -> dict[str
     f'({seconds * 1e3:.1f} ms a step)',
   }
   if planned.budget.beside:
-    rows['labels samples'] = '; '.join(
+    rows['beside the GAN'] = '; '.join(
       f'{name}: B = {m.batch_size}, sigma = {m.noise_multiplier:.4g}, {m.steps} steps'
       for name, m in planned.budget.beside.items()
     )

@@ -76,7 +76,7 @@ def test_dry_run_shows_what_labels_samples():
   )  # fmt: skip
   result = train(*rest, '--dry_run', '--data_on=host')
   assert result.returncode == 0, result.stderr
-  assert 'labels samples: classifier: B = ' in result.stdout
+  assert 'beside the GAN: classifier: B = ' in result.stdout
   assert '; label_cnn: B = ' in result.stdout
 
 

@@ -46,12 +46,13 @@ def test_a_page_tells_what_was_measured():
 def test_the_committed_page_is_that_of_the_committed_record():
   record = pages.read_json(make_page.RECORD)
   choice, gans = pages.read_json(make_page.CHOICE), pages.read_json(make_page.GANS)
+  by_epsilon = pages.read_json(make_page.BY_EPSILON)
   for row in gans['rows'] if gans else ():
     if row['kind'] not in ('good', 'private'):
       assert row['level'] in ('useless', 'poor')
     elif row['level'] == 'good':
       assert row['accuracy'] > 0.7
-  assert make_page.PAGE.read_text('utf-8') == make_page.page(record, choice, gans)
+  assert make_page.PAGE.read_text('utf-8') == make_page.page(record, choice, gans, by_epsilon)
   # No planted failure is called more than poor; what is called good teaches most of what can be.
   real = {(c['set'], c['num_records']): c['real'] for c in record['ceilings']}
   for row in record['rows']:

@@ -15,6 +15,7 @@ from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gans import recipe
 from dpgan_jax.networks import generators
+from dpgan_jax.networks.refiner import TEXTURE
 from dpgan_jax.run import plan
 
 FLAGS = pathlib.Path(__file__).parents[2] / 'experiments'
@@ -46,7 +47,7 @@ def said_by(path: pathlib.Path) -> dict[str, str]:
 @pytest.mark.parametrize('name', MNIST_FILES)
 def test_the_flag_files_of_mnist_are_cases_of_the_rule(name):
   said = said_by(FLAGS / f'{name}.flags')
-  found = settled(60_000, float(said['target_epsilon']))
+  found = settled(60_000, float(said['target_epsilon']), generator='report')
   kinds = {s.name: s.kind for s in _settings.of(TrainConfig)}
   # How often it reports is no matter of what is learnt; where data and run are, no setting.
   beside = {'run_dir', 'dataset', 'steps_per_report', 'delta', 'target_epsilon'}
@@ -74,7 +75,8 @@ def test_any_images_get_settings_that_agree(n, epsilon, height, width, channels,
   assert not found.wants_recipe
   assert 1 <= found.batch_size <= max(1, n / 8)
   assert found.steps // found.d_steps_per_g_step >= 25
-  assert (found.label_share is not None) == (classes > 1 and relation == 'add_or_remove_one')
+  assert (found.generator, found.moments_share, found.label_share) == ('refiner', 0.5, None)
+  assert TEXTURE < found.latent_dim <= TEXTURE + height * width * channels
   assert found.neighboring_relation == relation
   again = settled(
     n, epsilon, shape=(height, width, channels), classes=classes, neighboring_relation=relation
@@ -100,6 +102,7 @@ def test_more_records_or_budget_never_mean_fewer_steps():
     {'d_learning_rate': 0.01},
     {'d_steps_per_g_step': 3, 'fake_gradient': 'clipped', 'latent_dim': 64},
     {'generator': 'dcgan', 'g_mixture': 1},
+    {'moments_share': 0.3, 'latent_dim': 20},
   ],
   ids=str,
 )
@@ -109,8 +112,9 @@ def test_what_is_said_stays(settings):
     assert getattr(found, name) == value
   if 'd_optimizer' in settings:
     assert found.d_learning_rate < 0.01  # not that of sgd
-  if found.generator not in generators.UNCONDITIONAL:
-    assert found.label_share is None
+  without_classes = found.generator in generators.UNCONDITIONAL
+  assert without_classes == (found.label_share is not None)
+  assert (found.generator in generators.REFINERS) == (found.moments_share is not None)
 
 
 @pytest.mark.parametrize(

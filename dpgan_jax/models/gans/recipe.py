@@ -1,9 +1,11 @@
 """The settings of a GAN that follow from ε, δ and the public facts about the images.
 
-The rule was read off the flag files of MNIST, which were chosen on held-out training images of it
-(experiments/results/QUALITY.md) and are cases of it. A step's noise, relative to what is learnt of
-it, grows as √T/(N·ε): half the records are like half of ε, and allow half the steps. On other data
-it is a guess, and moments are the first thing to try below some ten thousand images.
+Its generator refines draws of moments, for half of ε: what a GAN cannot find in few records, or in
+much noise, it then has from the start (experiments/results/OWN_DATA.md, its last table). How long
+and in which steps it is trained was read off the flag files of MNIST, which were chosen on held-out
+training images of it (experiments/results/QUALITY.md); where a generator without classes is asked
+for, they are cases of the rule. A step's noise, relative to what is learnt of it, grows as
+√T/(N·ε): half the records are like half of ε, and allow half the steps.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from typing import Any, NamedTuple
 from dpgan_jax import _validate
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.gans import refining
 from dpgan_jax.networks import discriminators, generators
+from dpgan_jax.networks.refiner import TEXTURE
 
 _RECORDS = 60_000  # of MNIST: the rule counts ε·N in units of them
 # From which ε·N on so many steps; each half of it halves them.
@@ -27,6 +31,7 @@ _SCATTERED = range(16, 65)  # sides of images that wavelet features are of use f
 _PARAMETERS = 10_000  # of the smaller discriminator, about
 _PACES, _MOST_NOISE = (1, 2, 5, 10, 20), 2.7  # n_D; noise in D between two steps of G
 _LEFT = 0.7  # of ε, that labels leave to the GAN: what composition gains is counted in
+_REFINED, _LEFT_TO_REFINE = 0.5, 0.85  # of ε, for moments; that they leave, likewise
 
 
 class Choice(NamedTuple):
@@ -77,8 +82,13 @@ def _rule(config: TrainConfig, spec: Spec, given: frozenset[str]) -> dict[str, C
     batch = config.batch_size
   found |= _networks(config, spec, given, amount)
   found |= _labels(config, spec, given, found)
-  shared = _said('label_share', config, given, found) is not None
-  noise = _noise(config, records, steps, epsilon * (_LEFT if shared else 1.0))
+  found |= _moments(config, spec, given, found)
+  left = 1.0
+  if _said('label_share', config, given, found) is not None:
+    left = _LEFT
+  elif _said('moments_share', config, given, found) is not None:
+    left = _LEFT_TO_REFINE
+  noise = _noise(config, records, steps, epsilon * left)
   n_d = next((n for n in _PACES if noise <= _MOST_NOISE * math.sqrt(n)), _PACES[-1])
   found['d_steps_per_g_step'] = Choice(n_d, f'noise in D is about {noise / math.sqrt(n_d):.1g}')
   as_mnist = 'as for MNIST'
@@ -89,7 +99,7 @@ def _rule(config: TrainConfig, spec: Spec, given: frozenset[str]) -> dict[str, C
     'latent_dim': 100, 'fake_gradient': 'plain', 'd_optimizer': 'sgd', 'd_learning_rate': 0.15,
     'g_learning_rate': 3e-4, 'adam_b1': 0.9, 'g_ema_decay': decay, 'g_mixture': 4,
   }.items():  # fmt: skip
-    found[name] = Choice(value, as_mnist)
+    found.setdefault(name, Choice(value, as_mnist))
   own_rate = {'d_learning_rate', 'd_optimizer', 'learning_rate_schedule', 'd_learning_rate_end'}
   if not own_rate & given:  # else the end would not belong to the start
     found['learning_rate_schedule'] = Choice('exponential', as_mnist)
@@ -106,17 +116,32 @@ def _networks(
   sides = spec.shape[:2]
   scattered = amount < 2 and all(side in _SCATTERED for side in sides)
   why = f'epsilon*N and images of {sides[0]} x {sides[1]}'
-  generator = Choice('report', 'knows no classes; classifiers label its samples')
-  discriminator = Choice('scattering' if scattered else 'report', why)
-  conditional_g = 'generator' in given and config.generator not in generators.UNCONDITIONAL
-  conditional_d = (
-    'discriminator' in given and config.discriminator not in discriminators.UNCONDITIONAL
-  )
-  if conditional_g:
-    discriminator = Choice('compact', 'the generator is told the class')
-  if conditional_d:
-    generator = Choice('report_conditional', 'the discriminator is told the class')
-  return {'generator': generator, 'discriminator': discriminator}
+  asked = {'generator': generators.UNCONDITIONAL, 'discriminator': discriminators.UNCONDITIONAL}
+  without = [getattr(config, name) in names for name, names in asked.items() if name in given]
+  if all(without) and (without or config.label_share is not None):
+    return {
+      'generator': Choice('report', 'knows no classes; classifiers label its samples'),
+      'discriminator': Choice('scattering' if scattered else 'report', why),
+    }
+  small = all(side in _SCATTERED for side in sides)
+  return {
+    'generator': Choice('refiner', 'draws of moments have shapes and classes from the start'),
+    'discriminator': Choice('scattering_conditional' if small else 'compact', why),
+  }
+
+
+def _moments(
+  config: TrainConfig, spec: Spec, given: frozenset[str], found: dict[str, Choice]
+) -> dict[str, Choice]:
+  """What of ε goes to the release whose draws are refined, and its number of coefficients."""
+  if _said('generator', config, given, found) not in generators.REFINERS:
+    return {}
+  share = config.moments_share or _REFINED
+  count = refining.coefficients(config, spec, share)
+  return {
+    'moments_share': Choice(share, 'what moments cannot say is texture, which takes the rest'),
+    'latent_dim': Choice(count + TEXTURE, f'{count} coefficients stand out of their noise'),
+  }
 
 
 def _labels(

@@ -30,16 +30,24 @@ def moments_before(config: TrainConfig, spec: Spec) -> Moments | None:
   """
   if config.moments_share is None:
     return None
-  assert config.target_epsilon is not None  # TrainConfig has checked it
   _validate.integer(
     'latent_dim', config.latent_dim, minimum=TEXTURE + 1, maximum=TEXTURE + math.prod(spec.shape)
   )
+  return _made(config, spec, config.moments_share, config.latent_dim - TEXTURE)
+
+
+def coefficients(config: TrainConfig, spec: Spec, share: float) -> int:
+  """How many of an image's coefficients a release for this share of ε can tell of."""
+  return _made(config, spec, share, None).detail
+
+
+def _made(config: TrainConfig, spec: Spec, share: float, count: int | None) -> Moments:
+  assert config.target_epsilon is not None  # TrainConfig has checked it
   return settings.make(
     TrainConfig(
       dataset=config.dataset, method='moments', seed=config.seed, delta=config.delta,
-      target_epsilon=config.moments_share * config.target_epsilon,
+      target_epsilon=share * config.target_epsilon, moments_coefficients=count,
       neighboring_relation=config.neighboring_relation,
-      moments_coefficients=config.latent_dim - TEXTURE,
     ),
     spec,
   )  # fmt: skip
