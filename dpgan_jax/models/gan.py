@@ -46,7 +46,9 @@ _LARGEST_SCATTERED = 256  # side of an image
 
 
 class GeneratorState(NamedTuple):
-  """What samples are drawn from: parameters and batch-norm averages (empty without batch norm)."""
+  """What samples are drawn from: parameters; and batch-norm averages, or what was released of
+  moments (`networks.refiner`), empty without either.
+  """
 
   params: PyTree
   batch_stats: PyTree

@@ -169,7 +169,10 @@ def test_a_file_of_it_draws_the_same_at_the_same_epsilon(finished, tmp_path):
     np.testing.assert_array_equal(own, other)
 
 
-@pytest.mark.parametrize(('stage', 'step'), [('moments', 1), ('dp_sgd', 6)])
+@pytest.mark.parametrize(
+  ('stage', 'step'),
+  [('moments', 1), pytest.param('dp_sgd', 6, marks=pytest.mark.slow)],  # test_trainer has steps
+)
 def test_an_interrupted_run_ends_in_the_same_bits(stage, step, finished, tmp_path, digits):
   path = tmp_path / 'run'
   with interruptions.interrupted(stage, step):
