@@ -42,6 +42,8 @@ GANS: dict[str, dict[str, Any]] = {
              'learning_rate_schedule': 'cosine', 'd_learning_rate_end': 1e-5},
   'revisited': {'generator': 'revisited', 'discriminator': 'revisited', 'g_ema_decay': 0.0},
   'scattering': {'generator': 'dcgan', 'discriminator': 'scattering', 'microbatch_size': 1},
+  'refiner': {'generator': 'refiner', 'target_epsilon': 4.0, 'noise_multiplier': None,
+              'moments_share': 0.5, 'latent_dim': 12},
 }  # fmt: skip
 """Settings that take other ways through a step of the GAN."""
 

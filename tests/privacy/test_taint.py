@@ -151,7 +151,7 @@ class TestTheNoisedSum:
 # --- the package ---------------------------------------------------------------------------------
 
 
-SLOW = ('penalty', 'weight clip', 'report', 'revisited', 'scattering')
+SLOW = ('penalty', 'weight clip', 'report', 'revisited', 'scattering', 'refiner')
 
 
 @pytest.mark.parametrize(
