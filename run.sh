@@ -81,7 +81,7 @@ install() {
   fi
   echo incomplete >"$stamp"
   echo 'run.sh: installing requirements.txt (a few minutes the first time)' >&2
-  # Python compiles what is imported, when it is: a tenth of all that is installed.
+  # Python compiles what is imported, when it is; most of what is installed never is.
   "$environment/bin/python" -m pip --disable-pip-version-check install -qq --no-compile -r requirements.txt
   "$environment/bin/python" -m pip --disable-pip-version-check install -qq --no-deps \
     --no-build-isolation --editable .

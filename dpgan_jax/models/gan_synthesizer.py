@@ -18,6 +18,7 @@ from dpgan_jax.data.spec import Spec
 from dpgan_jax.models import labelling
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GeneratorState
+from dpgan_jax.models.gans import refining
 from dpgan_jax.models.labelling import Labeller
 from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.models.synthesizer import Synthesizer
@@ -77,7 +78,7 @@ class GANSynthesizer(Synthesizer):
   @property
   def budget(self) -> Budget:
     labelled = labelling.stages(*(l.classifier for l in self.labellers))
-    return Budget(self.gan.mechanism, {**(self.moments.stages if self.moments else {}), **labelled})
+    return Budget(self.gan.mechanism, {**refining.stages(self.config, self.moments), **labelled})
 
   @property
   def num_parameters(self) -> int:

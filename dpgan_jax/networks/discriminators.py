@@ -158,7 +158,7 @@ def _projected(x: jax.Array, classes: jax.Array) -> jax.Array:
   """How well features [n, f] go with a class, [n]."""
   count = classes.shape[-1]
   per_class = nn.Dense(count, use_bias=False, name='projection')(x)
-  return jnp.sum(per_class * classes, axis=-1) / math.sqrt(count)
+  return 1 / math.sqrt(count) * jnp.sum(per_class * classes, axis=-1)
 
 
 class RevisitedDiscriminator(nn.Module):

@@ -62,7 +62,8 @@ class GANPlan:
   @property
   def budget(self) -> Budget:
     """All that the run may do with the private data."""
-    return Budget(self.gan.mechanism, _beside(self.moments, *self.before, *self.after))
+    labelled = labelling.stages(*self.before, *self.after)
+    return Budget(self.gan.mechanism, {**refining.stages(self.config, self.moments), **labelled})
 
   def to_record(self) -> dict[str, Any]:
     """What `read` makes a plan of again, beside the description of the data; JSON-ready."""
@@ -76,10 +77,6 @@ class GANPlan:
       for classifier in classifiers:  # at most one today
         record[name] = labelling.to_record(classifier)
     return record if self.moments is None else {**record, _MOMENTS: self.moments.to_record()}
-
-
-def _beside(moments: Moments | None, *classifiers: Classifier) -> dict[str, DPMechanism]:
-  return {**(moments.stages if moments else {}), **labelling.stages(*classifiers)}
 
 
 Plan = GANPlan | Moments | OpenMoments
@@ -119,7 +116,8 @@ def make(config: TrainConfig, spec: Spec) -> Plan:
 def _make_gan(config: TrainConfig, spec: Spec) -> GANPlan:
   before, after = labelling.before_gan(config, spec), labelling.after_gan(config, spec)
   moments = refining.moments_before(config, spec)
-  stages = make_budget(config, spec.num_records, _beside(moments, *before, *after))
+  beside = {**refining.stages(config, moments), **labelling.stages(*before, *after)}
+  stages = make_budget(config, spec.num_records, beside)
   gan = GAN(config, stages.mechanism, spec)
   _require_independent(gan)
   if gan.noise_in_d > NOISY:

@@ -25,6 +25,8 @@ from dpgan_jax.models.classifier_inputs import prepare
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState, GeneratorState
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
+from dpgan_jax.models.moments.image_encoding import Gaussians
+from dpgan_jax.networks.refiner import RELEASED
 from dpgan_jax.privacy import sharding
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.privacy.sampling import Drawn
@@ -111,7 +113,7 @@ class GANStage(CompiledStage):
     directory: RunDir,
     model_of: ModelOf,
     data_on: DataOn = 'device',
-    begun: Callable[[GANState], GANState] | None = None,
+    released: Gaussians | None = None,
   ) -> None:
     """Reads and writes nothing yet.
 
@@ -121,10 +123,10 @@ class GANStage(CompiledStage):
       directory: where pictures and snapshots go.
       model_of: makes the publishable model of a generator and its step.
       data_on: where the images are.
-      begun: what a new state becomes before the first step; no private record has a part in it.
+      released: the moments whose draws the generator refines, if it does.
     """
     self.data_on: DataOn = data_on
-    self._begun = begun
+    self._released = released
     self._gan, self._dataset, self._directory, self._model_of = gan, dataset, directory, model_of
     self._config, self._total = gan.config, gan.mechanism.steps
     self.mechanisms = {STAGE: gan.mechanism}
@@ -136,7 +138,7 @@ class GANStage(CompiledStage):
     return self._gan.init(key)
 
   def prepare(self, state: GANState) -> GANState:
-    return state if self._begun is None else self._begun(state)
+    return state if self._released is None else _refining(state, self._released)
 
   def data(self) -> tuple[np.ndarray, ...]:
     return self._dataset.images, self._dataset.labels
@@ -184,6 +186,18 @@ class GANStage(CompiledStage):
       scale=_figures.scale_of(self._gan.spec.shape),
       title=f'step {step}, {spent}',
     )
+
+
+def _refining(state: GANState, released: Gaussians) -> GANState:
+  """The state before the first step, its generator knowing what was released: post-processing."""
+  arrays = released.means, released.factors, released.encoding.basis
+
+  def known(g: GeneratorState) -> GeneratorState:
+    own = {n: jnp.array(a, jnp.float32) for n, a in zip(RELEASED, arrays, strict=True)}
+    assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, g.batch_stats)
+    return g._replace(batch_stats=own)
+
+  return state._replace(g=known(state.g), g_average=known(state.g_average))
 
 
 def steps_per_report(config: TrainConfig, mechanism: DPMechanism) -> int:

@@ -26,9 +26,9 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.domains.plan import OpenMoments
 from dpgan_jax.models.gan import GAN, GANState, GeneratorState
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
-from dpgan_jax.models.gans import refining
 from dpgan_jax.models.gans import verdict as gan_verdict
 from dpgan_jax.models.labelling import Labeller
+from dpgan_jax.models.moments.image_encoding import Gaussians
 from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.run import generator_file, metrics, plan, samples
@@ -121,15 +121,16 @@ def _train_gan(
   for classifier in planned.before:
     state = run.carry_out(ClassifierStage(classifier, dataset, folder=BEFORE, data_on=data_on))
     labellers += (Labeller.of_state(classifier, state),)
-  begun = None
+  of_classes = None
   if planned.moments is not None:
     state = run.carry_out(MomentsStage(planned.moments, dataset, folder=MOMENTS))
-    begun = functools.partial(refining.begun, model=released(planned.moments, state))
+    of_classes = released(planned.moments, state).model
+    assert isinstance(of_classes, Gaussians)  # of images
 
   def model_of(generator: GeneratorState, step: int) -> GANSynthesizer:
     return GANSynthesizer(planned.gan, generator, step, labellers, moments=planned.moments)
 
-  stage = GANStage(planned.gan, dataset, run.directory, model_of, data_on, begun)
+  stage = GANStage(planned.gan, dataset, run.directory, model_of, data_on, of_classes)
   state = run.carry_out(stage)
   model = model_of(state.g_average, int(state.step))
   model = dataclasses.replace(model, past=_past(planned, run.directory, model.steps))

@@ -6,7 +6,8 @@
 Of each set and ε: a release of moments that gets all of it; a GAN with nothing chosen but ε, which
 refines draws of moments; and one whose generator starts from noise (`--generator=report`), its
 samples labelled by a private classifier. A logistic regression learns from samples; they are
-compared with held-out images by features that suit any (scattering). Half an hour of one core.
+compared with held-out images by features that suit any (scattering). A quarter of an hour of one
+core.
 """
 
 from __future__ import annotations

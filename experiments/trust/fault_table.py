@@ -28,6 +28,7 @@ from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files.open import OpenTable
 from dpgan_jax.models import classifier, gan
 from dpgan_jax.models.domains import search
+from dpgan_jax.models.gans import refining
 from dpgan_jax.models.moments import image_encoding, release, settings
 from dpgan_jax.models.moments.image_encoding import ImageEncoding
 from dpgan_jax.models.moments.series.encoding import SeriesEncoding
@@ -47,7 +48,7 @@ from dpgan_jax.privacy.ghost import convolutions, forms, ghost, sums
 from dpgan_jax.privacy.mechanism import DPMechanism
 from dpgan_jax.privacy.releases import marginals, selection
 from dpgan_jax.publishing import run_statement, statement, statement_text
-from dpgan_jax.run import checkpoint, loop, metrics, plan, secrets
+from dpgan_jax.run import checkpoint, loop, metrics, secrets
 from dpgan_jax.search import sweep_table
 from experiments.trust import (
   device_checks,
@@ -193,7 +194,7 @@ _MECHANISM = (
         swap(budget.Budget, 'event', to(lambda self, steps=None: self.mechanism.event(steps))),
         _M.every_stage_is_counted, 'exactness'),
   Fault('refined_not_counted', 3, 'the epsilon of a GAN leaves out a release that it refines',
-        swap(plan, '_beside', to(lambda moments, *_: {
+        swap(refining, 'stages', to(lambda config, moments: {
           settings.MEANS: moments.stages[settings.MEANS]})),
         _M.what_is_refined_is_counted, 'exactness'),
   Fault('smaller_neighbour', 4, 'under add_or_remove_one the size of the smaller data set, N',

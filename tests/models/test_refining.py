@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -167,6 +168,14 @@ def test_a_file_of_it_draws_the_same_at_the_same_epsilon(finished, tmp_path):
   drawn = [m.sample(30, key=jax.random.key(3)) for m in (model, again)]
   for own, other in zip(*drawn, strict=True):
     np.testing.assert_array_equal(own, other)
+
+
+def test_an_epsilon_without_what_is_refined_is_not_said(finished):
+  model = trainer.restore_model(finished).model
+  planned = plan.make(CONFIG, SPEC)
+  for bare in (model, planned):
+    with pytest.raises(InputError, match='expected the moments of a generator that refines them'):
+      _ = dataclasses.replace(bare, moments=None).budget
 
 
 @pytest.mark.parametrize(

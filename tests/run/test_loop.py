@@ -9,13 +9,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dpgan_jax import _keys, _validate
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
+from dpgan_jax.data.series.generated import vitals
+from dpgan_jax.data.tables.generated import people
 from dpgan_jax.models.classifier import CENTRE, STAGE, Classifier
 from dpgan_jax.models.classifier_config import ClassifierConfig
+from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.moments import release, settings
 from dpgan_jax.privacy.ghost.convolutions import inner_programs
 from dpgan_jax.privacy.mechanism import BudgetError, DPMechanism
 from dpgan_jax.run import loop, stages
@@ -65,10 +70,30 @@ def test_what_a_key_stands_for_is_that_of_the_format():
     noise = mechanism.noise_sum(key)
     drawn, _ = jax.jit(noise.update)(jnp.zeros(6), noise.init(jnp.zeros(6)))
     found += [[round(float(x), 2) for x in 5 * drawn]]
-  assert (loop.FORMAT, found) == (4, [
+  assert (loop.FORMAT, found) == (5, [
     [10, 49, 41, 4, 13], [-0.43, 0.38, 0.63, 1.21, -1.93, -0.36],
     [114108, 50965, 84893, 91401], [0.93, -0.89, 0.98, 0.32, 0.41, -1.0],
   ])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ('data', 'wanted'),
+  [
+    (vitals('test'), [53393, 51316, 43055, 318608, 339071, 305627]),
+    (people('test'), [7615, 8011, 5733, 120250, 119237, 111775]),
+    (datasets.load_dataset('digits', split='test'), [1141, 1047, 1189, 1763, 1631, 1363]),
+  ],
+  ids=lambda d: getattr(d, 'name', ''),
+)
+def test_what_is_released_is_that_of_the_format(data, wanted):
+  """If this fails, raise `loop.FORMAT`: the second release follows from what the first one says,
+  and one that is made again would have the same noise around other sums. Sums of thirds of both.
+  """
+  moments = settings.make(TrainConfig(target_epsilon=0.5, delta=1e-4), data.spec)
+  codes = moments.encoding.encode(data.records)
+  means, seconds = release.release_both(codes, data.labels, moments, 32 * b'\x06')
+  parts = (part for both in (means.sums, seconds) for part in np.array_split(both.ravel(), 3))
+  assert (loop.FORMAT, [round(float(np.abs(part).sum())) for part in parts]) == (5, wanted)
 
 
 def test_batches_of_a_chunk_are_drawn_before_its_steps(digits, monkeypatch):

@@ -1,7 +1,7 @@
 """The settings of a GAN that follow from ε, δ and the public facts about the images.
 
 Its generator refines draws of moments, for half of ε: what a GAN cannot find in few records, or in
-much noise, it then has from the start (experiments/results/OWN_DATA.md, its last table). How long
+much noise, it then has from the start (experiments/results/OWN_DATA.md). How long
 and in which steps it is trained was read off the flag files of MNIST, which were chosen on held-out
 training images of it (experiments/results/QUALITY.md); where a generator without classes is asked
 for, they are cases of the rule. A step's noise, relative to what is learnt of it, grows as

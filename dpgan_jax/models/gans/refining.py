@@ -1,4 +1,4 @@
-"""Moments before a GAN: what they are made by, and how its generator gets what was released.
+"""Moments before a GAN: what they are made by, and what they cost.
 
 The generator (`networks.refiner`) draws of a Gaussian of each class that was released for
 `moments_share` of ε, and learns to make images of such draws.
@@ -7,19 +7,15 @@ The generator (`networks.refiner`) draws of a Gaussian of each class that was re
 from __future__ import annotations
 
 import math
-
-import jax.numpy as jnp
-import numpy as np
+from collections.abc import Mapping
 
 from dpgan_jax import _validate
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.models.gan import GANState, GeneratorState
 from dpgan_jax.models.moments import settings
-from dpgan_jax.models.moments.image_encoding import Gaussians
 from dpgan_jax.models.moments.settings import Moments
-from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
-from dpgan_jax.networks.refiner import RELEASED, TEXTURE
+from dpgan_jax.networks.refiner import TEXTURE
+from dpgan_jax.privacy.mechanism import DPMechanism
 
 
 def moments_before(config: TrainConfig, spec: Spec) -> Moments | None:
@@ -53,18 +49,16 @@ def _made(config: TrainConfig, spec: Spec, share: float, count: int | None) -> M
   )  # fmt: skip
 
 
-def begun(state: GANState, model: MomentsSynthesizer) -> GANState:
-  """The state before the first step, its generator knowing what was released: post-processing."""
-  of_classes = model.model
-  assert isinstance(of_classes, Gaussians)
-  encoding = of_classes.encoding
-  arrays = of_classes.means, of_classes.factors, encoding.basis
-  known = {n: jnp.asarray(a, jnp.float32) for n, a in zip(RELEASED, arrays, strict=True)}
-  same = {n: (a.shape, a.dtype) for n, a in state.g.batch_stats.items()}
-  assert same == {n: (a.shape, a.dtype) for n, a in known.items()}
-  # Donated state must not hold a buffer twice.
-  again = {name: jnp.asarray(np.array(array)) for name, array in known.items()}
-  return state._replace(
-    g=GeneratorState(state.g.params, known),
-    g_average=GeneratorState(state.g_average.params, again),
-  )
+def stages(config: TrainConfig, moments: Moments | None) -> Mapping[str, DPMechanism]:
+  """The mechanisms of what a generator refines, by name; none of one that refines nothing.
+
+  Raises:
+    InputError: the generator refines moments and they are not here, or the other way round: its ε
+      would be too small.
+  """
+  if (moments is None) != (config.moments_share is None):
+    raise _validate.InputError(
+      f'expected the moments of a generator that refines them, and none of another; got '
+      f'{"none" if moments is None else "some"} with moments_share={config.moments_share}'
+    )
+  return moments.stages if moments else {}

@@ -39,7 +39,7 @@ from dpgan_jax.privacy.releases import second_moments
 # Rows are orthonormal: luminance, then blue-yellow and red-green differences.
 _COLOURS = np.array([[1, 1, 1], [1, 1, -2], [1, -1, 0]]) / np.sqrt([[3], [6], [2]])
 _CHROMA = 2.0  # the frequency of a chroma coefficient counts as so many of luminance
-# Both chosen on held-out training images: experiments/results/OWN_DATA.md, its last table.
+# Both chosen on held-out training images: experiments/results/OWN_DATA.md, its table of defaults.
 _CENTRE_SHARE = 0.125
 _IN_SQUARES = 0.3  # of an image's vector in the first mechanism, the part that tells the distance
 _LEAST_SCALE = 0.03  # a guess, of the range of pixels: nearly all are farther from each other

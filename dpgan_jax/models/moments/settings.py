@@ -28,7 +28,7 @@ from dpgan_jax.privacy.releases.selection import SelectionMechanism
 MEANS, SECONDS = 'moments_means', 'moments'
 SCHEMA = 'schema'  # what a table's columns may hold, where the run finds that (`models.domains`)
 _SERIES_SHARE = 0.3  # on held-out stays of PhysioNet's sets a and b
-# Of images, on held-out training images: experiments/results/OWN_DATA.md, its last table.
+# Of images, on held-out training images: experiments/results/OWN_DATA.md, its table of defaults.
 _MOST_COEFFICIENTS, _FEWEST_COEFFICIENTS = 144, 9
 _IMAGE_SHARES = {'of each class': 0.45, 'pooled': 0.7}
 # In units of a covariance's mean eigenvalue, up to where eigenvalues of noise reach: with more, an
