@@ -230,6 +230,11 @@ def test_json_keeps_every_field(config):
   assert TrainConfig.from_dict(json.loads(text)) == config
 
 
+def test_a_seed_gives_what_it_gave_before_there_were_later_settings():
+  """Keys of a fixed seed follow from the record of the settings, names included."""
+  assert not make().to_dict().keys() & {'schema_epsilon', 'moments_share'}
+
+
 def test_infinity_is_written_as_a_string():
   config = TrainConfig(target_epsilon=math.inf, steps=3, l2_clip_norm=math.inf)
   fields = config.to_dict()

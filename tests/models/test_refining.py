@@ -24,6 +24,7 @@ from dpgan_jax.run import generator_file, plan, trainer
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.releases import moments as releases
+from dpgan_jax.run.stages import GANStage
 from tests.support import interruptions, nets
 
 pytestmark = pytest.mark.usefixtures('short_curve')
@@ -75,6 +76,33 @@ def test_it_begins_with_draws_of_the_classes_as_they_are(shape):
   drawn = encoding.decode(codes) / 127.5 - 1
   np.testing.assert_allclose(images, np.tanh(1.5 * drawn), atol=1.5 / 127)
   assert images.shape == (6, *shape)
+
+
+def test_it_sees_what_is_near_a_pixel_and_the_texture_in_z():
+  refiner, rng = Refiner((20, 20, 1), 2), np.random.default_rng(0)
+  z, labels = jnp.asarray(rng.normal(size=(3, 6 + TEXTURE)), jnp.float32), jnp.asarray([0, 1, 1])
+  variables = jax.tree.map(
+    lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), jnp.float32),
+    jax.eval_shape(refiner.init, jax.random.key(0), z, labels),
+  )
+  images: Any = refiner.apply(variables, z, labels)
+  other = variables['batch_stats']['basis'].at[:, 0].add(0.3)  # a corner of every draw
+  changed = {**variables, 'batch_stats': {**variables['batch_stats'], 'basis': other}}
+  moved = np.abs(refiner.apply(changed, z, labels) - images)[..., 0] > 0
+  assert moved[:, 0, 0].all()
+  assert not moved[:, 6:].any()
+  assert not moved[:, :, 6:].any()
+  textured: Any = refiner.apply(variables, z.at[:, -1].add(1), labels)
+  assert (np.abs(textured - images) > 1e-3).mean() > 0.5
+
+
+def test_the_average_begins_with_what_was_released_too(finished, digits):
+  model = trainer.restore_model(finished).model
+  released = released_by(finished, model.moments).model
+  stage = GANStage(model.gan, digits, RunDir(finished), lambda *_: model, released=released)
+  state = stage.prepare(stage.init(jax.random.key(0)))
+  for g in (state.g, state.g_average):
+    np.testing.assert_allclose(g.batch_stats['centres'], released.means, rtol=1e-6)
 
 
 # --- settings ------------------------------------------------------------------------------------
