@@ -21,7 +21,6 @@ import numpy as np
 from absl import flags
 
 from dpgan_jax import _cli, _json
-from dpgan_jax.data import datasets
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gans import verdict
 from dpgan_jax.run import trainer
@@ -51,27 +50,23 @@ KINDS: dict[str, dict[str, Any]] = {
 def run(part: measure.Part, kind: str, seed: int) -> dict[str, Any]:
   """One GAN, its signs, its verdict, and the accuracy that its samples give."""
   rng = np.random.default_rng(seed)
-  images, labels = part.images, part.labels
+  shown = part
   if kind == 'shuffled labels':
-    labels = rng.permutation(labels)
+    shown = dataclasses.replace(part, labels=rng.permutation(part.labels))
   elif kind == 'static':
-    images = rng.integers(0, 256, images.shape, np.uint8)
-  data = datasets.ImageDataset(
-    images=np.ascontiguousarray(images), labels=labels, num_classes=len(part.names),
-    name=part.name, class_names=part.names,
-  )  # fmt: skip
+    shown = dataclasses.replace(part, images=rng.integers(0, 256, part.images.shape, np.uint8))
   config = TrainConfig(**_COMMON, **KINDS[kind], seed=seed)
   with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    trained = trainer.train(config, data, folder, progress=False)
+    trained = trainer.train(config, shown.dataset, folder, progress=False)
     signs = verdict.from_record(_json.read(trained.run.signs))
     drawn = np.load(trained.run.samples())
     accuracy = measure.taught(drawn['x'], drawn['y'], part)
   found = verdict.judge(signs)
-  shown = {k: v and round(v, 3) for k, v in dataclasses.asdict(signs).items()}
+  rounded = {k: v and round(v, 3) for k, v in dataclasses.asdict(signs).items()}
   return {
     'kind': kind, 'seed': seed, 'level': found.level, 'weakest': found.weakest,
-    'accuracy': accuracy, **shown,
+    'accuracy': accuracy, **rounded,
   }  # fmt: skip
 
 

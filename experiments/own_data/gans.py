@@ -18,11 +18,9 @@ import time
 import warnings
 from typing import Any
 
-import numpy as np
 from absl import flags
 
 from dpgan_jax import _cli, _keys
-from dpgan_jax.data import datasets
 from dpgan_jax.evaluation import distances, features
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gans import recipe
@@ -45,10 +43,7 @@ def run(part: measure.Part, epsilon: float, kind: str, seed: int) -> dict[str, A
     drawn = measure.released(part, epsilon).draw(num, _keys.from_seed(seed))
     spent = epsilon
   else:
-    data = datasets.ImageDataset(
-      images=np.ascontiguousarray(part.images), labels=part.labels, num_classes=len(part.names),
-      name=part.name, class_names=part.names,
-    )  # fmt: skip
+    data = part.dataset
     said = {'generator': 'report'} if kind == FROM_NOISE else {}
     asked = TrainConfig(method='gan', target_epsilon=epsilon, seed=seed, num_samples=200, **said)
     config, _ = recipe.settled(asked, data.spec, said)

@@ -54,6 +54,14 @@ class Part:
   unseen_labels: np.ndarray
   names: tuple[str, ...]
 
+  @property
+  def dataset(self) -> datasets.ImageDataset:
+    """What a model is made of."""
+    return datasets.ImageDataset(
+      images=np.ascontiguousarray(self.images), labels=self.labels, num_classes=len(self.names),
+      name=self.name, class_names=self.names,
+    )  # fmt: skip
+
 
 def parts(mnist_dir: str | None) -> Iterator[Part]:
   """The sets, small ones first."""
@@ -94,10 +102,7 @@ def _patches(num: int) -> tuple[np.ndarray, np.ndarray]:
 
 def released(part: Part, epsilon: float, **changes: Any) -> MomentsSynthesizer:
   """One release of a set; `changes` are of the settings that are defaults otherwise."""
-  spec = datasets.ImageDataset(
-    images=np.ascontiguousarray(part.images), labels=part.labels, num_classes=len(part.names),
-    name=part.name, class_names=part.names,
-  ).spec  # fmt: skip
+  spec = part.dataset.spec
   moments = settings.make(TrainConfig(target_epsilon=epsilon, delta=1e-5, **changes), spec)
   codes, secret = moments.encoding.encode(part.images), exact_noise.new_secret()
   return MomentsSynthesizer(moments, *release.release_both(codes, part.labels, moments, secret))
