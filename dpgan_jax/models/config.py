@@ -20,18 +20,17 @@ from dpgan_jax.networks.losses import LOSSES
 from dpgan_jax.privacy import accounting, clipping
 
 METHODS = ('moments', 'gan')
-_SCHEMA = 'schema_epsilon'
+_SCHEMA, _MATCHING = 'schema_epsilon', 'matching_steps'
 # Settings that moments have a use for; others are a GAN's.
 _OF_MOMENTS = {
   'dataset', 'image_size', 'channels', 'holdout', 'method', 'target_epsilon', 'delta',
   'neighboring_relation', 'moments_coefficients', 'moments_means_share', 'num_samples', 'seed',
-  _SCHEMA,
+  _SCHEMA, _MATCHING,
 }  # fmt: skip
-_OF_MOMENTS_ALONE = {'moments_coefficients', 'moments_means_share', _SCHEMA}
-_LATER = {_SCHEMA, 'moments_share'}
-OPTIMIZERS = ('adam', 'sgd')
+_OF_MOMENTS_ALONE = {'moments_coefficients', 'moments_means_share', _SCHEMA, _MATCHING}
+_LATER = {_SCHEMA, _MATCHING, 'moments_share'}
 SCHEDULES = ('constant', 'linear', 'exponential', 'cosine')
-FAKE_GRADIENTS = ('clipped', 'plain')
+OPTIMIZERS, FAKE_GRADIENTS = ('adam', 'sgd'), ('clipped', 'plain')
 COMPUTE_DTYPES = ('float32', 'bfloat16')
 
 LONGEST_CODE = 4096  # its covariance is decomposed in minutes
@@ -66,15 +65,13 @@ class TrainConfig:
     minimum=1, maximum=3, common=True,
   )
   holdout: float | None = _data(
-    None,
-    'Share of the records never trained on, which dpgan_jax.evaluate compares with. Default: 0.1 '
-    'of one\'s own data without a test part; 0: none.', minimum=0, below=1, common=True,
+    None, 'Share of the records never trained on, which dpgan_jax.evaluate compares with. Default: '
+    "0.1 of one's own data without a test part; 0: none.", minimum=0, below=1, common=True,
   )
 
   method: str | None = _data(
-    None,
-    'moments: released once, sampled in seconds; gan: DP-SGD on the discriminator. Default: gan '
-    'where noise_multiplier, steps or epochs are given, else moments.',
+    None, 'moments: released once, sampled in seconds; gan: DP-SGD on the discriminator. Default: '
+    'gan where noise_multiplier, steps or epochs are given, else moments.',
     choices=METHODS, common=True,
   )
 
@@ -113,21 +110,19 @@ class TrainConfig:
   )
 
   label_share: float | None = _labels(
-    None,
-    'Share of target_epsilon for a private classifier that gives the samples of a generator that '
-    'knows no classes theirs; the GAN gets the rest. Default: samples have no classes then.',
+    None, 'Share of target_epsilon for a private classifier that gives the samples of a generator '
+    'that knows no classes theirs; the GAN gets the rest. Default: samples have no classes then.',
     above=0, below=1, common=True,
   )
   label_cnn_share: float | None = _labels(
-    None,
-    'Share of target_epsilon for a small CNN that, taught by named samples and then by records, '
-    'names samples together with that classifier. Default: it names them alone.', above=0, below=1,
+    None, 'Share of target_epsilon for a small CNN that, taught by named samples and then by '
+    'records, names them together with that classifier. Default: it names them alone.',
+    above=0, below=1,
   )
 
   moments_share: float | None = _moments(
-    None,
-    'Share of target_epsilon for moments whose draws generator=refiner makes images of; the GAN '
-    'gets the rest.', above=0, below=1, common=True,
+    None, 'Share of target_epsilon for moments whose draws generator=refiner makes images of; the '
+    'GAN gets the rest.', above=0, below=1, common=True,
   )
   moments_coefficients: int | None = _moments(
     None, "How many of an image's lowest frequencies, or cells a number of a table, or cosines a "
@@ -137,6 +132,11 @@ class TrainConfig:
   moments_means_share: float | None = _moments(
     None, 'Share of the release that goes to class means and counts; the rest to covariances.',
     above=0, below=1,
+  )
+  matching_steps: int | None = _moments(
+    None, 'Of images: steps, free of privacy cost, of a generator that learns to make images whose '
+    'scattering features have the released moments. Default: no generator; images are draws of '
+    'frequencies, blurred, and made in seconds.', minimum=1, common=True,
   )
 
   generator: str = _networks(

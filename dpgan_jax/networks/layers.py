@@ -273,6 +273,14 @@ def depth_to_space(x: jax.Array, factor: int = 2) -> jax.Array:
   return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h * factor, w * factor, c // factor**2)
 
 
+def space_to_depth(x: jax.Array) -> jax.Array:
+  """[n, h, w, c] → [n, ⌈h/2⌉, ⌈w/2⌉, 4·c]: of odd sizes the last row and column stand twice."""
+  x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)), mode='edge')
+  n, h, w, c = x.shape
+  x = x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(n, h // 2, w // 2, 4 * c)
+
+
 def one_hot(labels: jax.Array, num_classes: int, dtype: Any) -> jax.Array:
   """In the dtype of what it is used with: a float32 vector beside bfloat16 would widen the rest."""
   return jax.nn.one_hot(labels, num_classes, dtype=dtype)

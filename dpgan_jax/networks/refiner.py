@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dpgan_jax.networks.layers import Conv, ImageShape, depth_to_space, one_hot
+from dpgan_jax.networks.layers import Conv, ImageShape, depth_to_space, one_hot, space_to_depth
 
 TEXTURE = 4
 """Entries at the end of z that are no part of the draw: what texture may follow."""
@@ -40,11 +40,7 @@ class Refiner(nn.Module):
     del train  # nothing here depends on the batch
     height, width, channels = self.image_shape
     draw = self._drawn(z[:, :-TEXTURE].astype(jnp.float32), labels).astype(z.dtype)
-    odd = (0, 0), (0, height % 2), (0, width % 2), (0, 0)
-    x = jnp.pad(draw, odd, mode='edge')
-    rows, columns = x.shape[1] // 2, x.shape[2] // 2
-    x = x.reshape(-1, rows, 2, columns, 2, channels).transpose(0, 1, 3, 2, 4, 5)
-    x = x.reshape(-1, rows, columns, 4 * channels)
+    x = space_to_depth(draw)
     texture = z[:, jnp.newaxis, jnp.newaxis, -TEXTURE:]
     x = jnp.concatenate([x, jnp.broadcast_to(texture, (*x.shape[:3], TEXTURE))], axis=-1)
     for _ in range(2):

@@ -29,7 +29,7 @@ from dpgan_jax.models.labelling import Labeller
 from dpgan_jax.models.moments import settings
 from dpgan_jax.models.moments.encoding import Means
 from dpgan_jax.models.moments.settings import Moments
-from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
+from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer, abstract_network
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 
@@ -39,7 +39,7 @@ _MOMENTS_FORMAT = 'dpgan_jax moments 3'
 _OLD_FORMATS = {f'dpgan_jax generator {n + 1}': n for n in range(3)}
 # Whatever a wrong type or number in a record leads to.
 _DAMAGE = (ArithmeticError, AttributeError, KeyError, TypeError, ValueError)
-_PAST, _LABELLERS = 'past', 'labellers'
+_PAST, _LABELLERS, _NETWORK = 'past', 'labellers', 'network'
 _STAGES = (STAGE, labelling.CNN_STAGE)  # of a file's labellers, in their order
 
 
@@ -233,6 +233,7 @@ def _save_moments(model: MomentsSynthesizer, path: str | os.PathLike[str]) -> No
     'seconds': model.seconds[:, *upper],
   }  # fmt: skip
   tensors = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
+  tensors |= {_name(place): leaf for place, leaf in _leaves({_NETWORK: model.network})}
   _tensor_file.write(path, tensors, record)
 
 
@@ -244,6 +245,7 @@ def _public(moments: Moments) -> Moments:
 def _load_moments(path: str, header: dict[str, Any], record: dict[str, Any]) -> MomentsSynthesizer:
   try:
     moments = settings.read(record, Spec.from_record(record['data']))
+    network = abstract_network(moments)
   except _DAMAGE as error:
     raise _damaged(path, error) from None
   groups, second, _ = moments.shape_of_seconds
@@ -252,15 +254,19 @@ def _load_moments(path: str, header: dict[str, Any], record: dict[str, Any]) -> 
     'seconds': (groups, second * (second + 1) // 2),
   }  # fmt: skip
   expected = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in shapes.items()}
+  expected |= {_name(place): leaf for place, leaf in _leaves({_NETWORK: network})}
   tensors = _tensor_file.read(path, header, expected)
-  arrays = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
-  if not all(np.isfinite(array).all() for array in arrays.values()):
+  if not all(np.isfinite(array).all() for array in tensors.values()):
     raise _validate.InputError(f'{path} is damaged: expected finite numbers only')
+  arrays = {name: np.asarray(tensors[name], np.float64) for name in shapes}
+  network = jax.tree_util.tree_map_with_path(
+    lambda place, _: tensors[f'{_NETWORK}/{_name(place)}'], network
+  )
   seconds = np.zeros(moments.shape_of_seconds)
   seconds[:, *np.triu_indices(second)] = arrays['seconds']
   seconds += np.triu(seconds, 1).swapaxes(1, 2)
   means = Means(arrays['counts'], arrays['sums'], float(arrays['scale']))
-  return MomentsSynthesizer(moments, means, seconds)
+  return MomentsSynthesizer(moments, means, seconds, network)
 
 
 # --- names of arrays ------------------------------------------------------------------------------

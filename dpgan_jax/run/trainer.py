@@ -37,7 +37,13 @@ from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.loop import Run
 from dpgan_jax.run.plan import GANPlan
 from dpgan_jax.run.releases import schema
-from dpgan_jax.run.releases.moments import MomentsStage, released, restore_moments
+from dpgan_jax.run.releases.moments import (
+  MomentsStage,
+  read_network,
+  released,
+  restore_moments,
+  with_network,
+)
 from dpgan_jax.run.stages import ClassifierStage, DataOn, GANStage, mixture_steps, steps_per_report
 
 # Folders of what is before the GAN and after it.
@@ -103,7 +109,8 @@ def train(
     assert not isinstance(dataset, OpenTable)
     if isinstance(planned, Moments):
       state = run.carry_out(MomentsStage(planned, dataset))
-      model = released(planned, state)
+      key = jax.random.fold_in(state.sample_key, 2)
+      model = with_network(released(planned, state), run.directory, key, progress=progress)
       _leave_samples(model, run.directory, state.sample_key)
     else:
       assert isinstance(dataset, ImageDataset)  # the plan has refused anything else
@@ -204,7 +211,7 @@ def restore_model(run_dir: str | os.PathLike[str]) -> Trained:
     model = restore_moments(planned, run) if isinstance(planned, Moments) else None
     if model is None:
       raise _validate.InputError(f'{run.path} has released nothing yet: let dpgan_jax.train run')
-    return Trained(model, run)
+    return Trained(read_network(model, run), run)
   restored = _latest(planned.gan, run.path, run.identity())
   if restored is None:
     raise _validate.InputError(f'{run.path} has no checkpoint yet: let dpgan_jax.train run first')

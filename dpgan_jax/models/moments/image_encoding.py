@@ -37,7 +37,7 @@ from dpgan_jax.privacy import exact_noise
 from dpgan_jax.privacy.releases import second_moments
 
 # Rows are orthonormal: luminance, then blue-yellow and red-green differences.
-_COLOURS = np.array([[1, 1, 1], [1, 1, -2], [1, -1, 0]]) / np.sqrt([[3], [6], [2]])
+COLOURS = np.array([[1, 1, 1], [1, 1, -2], [1, -1, 0]]) / np.sqrt([[3], [6], [2]])
 _CHROMA = 2.0  # the frequency of a chroma coefficient counts as so many of luminance
 # Both chosen on held-out training images: experiments/results/OWN_DATA.md, its table of defaults.
 _CENTRE_SHARE = 0.125
@@ -247,22 +247,23 @@ class ImageEncoding(ByClass):
 
   def decode(self, codes: np.ndarray) -> np.ndarray:
     """Codes [n, d] → the nearest images uint8 [n, H, W, C]."""
-    return np.round(np.clip(self._pixels(codes) + 0.5, 0, 1) * 255).astype(np.uint8)
+    return np.round(np.clip(self.pixels(codes) + 0.5, 0, 1) * 255).astype(np.uint8)
 
   @property
   def basis(self) -> np.ndarray:
     """Pixels in [-1/2, 1/2] of codes: their product with it, float64 [d, H·W·C]. Public."""
-    return self._pixels(np.eye(self.dim)).reshape(self.dim, -1)
+    return self.pixels(np.eye(self.dim)).reshape(self.dim, -1)
 
-  def _pixels(self, codes: np.ndarray) -> np.ndarray:
+  def pixels(self, codes: np.ndarray) -> np.ndarray:
+    """Codes [n, d] → pixels in [-1/2, 1/2] or beyond, float64 [n, H, W, C]."""
     full = np.zeros((len(codes), math.prod(self.shape)))
     full[:, self._kept[0]] = codes
     shaped = full.reshape(-1, *self.shape)
     turned = np.asarray(scipy.fft.idctn(shaped, axes=(1, 2), norm='ortho'))
-    return turned @ _COLOURS if self.shape[2] == 3 else turned
+    return turned @ COLOURS if self.shape[2] == 3 else turned
 
   def _turned(self, pixels: np.ndarray) -> np.ndarray:
-    return pixels @ _COLOURS.T if self.shape[2] == 3 else pixels
+    return pixels @ COLOURS.T if self.shape[2] == 3 else pixels
 
   @functools.cached_property
   def _kept(self) -> tuple[np.ndarray, np.ndarray]:

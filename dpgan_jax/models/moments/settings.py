@@ -18,6 +18,7 @@ from dpgan_jax.data.tables.schema import Schema
 from dpgan_jax.models.config import LONGEST_CODE, TrainConfig
 from dpgan_jax.models.moments.encoding import Encoding
 from dpgan_jax.models.moments.image_encoding import ImageEncoding
+from dpgan_jax.models.moments.scattering_encoding import ScatteringEncoding, features_of
 from dpgan_jax.models.moments.series.encoding import SeriesEncoding
 from dpgan_jax.models.moments.tables.encoding import TableEncoding
 from dpgan_jax.privacy import accounting
@@ -30,6 +31,7 @@ SCHEMA = 'schema'  # what a table's columns may hold, where the run finds that (
 _SERIES_SHARE = 0.3  # on held-out stays of PhysioNet's sets a and b
 # Of images, on held-out training images: experiments/results/OWN_DATA.md, its table of defaults.
 _MOST_COEFFICIENTS, _FEWEST_COEFFICIENTS = 144, 9
+_MOST_FEATURES = 250  # where a generator matches moments
 _IMAGE_SHARES = {'of each class': 0.45, 'pooled': 0.7}
 # In units of a covariance's mean eigenvalue, up to where eigenvalues of noise reach: with more, an
 # image has fewer coefficients, and classes have one covariance together.
@@ -109,7 +111,8 @@ class Moments:
     if self.spec.schema is not None:
       return _of_table(self.spec, self.spec.schema, self.detail, noise)
     height, width, channels = self.spec.shape
-    return ImageEncoding(
+    kind = ImageEncoding if self.config.matching_steps is None else ScatteringEncoding
+    return kind(
       (height, width, channels), self.detail, _reach(self.spec, self.detail, noise),
       is_pooled(self.spec, self.detail, self.stages[SECONDS].noise_multiplier),
     )  # fmt: skip
@@ -169,6 +172,10 @@ def make(config: TrainConfig, spec: Spec) -> Moments:
   """
   if spec.schema is None:
     return _make_images(config, spec)
+  if config.matching_steps is not None:
+    raise _validate.InputError(
+      f'expected no matching_steps with a {spec.kind}, got {config.matching_steps}: it is of images'
+    )
   found = mechanisms(config, spec)
   return Moments(config, spec, detail_of(config, spec, found), found)
 
@@ -181,6 +188,9 @@ def _make_images(config: TrainConfig, spec: Spec) -> Moments:
   }
   sigma = {name: stages[SECONDS].noise_multiplier for name, stages in found.items()}
   most, worth = math.prod(spec.shape), _MOST_COEFFICIENTS
+  if config.matching_steps is not None:
+    height, width, channels = spec.shape
+    most, worth = features_of((height, width, channels)), _MOST_FEATURES
   if sigma['pooled'] > 0:
     of_noise = _MOST_NOISE * spec.num_records / (math.sqrt(2) * sigma['pooled'])
     worth = int(max(_FEWEST_COEFFICIENTS, min(worth, of_noise ** (2 / 3))))

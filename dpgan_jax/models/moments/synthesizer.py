@@ -30,11 +30,15 @@ from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.data.tables.dataset import parse_given
 from dpgan_jax.models.config import TrainConfig
+from dpgan_jax.models.moments import matching
 from dpgan_jax.models.moments.encoding import Means, Model
+from dpgan_jax.models.moments.image_encoding import Gaussians
+from dpgan_jax.models.moments.scattering_encoding import ScatteringEncoding
 from dpgan_jax.models.moments.series.sequences import Sequences
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
 from dpgan_jax.models.moments.tables.encoding import Rows
 from dpgan_jax.models.synthesizer import Synthesizer
+from dpgan_jax.networks.layers import count_parameters
 
 _RECORDS_AT_ONCE = 1000
 
@@ -47,11 +51,13 @@ class MomentsSynthesizer(Synthesizer):
     moments: settings, encoding, mechanisms.
     means: the first release.
     seconds: float64 [L, s, s], the second release.
+    network: parameters of the generator that matches them (`matching`); None without one.
   """
 
   moments: Moments
   means: Means
   seconds: np.ndarray
+  network: Any = None
   steps = 1
 
   @property
@@ -73,7 +79,8 @@ class MomentsSynthesizer(Synthesizer):
   @property
   def num_parameters(self) -> int:
     groups, second = self.seconds.shape[:2]
-    return self.means.sums.size + self.means.counts.size + groups * second * (second + 1) // 2
+    released = self.means.sums.size + self.means.counts.size + groups * second * (second + 1) // 2
+    return released + count_parameters(self.network)
 
   @property
   def usual_num(self) -> int:
@@ -92,7 +99,11 @@ class MomentsSynthesizer(Synthesizer):
   def model(self) -> Model:
     """What samples are drawn from."""
     first, second = (self.moments.stages[name].noise_multiplier for name in (MEANS, SECONDS))
-    return self.moments.encoding.model(self.means, self.seconds, (first, second))
+    released = self.moments.encoding.model(self.means, self.seconds, (first, second))
+    if self.network is None:
+      return released
+    assert isinstance(released, Gaussians)  # settings have checked it
+    return matching.Matched(released, self.network)
 
   def sample_given(
     self, num: int, given: Mapping[str, Any], *, key: jax.Array
@@ -128,6 +139,15 @@ class MomentsSynthesizer(Synthesizer):
       wanted[: num - start] = labels[start : start + _RECORDS_AT_ONCE]
       parts.append(self.model.draw(wanted, own)[: num - start])
     return np.concatenate(parts), labels if self.is_conditional else None
+
+
+def abstract_network(moments: Moments) -> Any:
+  """Shapes and dtypes of `MomentsSynthesizer.network`; None of settings without one."""
+  if moments.config.matching_steps is None:
+    return None
+  encoding = moments.encoding
+  assert isinstance(encoding, ScatteringEncoding)  # settings have made it so
+  return matching.abstract_params(encoding, moments.spec.num_classes)
 
 
 def _parts(num: int, key: jax.Array) -> list[tuple[int, jax.Array]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,13 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import _keys
+from dpgan_jax import _keys, _progress, _validate
 from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.data.tables.dataset import TableDataset
-from dpgan_jax.models.moments import release
+from dpgan_jax.models.moments import matching, release
 from dpgan_jax.models.moments.encoding import Means
+from dpgan_jax.models.moments.image_encoding import Gaussians
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
+from dpgan_jax.run import generator_file
 from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.releases.stage import NoMetrics, Stage, State
@@ -99,9 +103,67 @@ def released(moments: Moments, state: MomentsState) -> MomentsSynthesizer:
   return MomentsSynthesizer(moments, means_of(state), np.asarray(state.seconds, np.float64))
 
 
+def with_network(
+  model: MomentsSynthesizer, run: RunDir, key: jax.Array, *, progress: bool
+) -> MomentsSynthesizer:
+  """The model with the generator that its settings ask for, if any: of the run's file, or taught
+  now and kept there. No record has a part in it, and nothing is charged.
+
+  Args:
+    model: what the run has released.
+    run: its directory.
+    key: of teaching; the same gives the same on one machine.
+    progress: show how far it is on stderr.
+  """
+  steps = model.config.matching_steps
+  if steps is None:
+    return model
+  if not run.generator.is_file():
+    show = _progress.WorkProgress() if progress else None
+    told = None if show is None else functools.partial(show.update, 'a generator matches moments')
+    assert isinstance(model.model, Gaussians)  # of images
+    found = matching.fit(model.model, steps=steps, key=key, progress=told)
+    if show is not None:
+      show.close()
+    taught = dataclasses.replace(model, network=found.params)
+    generator_file.save(taught, run.generator)
+  return read_network(model, run)
+
+
+def read_network(model: MomentsSynthesizer, run: RunDir) -> MomentsSynthesizer:
+  """`with_network` of a run that has it already.
+
+  Raises:
+    InputError: its file is not there, or of another release.
+  """
+  if model.config.matching_steps is None:
+    return model
+  if not run.generator.is_file():
+    raise _validate.InputError(f'{run.path} has no generator yet: let dpgan_jax.train run')
+  saved = generator_file.load(run.generator)
+  if not isinstance(saved, MomentsSynthesizer) or not all(
+    np.array_equal(one, other)
+    for one, other in zip(_arrays(saved), _arrays(model), strict=True)
+  ):
+    raise _validate.InputError(
+      f'{run.generator} does not match what this run has released: delete it, and let '
+      'dpgan_jax.train make it again'
+    )
+  return saved
+
+
+def _arrays(model: MomentsSynthesizer) -> tuple[np.ndarray, ...]:
+  return model.means.counts, model.means.sums, model.seconds
+
+
 def restore_moments(moments: Moments, run: RunDir) -> MomentsSynthesizer | None:
   """What a run has released; None where it has not yet."""
+  state = _restored(moments, run)
+  return None if state is None else released(moments, state)
+
+
+def _restored(moments: Moments, run: RunDir) -> MomentsState | None:
   with Checkpoints(run.checkpoints, identity=run.identity()) as checkpoints:
     abstract = jax.eval_shape(lambda: nothing_released(moments, _keys.from_seed(0)))
     restored = checkpoints.restore_latest(abstract)
-  return released(moments, restored[1]) if restored and restored[0] else None
+  return restored[1] if restored and restored[0] else None

@@ -1,0 +1,203 @@
+"""A generator that learns, from released moments alone, to make images that have them.
+
+Codes are drawn of the Gaussian of each class, and the generator (`networks.matcher`) makes images
+of them. Two things are asked of it: that the code of an image is near the code that it was made of,
+so that images are as different as codes are; and that means and covariances of the images' codes,
+class by class, are those released. Not every code is that of an image: the second mends what the
+first cannot reach. No record has a part in it: it is post-processing, however many steps it takes.
+
+Of what the generator's images have now, against what was released, an average over some steps
+before the present one is kept. The gradient of Σ_k ‖mean_k - m_k‖² + ‖covariance_k - S_k‖² is made
+with it: averages of the same batch would ask it, besides, to make batches that are alike.
+
+Sources: Li, Swersky & Zemel 2015 (arXiv 1502.02761) for generators that match moments; dos Santos
+et al. 2019 (arXiv 1904.02762) for those of fixed features and for the moving averages; Harder et
+al. 2021 (arXiv 2002.11603) for doing it with what was released once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dpgan_jax.models.moments.image_encoding import Gaussians
+from dpgan_jax.models.moments.scattering_encoding import ScatteringEncoding
+from dpgan_jax.networks.matcher import TEXTURE, Matcher
+
+Params = Any
+# Chosen on held-out training images of MNIST.
+_BATCH = 200  # or two of each class
+_LEARNING_RATE = 4e-3  # of Adam, falling to 0 by half a cosine
+_NEARNESS = 0.3  # the weight of an image's own code, beside that of moments
+_REACH = 1.2  # lengths are measured in units of so many root mean squares of them
+_SHARPNESS = 0.25  # of a code's places, as the generator sees them, when all vary alike
+_KEPT = 0.8  # of the average of moments, from one step to the next
+_OF_PARAMS = 0.005  # what a step adds to the average of parameters, which images are made by
+_BEFORE_AVERAGING = 200
+_STEPS_AT_ONCE = 50  # between two signs of progress, and between two chances to be interrupted
+
+
+@dataclasses.dataclass(frozen=True)
+class Matched:
+  """Draws of Gaussians made to images.
+
+  Attributes:
+    gaussians: of scattering codes, a class each.
+    params: of the generator.
+  """
+
+  gaussians: Gaussians
+  params: Params
+
+  def draw(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
+    """Images uint8 [n, H, W, C]."""
+    images = _drawn(_module(self.gaussians), self.params, _arrays(self.gaussians),
+                    jnp.asarray(labels, jnp.int32), key)[0]  # fmt: skip
+    return np.asarray(jnp.round((images + 1) * 127.5), np.uint8)
+
+
+class _Arrays(NamedTuple):
+  """What the generator needs of a release; float32."""
+
+  means: jax.Array  # [K, d]
+  factors: jax.Array  # [K, d, d]
+  common: jax.Array  # [d]
+  spread: jax.Array  # []: the root mean square distance from it
+  basis: jax.Array  # [d, H·W·C]: pixels of frequencies
+  blank: jax.Array  # [H·W·C]: pixels of the code 0
+
+
+class _State(NamedTuple):
+  params: Params
+  average: Params
+  adam: Any
+  means: jax.Array  # [K, d]: averages of what images have more than was released
+  covariances: jax.Array  # [K, d, d]
+
+
+def abstract_params(encoding: ScatteringEncoding, classes: int) -> Params:
+  """Shapes and dtypes of the generator's parameters."""
+  return jax.eval_shape(lambda: _init(_of(encoding, classes), encoding, jax.random.key(0)))
+
+
+def fit(
+  gaussians: Gaussians, *, steps: int, key: jax.Array,
+  progress: Callable[[float], None] | None = None,
+) -> Matched:  # fmt: skip
+  """Teaches a generator; deterministic on one machine.
+
+  Args:
+    gaussians: of a `ScatteringEncoding`.
+    steps: of Adam, at least 1.
+    key: of the start and the draws.
+    progress: is told the share that is done, every 50 steps.
+  """
+  encoding, module, arrays = gaussians.encoding, _module(gaussians), _arrays(gaussians)
+  assert isinstance(encoding, ScatteringEncoding)
+  params = jax.jit(_init, static_argnums=(0, 1))(module, encoding, key)
+  zeros = jnp.zeros_like(arrays.means), jnp.zeros_like(arrays.factors)
+  state = _State(params, params, _ADAM.init(params), *zeros)
+  for first in range(0, steps, _STEPS_AT_ONCE):
+    numbers = jnp.arange(first, min(first + _STEPS_AT_ONCE, steps))
+    state = _taught(module, encoding, state, arrays, numbers, jnp.float32(steps), key)
+    if progress is not None:
+      jax.block_until_ready(state.params)
+      progress((first + len(numbers)) / steps)
+  return Matched(gaussians, state.average)
+
+
+_ADAM = optax.scale_by_adam()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _taught(
+  module: Matcher, encoding: ScatteringEncoding, state: _State, arrays: _Arrays,
+  numbers: jax.Array, steps: jax.Array, key: jax.Array,
+) -> _State:  # fmt: skip
+  classes, dim = arrays.means.shape
+  each = max(2, _BATCH // classes)
+  labels = jnp.repeat(jnp.arange(classes), each)
+  unit = _REACH * arrays.spread
+  common = arrays.common[jnp.newaxis]
+  wanted_means = (arrays.means - common) / unit
+  wanted = jnp.einsum('kij,klj->kil', arrays.factors, arrays.factors) / unit**2
+
+  def step(state: _State, number: jax.Array) -> tuple[_State, None]:
+    def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+      own = jax.random.fold_in(key, number)
+      images, asked = _drawn(module, params, arrays, labels, own)
+      codes = encoding.codes((images + 1) / 2)
+      near = jnp.square((codes - asked) / unit).sum(axis=1).mean()
+      codes = ((codes - common) / unit).reshape(classes, each, dim)
+      means = codes.mean(axis=1)
+      around = codes - wanted_means[:, jnp.newaxis]
+      covariances = jnp.einsum('kni,knj->kij', around, around) / each
+      matched = (state.means * means).sum() + (state.covariances * covariances).sum()
+      return 2 * matched + _NEARNESS * near, (means - wanted_means, covariances - wanted)
+
+    gradient, more = jax.grad(loss, has_aux=True)(state.params)
+    updates, adam = _ADAM.update(gradient, state.adam)
+    rate = _LEARNING_RATE * 0.5 * (1 + jnp.cos(jnp.pi * number / steps))
+    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+    part = jnp.where(number < jnp.minimum(_BEFORE_AVERAGING, steps / 2), 1.0, _OF_PARAMS)
+    average = jax.tree.map(lambda a, p: a + part * (p - a), state.average, params)
+    means, covariances = (
+      _KEPT * old + (1 - _KEPT) * new
+      for old, new in zip((state.means, state.covariances), more, strict=True)
+    )
+    return _State(params, average, adam, means, covariances), None
+
+  return jax.lax.scan(step, state, numbers)[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _drawn(
+  module: Matcher, params: Params, arrays: _Arrays, labels: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Images in [-1, 1] of drawn codes, and the codes [n, d]."""
+  classes, dim = arrays.means.shape
+  normals = jax.random.normal(key, (len(labels), dim + TEXTURE))
+  hot = jax.nn.one_hot(labels, classes)
+  of_all = jnp.einsum('nd,kcd->nkc', normals[:, :dim], arrays.factors)
+  codes = jnp.einsum('nk,nkc->nc', hot, of_all) + hot @ arrays.means
+  seen = (codes - arrays.common[jnp.newaxis]) / arrays.spread * (_SHARPNESS * dim**0.5)
+  blurred = jnp.clip(2 * (codes @ arrays.basis + arrays.blank[jnp.newaxis]), -1, 1)
+  images: Any = module.apply(params, seen, labels, normals[:, dim:], blurred)
+  return images, codes
+
+
+def _arrays(gaussians: Gaussians) -> _Arrays:
+  encoding, dim = gaussians.encoding, gaussians.means.shape[1]
+  common = gaussians.means.mean(axis=0)
+  squares = np.square(gaussians.means - common).sum(axis=1)
+  squares += np.square(gaussians.factors).sum(axis=(1, 2))
+  blank = encoding.pixels(np.zeros((1, dim))).ravel()
+  basis = encoding.pixels(np.eye(dim)).reshape(dim, -1) - blank
+  found = (
+    gaussians.means, gaussians.factors, common, np.sqrt(squares.mean()), basis, blank
+  )  # fmt: skip
+  return _Arrays(*(jnp.asarray(array, jnp.float32) for array in found))
+
+
+def _module(gaussians: Gaussians) -> Matcher:
+  return _of(gaussians.encoding, len(gaussians.means))
+
+
+def _of(encoding: Any, classes: int) -> Matcher:
+  return Matcher(encoding.shape, classes)
+
+
+def _init(module: Matcher, encoding: ScatteringEncoding, key: jax.Array) -> Params:
+  none = (
+    jnp.zeros((1, encoding.dim)), jnp.zeros(1, jnp.int32), jnp.zeros((1, TEXTURE)),
+    jnp.zeros((1, math.prod(encoding.shape))),
+  )  # fmt: skip
+  return module.init(key, *none)

@@ -1,0 +1,212 @@
+"""Images as vectors of low frequencies and scattering features, whose moments are released.
+
+A Gaussian of frequencies says where an image is bright. One of scattering features says as well
+which strokes and edges go through each place, and tells classes apart far better: on MNIST, at
+ε = 1, the likelihoods of such Gaussians are right about 98 % of real digits, those of frequencies
+about 93 %. No formula leads back from such features to an image: a generator learns to
+(`models.moments.matching`).
+
+A code's places are in an orthonormal basis that is written down beforehand: cosines over rows and
+columns of the image and of the scattering coefficients of order 1, waves over their directions,
+cosines over their scales. Which of them come first, and how much either kind weighs, follows from
+random ellipses that hide one another, a model of what images have in common. So all of it is
+public.
+
+Sources: Bruna & Mallat 2013 (arXiv 1203.1513) for the features; Lee, Mumford & Huang 2001,
+"Occlusion models for natural images", for the ellipses ("dead leaves").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.fft
+
+from dpgan_jax import _validate
+from dpgan_jax.models.moments.image_encoding import COLOURS, ImageEncoding
+from dpgan_jax.networks import scattering
+from dpgan_jax.networks.scattering import Scattering
+
+_SCALES, _ANGLES = 2, 8
+_FEWEST_FREQUENCIES = 14  # in each direction, where an image has them; else half of what it has
+# Chosen on held-out training images of MNIST.
+_OF_FREQUENCIES = 1.75  # the variance of frequencies in all, over that of scattering features
+_ELLIPSES, _MOST_ELLIPSES = 500, 3
+_GREY = 0.25  # the deviation of ellipses' colours from grey
+_AT_ONCE = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class ScatteringEncoding(ImageEncoding):
+  """The `dim` features of images uint8 [n, H, W, C], C = 1 or 3, that vary most in ellipses.
+
+  Attributes: as of `ImageEncoding`.
+
+  Raises:
+    InputError: more features than an image has, or an image too small for any.
+  """
+
+  def __post_init__(self) -> None:
+    _validate.integer('dim', self.dim, minimum=1, maximum=features_of(self.shape))
+
+  @property
+  def radius(self) -> float:
+    """Codes have the unit of pixels in [0, 1], by ellipses; what is longer is pulled in."""
+    return math.sqrt(math.prod(self.shape))
+
+  @property
+  def spectrum(self) -> np.ndarray:
+    """Variances of the features of ellipses."""
+    return _public(self.shape).variances[: self.dim]
+
+  def encode(self, records: np.ndarray) -> np.ndarray:
+    parts = []
+    for start in range(0, len(records), _AT_ONCE):
+      part = np.asarray(records[start : start + _AT_ONCE])
+      padded = np.zeros((_AT_ONCE, *self.shape), np.uint8)  # one shape, one compilation
+      padded[: len(part)] = part
+      codes = _codes_of_records(self, jnp.asarray(padded))
+      parts.append(np.asarray(codes, np.float64)[: len(part)])
+    codes = np.concatenate(parts) if parts else np.zeros((0, self.dim))
+    lengths = np.linalg.norm(codes, axis=1, keepdims=True)
+    return codes * (self.radius / np.maximum(lengths, self.radius))
+
+  def codes(self, pixels: jax.Array) -> jax.Array:
+    """Codes float32 [n, d] of pixels in [0, 1], [n, H, W, C]; can be differentiated."""
+    public = _public(self.shape)
+    chosen = public.order[: self.dim]
+    centre, weights = (jnp.asarray(a[chosen])[jnp.newaxis] for a in public[1:3])
+    return (_features(pixels, self.shape)[:, chosen] - centre) * weights
+
+  def pixels(self, codes: np.ndarray) -> np.ndarray:
+    """The frequencies alone; pixels in [-1/2, 1/2]."""
+    public, (height, width, channels) = _public(self.shape), self.shape
+    features = np.broadcast_to(public.centre, (len(codes), len(public.centre))).copy()
+    chosen = public.order[: self.dim]
+    features[:, chosen] += codes / public.weights[chosen]
+    rows, columns = _frequencies(self.shape)
+    full = np.zeros((len(codes), height, width, channels))
+    full[:, :rows, :columns] = features[:, : rows * columns * channels].reshape(
+      -1, rows, columns, channels
+    )
+    turned = np.asarray(scipy.fft.idctn(full, axes=(1, 2), norm='ortho'))
+    return (turned @ COLOURS if channels == 3 else turned) - 0.5
+
+
+def features_of(shape: tuple[int, int, int]) -> int:
+  """How many features an image has.
+
+  Raises:
+    InputError: it is too small for any.
+  """
+  rows, columns = _frequencies(shape)
+  transform = _transform(shape)
+  channels, *places = transform.output_shape
+  return shape[2] * (rows * columns + (channels - 1) * math.prod(places))
+
+
+class _Public(NamedTuple):
+  """What ellipses say of features: arrays [D], but `variances` in the order of `order`."""
+
+  order: np.ndarray
+  centre: np.ndarray
+  weights: np.ndarray
+  variances: np.ndarray
+
+
+@functools.cache
+def _public(shape: tuple[int, int, int]) -> _Public:
+  ellipses = _dead_leaves(shape)
+  with jax.ensure_compile_time_eval():  # also where this is asked for inside of jit
+    features = np.asarray(_features(jnp.asarray(ellipses), shape), np.float64)
+  centre, variances = features.mean(axis=0), features.var(axis=0)
+  frequencies = math.prod(_frequencies(shape)) * shape[2]
+  weights = np.ones(len(centre))
+  of_scattering = variances[frequencies:].sum()
+  weights[:frequencies] = math.sqrt(_OF_FREQUENCIES * of_scattering / variances[:frequencies].sum())
+  weights *= math.sqrt(ellipses.var(axis=0).sum() / (variances * weights**2).sum())
+  variances *= weights**2
+  # Rounded, so that the last digits of another machine do not change the order.
+  order = np.argsort(-np.round(4 * np.log2(np.maximum(variances, 1e-12))), kind='stable')
+  return _Public(order, centre.astype(np.float32), weights.astype(np.float32), variances[order])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _codes_of_records(encoding: ScatteringEncoding, records: jax.Array) -> jax.Array:
+  return encoding.codes(records.astype(jnp.float32) / 255)
+
+
+def _features(pixels: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+  """All features [n, D] of pixels in [0, 1]: frequencies, then coefficients of order 1."""
+  height, width, channels = shape
+  x = pixels.astype(jnp.float32)
+  x = x @ jnp.asarray(COLOURS.T, jnp.float32) if channels == 3 else x
+  rows, columns = _frequencies(shape)
+  down, across = _cosines(height)[:rows], _cosines(width)[:columns]
+  low = jnp.einsum('ai,nijc,bj->nabc', down, x, across, precision='highest')
+  transform = _transform(shape)
+  planes = x.transpose(0, 3, 1, 2).reshape(-1, height, width)
+  y = (transform(planes) / transform.usual[None, :, None, None])[:, 1:]
+  y = y.reshape(-1, transform.scales, _ANGLES, *y.shape[2:])
+  bases = _cosines(transform.scales), _waves(), _cosines(y.shape[3]), _cosines(y.shape[4])
+  y = jnp.einsum('xs,ya,zi,wj,nsaij->nxyzw', *bases, y, precision='highest')
+  return jnp.concatenate([low.reshape(len(x), -1), y.reshape(len(x), -1)], axis=1)
+
+
+def _transform(shape: tuple[int, int, int]) -> Scattering:
+  scales = scattering.most_scales(*shape[:2], at_most=_SCALES)
+  return Scattering(*shape[:2], scales=scales, angles=_ANGLES, order=1)
+
+
+def _frequencies(shape: tuple[int, int, int]) -> tuple[int, int]:
+  """How many of them in either direction are looked at."""
+  rows, columns = (min(size, max(_FEWEST_FREQUENCIES, size // 2)) for size in shape[:2])
+  return rows, columns
+
+
+def _cosines(size: int) -> np.ndarray:
+  """The orthonormal discrete cosine transform of type 2, float32 [size, size]."""
+  return np.asarray(scipy.fft.dct(np.eye(size), axis=0, norm='ortho'), np.float32)
+
+
+def _waves() -> np.ndarray:
+  """An orthonormal Fourier basis over directions, which close into a circle: float32 [L, L]."""
+  angles = 2 * math.pi * np.arange(_ANGLES) / _ANGLES
+  rows = [np.ones(_ANGLES)]
+  for k in range(1, _ANGLES // 2):
+    rows += [math.sqrt(2) * np.cos(k * angles), math.sqrt(2) * np.sin(k * angles)]
+  rows.append(np.cos(_ANGLES // 2 * angles))
+  return np.array(rows, np.float32) / math.sqrt(_ANGLES)
+
+
+def _dead_leaves(shape: tuple[int, int, int]) -> np.ndarray:
+  """Images [n, H, W, C] in [0, 1] of one to three ellipses, the last before the others."""
+  height, width, channels = shape
+  rng, n = np.random.default_rng(0), _ELLIPSES
+  y, x = (np.arange(size, dtype=np.float32) for size in (height, width))
+
+  def uniform(low: float, high: float) -> np.ndarray:
+    return rng.uniform(low, high, (n, 1, 1)).astype(np.float32)
+
+  def colour() -> np.ndarray:
+    grey = rng.random((n, 1, 1, 1)) + (channels > 1) * _GREY * rng.normal(size=(n, 1, 1, channels))
+    return np.clip(grey, 0, 1).astype(np.float32)
+
+  images = np.broadcast_to(colour(), (n, *shape)).copy()
+  for i in range(_MOST_ELLIPSES):
+    size = min(height, width) * np.exp(uniform(math.log(0.04), math.log(0.6)))
+    stretch, turn = np.exp(uniform(0, math.log(5) / 2)), uniform(0, math.pi)
+    down, across = y[:, np.newaxis] - uniform(0, height), x - uniform(0, width)
+    along = np.cos(turn) * across + np.sin(turn) * down
+    beside = np.cos(turn) * down - np.sin(turn) * across
+    distance = np.hypot(along / (size * stretch), beside / (size / stretch))
+    inside = np.clip((1 - distance) * size + 0.5, 0, 1)[..., np.newaxis]
+    inside *= rng.random((n, 1, 1, 1)) < 1 - i / _MOST_ELLIPSES
+    images += inside * (colour() - images)
+  return images
