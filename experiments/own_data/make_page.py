@@ -115,9 +115,10 @@ def _by_epsilon(rows: list[dict[str, Any]], ceilings: dict[Any, Any]) -> tuple[s
     '## GANs by ε alone',
     'Nothing chosen but ε, which is that of all stages together; moments alone get all of it. A '
     'GAN that refines moments has half of it for these; one from noise (`--generator=report`) has '
-    'its samples labelled by a private classifier. Accuracy as above; FID, precision and coverage '
-    '(Naeem et al. 2020) in scattering features, beside held-out images. Minutes on one core. '
-    '`./run.sh python -m experiments.own_data.gans --mnist_dir=FOLDER`.',
+    'its samples labelled by a private classifier. "Moments, matched" are samples of a generator '
+    'that learns from such a release alone (`--matching_steps`). Accuracy as above; FID, precision '
+    'and coverage (Naeem et al. 2020) in scattering features, beside held-out images. Minutes on '
+    'one core. `./run.sh python -m experiments.own_data.gans --mnist_dir=FOLDER`.',
     pages.table(
       {
         'set': lambda r: r['set'], 'N': lambda r: f'{r["num_records"]:,}',

@@ -17,9 +17,11 @@ from experiments import pages
 from experiments.pages import mean, number
 from experiments.quality import afterwards
 
-SWEEPS = ('sweep_wavelets', 'sweep_report_d', 'sweep', 'sweep_refiner', 'sweep_moments')
+SWEEPS = (
+  'sweep_wavelets', 'sweep_report_d', 'sweep', 'sweep_refiner', 'sweep_moments', 'sweep_matching',
+)  # fmt: skip
 """Of mnist.flags as they are; of the report's discriminator instead; and of one generator too; of
-refiner_eps1.flags; and of moments alone, by ε alone."""
+refiner_eps1.flags; of moments alone, by ε alone; and of matching_eps1.flags."""
 MNIST = pages.FOLDER / 'mnist.flags'
 SCORES = {
   'tstr_cnn': 'TSTR',
@@ -126,7 +128,9 @@ def table(results: pathlib.Path) -> list[str]:
   ]
   for sweep in found:
     against, count = _networks_of(sweep['settings'])
-    of = f'Of D {against} and {count} generator{"s" * (count > 1)}: ' if count else 'Of moments: '
+    of = f'Of {_of_moments(sweep["settings"])}: '
+    if count:
+      of = f'Of D {against} and {count} generator{"s" * (count > 1)}: '
     parts.append(of * (len(found) > 1) + sweep['spent_together']['statement'])
   if len(found) > 1:
     parts.append(
@@ -160,9 +164,13 @@ def _rows(sweep: dict[str, Any], afterwards_folder: pathlib.Path) -> list[tuple[
 def _networks_of(settings: dict[str, Any]) -> tuple[str, int]:
   """The discriminator, or what there is instead; how many generators."""
   if settings.get('method') == 'moments':
-    return '– (moments alone)', 0
+    return f'– ({_of_moments(settings)})', 0
   refined = ', G refines moments' * (settings['generator'] == 'refiner')
   return settings['discriminator'] + refined, settings.get('g_mixture') or 1
+
+
+def _of_moments(settings: dict[str, Any]) -> str:
+  return 'moments alone' if settings.get('matching_steps') is None else 'moments, matched by G'
 
 
 def _command(sweep: dict[str, Any]) -> str:
@@ -171,7 +179,10 @@ def _command(sweep: dict[str, Any]) -> str:
   asked = ','.join(f'{float(group["target_epsilon"]):g}' for group in sweep['by_epsilon'])
   seeds = max(group['runs'] for group in sweep['by_epsilon'])
   if settings.get('method') == 'moments':
-    return f'`python -m dpgan_jax.sweep --dataset=mnist --epsilons={asked} --seeds={seeds}`'
+    of = '--dataset=mnist'
+    if settings.get('matching_steps') is not None:
+      of = '--flagfile=experiments/matching_eps1.flags'
+    return f'`python -m dpgan_jax.sweep {of} --epsilons={asked} --seeds={seeds}`'
   if settings['generator'] == 'refiner':
     return (
       '`python -m dpgan_jax.sweep --flagfile=experiments/refiner_eps1.flags '
