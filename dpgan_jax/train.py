@@ -162,7 +162,13 @@ def _describe(planned: plan.Plan, data_on: str) -> dict[str, str]:
 
 
 def _describe_moments(moments: Moments, epsilon: str) -> dict[str, str]:
-  of_table = moments.spec.schema is not None
+  of_what = f'{moments.dim} of the {math.prod(moments.spec.shape)} numbers of a record'
+  expected, steps = 'seconds', moments.config.matching_steps
+  if moments.spec.schema is not None:
+    of_what = f'{moments.dim} sums, and products of {moments.encoding.second_dim}'
+  elif steps is not None:
+    of_what = f'{moments.dim} features of an image'
+    expected = f'minutes: {steps:,} steps of a generator that matches moments, free of cost'
   first, second = words.of(moments.spec).released
   return {
     'method': f'moments: {first}, then {second}, released once, then sampled',
@@ -170,11 +176,9 @@ def _describe_moments(moments: Moments, epsilon: str) -> dict[str, str]:
     'noise multipliers': ', '.join(
       f'{name} {m.noise_multiplier:.4g}' for name, m in moments.stages.items()
     ),
-    'is released of': f'{moments.dim} of the {math.prod(moments.spec.shape)} numbers of a record'
-    if not of_table
-    else f'{moments.dim} sums, and products of {moments.encoding.second_dim}',
+    'is released of': of_what,
     'samples': f'{verdict.expected(moments)}, as N, K and epsilon let expect',
-    'expected time': 'seconds',
+    'expected time': expected,
   }
 
 

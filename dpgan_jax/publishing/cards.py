@@ -203,8 +203,10 @@ def _made_of(about: About) -> dict[str, Any]:
   s, config = about.statement, about.statement.config
   if s.is_of_moments:
     return {
-      'kind': words.of(s.spec).moments,
-      'architecture': f'none; {about.parameters:,} released numbers',
+      'kind': words.of(s.spec, config).moments,
+      'architecture': f'none; {about.parameters:,} released numbers'
+      if config.matching_steps is None
+      else f'`matcher`; {about.parameters:,} released numbers and parameters',
       'input': 'a class',
     }
   with_class = ' and a class' if about.class_counts is not None else ''

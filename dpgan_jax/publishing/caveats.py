@@ -20,7 +20,7 @@ def of(config: TrainConfig, m: DPMechanism, spec: Spec) -> list[str]:
     m: its main mechanism.
     spec: what is public of its data.
   """
-  of_moments, said = config.method == 'moments', words.of(spec)
+  of_moments, said = config.method == 'moments', words.of(spec, config)
   if m.neighboring_relation == 'add_or_remove_one':
     public = (
       f'N is treated as public{"" if of_moments else ", and q = B/N with it"}, although '

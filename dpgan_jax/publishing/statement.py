@@ -194,7 +194,7 @@ class Statement:
   def to_json(self) -> dict[str, Any]:
     """Everything, for machines: strict JSON, an infinite number is the string 'inf'."""
     m = self.mechanism
-    settings = self.config.to_dict()
+    settings, said = self.config.to_dict(), words.of(self.spec, self.config)
     return json_ready(
       {
         'format': _FORMAT,
@@ -207,7 +207,7 @@ class Statement:
           'neighboring_relation': m.neighboring_relation,
           'neighbours': text.NEIGHBOURS[m.neighboring_relation],
           'unit_of_privacy': f'one record: {self.spec.unit}',
-          'group_privacy': words.of(self.spec).group or text.GROUP,
+          'group_privacy': said.group or text.GROUP,
           'condition': self.randomness() if self.holds and self.seed_fixed else None,
           'curve': [{'delta': delta, 'epsilon': epsilon} for delta, epsilon in self.curve],
         },
@@ -221,7 +221,7 @@ class Statement:
         'mechanism': {
           **m.to_dict(),
           'divisor': m.batch_size,
-          'sampling': words.of(self.spec).releases if self.is_of_moments else text.SAMPLING,
+          'sampling': said.releases if self.is_of_moments else text.SAMPLING,
           'noise': self._noise() if m.is_private else 'none',
           'num_examples_is_public': True,
         },

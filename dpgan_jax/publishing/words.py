@@ -9,6 +9,7 @@ from typing import Any
 from dpgan_jax.data.series.schema import SeriesSchema
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.data.tables.schema import Column, Schema
+from dpgan_jax.models.config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,18 +52,24 @@ class Words:
 _RELEASES = 'Two releases, in which every record takes part once. Of each class: '
 
 
-def of(spec: Spec) -> Words:
-  """The words for the records that `spec` describes."""
+def of(spec: Spec, config: TrainConfig | None = None) -> Words:
+  """The words for the records that `spec` describes; of releases by the settings `config`."""
   if isinstance(spec.schema, SeriesSchema):
     return _of_series(spec, spec.schema)
-  return _of_images(spec) if spec.schema is None else _of_tables(spec)
+  if spec.schema is not None:
+    return _of_tables(spec)
+  return _of_images(spec, config is not None and config.matching_steps is not None)
 
 
-def _of_images(spec: Spec) -> Words:
+def _of_images(spec: Spec, matched: bool) -> Words:
   height, width, channels = spec.shape
   shape = f'{{num}}, {height}, {width}{f", {channels}" if channels > 1 else ""}'
   labels = ', and `y`, int64 [{num}]' if spec.num_classes > 1 else ''
   size = f'{height}×{width}×{channels}'
+  codes, network = 'lowest frequencies', ''
+  if matched:
+    codes = 'scattering features and lowest frequencies'
+    network = ' A generator learnt to make images that have these moments, from them alone.'
   return Words(
     record='image',
     records='images',
@@ -74,10 +81,11 @@ def _of_images(spec: Spec) -> Words:
     made='Pixels are mapped to 0–255 and rounded',
     constants=f'the image size ({size}). Pixels are scaled by constants, not by the data\'s own '
     'statistics.',
-    moments='a Gaussian for each class, of the lowest frequencies of an image',
+    moments=f'a Gaussian for each class, of the {codes} of an image'
+    f'{", and a generator that makes images of them" * matched}',
     releases=f"{_RELEASES}the sum of its records' codes and their number; then the sum of (x - "
     'μ)(x - μ)ᵀ of codes x clipped around the mean μ that the first release gave. A code is the '
-    'lowest frequencies of an image, a public function of it.',
+    f'{codes} of an image, a public function of it.{network}',
     released=('common mean, class means and counts', 'covariances'),
     tag='image-generation',
     tasks=('image-classification', 'unconditional-image-generation'),

@@ -63,9 +63,12 @@ def test_without_noise_they_are_the_moments():
     np.testing.assert_allclose(seconds[k], around.T @ around, atol=0.01 * len(own))
 
 
-@hypothesis.given(st.integers(0, 10_000), st.sampled_from(['black', 'white', 'noise', 'spikes']))
+@hypothesis.given(
+  st.integers(0, 10_000), st.sampled_from(['black', 'white', 'noise', 'spikes']),
+  st.sampled_from([None, 10]),
+)
 @hypothesis.settings(max_examples=40, deadline=None)
-def test_one_record_moves_each_release_by_no_more_than_one(seed, kind):
+def test_one_record_moves_each_release_by_no_more_than_one(seed, kind, matching_steps):
   """In units of the noise, whatever the record and its class. The centres are public by then."""
   images, labels = _records(30, seed)
   rng = np.random.default_rng(seed)
@@ -74,7 +77,7 @@ def test_one_record_moves_each_release_by_no_more_than_one(seed, kind):
     'noise': rng.integers(0, 256, SHAPE), 'spikes': rng.integers(0, 2, SHAPE) * 255,
   }[kind].astype(np.uint8)  # fmt: skip
   more = (np.concatenate([images, [record]]), np.append(labels, seed % CLASSES).astype(np.int32))
-  moments = _moments(30)
+  moments = _moments(30, matching_steps=matching_steps)
   encoding, about = moments.encoding, {'noise_multiplier': 0.0, 'secret': SECRET, 'purpose': 'one'}
   both = [(encoding.encode(images), labels), (encoding.encode(more[0]), more[1])]
   centres = [encoding.release_centre(codes, **about) for codes, _ in both]
