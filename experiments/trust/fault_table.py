@@ -31,6 +31,7 @@ from dpgan_jax.models.domains import search
 from dpgan_jax.models.gans import refining
 from dpgan_jax.models.moments import image_encoding, release, settings
 from dpgan_jax.models.moments.image_encoding import ImageEncoding
+from dpgan_jax.models.moments.scattering_encoding import ScatteringEncoding
 from dpgan_jax.models.moments.series.encoding import SeriesEncoding
 from dpgan_jax.models.moments.series.summaries import Summaries
 from dpgan_jax.models.moments.tables.encoding import TableEncoding
@@ -439,6 +440,9 @@ _STRANGERS = (
   Fault('moments_around_the_real_mean', 17, 'covariances are around the mean of the records',
         swap(release, 'release_seconds', faults.around_the_real_mean),
         _P.covariances_are_around_what_was_released, 'exactness'),
+  Fault('features_centred_by_records', 17, 'scattering features are centred by their mean',
+        swap(ScatteringEncoding, 'encode', faults.centred_by_records),
+        _P.codes_are_of_one_image_each, 'exactness'),
   Fault('table_true_counts', 2, 'counts of a table are released as they are',
         swap(marginals, 'with_noise', lambda f: lambda counts, sigma, *rest: f(counts, 0.0, *rest)),
         _C.noise_of_counts_is_charged, 'statistics'),

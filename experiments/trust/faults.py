@@ -430,6 +430,13 @@ def scaled_by_real_distances(right: Any, self: Any, codes: Any, *args: Any, **ab
     return right(self, codes, *args, **about)
 
 
+@around
+def centred_by_records(right: Any, self: Any, records: Any) -> Any:
+  """Takes the mean of all codes from each."""
+  codes = right(self, records)
+  return codes - codes.mean(axis=0)
+
+
 def grid_without_clipping(rows: Any, l2_sensitivity: float, grid: float) -> Any:
   """Whole multiples of the grid of any length."""
   del l2_sensitivity

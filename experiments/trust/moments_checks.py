@@ -146,6 +146,21 @@ def one_record_moves_moments_by_one() -> None:
     require_moved_by_one('record', {n: float(np.linalg.norm(by)) for n, by in moved.items()})
 
 
+def codes_are_of_one_image_each() -> None:
+  """Whatever other images there are, frequencies and features of the first stay the same."""
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (9, 8, 8, 1), np.uint8)
+  spec = Spec(num_records=9, shape=(8, 8, 1), class_names=tuple('abc'), name='made')
+  for steps in (None, 1):
+    config = TrainConfig(
+      target_epsilon=1.0, delta=1e-5, moments_coefficients=25, matching_steps=steps
+    )
+    encoding = settings.make(config, spec).encoding
+    others = np.concatenate([images[:1], 255 - images[1:]])
+    if not np.allclose(encoding.encode(images)[0], encoding.encode(others)[0], atol=1e-5):
+      raise Violation('the code of an image follows from other images')
+
+
 def bounds_follow_from_what_was_released() -> None:
   """Of other records, with the same released centre, the scale of all bounds is the same."""
   moments = _moments(1.0)
