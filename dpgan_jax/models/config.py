@@ -125,8 +125,8 @@ class TrainConfig:
     'GAN gets the rest.', above=0, below=1, common=True,
   )
   moments_coefficients: int | None = _moments(
-    None, "How many of an image's lowest frequencies, or cells a number of a table, or cosines a "
-    'channel of series, are looked at.',
+    None, "How many of an image's lowest frequencies or features, or cells a number of a table, or "
+    'cosines a channel of series, are looked at.',
     minimum=1, maximum=LONGEST_CODE,
   )
   moments_means_share: float | None = _moments(

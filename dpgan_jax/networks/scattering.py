@@ -192,7 +192,7 @@ def most_scales(height: int, width: int, *, at_most: int) -> int:
       continue
   raise _validate.InputError(
     f'expected images large enough for the scattering transform, got {height}×{width}: use neither '
-    'label_share nor discriminator=scattering'
+    'label_share, discriminator=scattering nor matching_steps'
   )
 
 

@@ -58,7 +58,7 @@ class RunDir:
   metrics = _Place('metrics.jsonl')
   report_json = _Place('report.json')
   report_markdown = _Place('report.md')
-  generator = _Place('generator.safetensors')  # that matches released moments
+  matched = _Place('matched.safetensors')  # a generator of released moments, as a model file
   samples_png = _Place('samples.png')
   signs = _Place('signs.json')  # what the verdict on a GAN follows from
   losses_png = _Place('losses.png')

@@ -28,6 +28,7 @@ from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.models.labelling import Labeller
 from dpgan_jax.models.moments import settings
 from dpgan_jax.models.moments.encoding import Means
+from dpgan_jax.models.moments.scattering_encoding import ScatteringEncoding
 from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer, abstract_network
 from dpgan_jax.models.synthesizer import Synthesizer
@@ -225,7 +226,7 @@ def _abstract(labeller: Labeller) -> dict[str, Any]:
 def _save_moments(model: MomentsSynthesizer, path: str | os.PathLike[str]) -> None:
   record = {
     'format': _MOMENTS_FORMAT, **_public(model.moments).to_record(), 'data': model.spec.to_record(),
-    'guarantee': model.guarantee(),
+    'guarantee': model.guarantee(), **_features_of(model.moments),
   }  # fmt: skip
   upper = np.triu_indices(model.moments.encoding.second_dim)  # the rest is the same again
   arrays = {
@@ -237,6 +238,12 @@ def _save_moments(model: MomentsSynthesizer, path: str | os.PathLike[str]) -> No
   _tensor_file.write(path, tensors, record)
 
 
+def _features_of(moments: Moments) -> dict[str, str]:
+  """What a generator's parameters depend on that other machines or versions might do otherwise."""
+  encoding = moments.encoding
+  return {'features': encoding.digest} if isinstance(encoding, ScatteringEncoding) else {}
+
+
 def _public(moments: Moments) -> Moments:
   """Without the seed, if there was one: who knows it can draw the noise."""
   return dataclasses.replace(moments, config=moments.config.replace(seed=None))
@@ -246,6 +253,8 @@ def _load_moments(path: str, header: dict[str, Any], record: dict[str, Any]) -> 
   try:
     moments = settings.read(record, Spec.from_record(record['data']))
     network = abstract_network(moments)
+    if record.get('features') != _features_of(moments).get('features'):
+      raise _validate.InputError(f'{path} is of other features than this version computes')
   except _DAMAGE as error:
     raise _damaged(path, error) from None
   groups, second, _ = moments.shape_of_seconds

@@ -81,7 +81,8 @@ def train(
     progress: show a progress bar on stderr.
     devices: how many compute; a run may go on with another number.
     data_on: where the records of a GAN, and of what labels its samples, are: 'device', or 'host'
-      where they do not fit there; the same run either way. Moments read them on the host always.
+      where they do not fit there; the same run either way. Moments read them on the host always,
+      and compute scattering features of some hundred at a time.
 
   Returns:
     The trained generator. The directory then holds samples, figures, metrics, ledger, checkpoints.

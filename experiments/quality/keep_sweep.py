@@ -41,11 +41,13 @@ _NOT_PLANNED = ('run_id', 'microbatch_size', 'jax_settings')
 
 
 def minutes(run: RunDir) -> float:
-  """From the settings, the first file of a run, to its last checkpoint, pauses included.
+  """From the settings, the first file of a run, to its last checkpoint, or the generator that
+  matches what was released, pauses included.
 
   Samples are drawn anew when a finished run is asked for again; checkpoints stay as they are.
   """
-  ends = [path.stat().st_mtime for path in run.path.glob('**/checkpoints/*')]
+  last = [*run.path.glob('**/checkpoints/*'), *run.path.glob(run.matched.name)]
+  ends = [path.stat().st_mtime for path in last]
   return round((max(ends) - run.config.stat().st_mtime) / 60, 1)
 
 

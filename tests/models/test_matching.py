@@ -84,10 +84,20 @@ def test_with_all_features_pixels_come_back_and_fewer_are_the_first_of_more():
   assert math.sqrt(variances.sum()) == pytest.approx(0.25 * math.sqrt(64), rel=0.5)
 
 
+@pytest.mark.parametrize('shape', [(13, 11, 1), (19, 23, 1), (9, 7, 3)])
+def test_a_code_is_the_same_to_the_last_bit_wherever_its_image_stands(shape):
+  """A record that comes or goes moves others in their block: their codes must not see it."""
+  images, encoding = images_of(shape, 520), ScatteringEncoding(shape, 60)
+  codes = encoding.encode(images)
+  np.testing.assert_array_equal(encoding.encode(images[1:]), codes[1:])
+  alike = encoding.encode(np.repeat(images[:1], 510, axis=0))
+  assert (alike == alike[0]).all()
+
+
 def test_a_code_is_of_one_image_alone_and_can_be_differentiated():
   images, encoding = images_of(SHAPE), ScatteringEncoding(SHAPE, 50)
   codes = encoding.encode(images)
-  np.testing.assert_allclose(encoding.encode(images[3:4]), codes[3:4], atol=1e-5)
+  np.testing.assert_array_equal(encoding.encode(images[3:4]), codes[3:4])
   np.testing.assert_allclose(encoding.codes(jnp.asarray(images / 255)), codes, atol=1e-5)
   slope = jax.grad(lambda x: encoding.codes(x)[0, 0])(jnp.asarray(images[:1] / 255))
   assert np.isfinite(slope).all()
@@ -146,7 +156,7 @@ def test_a_run_charges_what_it_releases_and_its_generator_reads_back(finished):
   )
   assert {s: ledger.charged_steps(s) for s in ledger.stages} == {'moments': 1, 'moments_means': 1}
   assert ledger.epsilon() == trained.model.epsilon() <= 4.0
-  of_file = generator_file.load(trained.run.generator)
+  of_file = generator_file.load(trained.run.matched)
   drawn = [m.sample(30, key=jax.random.key(0))[0] for m in (trained.model, of_file)]
   assert (drawn[0] == drawn[1]).all()
   assert isinstance(of_file, MomentsSynthesizer)
@@ -199,14 +209,61 @@ def test_a_generator_of_another_run_is_refused(digits, finished, tmp_path):
   path = tmp_path / 'run'
   shutil.copytree(finished, path)
   other = trainer.train(CONFIG.replace(seed=1), digits, tmp_path / 'other', progress=False)
-  shutil.copy(other.run.generator, path / 'generator.safetensors')
+  shutil.copy(other.run.matched, path / 'matched.safetensors')
   for use in (trainer.restore_model, lambda p: trainer.train(CONFIG, digits, p, progress=False)):
-    with pytest.raises(InputError, match='does not match what this run has released'):
+    with pytest.raises(InputError, match='does not match what this run has released: delete it'):
       use(path)
 
 
+def test_a_run_believes_its_own_settings_and_not_those_of_the_file(finished, tmp_path):
+  path = tmp_path / 'run'
+  shutil.copytree(finished, path)
+  saved = generator_file.load(path / 'matched.safetensors')
+  assert isinstance(saved, MomentsSynthesizer)
+  cheaper = settings.make(CONFIG.replace(target_epsilon=3.0), saved.spec)
+  generator_file.save(
+    dataclasses.replace(saved, moments=cheaper), path / 'matched.safetensors'
+  )
+  assert trainer.restore_model(path).model.epsilon() == pytest.approx(4.0, rel=0.01)
+  (path / 'matched.safetensors').write_bytes(b'')
+  with pytest.raises(InputError, match=r'delete it, and let dpgan_jax\.train make it again'):
+    trainer.restore_model(path)
+
+
+def test_what_has_diverged_is_not_kept(digits, tmp_path, monkeypatch):
+  fit = matching.fit
+
+  def broken(*arguments, **about):
+    found = fit(*arguments, **{**about, 'steps': 1})
+    return dataclasses.replace(found, params=jax.tree.map(lambda p: p * np.nan, found.params))
+
+  monkeypatch.setattr(matching, 'fit', broken)
+  with pytest.raises(InputError, match='has diverged'):
+    trainer.train(CONFIG, digits, tmp_path / 'run', progress=False)
+  assert not (tmp_path / 'run' / 'matched.safetensors').exists()
+
+
+def test_records_that_are_all_alike_have_a_generator():
+  moments = settings.make(
+    CONFIG.replace(target_epsilon=math.inf, moments_coefficients=None),
+    Spec(num_records=1, shape=SHAPE, class_names=('a',), name='made'),
+  )
+  codes = moments.encoding.encode(images_of(SHAPE, 1))
+  both = release.release_both(codes, np.zeros(1, np.int64), moments, bytes(32))
+  gaussians = MomentsSynthesizer(moments, *both).model
+  assert isinstance(gaussians, Gaussians)
+  found = matching.fit(gaussians, steps=2, key=jax.random.key(0))
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.params))
+
+
+def test_a_file_of_other_features_is_refused(finished, monkeypatch):
+  monkeypatch.setattr(ScatteringEncoding, 'digest', 'another')
+  with pytest.raises(InputError, match='of other features'):
+    generator_file.load(finished / 'matched.safetensors')
+
+
 def test_a_damaged_generator_is_named(finished, tmp_path):
-  whole = (finished / 'generator.safetensors').read_bytes()
+  whole = (finished / 'matched.safetensors').read_bytes()
   (tmp_path / 'cut.safetensors').write_bytes(whole[: len(whole) // 2])
   with pytest.raises(InputError, match=r'cut\.safetensors'):
     generator_file.load(tmp_path / 'cut.safetensors')

@@ -179,10 +179,11 @@ def _arrays(gaussians: Gaussians) -> _Arrays:
   common = gaussians.means.mean(axis=0)
   squares = np.square(gaussians.means - common).sum(axis=1)
   squares += np.square(gaussians.factors).sum(axis=(1, 2))
+  spread = max(math.sqrt(squares.mean()), 1e-6 * encoding.radius)  # records may be all alike
   blank = encoding.pixels(np.zeros((1, dim))).ravel()
   basis = encoding.pixels(np.eye(dim)).reshape(dim, -1) - blank
   found = (
-    gaussians.means, gaussians.factors, common, np.sqrt(squares.mean()), basis, blank
+    gaussians.means, gaussians.factors, common, spread, basis, blank
   )  # fmt: skip
   return _Arrays(*(jnp.asarray(array, jnp.float32) for array in found))
 

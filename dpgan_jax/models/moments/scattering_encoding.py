@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
 from typing import NamedTuple
 
@@ -71,18 +72,29 @@ class ScatteringEncoding(ImageEncoding):
       part = np.asarray(records[start : start + _AT_ONCE])
       padded = np.zeros((_AT_ONCE, *self.shape), np.uint8)  # one shape, one compilation
       padded[: len(part)] = part
-      codes = _codes_of_records(self, jnp.asarray(padded))
+      codes = self.codes(jnp.asarray(padded, jnp.float32) / 255, one_by_one=True)
       parts.append(np.asarray(codes, np.float64)[: len(part)])
     codes = np.concatenate(parts) if parts else np.zeros((0, self.dim))
     lengths = np.linalg.norm(codes, axis=1, keepdims=True)
     return codes * (self.radius / np.maximum(lengths, self.radius))
 
-  def codes(self, pixels: jax.Array) -> jax.Array:
-    """Codes float32 [n, d] of pixels in [0, 1], [n, H, W, C]; can be differentiated."""
+  @property
+  def digest(self) -> str:
+    """Of which features a code has, in which order."""
+    chosen = _public(self.shape).order[: self.dim]
+    return hashlib.sha256(np.asarray(chosen, np.int64).tobytes()).hexdigest()[:16]
+
+  def codes(self, pixels: jax.Array, *, one_by_one: bool = False) -> jax.Array:
+    """Codes float32 [n, d] of pixels in [0, 1], [n, H, W, C]; can be differentiated.
+
+    One by one, every image is computed by the same program: to the last bit, its code follows from
+    no other image, nor from its place among them.
+    """
     public = _public(self.shape)
     chosen = public.order[: self.dim]
     centre, weights = (jnp.asarray(a[chosen])[jnp.newaxis] for a in public[1:3])
-    return (_features(pixels, self.shape)[:, chosen] - centre) * weights
+    features = (_one_by_one if one_by_one else _features)(pixels, self.shape)
+    return (features[:, chosen] - centre) * weights
 
   def pixels(self, codes: np.ndarray) -> np.ndarray:
     """The frequencies alone; pixels in [-1/2, 1/2]."""
@@ -124,7 +136,7 @@ class _Public(NamedTuple):
 def _public(shape: tuple[int, int, int]) -> _Public:
   ellipses = _dead_leaves(shape)
   with jax.ensure_compile_time_eval():  # also where this is asked for inside of jit
-    features = np.asarray(_features(jnp.asarray(ellipses), shape), np.float64)
+    features = np.asarray(_one_by_one(jnp.asarray(ellipses), shape), np.float64)
   centre, variances = features.mean(axis=0), features.var(axis=0)
   frequencies = math.prod(_frequencies(shape)) * shape[2]
   weights = np.ones(len(centre))
@@ -137,16 +149,17 @@ def _public(shape: tuple[int, int, int]) -> _Public:
   return _Public(order, centre.astype(np.float32), weights.astype(np.float32), variances[order])
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _codes_of_records(encoding: ScatteringEncoding, records: jax.Array) -> jax.Array:
-  return encoding.codes(records.astype(jnp.float32) / 255)
+@functools.partial(jax.jit, static_argnums=1)
+def _one_by_one(pixels: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+  return jax.lax.map(lambda image: _features(image[jnp.newaxis], shape)[0], pixels)
 
 
 def _features(pixels: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
   """All features [n, D] of pixels in [0, 1]: frequencies, then coefficients of order 1."""
   height, width, channels = shape
   x = pixels.astype(jnp.float32)
-  x = x @ jnp.asarray(COLOURS.T, jnp.float32) if channels == 3 else x
+  if channels == 3:
+    x = jnp.matmul(x, jnp.asarray(COLOURS.T, jnp.float32), precision='highest')
   rows, columns = _frequencies(shape)
   down, across = _cosines(height)[:rows], _cosines(width)[:columns]
   low = jnp.einsum('ai,nijc,bj->nabc', down, x, across, precision='highest')

@@ -118,15 +118,20 @@ def with_network(
   steps = model.config.matching_steps
   if steps is None:
     return model
-  if not run.generator.is_file():
+  if not run.matched.exists():
     show = _progress.WorkProgress() if progress else None
     told = None if show is None else functools.partial(show.update, 'a generator matches moments')
     assert isinstance(model.model, Gaussians)  # of images
     found = matching.fit(model.model, steps=steps, key=key, progress=told)
     if show is not None:
       show.close()
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.params)):
+      raise _validate.InputError(
+        f'the generator of {steps} steps that matches moments has diverged: nothing of it is kept; '
+        'the release stays as it is, and other matching_steps need a new run'
+      )
     taught = dataclasses.replace(model, network=found.params)
-    generator_file.save(taught, run.generator)
+    generator_file.save(taught, run.matched)
   return read_network(model, run)
 
 
@@ -138,18 +143,21 @@ def read_network(model: MomentsSynthesizer, run: RunDir) -> MomentsSynthesizer:
   """
   if model.config.matching_steps is None:
     return model
-  if not run.generator.is_file():
+  if not run.matched.is_file():
     raise _validate.InputError(f'{run.path} has no generator yet: let dpgan_jax.train run')
-  saved = generator_file.load(run.generator)
+  remedy = 'delete it, and let dpgan_jax.train make it again'
+  try:
+    saved = generator_file.load(run.matched)
+  except _validate.InputError as error:
+    raise _validate.InputError(f'{error}; {remedy}') from None
   if not isinstance(saved, MomentsSynthesizer) or not all(
     np.array_equal(one, other)
     for one, other in zip(_arrays(saved), _arrays(model), strict=True)
   ):
     raise _validate.InputError(
-      f'{run.generator} does not match what this run has released: delete it, and let '
-      'dpgan_jax.train make it again'
+      f'{run.matched} does not match what this run has released: {remedy}'
     )
-  return saved
+  return dataclasses.replace(model, network=saved.network)  # all else is what the run says
 
 
 def _arrays(model: MomentsSynthesizer) -> tuple[np.ndarray, ...]:
