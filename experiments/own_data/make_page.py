@@ -128,7 +128,7 @@ def _by_epsilon(rows: list[dict[str, Any]], ceilings: dict[Any, Any]) -> tuple[s
         'FID': lambda r: f'{r["fid"]:.3f}', 'precision': lambda r: f'{r["precision"]:.2f}',
         'coverage': lambda r: f'{r["coverage"]:.2f}', 'minutes': lambda r: f'{r["minutes"]:.1f}',
       },
-      rows,
+      sorted(rows, key=lambda r: (r['set'], r['num_records'], r['epsilon'])),
     ),
   )  # fmt: skip
 
