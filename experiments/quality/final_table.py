@@ -76,6 +76,11 @@ def recipe(path: pathlib.Path) -> str:
     '`python -m dpgan_jax.train --flagfile=experiments/eps1.flags`, then `python -m '
     f'dpgan_jax.release --run_dir=runs/eps1 --out=eps1 --clearest={BEST.clearest:g} --distort`; '
     'likewise at any other ε.',
+    '',
+    'Beside it, without a discriminator: moments of scattering features are released once, for all '
+    'of ε, and a generator learns from them alone, for as many steps as one likes, to make images '
+    'that have them (`experiments/matching_eps1.flags`). Its samples have their classes by '
+    'construction. In the table: moments, matched by G.',
   ))  # fmt: skip
 
 
