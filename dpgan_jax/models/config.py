@@ -122,7 +122,7 @@ class TrainConfig:
 
   moments_share: float | None = _moments(
     None, 'Share of target_epsilon for moments whose draws generator=refiner makes images of; the '
-    'GAN gets the rest.', above=0, below=1, common=True,
+    'GAN gets the rest.', above=0, below=1,
   )
   moments_coefficients: int | None = _moments(
     None, "How many of an image's lowest frequencies or features, or cells a number of a table, or "

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dpgan_jax import _keys
 from dpgan_jax.models.moments.image_encoding import Gaussians
 from dpgan_jax.models.moments.scattering_encoding import ScatteringEncoding
 from dpgan_jax.networks.matcher import TEXTURE, Matcher
@@ -85,7 +86,7 @@ class _State(NamedTuple):
 
 def abstract_params(encoding: ScatteringEncoding, classes: int) -> Params:
   """Shapes and dtypes of the generator's parameters."""
-  return jax.eval_shape(lambda: _init(_of(encoding, classes), encoding, jax.random.key(0)))
+  return jax.eval_shape(lambda: _init(_of(encoding, classes), encoding, _keys.from_seed(0)))
 
 
 def fit(
