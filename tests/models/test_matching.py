@@ -117,13 +117,15 @@ def test_more_features_than_there_are_and_images_too_small_are_refused():
 # --- teaching ------------------------------------------------------------------------------------
 
 
-def _error(gaussians: Gaussians, model) -> float:
-  """How far class means of codes of fresh images are from those asked for, in units of spread."""
+def _errors(gaussians: Gaussians, model) -> tuple[float, float]:
+  """How far class means, and covariances, of codes of fresh images are from those asked for."""
   labels = np.arange(1000) % 10
   codes = gaussians.encoding.encode(model.draw(labels, jax.random.key(9)))
   found = np.stack([codes[labels == k].mean(axis=0) for k in range(10)])
-  spread = math.sqrt(np.square(gaussians.factors).sum(axis=(1, 2)).mean())
-  return float(np.linalg.norm(found - gaussians.means, axis=1).mean()) / spread
+  covariances = np.stack([np.cov(codes[labels == k].T) for k in range(10)])
+  wanted = np.einsum('kij,klj->kil', gaussians.factors, gaussians.factors)
+  far = np.linalg.norm(covariances - wanted, axis=(1, 2)) / np.linalg.norm(wanted, axis=(1, 2))
+  return float(np.linalg.norm(found - gaussians.means, axis=1).mean()), float(far.mean())
 
 
 def test_teaching_brings_moments_nearer_and_a_key_gives_the_same(digits):
@@ -135,7 +137,9 @@ def test_teaching_brings_moments_nearer_and_a_key_gives_the_same(digits):
   shares = []
   taught = matching.fit(gaussians, steps=120, key=jax.random.key(0), progress=shares.append)
   assert shares == pytest.approx([50 / 120, 100 / 120, 1.0])
-  assert _error(gaussians, taught) < 0.6 * _error(gaussians, gaussians)
+  of_means, of_covariances = _errors(gaussians, taught)
+  assert of_means < 0.6 * _errors(gaussians, gaussians)[0]
+  assert of_covariances < 0.8
   labels = np.arange(20) % 10
   again = matching.fit(gaussians, steps=120, key=jax.random.key(0))
   other = matching.fit(gaussians, steps=120, key=jax.random.key(1))

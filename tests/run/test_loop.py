@@ -77,19 +77,21 @@ def test_what_a_key_stands_for_is_that_of_the_format():
 
 
 @pytest.mark.parametrize(
-  ('data', 'wanted'),
+  ('data', 'steps', 'wanted'),
   [
-    (vitals('test'), [53393, 51316, 43055, 318608, 339071, 305627]),
-    (people('test'), [7615, 8011, 5733, 120250, 119237, 111775]),
-    (datasets.load_dataset('digits', split='test'), [1141, 1047, 1189, 1763, 1631, 1363]),
+    (vitals('test'), None, [53393, 51316, 43055, 318608, 339071, 305627]),
+    (people('test'), None, [7615, 8011, 5733, 120250, 119237, 111775]),
+    (datasets.load_dataset('digits', split='test'), None, [1141, 1047, 1189, 1763, 1631, 1363]),
+    (datasets.load_dataset('digits', split='test'), 1, [1988, 1830, 2031, 7123, 6757, 6062]),
   ],
   ids=lambda d: getattr(d, 'name', ''),
 )
-def test_what_is_released_is_that_of_the_format(data, wanted):
+def test_what_is_released_is_that_of_the_format(data, steps, wanted):
   """If this fails, raise `loop.FORMAT`: the second release follows from what the first one says,
   and one that is made again would have the same noise around other sums. Sums of thirds of both.
   """
-  moments = settings.make(TrainConfig(target_epsilon=0.5, delta=1e-4), data.spec)
+  config = TrainConfig(target_epsilon=0.5, delta=1e-4, matching_steps=steps)
+  moments = settings.make(config, data.spec)
   codes = moments.encoding.encode(data.records)
   means, seconds = release.release_both(codes, data.labels, moments, 32 * b'\x06')
   parts = (part for both in (means.sums, seconds) for part in np.array_split(both.ravel(), 3))

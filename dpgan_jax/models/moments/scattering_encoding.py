@@ -1,10 +1,8 @@
 """Images as vectors of low frequencies and scattering features, whose moments are released.
 
 A Gaussian of frequencies says where an image is bright. One of scattering features says as well
-which strokes and edges go through each place, and tells classes apart far better: on MNIST, at
-ε = 1, the likelihoods of such Gaussians are right about 98 % of real digits, those of frequencies
-about 93 %. No formula leads back from such features to an image: a generator learns to
-(`models.moments.matching`).
+which strokes and edges go through each place, and tells classes apart better. No formula leads back
+from such features to an image: a generator learns to (`models.moments.matching`).
 
 A code's places are in an orthonormal basis that is written down beforehand: cosines over rows and
 columns of the image and of the scattering coefficients of order 1, waves over their directions,
@@ -36,7 +34,7 @@ from dpgan_jax.networks.scattering import Scattering
 
 _SCALES, _ANGLES = 2, 8
 _FEWEST_FREQUENCIES = 14  # in each direction, where an image has them; else half of what it has
-# Chosen on held-out training images of MNIST.
+# First values, not compared with others.
 _OF_FREQUENCIES = 1.75  # the variance of frequencies in all, over that of scattering features
 _ELLIPSES, _MOST_ELLIPSES = 500, 3
 _GREY = 0.25  # the deviation of ellipses' colours from grey
