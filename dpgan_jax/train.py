@@ -167,9 +167,9 @@ def _describe_moments(moments: Moments, epsilon: str) -> dict[str, str]:
   if moments.spec.schema is not None:
     of_what = f'{moments.dim} sums, and products of {moments.encoding.second_dim}'
   elif steps is not None:
-    of_what = f'{moments.dim} features of an image'
+    of_what = f'{moments.dim} numbers, of the features of an image'
     expected = f'minutes: {steps:,} steps of a generator that matches moments, free of cost'
-  first, second = words.of(moments.spec).released
+  first, second = words.of(moments.spec, moments.config).released
   return {
     'method': f'moments: {first}, then {second}, released once, then sampled',
     'epsilon': epsilon,

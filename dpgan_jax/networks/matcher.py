@@ -1,4 +1,4 @@
-"""A generator that makes images of codes whose moments were released (`models.moments.matching`).
+"""A generator that makes images of codes with released moments (`models.moments.images.matching`).
 
 A code says which low frequencies and which scattering features an image should have. The image of
 its low frequencies alone is blurred. Dense layers, which see the whole code, and small

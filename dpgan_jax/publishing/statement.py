@@ -259,7 +259,7 @@ class Statement:
     """Everything, for people, on a page or two."""
     m = self.mechanism
     facts, how = self.to_json(), self._accounting()
-    first, released = self.beside.get(MEANS), words.of(self.spec).released
+    first, released = self.beside.get(MEANS), words.of(self.spec, self.config).released
     of_moments = {
       'N, number of records (public here)': m.num_examples,
       f'σ of {released[0]}': first and first.noise_multiplier,

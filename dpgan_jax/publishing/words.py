@@ -66,10 +66,16 @@ def _of_images(spec: Spec, matched: bool) -> Words:
   shape = f'{{num}}, {height}, {width}{f", {channels}" if channels > 1 else ""}'
   labels = ', and `y`, int64 [{num}]' if spec.num_classes > 1 else ''
   size = f'{height}×{width}×{channels}'
-  codes, network = 'lowest frequencies', ''
+  codes, begun = 'lowest frequencies', 'common mean'
+  draft, code = '', 'its lowest frequencies, a public function of it.'
   if matched:
-    codes = 'scattering features and lowest frequencies'
-    network = ' A generator learnt to make images that have these moments, from them alone.'
+    codes, begun = 'scattering features and low frequencies', 'a draft'
+    draft = ' The first begins with a draft: mean and covariance of low frequencies of all images.'
+    code = (
+      'where its scattering features and low frequencies are along the axes in which those of the '
+      "draft's draws vary most. A generator learnt to make images that have these moments, from "
+      'them alone.'
+    )
   return Words(
     record='image',
     records='images',
@@ -84,9 +90,9 @@ def _of_images(spec: Spec, matched: bool) -> Words:
     moments=f'a Gaussian for each class, of the {codes} of an image'
     f'{", and a generator that makes images of them" * matched}',
     releases=f"{_RELEASES}the sum of its records' codes and their number; then the sum of (x - "
-    'μ)(x - μ)ᵀ of codes x clipped around the mean μ that the first release gave. A code is the '
-    f'{codes} of an image, a public function of it.{network}',
-    released=('common mean, class means and counts', 'covariances'),
+    'μ)(x - μ)ᵀ of codes x clipped around the mean μ that the first release gave.'
+    f'{draft} A code of an image is {code}',
+    released=(f'{begun}, class means and counts', 'covariances'),
     tag='image-generation',
     tasks=('image-classification', 'unconditional-image-generation'),
   )  # fmt: skip

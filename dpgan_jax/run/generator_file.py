@@ -27,8 +27,8 @@ from dpgan_jax.models.gan import GAN, GeneratorState
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.models.labelling import Labeller
 from dpgan_jax.models.moments import settings
-from dpgan_jax.models.moments.encoding import Means
-from dpgan_jax.models.moments.scattering_encoding import ScatteringEncoding
+from dpgan_jax.models.moments.encoding import Axes, Means
+from dpgan_jax.models.moments.images.scattering_encoding import ScatteringEncoding
 from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer, abstract_network
 from dpgan_jax.models.synthesizer import Synthesizer
@@ -40,7 +40,7 @@ _MOMENTS_FORMAT = 'dpgan_jax moments 3'
 _OLD_FORMATS = {f'dpgan_jax generator {n + 1}': n for n in range(3)}
 # Whatever a wrong type or number in a record leads to.
 _DAMAGE = (ArithmeticError, AttributeError, KeyError, TypeError, ValueError)
-_PAST, _LABELLERS, _NETWORK = 'past', 'labellers', 'network'
+_PAST, _LABELLERS, _NETWORK, _AXES = 'past', 'labellers', 'network', 'axes'
 _STAGES = (STAGE, labelling.CNN_STAGE)  # of a file's labellers, in their order
 
 
@@ -234,14 +234,15 @@ def _save_moments(model: MomentsSynthesizer, path: str | os.PathLike[str]) -> No
     'seconds': model.seconds[:, *upper],
   }  # fmt: skip
   tensors = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
-  tensors |= {_name(place): leaf for place, leaf in _leaves({_NETWORK: model.network})}
+  beside = {_AXES: model.means.axes, _NETWORK: model.network}
+  tensors |= {_name(place): leaf for place, leaf in _leaves(beside)}
   _tensor_file.write(path, tensors, record)
 
 
 def _features_of(moments: Moments) -> dict[str, str]:
   """What a generator's parameters depend on that other machines or versions might do otherwise."""
   encoding = moments.encoding
-  return {'features': encoding.digest} if isinstance(encoding, ScatteringEncoding) else {}
+  return {'features': encoding.features.digest} if isinstance(encoding, ScatteringEncoding) else {}
 
 
 def _public(moments: Moments) -> Moments:
@@ -252,7 +253,7 @@ def _public(moments: Moments) -> Moments:
 def _load_moments(path: str, header: dict[str, Any], record: dict[str, Any]) -> MomentsSynthesizer:
   try:
     moments = settings.read(record, Spec.from_record(record['data']))
-    network = abstract_network(moments)
+    beside = {_AXES: moments.abstract_axes, _NETWORK: abstract_network(moments)}
     if record.get('features') != _features_of(moments).get('features'):
       raise _validate.InputError(f'{path} is of other features than this version computes')
   except _DAMAGE as error:
@@ -263,19 +264,18 @@ def _load_moments(path: str, header: dict[str, Any], record: dict[str, Any]) -> 
     'seconds': (groups, second * (second + 1) // 2),
   }  # fmt: skip
   expected = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in shapes.items()}
-  expected |= {_name(place): leaf for place, leaf in _leaves({_NETWORK: network})}
+  expected |= {_name(place): leaf for place, leaf in _leaves(beside)}
   tensors = _tensor_file.read(path, header, expected)
   if not all(np.isfinite(array).all() for array in tensors.values()):
     raise _validate.InputError(f'{path} is damaged: expected finite numbers only')
   arrays = {name: np.asarray(tensors[name], np.float64) for name in shapes}
-  network = jax.tree_util.tree_map_with_path(
-    lambda place, _: tensors[f'{_NETWORK}/{_name(place)}'], network
-  )
+  beside = jax.tree_util.tree_map_with_path(lambda place, _: tensors[_name(place)], beside)
+  axes = Axes(*map(np.asarray, beside[_AXES])) if beside[_AXES] else None
   seconds = np.zeros(moments.shape_of_seconds)
   seconds[:, *np.triu_indices(second)] = arrays['seconds']
   seconds += np.triu(seconds, 1).swapaxes(1, 2)
-  means = Means(arrays['counts'], arrays['sums'], float(arrays['scale']))
-  return MomentsSynthesizer(moments, means, seconds, network)
+  means = Means(arrays['counts'], arrays['sums'], float(arrays['scale']), axes)
+  return MomentsSynthesizer(moments, means, seconds, beside[_NETWORK])
 
 
 # --- names of arrays ------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from dpgan_jax.models.classifier_inputs import prepare
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.gan import GAN, GANState, GeneratorState
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
-from dpgan_jax.models.moments.image_encoding import Gaussians
+from dpgan_jax.models.moments.images.encoding import Gaussians
 from dpgan_jax.networks.refiner import RELEASED
 from dpgan_jax.privacy import sharding
 from dpgan_jax.privacy.mechanism import DPMechanism

@@ -28,7 +28,7 @@ from dpgan_jax.models.gan import GAN, GANState, GeneratorState
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.models.gans import verdict as gan_verdict
 from dpgan_jax.models.labelling import Labeller
-from dpgan_jax.models.moments.image_encoding import Gaussians
+from dpgan_jax.models.moments.images.encoding import Gaussians
 from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.run import generator_file, metrics, plan, samples

@@ -18,7 +18,8 @@ from unittest import mock
 from absl import flags
 
 from dpgan_jax import _cli, _keys
-from dpgan_jax.models.moments import image_encoding, settings
+from dpgan_jax.models.moments import settings
+from dpgan_jax.models.moments.images import encoding as image_encoding
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from experiments import pages
 from experiments.own_data import measure

@@ -67,7 +67,7 @@ def page(
     '## How the defaults were chosen',
     'Accuracy on held-out training images: by logistic regression, the mean of three releases; of '
     '20,000 images of MNIST one. Names with an underscore are constants of '
-    '`models/moments/image_encoding` and `settings`. '
+    '`models/moments/images/encoding` and `settings`. '
     '`./run.sh python -m experiments.own_data.choose --mnist_dir=FOLDER`.',
     pages.table(
       {

@@ -29,9 +29,11 @@ from dpgan_jax.data.tables.files.open import OpenTable
 from dpgan_jax.models import classifier, gan
 from dpgan_jax.models.domains import search
 from dpgan_jax.models.gans import refining
-from dpgan_jax.models.moments import image_encoding, release, settings
-from dpgan_jax.models.moments.image_encoding import ImageEncoding
-from dpgan_jax.models.moments.scattering_encoding import ScatteringEncoding
+from dpgan_jax.models.moments import release, settings
+from dpgan_jax.models.moments.images import encoding as image_encoding
+from dpgan_jax.models.moments.images import scattering_encoding
+from dpgan_jax.models.moments.images.encoding import ImageEncoding
+from dpgan_jax.models.moments.images.scattering_encoding import ScatteringEncoding
 from dpgan_jax.models.moments.series.encoding import SeriesEncoding
 from dpgan_jax.models.moments.series.summaries import Summaries
 from dpgan_jax.models.moments.tables.encoding import TableEncoding
@@ -443,6 +445,12 @@ _STRANGERS = (
   Fault('features_centred_by_records', 17, 'scattering features are centred by their mean',
         swap(ScatteringEncoding, 'encode', faults.centred_by_records),
         _P.codes_are_of_one_image_each, 'exactness'),
+  Fault('features_along_axes_of_records', 17, 'codes are along the axes of the records themselves',
+        swap(ScatteringEncoding, 'release_axes', faults.axes_of_records),
+        _P.axes_follow_from_what_was_released, 'exactness'),
+  Fault('draft_not_charged', 1, 'the draft and class means both get the noise of the whole stage',
+        swap(scattering_encoding, 'divided', to(lambda sigma, _: (sigma, sigma))),
+        _P.the_draft_is_charged, 'exactness'),
   Fault('table_true_counts', 2, 'counts of a table are released as they are',
         swap(marginals, 'with_noise', lambda f: lambda counts, sigma, *rest: f(counts, 0.0, *rest)),
         _C.noise_of_counts_is_charged, 'statistics'),

@@ -437,6 +437,15 @@ def centred_by_records(right: Any, self: Any, records: Any) -> Any:
   return codes - codes.mean(axis=0)
 
 
+@around
+def axes_of_records(right: Any, self: Any, codes: Any, **about: Any) -> Any:
+  """Codes along the axes of most variance of the records themselves."""
+  axes = right(self, codes, **about)
+  features = np.asarray(codes[:, : len(axes.centre)], np.float64)
+  vectors = np.linalg.eigh(np.cov(features.T))[1][:, ::-1]
+  return axes._replace(directions=vectors[:, : self.dim].astype(np.float32))
+
+
 def grid_without_clipping(rows: Any, l2_sensitivity: float, grid: float) -> Any:
   """Whole multiples of the grid of any length."""
   del l2_sensitivity

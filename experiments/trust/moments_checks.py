@@ -14,8 +14,11 @@ from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import release, settings
 from dpgan_jax.models.moments.encoding import Means, weights
+from dpgan_jax.models.moments.images.encoding import ImageEncoding
+from dpgan_jax.models.moments.images.scattering_encoding import ScatteringEncoding
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
 from dpgan_jax.privacy import exact_noise
+from dpgan_jax.privacy.releases import second_moments
 from experiments.trust.statistical_checks import Violation
 
 _SHAPE, _CLASSES, _N, _MANY = (5, 5, 1), 3, 40, 20_000
@@ -150,12 +153,9 @@ def codes_are_of_one_image_each() -> None:
   """Whatever other images there are, frequencies and features of the first stay the same."""
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (9, 8, 8, 1), np.uint8)
-  spec = Spec(num_records=9, shape=(8, 8, 1), class_names=tuple('abc'), name='made')
-  for steps in (None, 1):
-    config = TrainConfig(
-      target_epsilon=1.0, delta=1e-5, moments_coefficients=25, matching_steps=steps
-    )
-    encoding = settings.make(config, spec).encoding
+  scattering = _scattering()
+  frequencies = settings.make(scattering.config.replace(matching_steps=None), scattering.spec)
+  for encoding in (frequencies.encoding, scattering.encoding):
     others = np.concatenate([255 - images[1:], images[:1]])
     if not (encoding.encode(images)[0] == encoding.encode(others)[-1]).all():
       raise Violation('the code of an image follows from other images')
@@ -185,3 +185,58 @@ def covariances_are_around_what_was_released() -> None:
     around = codes[labels == k] / 3 - 0.1
     if not np.allclose(seconds[k], around.T @ around, atol=0.05):
       raise Violation('covariances are around a mean of the records, which nobody has charged for')
+
+
+def axes_follow_from_what_was_released() -> None:
+  """Of other images, with the same draft released, codes are along the same axes."""
+  encoding = _scattering().encoding
+  assert isinstance(encoding, ScatteringEncoding)
+  rng = np.random.default_rng(0)
+  low = encoding.draft_dim
+  told = Means(np.full(1, 9.0), rng.normal(size=(1, low)), 1.0)
+  with mock.patch.multiple(
+    ImageEncoding, release_means=mock.Mock(return_value=told),
+    release_products=mock.Mock(return_value=np.diag(np.arange(9.0, 9.0 + low))),
+  ):  # fmt: skip
+    one, other = (
+      encoding.release_axes(
+        encoding.encode(rng.integers(0, most, (9, 8, 8, 1), np.uint8)), noise_multiplier=1.0,
+        secret=bytes(32), purpose='check',
+      )
+      for most in (256, 9)
+    )  # fmt: skip
+  if not all((a == b).all() for a, b in zip(one, other, strict=True)):
+    raise Violation('axes of codes follow from the records, which nobody has charged for')
+
+
+def the_draft_is_charged() -> None:
+  """All that one image is part of before covariances costs what their stage is charged for."""
+  moments, spent = _scattering(), []
+  encoding: Any = moments.encoding
+  sums, products = exact_noise.release_sum, second_moments.release_second_moments
+
+  def watched(right: Any) -> Any:
+    def call(values: Any, *, noise_multiplier: float, purpose: str, **about: Any) -> np.ndarray:
+      spent.append((noise_multiplier, purpose))
+      return right(values, noise_multiplier=noise_multiplier, purpose=purpose, **about)
+
+    return call
+
+  images = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), np.uint8)
+  with (
+    mock.patch.object(exact_noise, 'release_sum', watched(sums)),
+    mock.patch.object(second_moments, 'release_second_moments', watched(products)),
+  ):
+    release.release_means(encoding.encode(images), np.arange(9) % 3, moments, bytes(32))
+  if len({purpose for _, purpose in spent}) < len(spent):
+    raise Violation('two releases have the same noise')
+  # An image is in one class of three.
+  of_one = [s for s, purpose in spent if not purpose.endswith(('of class 1', 'of class 2'))]
+  if not sum(1 / s**2 for s in of_one) <= 1.001 / moments.stages[MEANS].noise_multiplier ** 2:
+    raise Violation('the draft and class means cost more than is accounted for')
+
+
+def _scattering() -> Moments:
+  spec = Spec(num_records=9, shape=(8, 8, 1), class_names=tuple('abc'), name='made')
+  config = TrainConfig(target_epsilon=1.0, delta=1e-5, moments_coefficients=25, matching_steps=1)
+  return settings.make(config, spec)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dpgan_jax import _validate
 from dpgan_jax.models.moments.encoding import Means
-from dpgan_jax.models.moments.image_encoding import ImageEncoding
+from dpgan_jax.models.moments.images.encoding import ImageEncoding
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]))
 

@@ -17,7 +17,7 @@ from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data import datasets
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.models.moments.image_encoding import Gaussians, ImageEncoding
+from dpgan_jax.models.moments.images.encoding import Gaussians, ImageEncoding
 from dpgan_jax.networks.refiner import RELEASED, TEXTURE, Refiner
 from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import generator_file, plan, trainer

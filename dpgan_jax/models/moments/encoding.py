@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from dpgan_jax import _validate
+
+
+class Axes(NamedTuple):
+  """Of scattering features of images, the directions in which codes are: arrays float32."""
+
+  directions: Any  # [D, d], orthonormal
+  centre: Any  # [D]
+  variances: Any  # [d], what is expected along each, the largest first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +35,13 @@ class Means:
       of all together.
     scale: of images, how far codes are from their common mean, as released: bounds on what a
       record adds to later sums follow from it.
+    axes: of scattering features of images, by a draft that is part of the first release.
   """
 
   counts: np.ndarray
   sums: np.ndarray
   scale: float = 1.0
+  axes: Axes | None = None
 
 
 class Model(Protocol):

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import dp_accounting
+import jax
+import numpy as np
 
 from dpgan_jax import _validate
 from dpgan_jax.budget.budget import Budget
@@ -16,9 +18,10 @@ from dpgan_jax.data.series.schema import SeriesSchema
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.data.tables.schema import Schema
 from dpgan_jax.models.config import LONGEST_CODE, TrainConfig
-from dpgan_jax.models.moments.encoding import Encoding
-from dpgan_jax.models.moments.image_encoding import ImageEncoding
-from dpgan_jax.models.moments.scattering_encoding import ScatteringEncoding, features_of
+from dpgan_jax.models.moments.encoding import Axes, Encoding
+from dpgan_jax.models.moments.images.encoding import ImageEncoding
+from dpgan_jax.models.moments.images.features import Features
+from dpgan_jax.models.moments.images.scattering_encoding import DRAFT_SHARE, ScatteringEncoding
 from dpgan_jax.models.moments.series.encoding import SeriesEncoding
 from dpgan_jax.models.moments.tables.encoding import TableEncoding
 from dpgan_jax.privacy import accounting
@@ -31,7 +34,7 @@ SCHEMA = 'schema'  # what a table's columns may hold, where the run finds that (
 _SERIES_SHARE = 0.3  # on held-out stays of PhysioNet's sets a and b
 # Of images, on held-out training images: experiments/results/OWN_DATA.md, its table of defaults.
 _MOST_COEFFICIENTS, _FEWEST_COEFFICIENTS = 144, 9
-_MOST_FEATURES = 250  # where a generator matches moments
+_MOST_FEATURES = 150  # where a generator matches moments: numbers of each image's code
 _IMAGE_SHARES = {'of each class': 0.45, 'pooled': 0.7}
 # In units of a covariance's mean eigenvalue, up to where eigenvalues of noise reach: with more, an
 # image has fewer coefficients, and classes have one covariance together.
@@ -111,11 +114,13 @@ class Moments:
     if self.spec.schema is not None:
       return _of_table(self.spec, self.spec.schema, self.detail, noise)
     height, width, channels = self.spec.shape
-    kind = ImageEncoding if self.config.matching_steps is None else ScatteringEncoding
-    return kind(
-      (height, width, channels), self.detail, _reach(self.spec, self.detail, noise),
-      is_pooled(self.spec, self.detail, self.stages[SECONDS].noise_multiplier),
-    )  # fmt: skip
+    pooled = is_pooled(self.spec, self.detail, self.stages[SECONDS].noise_multiplier)
+    about = (height, width, channels), self.detail, _reach(self.spec, self.detail, noise), pooled
+    if self.config.matching_steps is None:
+      return ImageEncoding(*about)
+    of_draft = noise / math.sqrt(DRAFT_SHARE)
+    most = min(_MOST_COEFFICIENTS, math.prod(self.spec.shape))
+    return ScatteringEncoding(*about, min(_worth(self.spec, of_draft), most))
 
   @property
   def noise_multiplier(self) -> float:
@@ -138,6 +143,15 @@ class Moments:
     """(L, s, s): of each class, or of all together."""
     second = self.encoding.second_dim
     return self.encoding.second_groups(self.spec.num_classes), second, second
+
+  @property
+  def abstract_axes(self) -> Any:
+    """Shapes and dtypes of `Means.axes`; () of what has none."""
+    if not isinstance(self.encoding, ScatteringEncoding):
+      return ()
+    count = self.encoding.features.count
+    shapes: Any = (count, self.dim), (count,), (self.dim,)
+    return Axes(*(jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes))
 
   @property
   def budget(self) -> Budget:
@@ -190,14 +204,17 @@ def _make_images(config: TrainConfig, spec: Spec) -> Moments:
   most, worth = math.prod(spec.shape), _MOST_COEFFICIENTS
   if config.matching_steps is not None:
     height, width, channels = spec.shape
-    most, worth = features_of((height, width, channels)), _MOST_FEATURES
-  if sigma['pooled'] > 0:
-    of_noise = _MOST_NOISE * spec.num_records / (math.sqrt(2) * sigma['pooled'])
-    worth = int(max(_FEWEST_COEFFICIENTS, min(worth, of_noise ** (2 / 3))))
-  dim = config.moments_coefficients or min(worth, most)
+    most, worth = Features((height, width, channels)).count, _MOST_FEATURES
+  dim = config.moments_coefficients or min(worth, most, _worth(spec, sigma['pooled']))
   _validate.integer('moments_coefficients', dim, minimum=1, maximum=most)
   kind = 'pooled' if is_pooled(spec, dim, sigma['of each class']) else 'of each class'
   return Moments(config, spec, dim, found[kind])
+
+
+def _worth(spec: Spec, noise_multiplier: float) -> int:
+  """How many numbers of each image have one covariance for all classes that is not all noise."""
+  of_noise = _MOST_NOISE * spec.num_records / (math.sqrt(2) * max(noise_multiplier, 1e-9))
+  return int(max(_FEWEST_COEFFICIENTS, of_noise ** (2 / 3)))
 
 
 def is_pooled(spec: Spec, dim: int, noise_multiplier: float) -> bool:

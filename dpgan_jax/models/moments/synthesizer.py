@@ -30,10 +30,10 @@ from dpgan_jax.budget.budget import Budget
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.data.tables.dataset import parse_given
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.models.moments import matching
 from dpgan_jax.models.moments.encoding import Means, Model
-from dpgan_jax.models.moments.image_encoding import Gaussians
-from dpgan_jax.models.moments.scattering_encoding import ScatteringEncoding
+from dpgan_jax.models.moments.images import matching
+from dpgan_jax.models.moments.images.encoding import Gaussians
+from dpgan_jax.models.moments.images.scattering_encoding import ScatteringEncoding
 from dpgan_jax.models.moments.series.sequences import Sequences
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
 from dpgan_jax.models.moments.tables.encoding import Rows

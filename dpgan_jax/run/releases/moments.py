@@ -14,9 +14,10 @@ import numpy as np
 from dpgan_jax import _keys, _progress, _validate
 from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.data.tables.dataset import TableDataset
-from dpgan_jax.models.moments import matching, release
-from dpgan_jax.models.moments.encoding import Means
-from dpgan_jax.models.moments.image_encoding import Gaussians
+from dpgan_jax.models.moments import release
+from dpgan_jax.models.moments.encoding import Axes, Means
+from dpgan_jax.models.moments.images import matching
+from dpgan_jax.models.moments.images.encoding import Gaussians
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.run import generator_file
@@ -35,6 +36,7 @@ class MomentsState(NamedTuple):
     scale: float32; of `Means`.
     seconds: float32 [L, s, s].
     sample_key: what the run's own samples are drawn with.
+    axes: float32, of `Means`; () of what has none.
   """
 
   step: jax.Array
@@ -43,6 +45,7 @@ class MomentsState(NamedTuple):
   scale: jax.Array
   seconds: jax.Array
   sample_key: jax.Array
+  axes: Axes | tuple[()] = ()
 
 
 class MomentsStage(Stage):
@@ -69,7 +72,8 @@ class MomentsStage(Stage):
     codes, labels = data
     means = release.release_means(codes, labels, self._moments, secret)
     arrays = {name: jnp.asarray(getattr(means, name)) for name in ('counts', 'sums', 'scale')}
-    return state._replace(**arrays)
+    axes = () if means.axes is None else Axes(*map(jnp.asarray, means.axes))
+    return state._replace(**arrays, axes=axes)
 
   def chunk(self, length: int) -> Callable[..., tuple[State, Any]]:
     del length  # there is one step
@@ -89,13 +93,15 @@ def nothing_released(moments: Moments, key: jax.Array) -> MomentsState:
   """The state before anything is read."""
   shapes = (moments.spec.num_classes,), moments.shape_of_sums, (), moments.shape_of_seconds
   counts, sums, scale, seconds = (jnp.zeros(shape) for shape in shapes)
-  return MomentsState(jnp.zeros((), jnp.int32), counts, sums, scale, seconds, key)
+  axes = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), moments.abstract_axes)
+  return MomentsState(jnp.zeros((), jnp.int32), counts, sums, scale, seconds, key, axes)
 
 
 def means_of(state: MomentsState) -> Means:
   """The first release."""
   counts, sums = (np.asarray(array, np.float64) for array in (state.counts, state.sums))
-  return Means(counts, sums, float(state.scale))
+  axes = Axes(*map(np.asarray, state.axes)) if state.axes else None
+  return Means(counts, sums, float(state.scale), axes)
 
 
 def released(moments: Moments, state: MomentsState) -> MomentsSynthesizer:
@@ -161,7 +167,7 @@ def read_network(model: MomentsSynthesizer, run: RunDir) -> MomentsSynthesizer:
 
 
 def _arrays(model: MomentsSynthesizer) -> tuple[np.ndarray, ...]:
-  return model.means.counts, model.means.sums, model.seconds
+  return model.means.counts, model.means.sums, model.seconds, *(model.means.axes or ())
 
 
 def restore_moments(moments: Moments, run: RunDir) -> MomentsSynthesizer | None:

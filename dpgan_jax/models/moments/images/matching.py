@@ -29,15 +29,16 @@ import numpy as np
 import optax
 
 from dpgan_jax import _keys
-from dpgan_jax.models.moments.image_encoding import Gaussians
-from dpgan_jax.models.moments.scattering_encoding import ScatteringEncoding
+from dpgan_jax.models.moments.images.encoding import Gaussians, ImageEncoding
+from dpgan_jax.models.moments.images.features import Features
+from dpgan_jax.models.moments.images.scattering_encoding import AxesEncoding
 from dpgan_jax.networks.matcher import TEXTURE, Matcher
 
 Params = Any
 # Of these only `_NEARNESS` was compared with others, on held-out training images of MNIST.
 _BATCH = 200  # or two of each class
 _LEARNING_RATE = 4e-3  # of Adam, falling to 0 by half a cosine
-_NEARNESS = 0.3  # the weight of an image's own code, beside that of moments
+_NEARNESS = 0.6  # the weight of an image's own code, beside that of moments
 _REACH = 1.2  # lengths are measured in units of so many root mean squares of them
 _SHARPNESS = 0.25  # of a code's places, as the generator sees them, when all vary alike
 _KEPT = 0.8  # of the average of moments, from one step to the next
@@ -51,7 +52,7 @@ class Matched:
   """Draws of Gaussians made to images.
 
   Attributes:
-    gaussians: of scattering codes, a class each.
+    gaussians: of codes along axes of features, a class each.
     params: of the generator.
   """
 
@@ -72,6 +73,8 @@ class _Arrays(NamedTuple):
   factors: jax.Array  # [K, d, d]
   common: jax.Array  # [d]
   spread: jax.Array  # []: the root mean square distance from it
+  directions: jax.Array  # [D, d]
+  offset: jax.Array  # [d]
   basis: jax.Array  # [d, H·W·C]: pixels of frequencies
   blank: jax.Array  # [H·W·C]: pixels of the code 0
 
@@ -84,7 +87,7 @@ class _State(NamedTuple):
   covariances: jax.Array  # [K, d, d]
 
 
-def abstract_params(encoding: ScatteringEncoding, classes: int) -> Params:
+def abstract_params(encoding: ImageEncoding, classes: int) -> Params:
   """Shapes and dtypes of the generator's parameters."""
   return jax.eval_shape(lambda: _init(_of(encoding, classes), encoding, _keys.from_seed(0)))
 
@@ -96,19 +99,19 @@ def fit(
   """Teaches a generator; deterministic on one machine.
 
   Args:
-    gaussians: of a `ScatteringEncoding`.
+    gaussians: of an `AxesEncoding`.
     steps: of Adam, at least 1.
     key: of the start and the draws.
     progress: is told the share that is done, every 50 steps.
   """
   encoding, module, arrays = gaussians.encoding, _module(gaussians), _arrays(gaussians)
-  assert isinstance(encoding, ScatteringEncoding)
+  assert isinstance(encoding, AxesEncoding)
   params = jax.jit(_init, static_argnums=(0, 1))(module, encoding, key)
   zeros = jnp.zeros_like(arrays.means), jnp.zeros_like(arrays.factors)
   state = _State(params, params, _ADAM.init(params), *zeros)
   for first in range(0, steps, _STEPS_AT_ONCE):
     numbers = jnp.arange(first, min(first + _STEPS_AT_ONCE, steps))
-    state = _taught(module, encoding, state, arrays, numbers, jnp.float32(steps), key)
+    state = _taught(module, encoding.features, state, arrays, numbers, jnp.float32(steps), key)
     if progress is not None:
       jax.block_until_ready(state.params)
       progress((first + len(numbers)) / steps)
@@ -120,7 +123,7 @@ _ADAM = optax.scale_by_adam()
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _taught(
-  module: Matcher, encoding: ScatteringEncoding, state: _State, arrays: _Arrays,
+  module: Matcher, features: Features, state: _State, arrays: _Arrays,
   numbers: jax.Array, steps: jax.Array, key: jax.Array,
 ) -> _State:  # fmt: skip
   classes, dim = arrays.means.shape
@@ -135,7 +138,7 @@ def _taught(
     def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
       own = jax.random.fold_in(key, number)
       images, asked = _drawn(module, params, arrays, labels, own)
-      codes = encoding.codes((images + 1) / 2)
+      codes = features((images + 1) / 2) @ arrays.directions - arrays.offset[jnp.newaxis]
       near = jnp.square((codes - asked) / unit).sum(axis=1).mean()
       codes = ((codes - common) / unit).reshape(classes, each, dim)
       means = codes.mean(axis=1)
@@ -177,6 +180,7 @@ def _drawn(
 
 def _arrays(gaussians: Gaussians) -> _Arrays:
   encoding, dim = gaussians.encoding, gaussians.means.shape[1]
+  assert isinstance(encoding, AxesEncoding)
   common = gaussians.means.mean(axis=0)
   squares = np.square(gaussians.means - common).sum(axis=1)
   squares += np.square(gaussians.factors).sum(axis=(1, 2))
@@ -184,7 +188,8 @@ def _arrays(gaussians: Gaussians) -> _Arrays:
   blank = encoding.pixels(np.zeros((1, dim))).ravel()
   basis = encoding.pixels(np.eye(dim)).reshape(dim, -1) - blank
   found = (
-    gaussians.means, gaussians.factors, common, spread, basis, blank
+    gaussians.means, gaussians.factors, common, spread, encoding.axes.directions, encoding.offset,
+    basis, blank,
   )  # fmt: skip
   return _Arrays(*(jnp.asarray(array, jnp.float32) for array in found))
 
@@ -197,7 +202,7 @@ def _of(encoding: Any, classes: int) -> Matcher:
   return Matcher(encoding.shape, classes)
 
 
-def _init(module: Matcher, encoding: ScatteringEncoding, key: jax.Array) -> Params:
+def _init(module: Matcher, encoding: ImageEncoding, key: jax.Array) -> Params:
   none = (
     jnp.zeros((1, encoding.dim)), jnp.zeros(1, jnp.int32), jnp.zeros((1, TEXTURE)),
     jnp.zeros((1, math.prod(encoding.shape))),

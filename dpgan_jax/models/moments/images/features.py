@@ -1,12 +1,12 @@
-"""Images as vectors of low frequencies and scattering features, whose moments are released.
+"""Features of images: low frequencies, and scattering coefficients of order 1.
 
-A Gaussian of frequencies says where an image is bright. One of scattering features says as well
-which strokes and edges go through each place, and tells classes apart better. No formula leads back
-from such features to an image: a generator learns to (`models.moments.matching`).
+Frequencies say where an image is bright. Scattering coefficients say as well which strokes and
+edges go through each place, and tell classes apart better. No formula leads back from such features
+to an image: a generator learns to (`models.moments.images.matching`).
 
-A code's places are in an orthonormal basis that is written down beforehand: cosines over rows and
-columns of the image and of the scattering coefficients of order 1, waves over their directions,
-cosines over their scales. Which of them come first, and how much either kind weighs, follows from
+They are in an orthonormal basis that is written down beforehand: cosines over rows and columns of
+the image and of the coefficients, waves over their directions, cosines over their scales. How much
+frequencies weigh beside coefficients, and which are looked at where there are many, follows from
 random ellipses that hide one another, a model of what images have in common. So all of it is
 public.
 
@@ -27,107 +27,93 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.fft
 
-from dpgan_jax import _validate
-from dpgan_jax.models.moments.image_encoding import COLOURS, ImageEncoding
+from dpgan_jax.models.moments.images.encoding import COLOURS
 from dpgan_jax.networks import scattering
 from dpgan_jax.networks.scattering import Scattering
 
+_MOST = 1024
 _SCALES, _ANGLES = 2, 8
 _FEWEST_FREQUENCIES = 14  # in each direction, where an image has them; else half of what it has
-# First values, not compared with others.
 _OF_FREQUENCIES = 1.75  # the variance of frequencies in all, over that of scattering features
 _ELLIPSES, _MOST_ELLIPSES = 500, 3
 _GREY = 0.25  # the deviation of ellipses' colours from grey
 _AT_ONCE = 500
+_STEP = 2.0**-16  # of features of records
 
 
 @dataclasses.dataclass(frozen=True)
-class ScatteringEncoding(ImageEncoding):
-  """The `dim` features of images uint8 [n, H, W, C], C = 1 or 3, that vary most in ellipses.
+class Features:
+  """The features of images uint8 [n, H, W, C], C = 1 or 3, that vary most in ellipses, at most
+  1,024.
 
-  Attributes: as of `ImageEncoding`.
+  Attributes:
+    shape: (H, W, C).
 
   Raises:
-    InputError: more features than an image has, or an image too small for any.
+    InputError: an image too small for any, when they are asked for.
   """
 
-  def __post_init__(self) -> None:
-    _validate.integer('dim', self.dim, minimum=1, maximum=features_of(self.shape))
+  shape: tuple[int, int, int]
 
   @property
-  def radius(self) -> float:
-    """Codes have the unit of pixels in [0, 1], by ellipses; what is longer is pulled in."""
-    return math.sqrt(math.prod(self.shape))
-
-  @property
-  def spectrum(self) -> np.ndarray:
-    """Variances of the features of ellipses."""
-    return _public(self.shape).variances[: self.dim]
-
-  def encode(self, records: np.ndarray) -> np.ndarray:
-    parts = []
-    for start in range(0, len(records), _AT_ONCE):
-      part = np.asarray(records[start : start + _AT_ONCE])
-      padded = np.zeros((_AT_ONCE, *self.shape), np.uint8)  # one shape, one compilation
-      padded[: len(part)] = part
-      codes = self.codes(jnp.asarray(padded, jnp.float32) / 255, one_by_one=True)
-      parts.append(np.asarray(codes, np.float64)[: len(part)])
-    codes = np.concatenate(parts) if parts else np.zeros((0, self.dim))
-    lengths = np.linalg.norm(codes, axis=1, keepdims=True)
-    return codes * (self.radius / np.maximum(lengths, self.radius))
+  def count(self) -> int:
+    """D."""
+    rows, columns = _frequencies(self.shape)
+    channels, *places = _transform(self.shape).output_shape
+    return min(_MOST, self.shape[2] * (rows * columns + (channels - 1) * math.prod(places)))
 
   @property
   def digest(self) -> str:
-    """Of which features a code has, in which order."""
-    chosen = _public(self.shape).order[: self.dim]
+    """Of which features they are, in which order."""
+    chosen = _public(self.shape).order[: self.count]
     return hashlib.sha256(np.asarray(chosen, np.int64).tobytes()).hexdigest()[:16]
 
-  def codes(self, pixels: jax.Array, *, one_by_one: bool = False) -> jax.Array:
-    """Codes float32 [n, d] of pixels in [0, 1], [n, H, W, C]; can be differentiated.
+  def __call__(self, pixels: jax.Array) -> jax.Array:
+    """Features float32 [n, D] of pixels in [0, 1], [n, H, W, C]; can be differentiated."""
+    return self._chosen(_features(pixels, self.shape))
 
-    One by one, every image is computed by the same program: to the last bit, its code follows from
-    no other image, nor from its place among them.
+  def of_records(self, records: np.ndarray) -> np.ndarray:
+    """Features float32 [n, D] of images uint8, whole multiples of 2⁻¹⁶.
+
+    Every image is computed by the same program: to the last bit, its features follow from no other
+    image, nor from its place among them.
     """
-    public = _public(self.shape)
-    chosen = public.order[: self.dim]
-    centre, weights = (jnp.asarray(a[chosen])[jnp.newaxis] for a in public[1:3])
-    features = (_one_by_one if one_by_one else _features)(pixels, self.shape)
-    return (features[:, chosen] - centre) * weights
+    found = np.zeros((len(records), self.count), np.float32)
+    for start in range(0, len(records), _AT_ONCE):
+      part = np.asarray(records[start : start + _AT_ONCE])
+      padded = np.zeros((_AT_ONCE, *self.shape), np.float32)  # one shape, one compilation
+      padded[: len(part)] = part
+      features = self._chosen(_one_by_one(jnp.asarray(padded) / 255, self.shape))
+      found[start : start + _AT_ONCE] = np.round(np.asarray(features)[: len(part)] / _STEP) * _STEP
+    return found
 
-  def pixels(self, codes: np.ndarray) -> np.ndarray:
-    """The frequencies alone; pixels in [-1/2, 1/2]."""
+  def pixels(self, features: np.ndarray) -> np.ndarray:
+    """What frequencies among the features [n, D] show: pixels in [-1/2, 1/2] [n, H, W, C]."""
     public, (height, width, channels) = _public(self.shape), self.shape
-    features = np.broadcast_to(public.centre, (len(codes), len(public.centre))).copy()
-    chosen = public.order[: self.dim]
-    features[:, chosen] += codes / public.weights[chosen]
+    chosen = public.order[: self.count]
+    every = np.broadcast_to(public.centre, (len(features), len(public.centre))).copy()
+    every[:, chosen] += features / public.weights[chosen]
     rows, columns = _frequencies(self.shape)
-    full = np.zeros((len(codes), height, width, channels))
-    full[:, :rows, :columns] = features[:, : rows * columns * channels].reshape(
+    full = np.zeros((len(features), height, width, channels))
+    full[:, :rows, :columns] = every[:, : rows * columns * channels].reshape(
       -1, rows, columns, channels
     )
     turned = np.asarray(scipy.fft.idctn(full, axes=(1, 2), norm='ortho'))
     return (turned @ COLOURS if channels == 3 else turned) - 0.5
 
-
-def features_of(shape: tuple[int, int, int]) -> int:
-  """How many features an image has.
-
-  Raises:
-    InputError: it is too small for any.
-  """
-  rows, columns = _frequencies(shape)
-  transform = _transform(shape)
-  channels, *places = transform.output_shape
-  return shape[2] * (rows * columns + (channels - 1) * math.prod(places))
+  def _chosen(self, features: jax.Array) -> jax.Array:
+    public = _public(self.shape)
+    chosen = public.order[: self.count]
+    centre, weights = (jnp.asarray(a[chosen])[jnp.newaxis] for a in public[1:])
+    return (features[:, chosen] - centre) * weights
 
 
 class _Public(NamedTuple):
-  """What ellipses say of features: arrays [D], but `variances` in the order of `order`."""
+  """What ellipses say of all features."""
 
   order: np.ndarray
   centre: np.ndarray
   weights: np.ndarray
-  variances: np.ndarray
 
 
 @functools.cache
@@ -144,7 +130,7 @@ def _public(shape: tuple[int, int, int]) -> _Public:
   variances *= weights**2
   # Rounded, so that the last digits of another machine do not change the order.
   order = np.argsort(-np.round(4 * np.log2(np.maximum(variances, 1e-12))), kind='stable')
-  return _Public(order, centre.astype(np.float32), weights.astype(np.float32), variances[order])
+  return _Public(order, centre.astype(np.float32), weights.astype(np.float32))
 
 
 @functools.partial(jax.jit, static_argnums=1)
