@@ -34,13 +34,11 @@ SCHEMA = 'schema'  # what a table's columns may hold, where the run finds that (
 _SERIES_SHARE = 0.3  # on held-out stays of PhysioNet's sets a and b
 # Of images, on held-out training images: experiments/results/OWN_DATA.md, its table of defaults.
 _MOST_COEFFICIENTS, _FEWEST_COEFFICIENTS = 144, 9
-# Where a generator matches moments, an image has as many numbers as leave a class a covariance of
-# its own, if that is at least so many; else up to so many, and classes one covariance together.
-_MOST_FEATURES, _LEAST_OF_A_CLASS, _MOST_POOLED = 150, 45, 80
+_MOST_FEATURES = 150  # where a generator matches moments: numbers of each image's code
 _IMAGE_SHARES = {'of each class': 0.45, 'pooled': 0.7}
 # In units of a covariance's mean eigenvalue, up to where eigenvalues of noise reach: with more, an
 # image has fewer coefficients, and classes have one covariance together.
-_MOST_NOISE, _MOST_NOISE_OF_A_CLASS, _OF_FEATURES = 3.0, 12.0, 4.0
+_MOST_NOISE, _MOST_NOISE_OF_A_CLASS = 3.0, 12.0
 # The first of these as well, the others by hand.
 # How far an image may be from the mean, in units of how far they usually are: little where noise in
 # the mean of a class, in the same units, is more than this, and farther the less there is.
@@ -116,15 +114,13 @@ class Moments:
     if self.spec.schema is not None:
       return _of_table(self.spec, self.spec.schema, self.detail, noise)
     height, width, channels = self.spec.shape
-    pooled = is_pooled(
-      self.spec, self.detail, self.stages[SECONDS].noise_multiplier, self.config.matching_steps
-    )
+    pooled = is_pooled(self.spec, self.detail, self.stages[SECONDS].noise_multiplier)
     about = (height, width, channels), self.detail, _reach(self.spec, self.detail, noise), pooled
     if self.config.matching_steps is None:
       return ImageEncoding(*about)
     of_draft = noise / math.sqrt(DRAFT_SHARE)
     most = min(_MOST_COEFFICIENTS, math.prod(self.spec.shape))
-    return ScatteringEncoding(*about, min(_worth(self.spec.num_records, of_draft), most))
+    return ScatteringEncoding(*about, min(_worth(self.spec, of_draft), most))
 
   @property
   def noise_multiplier(self) -> float:
@@ -205,32 +201,23 @@ def _make_images(config: TrainConfig, spec: Spec) -> Moments:
     for name, share in _IMAGE_SHARES.items()
   }
   sigma = {name: stages[SECONDS].noise_multiplier for name, stages in found.items()}
-  most = math.prod(spec.shape)
-  worth = min(_MOST_COEFFICIENTS, _worth(spec.num_records, sigma['pooled']))
+  most, worth = math.prod(spec.shape), _MOST_COEFFICIENTS
   if config.matching_steps is not None:
     height, width, channels = spec.shape
-    most = Features((height, width, channels)).count
-    of_a_class = spec.num_records / spec.num_classes
-    own = _worth(of_a_class, sigma['of each class'], _OF_FEATURES)
-    worth = min(own, _MOST_FEATURES)
-    if own < _LEAST_OF_A_CLASS:
-      worth = min(_worth(spec.num_records, sigma['pooled']), _MOST_POOLED)
-  dim = config.moments_coefficients or min(worth, most)
+    most, worth = Features((height, width, channels)).count, _MOST_FEATURES
+  dim = config.moments_coefficients or min(worth, most, _worth(spec, sigma['pooled']))
   _validate.integer('moments_coefficients', dim, minimum=1, maximum=most)
-  pooled = is_pooled(spec, dim, sigma['of each class'], config.matching_steps)
-  kind = 'pooled' if pooled else 'of each class'
+  kind = 'pooled' if is_pooled(spec, dim, sigma['of each class']) else 'of each class'
   return Moments(config, spec, dim, found[kind])
 
 
-def _worth(records: float, noise_multiplier: float, most_noise: float = _MOST_NOISE) -> int:
-  """How many numbers of each of so many images have a covariance that is not all noise."""
-  of_noise = most_noise * records / (math.sqrt(2) * max(noise_multiplier, 1e-9))
+def _worth(spec: Spec, noise_multiplier: float) -> int:
+  """How many numbers of each image have one covariance for all classes that is not all noise."""
+  of_noise = _MOST_NOISE * spec.num_records / (math.sqrt(2) * max(noise_multiplier, 1e-9))
   return int(max(_FEWEST_COEFFICIENTS, of_noise ** (2 / 3)))
 
 
-def is_pooled(
-  spec: Spec, dim: int, noise_multiplier: float, matching_steps: int | None = None
-) -> bool:
+def is_pooled(spec: Spec, dim: int, noise_multiplier: float) -> bool:
   """Whether images have one covariance for all classes: where those of each would be noise.
 
   Noise of deviation σ·ρ² on a d × d sum has eigenvalues up to σ·ρ²·√(2d) (Wigner's semicircle), and
@@ -238,7 +225,7 @@ def is_pooled(
   undoes it, so that the noise of either way gives the same answer as the way that was taken.
   """
   noise = noise_multiplier * math.sqrt(2) * dim**1.5 * spec.num_classes / spec.num_records
-  return noise > (_MOST_NOISE_OF_A_CLASS if matching_steps is None else 1.1 * _OF_FEATURES)
+  return noise > _MOST_NOISE_OF_A_CLASS
 
 
 def mechanisms(
