@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
 from dpgan_jax._validate import InputError
 from dpgan_jax.budget.ledger import Ledger
@@ -178,6 +179,30 @@ def test_teaching_brings_moments_nearer_and_a_key_gives_the_same(digits):
   images = [m.draw(labels, jax.random.key(2)) for m in (taught, again, other)]
   assert (images[0] == images[1]).all()
   assert (images[0] != images[2]).any()
+  _seems_of_its_class(gaussians, taught)
+
+
+def _seems_of_its_class(gaussians: Gaussians, taught: matching.Matched):
+  """By likelihoods as scipy computes them, of covariances with a fifth of their mean added."""
+  labels, encoding = np.arange(500) % 10, gaussians.encoding
+  assert isinstance(encoding, AxesEncoding)
+
+  def right(codes: np.ndarray) -> float:
+    found = []
+    for mean, factor in zip(gaussians.means, gaussians.factors, strict=True):
+      covariance = factor @ factor.T
+      covariance += 0.2 * np.trace(covariance) / len(mean) * np.eye(len(mean))
+      found.append(multivariate_normal.logpdf(codes, mean, covariance))
+    return float((np.argmax(found, axis=0) == labels).mean())
+
+  arrays, key = matching._arrays(gaussians), jax.random.key(3)
+  once, _ = matching._drawn(
+    matching._module(gaussians), taught.params, arrays, jnp.asarray(labels), key
+  )
+  drawn_once = encoding.encode(np.asarray(jnp.round((once + 1) * 127.5), np.uint8))
+  drawn_again = encoding.encode(taught.draw(labels, jax.random.key(4)))
+  assert right(drawn_once) < right(drawn_again)
+  assert right(drawn_again) > 0.98
 
 
 # --- runs and files ------------------------------------------------------------------------------
