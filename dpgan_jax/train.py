@@ -171,6 +171,9 @@ def _describe_moments(moments: Moments, epsilon: str) -> dict[str, str]:
     expected = f'minutes: {steps:,} steps of a generator that matches moments, free of cost'
   else:
     expected = 'seconds; images are blurred, and with --matching_steps=3000 sharp, in minutes'
+  samples = f'{verdict.expected(moments)}, as N, K and epsilon let expect'
+  if few := verdict.of_matching(moments):
+    samples = f'{samples}. {few}'
   first, second = words.of(moments.spec, moments.config).released
   return {
     'method': f'moments: {first}, then {second}, released once, then sampled',
@@ -179,7 +182,7 @@ def _describe_moments(moments: Moments, epsilon: str) -> dict[str, str]:
       f'{name} {m.noise_multiplier:.4g}' for name, m in moments.stages.items()
     ),
     'is released of': of_what,
-    'samples': f'{verdict.expected(moments)}, as N, K and epsilon let expect',
+    'samples': samples,
     'expected time': expected,
   }
 

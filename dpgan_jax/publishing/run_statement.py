@@ -7,6 +7,7 @@ the same bytes.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -92,7 +93,11 @@ def _verdict(run: RunDir, planned: plan.Plan) -> Verdict | GANVerdict | None:
         f'{run.signs} is not what a run leaves ({error}): let dpgan_jax.train write it again'
       ) from None
   model = moments.restore_moments(planned, run)
-  return None if model is None else verdict.judge(model.means, model.seconds, planned)
+  found = None if model is None else verdict.judge(model.means, model.seconds, planned)
+  if found is None or planned.config.matching_steps is None or run.matched.is_file():
+    return found
+  untaught = 'There is no generator yet: let dpgan_jax.train run, free of privacy cost. '
+  return dataclasses.replace(found, sentence=untaught + found.sentence)
 
 
 def write(run: RunDir, *, tuning_note: str | None = None) -> Statement:

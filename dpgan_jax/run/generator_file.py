@@ -51,6 +51,9 @@ def save(model: Synthesizer, path: str | os.PathLike[str], *, run: str | None = 
     model: of a GAN or of moments.
     path: the file; replaced where it exists.
     run: identity of the run whose snapshot it is (`run_of`).
+
+  Raises:
+    InputError: moments without the generator that their settings ask for.
   """
   if isinstance(model, MomentsSynthesizer):
     _save_moments(model, path)
@@ -224,6 +227,8 @@ def _abstract(labeller: Labeller) -> dict[str, Any]:
 
 
 def _save_moments(model: MomentsSynthesizer, path: str | os.PathLike[str]) -> None:
+  if model.network is None and model.config.matching_steps is not None:
+    raise _validate.InputError('expected a model whose generator has been taught to match moments')
   record = {
     'format': _MOMENTS_FORMAT, **_public(model.moments).to_record(), 'data': model.spec.to_record(),
     'guarantee': model.guarantee(), **_features_of(model.moments),

@@ -118,6 +118,11 @@ def test_the_plan_is_shown_and_nothing_trained(train, tmp_path):
   assert done.status == 0
   assert 'method: moments' in done.out
   assert 'samples: good, as N, K and epsilon let expect' in done.out
+  assert 'images are blurred, and with --matching_steps=3000 sharp' in done.out
+  done = train('--dataset=digits', '--target_epsilon=1', '--matching_steps=9', '--dry_run')
+  assert 'look better, and teach a classifier less' in done.out
+  done = train('--dataset=digits', '--target_epsilon=30', '--matching_steps=9', '--dry_run')
+  assert 'classifier less' not in done.out
   done = train('--dataset=digits', '--target_epsilon=1', '--latent_dim=3', '--dry_run')
   assert 'expected no latent_dim with method=moments' in done.err
 

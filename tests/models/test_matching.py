@@ -23,6 +23,7 @@ from dpgan_jax.models.moments.images.encoding import Gaussians
 from dpgan_jax.models.moments.images.features import Features
 from dpgan_jax.models.moments.images.scattering_encoding import AxesEncoding, ScatteringEncoding
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
+from dpgan_jax.publishing import run_statement
 from dpgan_jax.run import generator_file, plan, trainer
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.releases import moments as releases
@@ -226,6 +227,8 @@ def test_a_run_charges_what_it_releases_and_its_generator_reads_back(finished):
   bare = dataclasses.replace(of_file, network=None)
   assert of_file.num_parameters > bare.num_parameters > 0
   assert (bare.sample(30, key=jax.random.key(0))[0] != drawn[0]).any()
+  with pytest.raises(InputError, match='taught to match moments'):
+    generator_file.save(bare, finished / 'bare.safetensors')
 
 
 def test_the_generator_is_of_the_release_alone(finished, tmp_path):
@@ -259,7 +262,13 @@ def test_an_interrupted_one_is_taught_anew_and_nothing_is_charged_again(
       trainer.train(CONFIG, digits, path, progress=False)
   with pytest.raises(InputError, match='no generator yet'):
     trainer.restore_model(path)
+  said = run_statement.build(RunDir.open(path, create=False)).verdict
+  assert said is not None
+  assert said.sentence.startswith('There is no generator yet: let dpgan_jax.train run')
   model = trainer.train(CONFIG, digits, path, progress=False).model
+  said = run_statement.build(RunDir.open(path, create=False)).verdict
+  assert said is not None
+  assert 'no generator' not in said.sentence
   whole = trainer.restore_model(finished).model
   drawn = [m.sample(30, key=jax.random.key(0))[0] for m in (model, whole)]
   assert (drawn[0] == drawn[1]).all()

@@ -22,6 +22,7 @@ import numpy as np
 
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.moments.encoding import Means
+from dpgan_jax.models.moments.images.scattering_encoding import ScatteringEncoding
 from dpgan_jax.models.moments.series.encoding import SeriesEncoding
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments, rows_over_noise
 
@@ -132,7 +133,16 @@ def judge(means: Means, seconds: np.ndarray, moments: Moments) -> Verdict | None
       of_size = _error(moments) / _ERRORS[-1]
     factor = max(factor, of_size)
   small = too_small(moments, means.counts)
-  return Verdict(level, signal, small, _sentence(level, factor, small))
+  sentence = ' '.join(filter(None, (_sentence(level, factor, small), of_matching(moments))))
+  return Verdict(level, signal, small, sentence)
+
+
+def of_matching(moments: Moments) -> str:
+  """What few records mean for a generator that matches moments; '' where they are enough."""
+  encoding = moments.encoding
+  if not isinstance(encoding, ScatteringEncoding) or not encoding.pooled:
+    return ''
+  return 'Of so few records images that match moments look better, and teach a classifier less.'
 
 
 def _signal(means: Means, seconds: np.ndarray, moments: Moments) -> float:
