@@ -74,7 +74,7 @@ def _of_images(spec: Spec, matched: bool) -> Words:
     code = (
       'where its scattering features and low frequencies are along the axes in which those of the '
       "draft's draws vary most. A generator learnt to make images that have these moments, from "
-      'them alone; an image that seems to be of another class, by them, is drawn again.'
+      'them alone; one that strays into another class, by them, is drawn again.'
     )
   return Words(
     record='image',

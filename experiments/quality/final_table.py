@@ -78,9 +78,10 @@ def recipe(path: pathlib.Path) -> str:
     'likewise at any other ε.',
     '',
     'Beside it, without a discriminator: moments of scattering features are released once, for all '
-    'of ε, and a generator learns from them alone, for as many steps as one likes, to make images '
-    'that have them (`experiments/matching_eps1.flags`). Its samples have their classes by '
-    'construction. In the table: moments, matched by G.',
+    'of ε, along axes that follow from a small release of all images before. A generator learns '
+    'from them alone, for as many steps as one likes, to make images that have them '
+    '(`experiments/matching_eps1.flags`); an image that strays into another class, by them, is '
+    'drawn again. Samples have their classes by construction. In the table: moments, matched by G.',
   ))  # fmt: skip
 
 

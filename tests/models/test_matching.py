@@ -204,6 +204,17 @@ def _seems_of_its_class(gaussians: Gaussians, taught: matching.Matched):
   drawn_again = encoding.encode(taught.draw(labels, jax.random.key(4)))
   assert right(drawn_once) < right(drawn_again)
   assert right(drawn_again) > 0.98
+  likelihoods_are_no_guide = dataclasses.replace(taught)
+  likelihoods_are_no_guide.__dict__['_strays'] = 0.2
+  images, strayed = matching._judged(
+    matching._module(gaussians), encoding.features, taught.params, arrays, jnp.asarray(labels),
+    jax.random.fold_in(jax.random.key(5), 0),
+  )  # fmt: skip
+  assert strayed.any()
+  np.testing.assert_array_equal(
+    likelihoods_are_no_guide.draw(labels, jax.random.key(5)),
+    np.asarray(jnp.round((images + 1) * 127.5), np.uint8),
+  )
 
 
 # --- runs and files ------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ Of what the generator's images have now, against what was released, an average o
 before the present one is kept. The gradient of Σ_k ‖mean_k - m_k‖² + ‖covariance_k - S_k‖² is made
 with it: averages of the same batch would ask it, besides, to make batches that are alike.
 
-Of what is drawn, an image whose own code is likelier in another class than its own is drawn again.
+Of what is drawn, an image whose own code is likelier in another class is drawn again, where the
+code that it was made of is not: what classes have in common, they keep.
 
 Sources: Li, Swersky & Zemel 2015 (arXiv 1502.02761) for generators that match moments; dos Santos
 et al. 2019 (arXiv 1904.02762) for those of fixed features and for the moving averages; Harder et
@@ -47,6 +48,7 @@ _KEPT = 0.8  # of the average of moments, from one step to the next
 _OF_PARAMS = 0.005  # what a step adds to the average of parameters, which images are made by
 _BEFORE_AVERAGING = 200
 _AGAIN = 4  # times an image is drawn anew, at most, which seems to be of another class
+_MOST_STRAYING = 0.1  # where more are, likelihoods are no guide, and all stay as they are
 _SMOOTHED = 0.2  # of a covariance's mean eigenvalue, what is added to all for likelihoods
 _STEPS_AT_ONCE = 50  # between two signs of progress, and between two chances to be interrupted
 
@@ -69,15 +71,15 @@ class Matched:
     assert isinstance(encoding, AxesEncoding)
 
     def drawn(number: int) -> tuple[np.ndarray, np.ndarray]:
-      images, likeliest = _judged(
+      images, strayed = _judged(
         _module(self.gaussians), encoding.features, self.params, self._arrays,
         jnp.asarray(labels, jnp.int32), jax.random.fold_in(key, number),
       )  # fmt: skip
-      return np.array(jnp.round((images + 1) * 127.5), np.uint8), np.asarray(likeliest) == labels
+      return np.array(jnp.round((images + 1) * 127.5), np.uint8), ~np.asarray(strayed)
 
     images, right = drawn(0)
     for again in range(1, _AGAIN + 1):
-      if right.all():
+      if right.all() or self._strays > _MOST_STRAYING:
         break
       others, fit = drawn(again)
       images[~right] = others[~right]
@@ -87,6 +89,18 @@ class Matched:
   @functools.cached_property
   def _arrays(self) -> _Arrays:
     return _arrays(self.gaussians)
+
+  @functools.cached_property
+  def _strays(self) -> float:
+    """The share of 1,000 images that are of another class than their codes."""
+    encoding = self.gaussians.encoding
+    assert isinstance(encoding, AxesEncoding)
+    labels = jnp.arange(1000) % len(self.gaussians.means)
+    _, strayed = _judged(
+      _module(self.gaussians), encoding.features, self.params, self._arrays, labels,
+      _keys.from_seed(0),
+    )  # fmt: skip
+    return float(strayed.mean())
 
 
 class _Arrays(NamedTuple):
@@ -208,11 +222,18 @@ def _judged(
   module: Matcher, features: Features, params: Params, arrays: _Arrays, labels: jax.Array,
   key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-  """Images of drawn codes, and the class in which each image's own code is likeliest [n]."""
-  images, _ = _drawn(module, params, arrays, labels, key)
-  away = _codes(features, arrays, images)[:, jnp.newaxis] - arrays.means[jnp.newaxis]
-  squares = jnp.square(jnp.einsum('nkd,kde->nke', away, arrays.whitening)).sum(axis=2)
-  return images, jnp.argmax(-squares / 2 - arrays.volumes[jnp.newaxis], axis=1)
+  """Images of drawn codes; and which of them are of another class, by likelihoods, though the code
+  that they were made of is not: bool [n].
+  """
+  images, asked = _drawn(module, params, arrays, labels, key)
+
+  def likeliest(codes: jax.Array) -> jax.Array:
+    away = codes[:, jnp.newaxis] - arrays.means[jnp.newaxis]
+    squares = jnp.square(jnp.einsum('nkd,kde->nke', away, arrays.whitening)).sum(axis=2)
+    return jnp.argmax(-squares / 2 - arrays.volumes[jnp.newaxis], axis=1)
+
+  found = likeliest(_codes(features, arrays, images))
+  return images, (found != labels) & (likeliest(asked) == labels)
 
 
 def _codes(features: Features, arrays: _Arrays, images: jax.Array) -> jax.Array:
