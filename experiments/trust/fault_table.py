@@ -449,7 +449,7 @@ _STRANGERS = (
         swap(ScatteringEncoding, 'release_axes', faults.axes_of_records),
         _P.axes_follow_from_what_was_released, 'exactness'),
   Fault('draft_not_charged', 1, 'the draft and class means both get the noise of the whole stage',
-        swap(scattering_encoding, 'divided', to(lambda sigma, _: (sigma, sigma))),
+        swap(scattering_encoding, '_parts', to(lambda sigma: (sigma, sigma))),
         _P.the_draft_is_charged, 'exactness'),
   Fault('table_true_counts', 2, 'counts of a table are released as they are',
         swap(marginals, 'with_noise', lambda f: lambda counts, sigma, *rest: f(counts, 0.0, *rest)),

@@ -204,6 +204,16 @@ def _seems_of_its_class(gaussians: Gaussians, taught: matching.Matched):
   drawn_again = encoding.encode(taught.draw(labels, jax.random.key(4)))
   assert right(drawn_once) < right(drawn_again)
   assert right(drawn_again) > 0.98
+  # What classes have in common they keep: of ten that are alike no image strays.
+  alike = arrays._replace(
+    means=arrays.means * 0, factors=jnp.repeat(arrays.factors[:1], 10, axis=0),
+    whitening=jnp.repeat(arrays.whitening[:1], 10, axis=0), volumes=arrays.volumes * 0,
+  )  # fmt: skip
+  _, strayed = matching._judged(
+    matching._module(gaussians), encoding.features, taught.params, alike, jnp.asarray(labels),
+    jax.random.key(6),
+  )  # fmt: skip
+  assert not strayed.any()
   likelihoods_are_no_guide = dataclasses.replace(taught)
   likelihoods_are_no_guide.__dict__['_strays'] = 0.2
   images, strayed = matching._judged(

@@ -3,9 +3,8 @@
 The draft is a Gaussian of the lowest frequencies of all images together, released first, for a
 small part of what class means may cost. Images drawn from it look like nothing, but their features
 vary much as those of the records do. Codes are along the axes of most variance of such draws'
-features: many times fewer numbers say as much as a basis that is written down beforehand, and so
-noise is less. Class means and covariances of codes are then released as those of frequencies are
-(`images.encoding`).
+features: few numbers say most of what images differ in, and noise is less. Class means and
+covariances of codes are then released as those of frequencies are (`images.encoding`).
 
 A code does not depend, to the last bit, on the images that it is computed beside: features and axes
 are whole multiples of small powers of two, so that sums of their products are exact, in whatever
@@ -25,8 +24,7 @@ from dpgan_jax.models.moments.encoding import Axes, Means, divided
 from dpgan_jax.models.moments.images.encoding import Gaussians, ImageEncoding
 from dpgan_jax.models.moments.images.features import Features
 
-# Of the first release, the part that the draft costs; and of that, the part of its mean. On
-# held-out training images a half and twice as much were no better or worse.
+# Of the first release, the part that the draft costs; and of that, the part of its mean.
 DRAFT_SHARE, _MEAN_SHARE = 0.1, 0.45
 _DRAWS = 5000  # of the draft
 _STEP = 2.0**-20  # of axes, whose entries are at most 1: products of features are below 2⁵³ steps
@@ -77,7 +75,7 @@ class ScatteringEncoding(ImageEncoding):
     secret: bytes, purpose: str,
   ) -> Means:  # fmt: skip
     """The draft, then `ImageEncoding.release_means` of codes along its axes."""
-    of_draft, of_means = divided(noise_multiplier, DRAFT_SHARE)
+    of_draft, of_means = _parts(noise_multiplier)
     axes = self.release_axes(
       codes, noise_multiplier=of_draft, secret=secret, purpose=f'draft, {purpose}'
     )
@@ -126,12 +124,12 @@ class ScatteringEncoding(ImageEncoding):
     )  # fmt: skip
 
   def noise(self, noise_multiplier: float, scale: float = 1.0) -> tuple[float, float]:
-    return super().noise(divided(noise_multiplier, DRAFT_SHARE)[1], scale)
+    return super().noise(_parts(noise_multiplier)[1], scale)
 
   def model(
     self, means: Means, seconds: np.ndarray, noise_multipliers: tuple[float, float]
   ) -> Gaussians:
-    of_means = divided(noise_multipliers[0], DRAFT_SHARE)[1]
+    of_means = _parts(noise_multipliers[0])[1]
     return self.along(means.axes).model(means, seconds, (of_means, noise_multipliers[1]))
 
 
@@ -189,3 +187,9 @@ class AxesEncoding(ImageEncoding):
   def pixels(self, codes: np.ndarray) -> np.ndarray:
     """What frequencies among the features show; in [-1/2, 1/2]."""
     return self.features.pixels(self.axes.centre + codes @ self.axes.directions.T)
+
+
+def _parts(noise_multiplier: float) -> tuple[float, float]:
+  """σ of the draft, and of all that class means are released by."""
+  of_draft, of_means = divided(noise_multiplier, DRAFT_SHARE)
+  return of_draft, of_means
