@@ -20,15 +20,15 @@ from dpgan_jax.networks.losses import LOSSES
 from dpgan_jax.privacy import accounting, clipping
 
 METHODS = ('moments', 'gan')
-_SCHEMA, _MATCHING = 'schema_epsilon', 'matching_steps'
+_SCHEMA, _MATCHING, _CELLS = 'schema_epsilon', 'matching_steps', 'moments_cells'
 # Settings that moments have a use for; others are a GAN's.
 _OF_MOMENTS = {
   'dataset', 'image_size', 'channels', 'holdout', 'method', 'target_epsilon', 'delta',
   'neighboring_relation', 'moments_coefficients', 'moments_means_share', 'num_samples', 'seed',
-  _SCHEMA, _MATCHING,
+  _CELLS, _SCHEMA, _MATCHING,
 }  # fmt: skip
-_OF_MOMENTS_ALONE = {'moments_coefficients', 'moments_means_share', _SCHEMA, _MATCHING}
-_LATER = {_SCHEMA, _MATCHING, 'moments_share'}
+_OF_MOMENTS_ALONE = {'moments_coefficients', 'moments_means_share', _CELLS, _SCHEMA, _MATCHING}
+_LATER = {_CELLS, _SCHEMA, _MATCHING, 'moments_share'}
 SCHEDULES = ('constant', 'linear', 'exponential', 'cosine')
 OPTIMIZERS, FAKE_GRADIENTS = ('adam', 'sgd'), ('clipped', 'plain')
 COMPUTE_DTYPES = ('float32', 'bfloat16')
@@ -133,6 +133,10 @@ class TrainConfig:
     None, 'Share of the release that goes to class means and counts; the rest to covariances.',
     above=0, below=1,
   )
+  moments_cells: int | None = _moments(
+    None, 'Of images: how many Gaussians a class is made of. Default: by their noise.',
+    minimum=1, maximum=64,
+  )
   matching_steps: int | None = _moments(
     None, 'Of images: steps, free of privacy cost, of a generator that learns to make images whose '
     'scattering features have the released moments. Default: no generator; images are draws of '
@@ -165,9 +169,7 @@ class TrainConfig:
     + ') when D recognises no more than this share of fakes; looks at fakes only.', above=0,
     below=1,
   )
-  n_d_patience: int = _training(
-    200, 'Adaptive n_D: generator steps that an n_D lasts at least.', minimum=1
-  )
+  n_d_patience: int = _training(200, 'Adaptive n_D: G steps that an n_D lasts.', minimum=1)
   fake_batch_size: int | None = _training(
     None, 'Fakes per discriminator step; default: batch_size. Constant by design.', minimum=1
   )
@@ -224,14 +226,12 @@ class TrainConfig:
   )
 
   steps_per_report: int | None = _kept(
-    None, 'Steps between metric lines; default: an epoch, or a thirtieth of the run if shorter.',
-    minimum=1,
+    None, 'Steps between metric lines; default: an epoch, or a thirtieth of the run.', minimum=1
   )
   reports_per_checkpoint: int = _kept(1, 'Metric lines between checkpoints.', minimum=1)
   reports_per_grid: int = _kept(1, 'Metric lines between sample grids.', minimum=1)
   reports_per_snapshot: int | None = _kept(
-    None, 'Metric lines between generators kept in snapshots/ (publishable); default: none are.',
-    minimum=1,
+    None, 'Metric lines between generators kept in snapshots/ (publishable).', minimum=1
   )
   num_samples: int = _kept(10_000, 'Samples that a run leaves at its end.', minimum=1)
   seed: int | None = _kept(

@@ -119,9 +119,10 @@ class Synthesizer(abc.ABC):
       )
     if labels is not None:
       if not self.is_conditional:
-        raise _validate.InputError(
-          f'expected no labels: generator {self.config.generator} is not class-conditional'
-        )
+        what = 'the data have one class'
+        if self.spec.num_classes > 1:
+          what = f'generator {self.config.generator} is not class-conditional'
+        raise _validate.InputError(f'expected no labels: {what}')
       labels = _checked_labels(labels, num, self.spec.num_classes)
     return self._sample(num, labels, clearest, key)
 

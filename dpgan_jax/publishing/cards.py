@@ -272,6 +272,12 @@ def _classes(about: About) -> str:
 
 
 def _chosen(about: About) -> str:
+  if about.statement.config.matching_steps is not None and about.class_counts is not None:
+    return (
+      'An image that by the released moments strays into another class is drawn again, at most '
+      'four times, where few do: shapes between two classes are rarer than in what the generator '
+      'draws.'
+    )
   if about.clearest == 1:
     return 'Samples are not filtered or chosen.'
   return (

@@ -49,7 +49,10 @@ class Words:
   tasks: tuple[str, str]
 
 
-_RELEASES = 'Two releases, in which every record takes part once. Of each class: '
+_RELEASES = (
+  'Two releases, each of which costs what one Gaussian mechanism over all records does. Of each '
+  'class: '
+)
 
 
 def of(spec: Spec, config: TrainConfig | None = None) -> Words:
@@ -67,10 +70,10 @@ def _of_images(spec: Spec, matched: bool) -> Words:
   labels = ', and `y`, int64 [{num}]' if spec.num_classes > 1 else ''
   size = f'{height}×{width}×{channels}'
   codes, begun = 'lowest frequencies', 'common mean'
-  draft, code = '', 'its lowest frequencies, a public function of it.'
+  draft, code = 'mean', 'its lowest frequencies, a public function of it.'
   if matched:
     codes, begun = 'scattering features and low frequencies', 'a draft'
-    draft = ' The first begins with a draft: mean and covariance of low frequencies of all images.'
+    draft = 'draft, mean and covariance of low frequencies of all images; then with the mean'
     code = (
       'where its scattering features and low frequencies are along the axes in which those of the '
       "draft's draws vary most. A generator learnt to make images that have these moments, from "
@@ -87,11 +90,13 @@ def _of_images(spec: Spec, matched: bool) -> Words:
     made='Pixels are mapped to 0–255 and rounded',
     constants=f'the image size ({size}). Pixels are scaled by constants, not by the data\'s own '
     'statistics.',
-    moments=f'a Gaussian for each class, of the {codes} of an image'
+    moments=f'one Gaussian or several for each class, of the {codes} of an image'
     f'{", and a generator that makes images of them" * matched}',
     releases=f"{_RELEASES}the sum of its records' codes and their number; then the sum of (x - "
-    'μ)(x - μ)ᵀ of codes x clipped around the mean μ that the first release gave.'
-    f'{draft} A code of an image is {code}',
+    'μ)(x - μ)ᵀ of codes x clipped around the mean μ that the first release gave. The first begins '
+    f'with the {draft} of all codes and their distance from it. Where noise is little it ends with '
+    'parts of each class, by the nearest of some centres, and covariances are of each part. A code '
+    f'of an image is {code}',
     released=(f'{begun}, class means and counts', 'covariances'),
     tag='image-generation',
     tasks=('image-classification', 'unconditional-image-generation'),

@@ -27,7 +27,7 @@ from dpgan_jax.models.gan import GAN, GeneratorState
 from dpgan_jax.models.gan_synthesizer import GANSynthesizer
 from dpgan_jax.models.labelling import Labeller
 from dpgan_jax.models.moments import settings
-from dpgan_jax.models.moments.encoding import Axes, Means
+from dpgan_jax.models.moments.encoding import Axes, Cells, Means
 from dpgan_jax.models.moments.images.scattering_encoding import ScatteringEncoding
 from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer, abstract_network
@@ -40,7 +40,7 @@ _MOMENTS_FORMAT = 'dpgan_jax moments 3'
 _OLD_FORMATS = {f'dpgan_jax generator {n + 1}': n for n in range(3)}
 # Whatever a wrong type or number in a record leads to.
 _DAMAGE = (ArithmeticError, AttributeError, KeyError, TypeError, ValueError)
-_PAST, _LABELLERS, _NETWORK, _AXES = 'past', 'labellers', 'network', 'axes'
+_PAST, _LABELLERS, _NETWORK, _AXES, _CELLS = 'past', 'labellers', 'network', 'axes', 'cells'
 _STAGES = (STAGE, labelling.CNN_STAGE)  # of a file's labellers, in their order
 
 
@@ -90,7 +90,8 @@ def load(path: str | os.PathLike[str]) -> Synthesizer:
   path = os.fspath(path)
   header, record = _described(path)
   read = _load_moments if record['format'] == _MOMENTS_FORMAT else _load_gan
-  return read(path, header, record)
+  with jax.numpy_dtype_promotion('standard'):  # features need it, as in a run
+    return read(path, header, record)
 
 
 def load_gan(path: str | os.PathLike[str]) -> GANSynthesizer:
@@ -239,7 +240,7 @@ def _save_moments(model: MomentsSynthesizer, path: str | os.PathLike[str]) -> No
     'seconds': model.seconds[:, *upper],
   }  # fmt: skip
   tensors = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
-  beside = {_AXES: model.means.axes, _NETWORK: model.network}
+  beside = {_AXES: model.means.axes, _CELLS: model.means.cells, _NETWORK: model.network}
   tensors |= {_name(place): leaf for place, leaf in _leaves(beside)}
   _tensor_file.write(path, tensors, record)
 
@@ -258,7 +259,8 @@ def _public(moments: Moments) -> Moments:
 def _load_moments(path: str, header: dict[str, Any], record: dict[str, Any]) -> MomentsSynthesizer:
   try:
     moments = settings.read(record, Spec.from_record(record['data']))
-    beside = {_AXES: moments.abstract_axes, _NETWORK: abstract_network(moments)}
+    beside: dict[str, Any] = {_AXES: moments.abstract_axes, _CELLS: moments.abstract_cells}
+    beside[_NETWORK] = abstract_network(moments)
     if record.get('features') != _features_of(moments).get('features'):
       raise _validate.InputError(f'{path} is of other features than this version computes')
   except _DAMAGE as error:
@@ -276,10 +278,11 @@ def _load_moments(path: str, header: dict[str, Any], record: dict[str, Any]) -> 
   arrays = {name: np.asarray(tensors[name], np.float64) for name in shapes}
   beside = jax.tree_util.tree_map_with_path(lambda place, _: tensors[_name(place)], beside)
   axes = Axes(*map(np.asarray, beside[_AXES])) if beside[_AXES] else None
+  cells = Cells(*map(np.asarray, beside[_CELLS])) if beside[_CELLS] else None
   seconds = np.zeros(moments.shape_of_seconds)
   seconds[:, *np.triu_indices(second)] = arrays['seconds']
   seconds += np.triu(seconds, 1).swapaxes(1, 2)
-  means = Means(arrays['counts'], arrays['sums'], float(arrays['scale']), axes)
+  means = Means(arrays['counts'], arrays['sums'], float(arrays['scale']), axes, cells)
   return MomentsSynthesizer(moments, means, seconds, beside[_NETWORK])
 
 

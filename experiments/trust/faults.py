@@ -431,6 +431,27 @@ def scaled_by_real_distances(right: Any, self: Any, codes: Any, *args: Any, **ab
 
 
 @around
+def whole_rounds(right: Any, self: Any, noise_multiplier: float) -> tuple[float, ...]:
+  """As if rounds of cells cost nothing."""
+  first, *rounds, last = right(self, noise_multiplier)
+  return first, *(noise_multiplier for _ in rounds), last
+
+
+@around
+def cells_of_records(
+  right: Any, codes: Any, labels: Any, centres: Any, count: Any, _: Any, **about: Any
+) -> Any:
+  """k-means without noise."""
+
+  def exact(number: int, own: Any, cell: Any, found: Any) -> Any:
+    del number
+    members = [cell == g for g in range(len(found))]
+    return np.array([m.sum() for m in members]), np.stack([own[m].sum(axis=0) for m in members])
+
+  return right(codes, labels, centres, count, exact, **about)
+
+
+@around
 def centred_by_records(right: Any, self: Any, records: Any) -> Any:
   """Takes the mean of all codes from each."""
   codes = right(self, records)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 from unittest import mock
@@ -14,6 +15,7 @@ from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import release, settings
 from dpgan_jax.models.moments.encoding import Means, weights
+from dpgan_jax.models.moments.images.cells import ROUNDS
 from dpgan_jax.models.moments.images.encoding import ImageEncoding
 from dpgan_jax.models.moments.images.scattering_encoding import ScatteringEncoding
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
@@ -122,7 +124,16 @@ def one_record_moves_moments_by_one() -> None:
   """The longest code there is, in any class, in units of each sensitivity; what later bounds follow
   from is public by then, the same with the record and without.
   """
-  moments, (codes, labels) = _moments(math.inf), _records(_N)
+  codes, labels = _records(_N)
+  _require_one_record_moves_by_one(_moments(math.inf), codes, labels, _SHAPE)
+  images = np.random.default_rng(0).integers(0, 256, (_N, 8, 8, 1), np.uint8)
+  in_cells = _in_cells(math.inf)
+  _require_one_record_moves_by_one(in_cells, in_cells.encoding.encode(images), labels, (8, 8, 1))
+
+
+def _require_one_record_moves_by_one(
+  moments: Moments, codes: np.ndarray, labels: np.ndarray, shape: tuple[int, int, int]
+) -> None:
   encoding: Any = moments.encoding
   about = {'noise_multiplier': 0.0, 'secret': bytes(32), 'purpose': 'check'}
   before = encoding.release_centre(codes, **about)
@@ -132,7 +143,7 @@ def one_record_moves_moments_by_one() -> None:
   count, sums = encoding.release_sums(own, scale, **about)
   in_sum, in_count = weights(moments.dim)
   for size in (1.0, 1e6):  # beyond what an image can be, too
-    longest = size * encoding.encode(np.full((1, *_SHAPE), 255, np.uint8))
+    longest = size * encoding.encode(np.full((1, *shape), 255, np.uint8))
     more = (np.concatenate([codes, longest]), np.append(labels, 1))
     moved = {'centre': encoding.release_centre(more[0], **about) - before}
     more_count, more_sums = encoding.release_sums(
@@ -145,7 +156,7 @@ def one_record_moves_moments_by_one() -> None:
       release.release_seconds(*records, means, moments, bytes(32))
       for records in (more, (codes, labels))
     ]
-    moved['covariances'] = (seconds[0] - seconds[1]) / encoding.bound(means.scale) ** 2
+    moved['covariances'] = (seconds[0] - seconds[1]) / encoding.bound_of_products(means) ** 2
     require_moved_by_one('record', {n: float(np.linalg.norm(by)) for n, by in moved.items()})
 
 
@@ -209,10 +220,14 @@ def axes_follow_from_what_was_released() -> None:
     raise Violation('axes of codes follow from the records, which nobody has charged for')
 
 
-def the_draft_is_charged() -> None:
-  """All that one image is part of before covariances costs what their stage is charged for."""
-  moments, spent = _scattering(), []
-  encoding: Any = moments.encoding
+def what_an_image_is_part_of_is_charged() -> None:
+  """All of it before covariances, the draft and cells too, costs what the stage is charged for."""
+  for moments in (_scattering(), _in_cells(1.0)):
+    _require_all_charged(moments)
+
+
+def _require_all_charged(moments: Moments) -> None:
+  spent, encoding = [], moments.encoding
   sums, products = exact_noise.release_sum, second_moments.release_second_moments
 
   def watched(right: Any) -> Any:
@@ -230,10 +245,36 @@ def the_draft_is_charged() -> None:
     release.release_means(encoding.encode(images), np.arange(9) % 3, moments, bytes(32))
   if len({purpose for _, purpose in spent}) < len(spent):
     raise Violation('two releases have the same noise')
-  # An image is in one class of three.
-  of_one = [s for s, purpose in spent if not purpose.endswith(('of class 1', 'of class 2'))]
+  # An image is in one class, and in one cell each time.
+  of_one = [s for s, purpose in spent if not re.search(r'of (class|cell) [1-9]', purpose)]
   if not sum(1 / s**2 for s in of_one) <= 1.001 / moments.stages[MEANS].noise_multiplier ** 2:
-    raise Violation('the draft and class means cost more than is accounted for')
+    raise Violation('what an image is part of costs more than is accounted for')
+
+
+def cells_follow_from_what_was_released() -> None:
+  """Of other images, with the same sums released, cells and bounds are the same."""
+  moments = _in_cells(1.0)
+  sums = iter(np.random.default_rng(0).normal(size=(1000, moments.dim)))
+  told = [(50.0, 9 * next(sums)) for _ in range(_CLASSES * (1 + 2 * ROUNDS))]
+  found = []
+  for part in (1, 9):
+    images = np.random.default_rng(part).integers(0, 256 // part, (_N, 8, 8, 1)).astype(np.uint8)
+    codes, answers = moments.encoding.encode(images), iter(told)
+    with mock.patch.multiple(
+      ImageEncoding, release_centre=lambda *_, **__: np.full(moments.dim + 2, 0.5),
+      release_sums=lambda *_, answers=answers, **__: next(answers),
+    ):  # fmt: skip
+      found.append(release.release_means(codes, np.arange(_N) % _CLASSES, moments, bytes(32)).cells)
+  if not all((one == other).all() for one, other in zip(*found, strict=True)):
+    raise Violation('cells follow from the records, not from what was released')
+
+
+def _in_cells(epsilon: float) -> Moments:
+  spec = Spec(num_records=_MANY, shape=(8, 8, 1), class_names=tuple('abc'), name='made')
+  config = TrainConfig(
+    target_epsilon=epsilon, delta=1e-5, moments_coefficients=25, moments_cells=2
+  )
+  return settings.make(config, spec)
 
 
 def _scattering() -> Moments:

@@ -118,9 +118,9 @@ def test_generator_and_discriminator_are_both_told_the_class_or_neither(generato
 
 _WHOLE = [
   'steps', 'truncated_batch_size', 'fake_batch_size', 'g_batch_size', 'microbatch_size',
-  'steps_per_report', 'reports_per_snapshot', 'moments_coefficients', 'matching_steps',
-  'batch_size', 'latent_dim', 'd_steps_per_g_step', 'n_d_patience', 'reports_per_checkpoint',
-  'reports_per_grid', 'num_samples',
+  'steps_per_report', 'reports_per_snapshot', 'moments_coefficients', 'moments_cells',
+  'matching_steps', 'batch_size', 'latent_dim', 'd_steps_per_g_step', 'n_d_patience',
+  'reports_per_checkpoint', 'reports_per_grid', 'num_samples',
 ]  # fmt: skip
 _POSITIVE = [
   'd_learning_rate', 'g_learning_rate', 'd_learning_rate_end', 'g_learning_rate_end',

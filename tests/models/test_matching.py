@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +135,7 @@ def test_features_can_be_differentiated():
 
 def test_the_draft_is_charged_and_axes_follow_from_it_alone():
   """All that one image is part of costs what its stage is charged for."""
-  moments_checks.the_draft_is_charged()
+  moments_checks.what_an_image_is_part_of_is_charged()
   moments_checks.axes_follow_from_what_was_released()
 
 
@@ -370,3 +371,75 @@ def test_tables_have_no_such_generator():
   spec = datasets.load_dataset('people').spec
   with pytest.raises(InputError, match='no matching_steps with a table'):
     settings.make(TrainConfig(dataset='people', target_epsilon=1.0, matching_steps=10), spec)
+
+
+def test_a_step_of_teaching_asks_for_means_covariances_and_nearness():
+  """Adam's first average is a tenth of the gradient: beside that of the loss written out, one class
+  and one image at a time.
+  """
+  rng, classes, dim = np.random.default_rng(0), 3, 5
+  own = axes_of(images_of(SHAPE, 60), dim)
+  factors = rng.normal(size=(classes, dim, dim)) * 0.3
+  gaussians = Gaussians(own, rng.normal(size=(classes, dim)), factors, np.ones((classes, 1)))
+  arrays, module = matching._arrays(gaussians), matching._module(gaussians)
+  number = 7
+  # The last layer begins at zero, and hides all others.
+  params = matching._init(module, own, jax.random.key(0))
+  params = jax.tree.map(
+    lambda p: p + jnp.asarray(0.05 * rng.normal(size=p.shape), jnp.float32), params
+  )
+  before = [jnp.asarray(rng.normal(size=a.shape), jnp.float32) for a in (arrays.means, factors)]
+  state = matching._State(params, params, matching._ADAM.init(params), *before)
+  after = matching._taught(
+    module, own.features, state, arrays, jnp.array([number]), jnp.float32(60), jax.random.key(1)
+  )
+  unit = 1.2 * float(arrays.spread)
+  asked_for = [(m - arrays.common) / unit for m in arrays.means]
+  labels = np.repeat(np.arange(classes), 200 // classes)
+
+  def found(params):
+    images, asked = matching._drawn(
+      module, params, arrays, jnp.asarray(labels), jax.random.fold_in(jax.random.key(1), number)
+    )
+    codes = matching._codes(own.features, arrays, images)
+    near = jnp.mean(jnp.sum(((codes - asked) / unit) ** 2, axis=1))
+    of_class = [(codes[labels == k] - arrays.common[None]) / unit for k in range(classes)]
+    means = [c.mean(axis=0) for c in of_class]
+    around = [c - m[None] for c, m in zip(of_class, asked_for, strict=True)]
+    return near, means, [a.T @ a / len(a) for a in around]
+
+  def loss(params):
+    near, means, covariances = found(params)
+    of_means = sum(2 * (b * m).sum() for b, m in zip(before[0], means, strict=True))
+    of_seconds = sum(2 * (b * c).sum() for b, c in zip(before[1], covariances, strict=True))
+    return of_means + of_seconds + 0.6 * near
+
+  expected = jax.grad(loss)(params)
+  for one, other in zip(*map(jax.tree.leaves, (after.adam.mu, expected)), strict=True):
+    np.testing.assert_allclose(10 * one, other, rtol=2e-3, atol=2e-4 * np.abs(other).max())
+  _, means, covariances = found(params)
+  wanted = [(f @ f.T) / unit**2 for f in factors]
+  for k in range(classes):
+    kept = 0.8 * before[0][k] + 0.2 * (means[k] - asked_for[k])
+    np.testing.assert_allclose(after.means[k], kept, atol=1e-5)
+    kept = 0.8 * before[1][k] + 0.2 * (covariances[k] - wanted[k])
+    np.testing.assert_allclose(after.covariances[k], kept, atol=1e-5)
+
+
+def test_sums_along_other_axes_have_other_noise():
+  """Another machine may find axes of the same draft that differ in their last digits."""
+  own = settings.make(CONFIG, datasets.load_dataset('digits').spec).encoding
+  assert isinstance(own, ScatteringEncoding)
+  none, labels = own.encode(images_of(SHAPE, 0)), np.zeros(0, np.int64)  # all that is seen is noise
+  about = {'noise_multiplier': 1.0, 'secret': bytes(32), 'purpose': 'check'}
+  axes_found = own.release_axes(none, **about)
+  last_digit = axes_found._replace(centre=np.nextafter(axes_found.centre, np.float32(1)))
+  means = []
+  for axes in (axes_found, axes_found, last_digit):
+    with mock.patch.object(ScatteringEncoding, 'release_axes', return_value=axes):
+      means.append(own.release_means(none, labels, 2, **about))
+  assert (means[0].counts == means[1].counts).all()
+  assert (means[0].counts != means[2].counts).all()
+  same = dataclasses.replace(means[0], axes=last_digit)
+  seconds = [own.release_products(none, labels, m, **about) for m in (means[0], same)]
+  assert (seconds[0] != seconds[1]).all()

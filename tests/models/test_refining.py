@@ -60,9 +60,8 @@ def released_by(path, moments):
 @pytest.mark.parametrize('shape', [(8, 8, 1), (7, 9, 3)])
 def test_it_begins_with_draws_of_the_classes_as_they_are(shape):
   encoding, rng = ImageEncoding(shape, 12), np.random.default_rng(0)
-  gaussians = Gaussians(
-    encoding, rng.normal(0, 0.3, (3, 12)), rng.normal(0, 0.1, (3, 12, 12)).round(3)
-  )
+  means, factors = rng.normal(0, 0.3, (3, 12)), rng.normal(0, 0.1, (3, 12, 12)).round(3)
+  gaussians = Gaussians(encoding, means, factors, np.ones((3, 1)))
   arrays = gaussians.means, gaussians.factors, encoding.basis
   released = {n: jnp.asarray(a, jnp.float32) for n, a in zip(RELEASED, arrays, strict=True)}
   refiner = Refiner(shape, 3)

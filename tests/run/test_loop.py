@@ -20,7 +20,9 @@ from dpgan_jax.data.tables.generated import people
 from dpgan_jax.models.classifier import CENTRE, STAGE, Classifier
 from dpgan_jax.models.classifier_config import ClassifierConfig
 from dpgan_jax.models.config import TrainConfig
-from dpgan_jax.models.moments import release, settings
+from dpgan_jax.models.moments import encoding, release, settings
+from dpgan_jax.models.moments.images import encoding as image_encoding
+from dpgan_jax.models.moments.images import scattering_encoding
 from dpgan_jax.privacy.ghost.convolutions import inner_programs
 from dpgan_jax.privacy.mechanism import BudgetError, DPMechanism
 from dpgan_jax.run import loop, stages
@@ -70,7 +72,7 @@ def test_what_a_key_stands_for_is_that_of_the_format():
     noise = mechanism.noise_sum(key)
     drawn, _ = jax.jit(noise.update)(jnp.zeros(6), noise.init(jnp.zeros(6)))
     found += [[round(float(x), 2) for x in 5 * drawn]]
-  assert (loop.FORMAT, found) == (6, [
+  assert (loop.FORMAT, found) == (7, [
     [10, 49, 41, 4, 13], [-0.43, 0.38, 0.63, 1.21, -1.93, -0.36],
     [114108, 50965, 84893, 91401], [0.93, -0.89, 0.98, 0.32, 0.41, -1.0],
   ])  # fmt: skip
@@ -81,21 +83,24 @@ def test_what_a_key_stands_for_is_that_of_the_format():
   [
     (vitals('test'), None, [53393, 51316, 43055, 318608, 339071, 305627]),
     (people('test'), None, [7615, 8011, 5733, 120250, 119237, 111775]),
-    (datasets.load_dataset('digits', split='test'), None, [1141, 1047, 1189, 1763, 1631, 1363]),
-    (datasets.load_dataset('digits', split='test'), 1, [2063, 1612, 1999, 6000, 6352, 5739]),
+    (datasets.load_dataset('digits', split='test'), None, [1195, 1004, 1177, 1880, 1533, 1622]),
+    (datasets.load_dataset('digits', split='test'), 1, [2411, 2544, 2165, 19003, 17501, 18318]),
   ],
   ids=lambda d: getattr(d, 'name', ''),
 )
-def test_what_is_released_is_that_of_the_format(data, steps, wanted):
+def test_what_is_released_is_that_of_the_format(data, steps, wanted, monkeypatch):
   """If this fails, raise `loop.FORMAT`: the second release follows from what the first one says,
   and one that is made again would have the same noise around other sums. Sums of thirds of both.
   """
+  # Axes differ between machines in their last digits, and noise follows from their digest.
+  for module in (encoding, image_encoding, scattering_encoding):
+    monkeypatch.setattr(module, 'digest', lambda *_: 'of any machine')
   config = TrainConfig(target_epsilon=0.5, delta=1e-4, matching_steps=steps)
   moments = settings.make(config, data.spec)
   codes = moments.encoding.encode(data.records)
   means, seconds = release.release_both(codes, data.labels, moments, 32 * b'\x06')
   parts = (part for both in (means.sums, seconds) for part in np.array_split(both.ravel(), 3))
-  assert loop.FORMAT == 6
+  assert loop.FORMAT == 7
   assert [float(np.abs(part).sum()) for part in parts] == pytest.approx(wanted, rel=1e-3)
 
 

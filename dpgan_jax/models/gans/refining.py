@@ -43,7 +43,7 @@ def _made(config: TrainConfig, spec: Spec, share: float, count: int | None) -> M
     TrainConfig(
       dataset=config.dataset, method='moments', seed=config.seed, delta=config.delta,
       target_epsilon=share * config.target_epsilon, moments_coefficients=count,
-      neighboring_relation=config.neighboring_relation,
+      moments_cells=1, neighboring_relation=config.neighboring_relation,
     ),
     spec,
   )  # fmt: skip

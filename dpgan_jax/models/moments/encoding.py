@@ -8,6 +8,7 @@ have a part in. `Encoding` says what both are of, and what follows from them.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from typing import Any, NamedTuple, Protocol
 
@@ -25,6 +26,14 @@ class Axes(NamedTuple):
   variances: Any  # [d], what is expected along each, the largest first
 
 
+class Cells(NamedTuple):
+  """Of classes of images, C parts each: arrays float32."""
+
+  counts: Any  # [K, C], noisy numbers of records; 0 of a cell that is none
+  centres: Any  # [K, C, d]; a record is in the cell of its class whose centre is nearest
+  distance: Any  # [], about how far records are from them, root mean square
+
+
 @dataclasses.dataclass(frozen=True)
 class Means:
   """What the first release gives.
@@ -36,12 +45,29 @@ class Means:
     scale: of images, how far codes are from their common mean, as released: bounds on what a
       record adds to later sums follow from it.
     axes: of scattering features of images, by a draft that is part of the first release.
+    cells: of images, where classes are released in parts.
   """
 
   counts: np.ndarray
   sums: np.ndarray
   scale: float = 1.0
   axes: Axes | None = None
+  cells: Cells | None = None
+
+  @property
+  def digest(self) -> str:
+    """`digest` of all of it."""
+    return digest(self.counts, self.sums, self.scale, *(self.axes or ()), *(self.cells or ()))
+
+
+def digest(*released: Any) -> str:
+  """Of numbers, which is part of the `purpose` of sums that follow from them.
+
+  Another machine may find others in their last digits. The same noise around sums of codes along
+  other axes, or around other centres, would tell the difference of these sums.
+  """
+  arrays = (np.asarray(array, '<f8').tobytes() for array in released)
+  return hashlib.sha256(b''.join(arrays)).hexdigest()
 
 
 class Model(Protocol):
@@ -90,6 +116,10 @@ class Encoding(Protocol):
     """How many times s × s sums of products the second release has: of each class, or once."""
     ...
 
+  def second_group(self, codes: np.ndarray, labels: np.ndarray, means: Means) -> np.ndarray:
+    """Which of them a record is part of, by the first release: int [n]."""
+    ...
+
   def release_products(
     self, codes: np.ndarray, labels: np.ndarray, means: Means, *, noise_multiplier: float,
     secret: bytes, purpose: str,
@@ -132,6 +162,11 @@ class ByClass:
   def second_groups(self, classes: int) -> int:
     """One of each class."""
     return classes
+
+  def second_group(self, codes: np.ndarray, labels: np.ndarray, means: Means) -> np.ndarray:
+    """A record's class."""
+    del codes, means
+    return labels
 
   def release_means(
     self: Summing, codes: np.ndarray, labels: np.ndarray, classes: int, *, noise_multiplier: float,

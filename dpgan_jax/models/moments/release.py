@@ -1,11 +1,11 @@
 """The private part: what is released of each class, under which mechanisms.
 
 Two one-shot releases. `MEANS`: of each class, sums and the number of records. `SECONDS`: of each
-class, sums of products. A record is in one class, so what is released of one class is the
-mechanism's one use of it: classes compose in parallel. Rows of a person may be in several: then the
-sensitivity is that of all classes together (`privacy.releases.marginals`). Noise is exact
-(`privacy.exact_noise`), in units of what a record adds at most, which the encoding of its kind
-bounds.
+class, or of each cell of one, sums of products. A record is in one class, and in one of its cells,
+so what is released of one is the mechanism's one use of it: they compose in parallel. Rows of a
+person may be in several: then the sensitivity is that of all classes together
+(`privacy.releases.marginals`). Noise is exact (`privacy.exact_noise`), in units of what a record
+adds at most, which the encoding of its kind bounds.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ def release_seconds(
     secret: 32 bytes that the noise follows from.
   """
   encoding, classes = moments.encoding, moments.spec.num_classes
-  groups = {f'{SECONDS} of class {k}': labels == k for k in range(classes)}
-  if encoding.second_groups(classes) == 1:
+  count, group = encoding.second_groups(classes), encoding.second_group(codes, labels, means)
+  kind = 'class' if count == classes else 'cell'
+  groups = {f'{SECONDS} of {kind} {g}': group == g for g in range(count)}
+  if count == 1:
     groups = {f'{SECONDS} of all classes': np.full(len(labels), True)}
   return np.stack(
     [

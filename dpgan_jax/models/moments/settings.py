@@ -18,7 +18,7 @@ from dpgan_jax.data.series.schema import SeriesSchema
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.data.tables.schema import Schema
 from dpgan_jax.models.config import LONGEST_CODE, TrainConfig
-from dpgan_jax.models.moments.encoding import Axes, Encoding
+from dpgan_jax.models.moments.encoding import Axes, Cells, Encoding
 from dpgan_jax.models.moments.images.encoding import ImageEncoding
 from dpgan_jax.models.moments.images.features import Features
 from dpgan_jax.models.moments.images.scattering_encoding import DRAFT_SHARE, ScatteringEncoding
@@ -37,8 +37,9 @@ _MOST_COEFFICIENTS, _FEWEST_COEFFICIENTS = 144, 9
 _MOST_FEATURES = 150  # where a generator matches moments: numbers of each image's code
 _IMAGE_SHARES = {'of each class': 0.45, 'pooled': 0.7}
 # In units of a covariance's mean eigenvalue, up to where eigenvalues of noise reach: with more, an
-# image has fewer coefficients, and classes have one covariance together.
-_MOST_NOISE, _MOST_NOISE_OF_A_CLASS = 3.0, 12.0
+# image has fewer coefficients, classes have one covariance together, a class is not divided.
+_MOST_NOISE, _MOST_NOISE_OF_A_CLASS, _MOST_NOISE_OF_A_CELL = 3.0, 12.0, 3.0
+_CELLS = 8  # of a divided class; two or four are no better than one, by a CNN's accuracy
 # The first of these as well, the others by hand.
 # How far an image may be from the mean, in units of how far they usually are: little where noise in
 # the mean of a class, in the same units, is more than this, and farther the less there is.
@@ -67,6 +68,7 @@ class Moments:
     detail: of an image, how many frequencies it has; of a table, how many cells a number; of
       series, how many cosines a channel.
     stages: the mechanisms `MEANS` and `SECONDS`, and `SCHEMA` of a table whose schema was found.
+    cells: of images, how many Gaussians a class is made of.
 
   Raises:
     InputError: stages of another size than the data, or that are none of a release of moments; a
@@ -77,6 +79,7 @@ class Moments:
   spec: Spec
   detail: int
   stages: Mapping[str, DPMechanism]
+  cells: int = 1
 
   def __post_init__(self) -> None:
     if is_found(self.spec) and SCHEMA not in self.stages:
@@ -98,11 +101,12 @@ class Moments:
           f'got {mechanism}'
         )
     _validate.integer('dim', self.detail, minimum=1, maximum=LONGEST_CODE)
-    cells = self.encoding.second_dim  # refuses a length that no code has
-    if self.spec.schema is not None and self.spec.num_classes * cells**2 > _MOST_PAIRS:
+    second = self.encoding.second_dim  # refuses a length that no code has
+    groups = self.encoding.second_groups(self.spec.num_classes)
+    if self.spec.schema is not None and groups * second**2 > _MOST_PAIRS:
       raise _validate.InputError(
-        f'expected fewer categories, columns, classes or moments_coefficients: {cells} cells of '
-        f'columns in {self.spec.num_classes} classes have more pairs than can be counted'
+        f'expected fewer categories, columns, classes or moments_coefficients: {second} cells of '
+        f'columns in {groups} classes have more pairs than can be counted'
       )
 
   @functools.cached_property
@@ -115,7 +119,8 @@ class Moments:
       return _of_table(self.spec, self.spec.schema, self.detail, noise)
     height, width, channels = self.spec.shape
     pooled = is_pooled(self.spec, self.detail, self.stages[SECONDS].noise_multiplier)
-    about = (height, width, channels), self.detail, _reach(self.spec, self.detail, noise), pooled
+    reach = _reach(self.spec, self.detail, noise)
+    about = (height, width, channels), self.detail, reach, pooled, self.cells
     if self.config.matching_steps is None:
       return ImageEncoding(*about)
     of_draft = noise / math.sqrt(DRAFT_SHARE)
@@ -154,6 +159,15 @@ class Moments:
     return Axes(*(jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes))
 
   @property
+  def abstract_cells(self) -> Any:
+    """Shapes and dtypes of `Means.cells`; () of what has none."""
+    if self.cells == 1:
+      return ()
+    of_each = self.spec.num_classes, self.cells
+    shapes: Any = of_each, (*of_each, self.dim), ()
+    return Cells(*(jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes))
+
+  @property
   def budget(self) -> Budget:
     """All mechanisms; the last is the main stage, others count whole from the start."""
     return budget_of(self.stages)
@@ -163,6 +177,7 @@ class Moments:
     return {
       'config': self.config.to_dict(),
       'dim': self.detail,
+      'cells': self.cells,
       'stages': {name: m.to_dict() for name, m in self.stages.items()},
     }
 
@@ -186,10 +201,9 @@ def make(config: TrainConfig, spec: Spec) -> Moments:
   """
   if spec.schema is None:
     return _make_images(config, spec)
-  if config.matching_steps is not None:
-    raise _validate.InputError(
-      f'expected no matching_steps with a {spec.kind}, got {config.matching_steps}: it is of images'
-    )
+  for name in ('matching_steps', 'moments_cells'):
+    if (value := getattr(config, name)) is not None:
+      raise _validate.InputError(f'expected no {name} with a {spec.kind}, got {value}: of images')
   found = mechanisms(config, spec)
   return Moments(config, spec, detail_of(config, spec, found), found)
 
@@ -207,8 +221,13 @@ def _make_images(config: TrainConfig, spec: Spec) -> Moments:
     most, worth = Features((height, width, channels)).count, _MOST_FEATURES
   dim = config.moments_coefficients or min(worth, most, _worth(spec, sigma['pooled']))
   _validate.integer('moments_coefficients', dim, minimum=1, maximum=most)
-  kind = 'pooled' if is_pooled(spec, dim, sigma['of each class']) else 'of each class'
-  return Moments(config, spec, dim, found[kind])
+  pooled = is_pooled(spec, dim, sigma['of each class'])
+  cells = config.moments_cells or _cells(spec, dim, sigma['of each class'])
+  if cells > 1 and (pooled or cells & (cells - 1) or cells >= 2**dim):
+    what = 'a power of two below 2 to the number of coefficients'
+    what = 'one, as classes have one covariance together' if pooled else what
+    raise _validate.InputError(f'expected moments_cells to be {what}, got {cells}')
+  return Moments(config, spec, dim, found['pooled' if pooled else 'of each class'], cells)
 
 
 def _worth(spec: Spec, noise_multiplier: float) -> int:
@@ -220,12 +239,26 @@ def _worth(spec: Spec, noise_multiplier: float) -> int:
 def is_pooled(spec: Spec, dim: int, noise_multiplier: float) -> bool:
   """Whether images have one covariance for all classes: where those of each would be noise.
 
-  Noise of deviation σ·ρ² on a d × d sum has eigenvalues up to σ·ρ²·√(2d) (Wigner's semicircle), and
-  the mean eigenvalue of n images' is n·ρ²/d, ρ being about how long they are. More noise never
-  undoes it, so that the noise of either way gives the same answer as the way that was taken.
+  More noise never undoes it, so that the noise of either way gives the same answer as the way that
+  was taken.
   """
-  noise = noise_multiplier * math.sqrt(2) * dim**1.5 * spec.num_classes / spec.num_records
-  return noise > _MOST_NOISE_OF_A_CLASS
+  return _of_covariances(spec, dim, noise_multiplier) > _MOST_NOISE_OF_A_CLASS
+
+
+def _cells(spec: Spec, dim: int, noise_multiplier: float) -> int:
+  """Of how many Gaussians a class is: of one, where those of parts would be noise, or of few."""
+  noise = _of_covariances(spec, dim, noise_multiplier) * _CELLS
+  enough = spec.num_records >= 2 * dim * spec.num_classes * _CELLS
+  return _CELLS if noise <= _MOST_NOISE_OF_A_CELL and enough else 1
+
+
+def _of_covariances(spec: Spec, dim: int, noise_multiplier: float) -> float:
+  """How far eigenvalues of noise reach, in units of the mean one of a class's covariance.
+
+  Noise of deviation σ·ρ² on a d × d sum has eigenvalues up to σ·ρ²·√(2d) (Wigner's semicircle), and
+  the mean eigenvalue of n images' is n·ρ²/d, ρ being about how long they are.
+  """
+  return noise_multiplier * math.sqrt(2) * dim**1.5 * spec.num_classes / spec.num_records
 
 
 def mechanisms(
@@ -345,7 +378,8 @@ def read(saved: Mapping[str, Any], spec: Spec) -> Moments:
     KeyError, TypeError: not such a record.
   """
   config = TrainConfig.from_dict(saved['config'])
-  return Moments(config, spec, saved['dim'], read_stages(saved['stages']))
+  # Those before cells have none.
+  return Moments(config, spec, saved['dim'], read_stages(saved['stages']), saved.get('cells', 1))
 
 
 def read_stages(saved: Mapping[str, Any]) -> dict[str, DPMechanism]:

@@ -80,7 +80,7 @@ class MomentsSynthesizer(Synthesizer):
   def num_parameters(self) -> int:
     groups, second = self.seconds.shape[:2]
     released = self.means.sums.size + self.means.counts.size + groups * second * (second + 1) // 2
-    return released + count_parameters(self.network)
+    return released + count_parameters((self.means.cells, self.network))
 
   @property
   def usual_num(self) -> int:

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpgan_jax import _keys, _progress, _validate
+from dpgan_jax import _devices, _keys, _progress, _validate
 from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.models.moments import release
-from dpgan_jax.models.moments.encoding import Axes, Means
+from dpgan_jax.models.moments.encoding import Axes, Cells, Means
 from dpgan_jax.models.moments.images import matching
 from dpgan_jax.models.moments.images.encoding import Gaussians
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
@@ -37,6 +37,7 @@ class MomentsState(NamedTuple):
     seconds: float32 [L, s, s].
     sample_key: what the run's own samples are drawn with.
     axes: float32, of `Means`; () of what has none.
+    cells: likewise.
   """
 
   step: jax.Array
@@ -46,6 +47,7 @@ class MomentsState(NamedTuple):
   seconds: jax.Array
   sample_key: jax.Array
   axes: Axes | tuple[()] = ()
+  cells: Cells | tuple[()] = ()
 
 
 class MomentsStage(Stage):
@@ -71,9 +73,13 @@ class MomentsStage(Stage):
     self._secret = secret
     codes, labels = data
     means = release.release_means(codes, labels, self._moments, secret)
-    arrays = {name: jnp.asarray(getattr(means, name)) for name in ('counts', 'sums', 'scale')}
+    # Float32 whatever JAX is set to: what files hold is compared with it.
+    arrays = {
+      name: jnp.asarray(getattr(means, name), jnp.float32) for name in ('counts', 'sums', 'scale')
+    }
     axes = () if means.axes is None else Axes(*map(jnp.asarray, means.axes))
-    return state._replace(**arrays, axes=axes)
+    cells = () if means.cells is None else Cells(*map(jnp.asarray, means.cells))
+    return state._replace(**arrays, axes=axes, cells=cells)
 
   def chunk(self, length: int) -> Callable[..., tuple[State, Any]]:
     del length  # there is one step
@@ -84,7 +90,8 @@ class MomentsStage(Stage):
       assert self._secret  # `release` came first
       means = means_of(state)
       seconds = release.release_seconds(codes, labels, means, self._moments, self._secret)
-      return state._replace(step=state.step + 1, seconds=jnp.asarray(seconds)), NoMetrics()
+      seconds = jnp.asarray(seconds, jnp.float32)
+      return state._replace(step=state.step + 1, seconds=seconds), NoMetrics()
 
     return take
 
@@ -92,16 +99,18 @@ class MomentsStage(Stage):
 def nothing_released(moments: Moments, key: jax.Array) -> MomentsState:
   """The state before anything is read."""
   shapes = (moments.spec.num_classes,), moments.shape_of_sums, (), moments.shape_of_seconds
-  counts, sums, scale, seconds = (jnp.zeros(shape) for shape in shapes)
-  axes = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), moments.abstract_axes)
-  return MomentsState(jnp.zeros((), jnp.int32), counts, sums, scale, seconds, key, axes)
+  counts, sums, scale, seconds = (jnp.zeros(shape, jnp.float32) for shape in shapes)
+  abstract = moments.abstract_axes, moments.abstract_cells
+  beside = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract)
+  return MomentsState(jnp.zeros((), jnp.int32), counts, sums, scale, seconds, key, *beside)
 
 
 def means_of(state: MomentsState) -> Means:
   """The first release."""
   counts, sums = (np.asarray(array, np.float64) for array in (state.counts, state.sums))
   axes = Axes(*map(np.asarray, state.axes)) if state.axes else None
-  return Means(counts, sums, float(state.scale), axes)
+  cells = Cells(*map(np.asarray, state.cells)) if state.cells else None
+  return Means(counts, sums, float(state.scale), axes, cells)
 
 
 def released(moments: Moments, state: MomentsState) -> MomentsSynthesizer:
@@ -125,7 +134,7 @@ def with_network(
   if steps is None:
     return model
   if not run.matched.exists():
-    show = _progress.WorkProgress() if progress else None
+    show = _progress.WorkProgress() if progress and _devices.is_owner() else None
     told = None if show is None else functools.partial(show.update, 'a generator matches moments')
     assert isinstance(model.model, Gaussians)  # of images
     found = matching.fit(model.model, steps=steps, key=key, progress=told)
@@ -167,7 +176,8 @@ def read_network(model: MomentsSynthesizer, run: RunDir) -> MomentsSynthesizer:
 
 
 def _arrays(model: MomentsSynthesizer) -> tuple[np.ndarray, ...]:
-  return model.means.counts, model.means.sums, model.seconds, *(model.means.axes or ())
+  means = model.means
+  return means.counts, means.sums, model.seconds, *(means.axes or ()), *(means.cells or ())
 
 
 def restore_moments(moments: Moments, run: RunDir) -> MomentsSynthesizer | None:

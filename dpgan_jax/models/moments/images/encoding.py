@@ -27,12 +27,14 @@ import functools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.fft
 
 from dpgan_jax import _validate
 from dpgan_jax.models.moments import denoise
-from dpgan_jax.models.moments.encoding import ByClass, Means, divided, weights
+from dpgan_jax.models.moments.encoding import ByClass, Means, digest, divided, weights
+from dpgan_jax.models.moments.images.cells import ROUNDS, cell_of, release_cells
 from dpgan_jax.privacy import exact_noise
 from dpgan_jax.privacy.releases import second_moments
 
@@ -42,6 +44,8 @@ _CHROMA = 2.0  # the frequency of a chroma coefficient counts as so many of lumi
 # Both chosen on held-out training images: experiments/results/OWN_DATA.md, its table of defaults.
 _CENTRE_SHARE = 0.125
 _IN_SQUARES = 0.3  # of an image's vector in the first mechanism, the part that tells the distance
+_ROUND_SHARE = 0.12  # a guess
+_CELL_REACH = 1.2  # as `reach`, from a cell's mean, in units of how far codes usually are from it
 _LEAST_SCALE = 0.03  # a guess, of the range of pixels: nearly all are farther from each other
 
 
@@ -56,6 +60,7 @@ class ImageEncoding(ByClass):
       before it is pulled in.
     pooled: whether covariances are released once of all classes together, around their own means,
       where so few images of each would say nothing of their own.
+    cells: C, how many Gaussians a class is made of; a power of two.
 
   Raises:
     InputError: more coefficients than an image has.
@@ -65,6 +70,7 @@ class ImageEncoding(ByClass):
   dim: int
   reach: float = 1.0
   pooled: bool = False
+  cells: int = 1
 
   def __post_init__(self) -> None:
     _validate.integer('dim', self.dim, minimum=1, maximum=math.prod(self.shape))
@@ -101,15 +107,18 @@ class ImageEncoding(ByClass):
     return codes.reshape(len(codes), math.prod(self.shape))[:, self._kept[0]]
 
   def second_groups(self, classes: int) -> int:
-    return 1 if self.pooled else classes
+    return 1 if self.pooled else classes * self.cells
+
+  def second_group(self, codes: np.ndarray, labels: np.ndarray, means: Means) -> np.ndarray:
+    return labels if means.cells is None else cell_of(codes, labels, means.cells)
 
   def release_means(
     self, codes: np.ndarray, labels: np.ndarray, classes: int, *, noise_multiplier: float,
     secret: bytes, purpose: str,
   ) -> Means:  # fmt: skip
     """The common mean and distance, then sums of each class around that mean, as they are about
-    zero."""
-    of_all, of_classes = _parts(noise_multiplier)
+    zero; then the cells of each."""
+    of_all, *of_rounds, of_classes = self._divided(noise_multiplier)
     released = self.release_centre(
       codes, noise_multiplier=of_all, secret=secret, purpose=f'centre, {purpose}'
     )
@@ -117,13 +126,33 @@ class ImageEncoding(ByClass):
     found = [
       self.release_sums(
         codes[labels == k] - centre, scale, noise_multiplier=of_classes, secret=secret,
-        purpose=f'{purpose} of class {k}',
+        purpose=f'{purpose} of class {k}, {digest(centre, scale)}',
       )
       for k in range(classes)
     ]  # fmt: skip
     counts = np.array([count for count, _ in found])
     around = np.stack([sums for _, sums in found])
-    return Means(counts, around + np.maximum(counts, 1.0)[:, np.newaxis] * centre, scale)
+    means = Means(counts, around + np.maximum(counts, 1.0)[:, np.newaxis] * centre, scale)
+    if self.cells == 1:
+      return means
+
+    def release_sums(
+      number: int, own: np.ndarray, cell: np.ndarray, centres: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+      found = [
+        self.release_sums(
+          own[cell == g], scale, noise_multiplier=of_rounds[number], secret=secret,
+          purpose=f'{purpose} of cell {g}, round {number}, {digest(scale, centres)}',
+        )
+        for g in range(len(centres))
+      ]  # fmt: skip
+      return np.array([count for count, _ in found]), np.stack([sums for _, sums in found])
+
+    found = release_cells(
+      codes, labels, self.centres(means), self.cells, release_sums,
+      noise=self._noise_of_sums(of_rounds[0], scale), distance=scale,
+    )  # fmt: skip
+    return dataclasses.replace(means, cells=found)
 
   def release_centre(
     self, codes: np.ndarray, *, noise_multiplier: float, secret: bytes, purpose: str
@@ -173,19 +202,40 @@ class ImageEncoding(ByClass):
     return released[-1] / in_count, released[:-1] * (bound / in_sum)
 
   def noise(self, noise_multiplier: float, scale: float = 1.0) -> tuple[float, float]:
+    return self._noise_of_sums(self._divided(noise_multiplier)[-1], scale)
+
+  def _noise_of_sums(self, noise_multiplier: float, scale: float) -> tuple[float, float]:
+    """Deviations of it in what `release_sums` gives."""
     in_sum, in_count = weights(self.dim)
-    _, of_classes = _parts(noise_multiplier)
-    return of_classes / in_count, of_classes * self.bound(scale) / in_sum
+    return noise_multiplier / in_count, noise_multiplier * self.bound(scale) / in_sum
+
+  def _divided(self, noise_multiplier: float) -> tuple[float, ...]:
+    """σ of the common mean, of each round of cells, and of the sums of each class."""
+    rounds = ROUNDS if self.cells > 1 else 0
+    return divided(noise_multiplier, _CENTRE_SHARE, *rounds * (_ROUND_SHARE,))
 
   def release_products(
     self, codes: np.ndarray, labels: np.ndarray, means: Means, *, noise_multiplier: float,
     secret: bytes, purpose: str,
   ) -> np.ndarray:  # fmt: skip
-    """Of codes around their class's mean as released, pulled in to `bound`."""
+    """Of codes around their class's or cell's mean as released, pulled in to `bound`."""
+    centres = self._groups(means)[1][self.second_group(codes, labels, means)]
     return second_moments.release_second_moments(
-      codes - self.centres(means)[labels], l2_bound=self.bound(means.scale),
-      noise_multiplier=noise_multiplier, secret=secret, purpose=purpose,
-    )  # fmt: skip
+      codes - centres, l2_bound=self.bound_of_products(means), noise_multiplier=noise_multiplier,
+      secret=secret, purpose=f'{purpose}, {means.digest}',
+    )
+
+  def bound_of_products(self, means: Means) -> float:
+    """The longest a code counts in covariances, from its class's or cell's mean."""
+    usual = self.bound(means.scale)
+    return usual if means.cells is None else min(usual, _CELL_REACH * float(means.cells.distance))
+
+  def _groups(self, means: Means) -> tuple[np.ndarray, np.ndarray]:
+    """(numbers of records [G], mean codes [G, d]) of classes, or of their cells: G = K·C."""
+    if means.cells is None:
+      return means.counts, self.centres(means)
+    counts, centres = (np.asarray(a, np.float64) for a in means.cells[:2])
+    return counts.ravel(), centres.reshape(-1, self.dim)
 
   def centres(self, means: Means) -> np.ndarray:
     """The mean code of each class, no longer than a code can be: float64 [K, d]."""
@@ -195,19 +245,28 @@ class ImageEncoding(ByClass):
 
   def variances(self, means: Means, seconds: np.ndarray) -> np.ndarray:
     total = np.maximum(means.counts, 1.0).sum()
-    return np.maximum(np.diagonal(seconds.sum(axis=0)) / total, 0)
+    within = np.maximum(np.diagonal(seconds.sum(axis=0)) / total, 0)
+    if means.cells is None:
+      return within
+    counts, centres = self._groups(means)
+    away = np.square(centres - np.repeat(self.centres(means), self.cells, axis=0))
+    return within + counts @ away / counts.sum()
 
   def model(
     self, means: Means, seconds: np.ndarray, noise_multipliers: tuple[float, float]
   ) -> Gaussians:
-    deviation = noise_multipliers[1] * self.bound(means.scale) ** 2
-    counts = means.counts.sum(keepdims=True) if self.pooled else means.counts
-    found = denoise.covariances(counts, seconds, deviation, self.spectrum)
+    deviation = noise_multipliers[1] * self.bound_of_products(means) ** 2
+    counts, centres = self._groups(means)
+    numbers = counts.sum(keepdims=True) if self.pooled else counts
+    found = denoise.covariances(numbers, seconds, deviation, self.spectrum, self.cells)
     values, vectors = np.linalg.eigh(found)
     factors = vectors * np.sqrt(np.maximum(values, 0))[:, np.newaxis]
-    factors = np.broadcast_to(factors, (len(means.counts), *factors.shape[1:]))
-    centres = self._denoised(means, noise_multipliers[0], found.mean(axis=0))
-    return Gaussians(self, *self._stretched(means, centres, factors))
+    factors = np.broadcast_to(factors, (len(counts), *factors.shape[1:]))
+    if means.cells is None:  # else noise in centres is little
+      centres = self._denoised(means, noise_multipliers[0], found.mean(axis=0))
+    sizes = np.ones_like(counts) if means.cells is None else counts
+    sizes = sizes.reshape(-1, self.cells)
+    return Gaussians(self, *self._stretched(means, centres, factors), sizes)
 
   def _denoised(
     self, means: Means, noise_multiplier: float, covariance: np.ndarray
@@ -235,8 +294,13 @@ class ImageEncoding(ByClass):
     self, means: Means, centres: np.ndarray, factors: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
     """Means and factors of all classes, as far from the common mean as the release says that images
-    are: pulled in, they were nearer by one factor or less.
+    are: pulled in, they were nearer by one factor or less. Of cells factors alone.
     """
+    if means.cells is not None:
+      sizes = self._groups(means)[0]
+      within = math.sqrt(sizes @ np.square(factors).sum(axis=(1, 2)) / sizes.sum())
+      stretch = float(means.cells.distance) / max(within, 1e-300)
+      return centres, min(max(stretch, 1.0), _CELL_REACH) * factors
     shares = np.maximum(means.counts, 1.0)
     shares /= shares.sum()
     common = shares @ centres
@@ -286,25 +350,40 @@ class Gaussians:
 
   Attributes:
     encoding: of images.
-    means: float64 [K, d].
-    factors: float64 [K, d, d]; z ↦ mean + factor·z has the class's covariance.
+    means: float64 [K·C, d], of C cells of each class.
+    factors: float64 [K·C, d, d]; z ↦ mean + factor·z has the cell's covariance.
+    sizes: float64 [K, C], in what proportions cells are drawn, up to a factor of each class.
   """
 
   encoding: ImageEncoding
   means: np.ndarray
   factors: np.ndarray
+  sizes: np.ndarray
 
   def draw(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
     """Images uint8 [n, H, W, C]."""
     normals = np.asarray(jax.random.normal(key, (len(labels), self.encoding.dim)), np.float64)
-    codes = self.means[labels]
-    for k in np.unique(labels):
-      own = np.flatnonzero(labels == k)
-      codes[own] += normals[own] @ self.factors[k].T
+    drawn = np.asarray(drawn_cell(jnp.asarray(labels), jnp.asarray(self.ends, np.float32), key))
+    codes = self.means[drawn]
+    for g in np.unique(drawn):
+      own = np.flatnonzero(drawn == g)
+      codes[own] += normals[own] @ self.factors[g].T
     return self.encoding.decode(codes)
 
+  @property
+  def ends(self) -> np.ndarray:
+    """Of cells within [0, 1], one after the other, in each class: float64 [K, C]."""
+    return np.cumsum(self.sizes, axis=1) / self.sizes.sum(axis=1, keepdims=True)
 
-def _parts(noise_multiplier: float) -> tuple[float, float]:
-  """σ of the common mean, and of the sums of each class."""
-  of_all, of_classes = divided(noise_multiplier, _CENTRE_SHARE)
-  return of_all, of_classes
+
+def drawn_cell(labels: jax.Array, ends: jax.Array, key: jax.Array) -> jax.Array:
+  """A cell of each class, by its place among all: int [n].
+
+  Args:
+    labels: int [n] in [0, K).
+    ends: [K, C], of `Gaussians`.
+    key: of the draw; normal numbers of the same key are another.
+  """
+  places = jax.random.uniform(jax.random.fold_in(key, 1), (len(labels), 1))
+  within = (places >= ends[labels, :-1]).sum(axis=1)
+  return labels * ends.shape[1] + within

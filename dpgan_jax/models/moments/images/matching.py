@@ -1,6 +1,6 @@
 """A generator that learns, from released moments alone, to make images that have them.
 
-Codes are drawn of the Gaussian of each class, and the generator (`networks.matcher`) makes images
+Codes are drawn of the Gaussians of each class, and the generator (`networks.matcher`) makes images
 of them. Two things are asked of it: that the code of an image is near the code that it was made of,
 so that images are as different as codes are; and that means and covariances of the images' codes,
 class by class, are those released. Not every code is that of an image: the second mends what the
@@ -32,7 +32,7 @@ import numpy as np
 import optax
 
 from dpgan_jax import _keys
-from dpgan_jax.models.moments.images.encoding import Gaussians, ImageEncoding
+from dpgan_jax.models.moments.images.encoding import Gaussians, ImageEncoding, drawn_cell
 from dpgan_jax.models.moments.images.features import Features
 from dpgan_jax.models.moments.images.scattering_encoding import AxesEncoding
 from dpgan_jax.networks.matcher import TEXTURE, Matcher
@@ -67,6 +67,10 @@ class Matched:
 
   def draw(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
     """Images uint8 [n, H, W, C]."""
+    with jax.numpy_dtype_promotion('standard'):  # features need it
+      return self._drawn(labels, key)
+
+  def _drawn(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
     encoding = self.gaussians.encoding
     assert isinstance(encoding, AxesEncoding)
 
@@ -95,7 +99,7 @@ class Matched:
     """The share of 1,000 images that are of another class than their codes."""
     encoding = self.gaussians.encoding
     assert isinstance(encoding, AxesEncoding)
-    labels = jnp.arange(1000) % len(self.gaussians.means)
+    labels = jnp.arange(1000) % len(self.gaussians.sizes)
     _, strayed = _judged(
       _module(self.gaussians), encoding.features, self.params, self._arrays, labels,
       _keys.from_seed(0),
@@ -106,8 +110,11 @@ class Matched:
 class _Arrays(NamedTuple):
   """What the generator needs of a release; float32."""
 
-  means: jax.Array  # [K, d]
-  factors: jax.Array  # [K, d, d]
+  centres: jax.Array  # [K·C, d]: means of cells
+  factors: jax.Array  # [K·C, d, d]
+  ends: jax.Array  # [K, C], of `Gaussians`
+  means: jax.Array  # [K, d], of classes
+  covariances: jax.Array  # [K, d, d]
   common: jax.Array  # [d]
   spread: jax.Array  # []: the root mean square distance from it
   directions: jax.Array  # [D, d]
@@ -146,7 +153,7 @@ def fit(
   encoding, module, arrays = gaussians.encoding, _module(gaussians), _arrays(gaussians)
   assert isinstance(encoding, AxesEncoding)
   params = jax.jit(_init, static_argnums=(0, 1))(module, encoding, key)
-  zeros = jnp.zeros_like(arrays.means), jnp.zeros_like(arrays.factors)
+  zeros = jnp.zeros_like(arrays.means), jnp.zeros_like(arrays.covariances)
   state = _State(params, params, _ADAM.init(params), *zeros)
   for first in range(0, steps, _STEPS_AT_ONCE):
     numbers = jnp.arange(first, min(first + _STEPS_AT_ONCE, steps))
@@ -171,7 +178,7 @@ def _taught(
   unit = _REACH * arrays.spread
   common = arrays.common[jnp.newaxis]
   wanted_means = (arrays.means - common) / unit
-  wanted = jnp.einsum('kij,klj->kil', arrays.factors, arrays.factors) / unit**2
+  wanted = arrays.covariances / unit**2
 
   def step(state: _State, number: jax.Array) -> tuple[_State, None]:
     def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -206,11 +213,11 @@ def _drawn(
   module: Matcher, params: Params, arrays: _Arrays, labels: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """Images in [-1, 1] of drawn codes, and the codes [n, d]."""
-  classes, dim = arrays.means.shape
+  dim = arrays.means.shape[1]
   normals = jax.random.normal(key, (len(labels), dim + TEXTURE))
-  hot = jax.nn.one_hot(labels, classes)
-  of_all = jnp.einsum('nd,kcd->nkc', normals[:, :dim], arrays.factors)
-  codes = jnp.einsum('nk,nkc->nc', hot, of_all) + hot @ arrays.means
+  cell = drawn_cell(labels, arrays.ends, key)
+  around = jnp.einsum('nd,ncd->nc', normals[:, :dim], arrays.factors[cell])
+  codes = around + arrays.centres[cell]
   seen = (codes - arrays.common[jnp.newaxis]) / arrays.spread * (_SHARPNESS * dim**0.5)
   blurred = jnp.clip(2 * (codes @ arrays.basis + arrays.blank[jnp.newaxis]), -1, 1)
   images: Any = module.apply(params, seen, labels, normals[:, dim:], blurred)
@@ -244,24 +251,31 @@ def _codes(features: Features, arrays: _Arrays, images: jax.Array) -> jax.Array:
 def _arrays(gaussians: Gaussians) -> _Arrays:
   encoding, dim = gaussians.encoding, gaussians.means.shape[1]
   assert isinstance(encoding, AxesEncoding)
-  common = gaussians.means.mean(axis=0)
-  squares = np.square(gaussians.means - common).sum(axis=1)
-  squares += np.square(gaussians.factors).sum(axis=(1, 2))
+  shares = gaussians.sizes / gaussians.sizes.sum(axis=1, keepdims=True)
+  cells = gaussians.means.reshape(*shares.shape, dim)
+  means = np.einsum('kc,kcd->kd', shares, cells)
+  within = gaussians.factors @ gaussians.factors.swapaxes(1, 2)
+  covariances = np.einsum('kc,kcij->kij', shares, within.reshape(*shares.shape, dim, dim))
+  away = cells - means[:, np.newaxis]
+  covariances += np.einsum('kc,kci,kcj->kij', shares, away, away)
+  common = means.mean(axis=0)
+  squares = np.square(means - common).sum(axis=1) + np.trace(covariances, axis1=1, axis2=2)
   spread = max(math.sqrt(squares.mean()), 1e-6 * encoding.radius)  # records may be all alike
   blank = encoding.pixels(np.zeros((1, dim))).ravel()
   basis = encoding.pixels(np.eye(dim)).reshape(dim, -1) - blank
-  values, vectors = np.linalg.eigh(gaussians.factors @ gaussians.factors.swapaxes(1, 2))
+  values, vectors = np.linalg.eigh(covariances)
   values = np.maximum(values, 0)
   values += _SMOOTHED * values.mean(axis=1, keepdims=True) + 1e-9 * spread**2
   found = (
-    gaussians.means, gaussians.factors, common, spread, encoding.axes.directions, encoding.offset,
-    basis, blank, vectors / np.sqrt(values)[:, np.newaxis], np.log(values).sum(axis=1) / 2,
+    gaussians.means, gaussians.factors, gaussians.ends, means, covariances, common, spread,
+    encoding.axes.directions, encoding.offset, basis, blank,
+    vectors / np.sqrt(values)[:, np.newaxis], np.log(values).sum(axis=1) / 2,
   )  # fmt: skip
   return _Arrays(*(jnp.asarray(array, jnp.float32) for array in found))
 
 
 def _module(gaussians: Gaussians) -> Matcher:
-  return _of(gaussians.encoding, len(gaussians.means))
+  return _of(gaussians.encoding, len(gaussians.sizes))
 
 
 def _of(encoding: Any, classes: int) -> Matcher:

@@ -20,7 +20,7 @@ import math
 import numpy as np
 
 from dpgan_jax import _keys, _validate
-from dpgan_jax.models.moments.encoding import Axes, Means, divided
+from dpgan_jax.models.moments.encoding import Axes, Means, digest, divided
 from dpgan_jax.models.moments.images.encoding import Gaussians, ImageEncoding
 from dpgan_jax.models.moments.images.features import Features
 
@@ -64,7 +64,13 @@ class ScatteringEncoding(ImageEncoding):
   def along(self, axes: Axes | None) -> AxesEncoding:
     """Of codes, once their axes are known."""
     assert axes is not None  # they are released first
-    return AxesEncoding(self.shape, self.dim, self.reach, self.pooled, axes=axes)
+    return AxesEncoding(self.shape, self.dim, self.reach, self.pooled, self.cells, axes=axes)
+
+  def second_group(self, codes: np.ndarray, labels: np.ndarray, means: Means) -> np.ndarray:
+    if means.cells is None:
+      return labels
+    own = self.along(means.axes)
+    return own.second_group(own.codes_of(codes), labels, means)
 
   def encode(self, records: np.ndarray) -> np.ndarray:
     low = self.draft.encode(records).astype(np.float32)
@@ -82,7 +88,7 @@ class ScatteringEncoding(ImageEncoding):
     own = self.along(axes)
     means = own.release_means(
       own.codes_of(codes), labels, classes, noise_multiplier=of_means, secret=secret,
-      purpose=purpose,
+      purpose=f'{purpose} along {digest(*axes)}',
     )  # fmt: skip
     return dataclasses.replace(means, axes=axes)
 

@@ -97,6 +97,11 @@ class SeriesEncoding:
     """One of each class."""
     return classes
 
+  def second_group(self, codes: np.ndarray, labels: np.ndarray, means: Means) -> np.ndarray:
+    """A record's class."""
+    del codes, means
+    return labels
+
   def encode(self, records: np.ndarray) -> np.ndarray:
     """Cells, as float64, and after them the traits, of each record."""
     rows, traits = self.summaries.encode(records)
