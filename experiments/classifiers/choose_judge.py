@@ -16,7 +16,7 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from dpgan_jax import _cli, _validate
+from dpgan_jax import _cli
 from dpgan_jax.data import datasets
 from dpgan_jax.evaluation import judges, tasks
 from experiments import pages
@@ -27,8 +27,6 @@ LEARNING_RATES = (1e-3, 1.5e-3, 5e-3)
 
 
 def main() -> None:
-  if FLAGS.out is None:
-    raise _validate.InputError('expected --out=FILE.json')
   whole = datasets.load_dataset('mnist', data_dir=FLAGS.data_dir)
   order = np.random.default_rng(FLAGS.seed).permutation(len(whole))
   used, aside = np.split(order, [len(whole) - 10_000])
@@ -54,6 +52,6 @@ def main() -> None:
 
 if __name__ == '__main__':
   flags.DEFINE_string('data_dir', None, 'Folder of the MNIST files; default: download.')
-  flags.DEFINE_string('out', None, 'The file to write.')
+  flags.DEFINE_string('out', None, 'The file to write.', required=True)
   flags.DEFINE_integer('seed', 0, 'Seed of the split and of training.')
   _cli.run(main)

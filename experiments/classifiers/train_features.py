@@ -18,7 +18,7 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from dpgan_jax import _cli, _files, _validate
+from dpgan_jax import _cli, _files
 from dpgan_jax.data import datasets
 from dpgan_jax.evaluation import features
 from dpgan_jax.models import fitting
@@ -27,8 +27,6 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-  if FLAGS.out is None:
-    raise _validate.InputError('expected --out=FILE.safetensors')
   train, test = (
     datasets.load_dataset('mnist', data_dir=FLAGS.data_dir, split=split)
     for split in datasets.SPLITS
@@ -58,7 +56,7 @@ def main() -> None:
 
 if __name__ == '__main__':
   flags.DEFINE_string('data_dir', None, 'Folder of the MNIST files; default: download.')
-  flags.DEFINE_string('out', None, 'The file to write.')
+  flags.DEFINE_string('out', None, 'The file to write.', required=True)
   flags.DEFINE_integer('epochs', 8, 'Passes over the 60,000 images.')
   flags.DEFINE_integer('seed', 0, 'Seed.')
   _cli.run(main)

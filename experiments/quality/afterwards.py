@@ -121,8 +121,6 @@ def measure(
 
 
 def main() -> None:
-  if FLAGS.run_dir is None or FLAGS.name is None:
-    raise _validate.InputError('expected --run_dir=DIRECTORY of a run and --name=NAME of a record')
   for name in FLAGS.variants:
     _validate.one_of('variants', name, VARIANTS)
   amount = _cli.config_from_flags(_shared_flags.AmountOptions).amount()
@@ -156,8 +154,8 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('run_dir', None, 'Directory of a run.')
-  flags.DEFINE_string('name', None, 'Name of the record.')
+  flags.DEFINE_string('run_dir', None, 'Directory of a run.', required=True)
+  flags.DEFINE_string('name', None, 'Name of the record.', required=True)
   flags.DEFINE_string('dataset', None, 'The real data; default: what the run was trained on.')
   flags.DEFINE_string('scores_dir', None, 'Where finished scores are kept.')
   flags.DEFINE_list('variants', list(VARIANTS), 'Which: names of VARIANTS.')

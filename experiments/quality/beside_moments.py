@@ -100,8 +100,6 @@ def measure(
 
 
 def main() -> None:
-  if FLAGS.run_dir is None or FLAGS.name is None or FLAGS.data_dir is None:
-    raise _validate.InputError('expected --run_dir=, --data_dir= of the split, and --name=')
   _validate.integer('num', FLAGS.num, minimum=100)
   data, test = (
     datasets.load_dataset('idx', data_dir=FLAGS.data_dir, split=each) for each in ('train', 'test')
@@ -150,9 +148,9 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('run_dir', None, 'Directory of the run of a GAN without labels.')
-  flags.DEFINE_string('data_dir', None, 'Folder of the split.')
-  flags.DEFINE_string('name', None, 'Name of the record.')
+  flags.DEFINE_string('run_dir', None, 'Directory of a run of a GAN, no labels.', required=True)
+  flags.DEFINE_string('data_dir', None, 'Folder of the split.', required=True)
+  flags.DEFINE_string('name', None, 'Name of the record.', required=True)
   flags.DEFINE_float('epsilon', 1.0, 'What all stages may cost together.')
   flags.DEFINE_integer('num', 20_000, 'Samples.')
   _cli.run(main)

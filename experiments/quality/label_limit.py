@@ -86,8 +86,6 @@ def measure(
 
 
 def main() -> None:
-  if FLAGS.run_dir is None or FLAGS.name is None:
-    raise _validate.InputError('expected --run_dir=DIRECTORY of a run and --name=NAME of a record')
   _validate.integer('num', FLAGS.num, minimum=100)
   model = trainer.restore_model(FLAGS.run_dir).model
   pages.check_public(model.spec.name, f'run {FLAGS.run_dir}')
@@ -112,8 +110,8 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('run_dir', None, 'Directory of a run.')
-  flags.DEFINE_string('name', None, 'Name of the record.')
+  flags.DEFINE_string('run_dir', None, 'Directory of a run.', required=True)
+  flags.DEFINE_string('name', None, 'Name of the record.', required=True)
   flags.DEFINE_string('data_dir', None, 'Folder of the real data; default: download by name.')
   flags.DEFINE_integer('num', 60_000, 'Samples.')
   _cli.run(main)

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 from scipy import ndimage
 
-from dpgan_jax import _cli, _validate
+from dpgan_jax import _cli
 from dpgan_jax.data import datasets, writers
 
 FLAGS = flags.FLAGS
@@ -52,8 +52,6 @@ def distorted(images: np.ndarray, which: np.ndarray, rng: np.random.Generator) -
 
 
 def main() -> None:
-  if FLAGS.out is None:
-    raise _validate.InputError('expected --out=FOLDER, new')
   rng = np.random.default_rng(0)
   for split, size in SIZES.items():
     originals = datasets.load_dataset('digits', split=split)
@@ -65,5 +63,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('out', None, 'Folder of the data set.')
+  flags.DEFINE_string('out', None, 'Folder of the data set.', required=True)
   _cli.run(main)

@@ -23,8 +23,6 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-  if FLAGS.out is None:
-    raise _validate.InputError('expected --out=FOLDER, new')
   _validate.integer('hold_out', FLAGS.hold_out, minimum=1)
   whole = datasets.load_dataset('mnist', data_dir=FLAGS.data_dir)
   kept, aside = sources.hold_out(whole, FLAGS.hold_out)
@@ -37,6 +35,6 @@ def main() -> None:
 
 if __name__ == '__main__':
   flags.DEFINE_string('data_dir', None, 'Folder of the MNIST files; default: download.')
-  flags.DEFINE_string('out', None, 'Folder of the split.')
+  flags.DEFINE_string('out', None, 'Folder of the split.', required=True)
   flags.DEFINE_integer('hold_out', 10_000, 'Training images held out: about so many.')
   _cli.run(main)
