@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dpgan_jax.data.series.schema import SeriesSchema
-from dpgan_jax.data.tables.schema import Column
+from dpgan_jax.data.tables.constraints.system import on_grid
 from dpgan_jax.evaluation.series import summaries
 
 
@@ -60,21 +60,17 @@ class Codes(NamedTuple):
     ends = np.cumsum(self.widths)[:-1]
     for column, part in zip(self.schema.static, np.split(static[:, 0], ends, axis=1), strict=True):
       own = part[:, : part.shape[1] - column.nullable]
-      low, high = (0, 1) if column.is_category else column.bounds
-      x = own.argmax(axis=1) if column.is_category else low + (high - low) * own[:, 0]
+      if column.is_category:
+        x = own.argmax(axis=1)
+      else:
+        low, high = column.bounds
+        x = on_grid(column, low + (high - low) * own[:, 0])
       gone = part[:, -1] > 0.5 if column.nullable else np.zeros(len(x), bool)
-      columns.append(np.where(gone, np.nan, _stepped(x, column)))
+      columns.append(np.where(gone, np.nan, x))
     found = np.full(values.shape, np.nan)
     for c, channel in enumerate(self.schema.channels):
       low, high = channel.range
       own = np.clip(low + (high - low) * (values[:, :, c] + 0.5), *channel.bounds)
       gone = channel.nullable & (there[:, :, c] <= 0.5)
-      found[:, :, c] = np.where(gone, np.nan, _stepped(own, channel))
+      found[:, :, c] = np.where(gone, np.nan, on_grid(channel, own))
     return self.schema.join(np.stack(columns, axis=1), found)
-
-
-def _stepped(x: np.ndarray, column: Column) -> np.ndarray:
-  if column.is_category or column.step is None:
-    return x
-  low, high = column.bounds
-  return np.minimum(low + np.rint((x - low) / column.step) * column.step, high)

@@ -15,6 +15,7 @@ import numpy as np
 
 from dpgan_jax import _validate
 from dpgan_jax.data.series.schema import Channel, Grid, SeriesSchema
+from dpgan_jax.data.tables.constraints.system import on_grid
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.schema import Column
 
@@ -87,11 +88,7 @@ def vitals(split: str = 'train') -> TableDataset:
   ], axis=2)  # fmt: skip
   values[rng.random(values.shape) >= rates] = np.nan
   for c, channel in enumerate(VITALS.channels):
-    low, high = channel.bounds
-    step = channel.step or 1
-    values[:, :, c] = np.minimum(
-      low + np.rint((np.clip(values[:, :, c], low, high) - low) / step) * step, high
-    )
+    values[:, :, c] = on_grid(channel, np.clip(values[:, :, c], *channel.bounds))
   ward[rng.random(n) < 0.05] = np.nan
   return TableDataset(
     records=VITALS.join(np.stack([age, sex, ward], axis=1), values),

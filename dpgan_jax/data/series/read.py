@@ -26,6 +26,7 @@ from dpgan_jax._validate import InputError
 from dpgan_jax.data.series.schema import Channel, SeriesSchema
 from dpgan_jax.data.spec import require_confirmed, schema_of
 from dpgan_jax.data.tables import persons
+from dpgan_jax.data.tables.constraints.system import on_grid
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files import read as tables
 from dpgan_jax.data.tables.files import schema_file
@@ -238,10 +239,7 @@ def _within(where: str, channel: Channel, values: np.ndarray, notes: list[str]) 
     )
   if outside.any():
     notes.append(f'{outside.sum():,} values of channel {channel.name!r} moved to its bounds')
-  values = np.clip(values, low, high)
-  if channel.step is not None:
-    values = np.minimum(low + np.rint((values - low) / channel.step) * channel.step, high)
-  return values + 0.0
+  return on_grid(channel, np.clip(values, low, high))
 
 
 # --- a long table --------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from dpgan_jax import _validate
+from dpgan_jax.data.tables.constraints.system import on_grid
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.schema import Column, Schema
 
@@ -87,9 +88,7 @@ def people(split: str = 'train') -> TableDataset:
   records = np.stack([np.asarray(c, np.float64) for c in columns], axis=1)
   for number, column in enumerate(PEOPLE.modelled):  # on the grid, as if it had been read
     if column.is_number:
-      low, high = column.bounds
-      steps = np.rint((records[:, number] - low) / (column.step or 1))
-      records[:, number] = np.minimum(low + steps * (column.step or 1), high)
+      records[:, number] = on_grid(column, records[:, number])
   return TableDataset(
     records=records, labels=outcome.astype(np.int32), schema=PEOPLE, name='people'
   )

@@ -14,6 +14,7 @@ import dataclasses
 import numpy as np
 
 from dpgan_jax import _validate
+from dpgan_jax.data.tables.constraints.system import on_grid
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.schema import Column
 
@@ -48,10 +49,8 @@ def _even(column: Column, count: int, rng: np.random.Generator) -> np.ndarray:
     values = rng.integers(0, len(column.categories), count).astype(np.float64)
     rare = 1 / (len(column.categories) + 1)
   else:
-    (low, high), rare = column.bounds, 1 / 20
-    values = rng.uniform(low, high, count)
-    if column.step is not None:
-      values = np.minimum(low + np.rint((values - low) / column.step) * column.step, high)
+    values = on_grid(column, rng.uniform(*column.bounds, count))
+    rare = 1 / 20
   if column.nullable:
     values[rng.random(count) < rare] = np.nan
   return values

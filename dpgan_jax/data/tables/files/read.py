@@ -24,6 +24,7 @@ import numpy as np
 
 from dpgan_jax._validate import InputError
 from dpgan_jax.data.tables import persons
+from dpgan_jax.data.tables.constraints.system import on_grid
 from dpgan_jax.data.tables.dataset import TableDataset
 from dpgan_jax.data.tables.files.text import TextColumn, TextTable, compute
 from dpgan_jax.data.tables.schema import Column, Schema
@@ -235,9 +236,8 @@ def _plain(column: Column, texts: Any, values: np.ndarray, changed: np.ndarray) 
     done = (raw >= low) & (raw <= high)
     if column.kind in ('integer', 'date'):
       done &= raw == np.rint(raw)
-  steps = column.step
-  rounded = raw if steps is None else np.minimum(low + np.rint((raw - low) / steps) * steps, high)
-  values[:-1][done] = rounded[done] + 0.0
+  rounded = on_grid(column, raw)
+  values[:-1][done] = rounded[done]
   changed[:-1][done] = _moved(column, raw, rounded)[done]
   return done
 
