@@ -87,7 +87,6 @@ class Fault:
     check: what must catch it.
     kind: in what way; one of `KINDS`.
     slow: whether the fast tests leave it out: its check takes seconds.
-    note: what a reader should know besides.
   """
 
   id: str
@@ -97,7 +96,6 @@ class Fault:
   check: Callable[[], None]
   kind: str
   slow: bool = False
-  note: str = ''
 
 
 _M, _G = mechanism_checks, gan_checks

@@ -25,8 +25,10 @@ from dpgan_jax.budget.budget import STAGE
 from dpgan_jax.budget.ledger import Ledger
 from dpgan_jax.data.images.dataset import to_model_range
 from dpgan_jax.models import gan
-from dpgan_jax.privacy import clipping, sampling, sharding, step_noise
+from dpgan_jax.privacy import clipping, sharding, step_noise
 from dpgan_jax.privacy.mechanism import DPMechanism
+from dpgan_jax.privacy.sampling import PoissonBatch
+from dpgan_jax.privacy.sampling import TruncatedPoissonSampler as Sampler
 from experiments.trust import gan_checks
 
 
@@ -183,47 +185,39 @@ def noise_each(total: Any, parts: int) -> Any:
 
 
 @around
-def shuffled(
-  call: Any, self: sampling.TruncatedPoissonSampler, key: jax.Array, step: jax.Array
-) -> Any:
+def shuffled(call: Any, self: Sampler, key: jax.Array, step: jax.Array) -> Any:
   """Epochs of a permutation in batches of B, each as long as the others."""
   size = round(self.num_examples * self.sampling_probability)
   per_epoch = self.num_examples // size
   order = jax.random.permutation(jax.random.fold_in(key, step // per_epoch), self.num_examples)
   start = (step % per_epoch) * size
   indices = jnp.roll(order, -start)[: self.truncated_batch_size]
-  return sampling.PoissonBatch(indices, jnp.arange(self.truncated_batch_size) < size)
+  return PoissonBatch(indices, jnp.arange(self.truncated_batch_size) < size)
 
 
 @around
-def in_order(
-  call: Any, self: sampling.TruncatedPoissonSampler, key: jax.Array, step: jax.Array
-) -> Any:
+def in_order(call: Any, self: Sampler, key: jax.Array, step: jax.Array) -> Any:
   """Those who joined, by their numbers, and then the padding."""
   batch = call(self, key, step)
   order = jnp.lexsort((batch.indices, ~batch.mask))
-  return sampling.PoissonBatch(batch.indices[order], batch.mask[order])
+  return PoissonBatch(batch.indices[order], batch.mask[order])
 
 
 @around
-def lowest_indices_kept(
-  call: Any, self: sampling.TruncatedPoissonSampler, key: jax.Array, step: jax.Array
-) -> Any:
+def lowest_indices_kept(call: Any, self: Sampler, key: jax.Array, step: jax.Array) -> Any:
   joined = self.inclusion_mask(key, step)
   indices = jnp.argsort(~joined, stable=True)[: self.truncated_batch_size]
-  return sampling.PoissonBatch(indices, joined[indices])
+  return PoissonBatch(indices, joined[indices])
 
 
 @around
-def without_replacement(
-  call: Any, self: sampling.TruncatedPoissonSampler, key: jax.Array, step: jax.Array
-) -> Any:
+def without_replacement(call: Any, self: Sampler, key: jax.Array, step: jax.Array) -> Any:
   batch = call(self, key, step)
   size = round(self.num_examples * self.sampling_probability)
   return batch._replace(mask=jnp.arange(self.truncated_batch_size) < size)
 
 
-def mean_for_certain(self: sampling.TruncatedPoissonSampler) -> np.ndarray:
+def mean_for_certain(self: Sampler) -> np.ndarray:
   """A distribution function that is 0 below the mean and 1 from it on."""
   mean = round(self.num_examples * self.sampling_probability)
   below = np.arange(self.truncated_batch_size) < mean
@@ -231,9 +225,7 @@ def mean_for_certain(self: sampling.TruncatedPoissonSampler) -> np.ndarray:
 
 
 @around
-def with_replacement(
-  call: Any, self: sampling.TruncatedPoissonSampler, key: jax.Array, step: jax.Array
-) -> Any:
+def with_replacement(call: Any, self: Sampler, key: jax.Array, step: jax.Array) -> Any:
   _, joined = call(self, key, step)
   places = (self.truncated_batch_size,)
   key = self.step_key(key, step)

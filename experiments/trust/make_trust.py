@@ -208,10 +208,8 @@ def page(found: Mapping[str, Any], commit: str, environment: Mapping[str, Any]) 
 
 def _faults(part: Any) -> tuple[str, ...]:
   rows = [
-    (r['id'], r['line'], r['fault'] + (f' ({r["note"]})' if r.get('note') else ''), r['kind'],
-     f'`{r["caught_by"]}`')
-    for r in part['rows']
-  ]  # fmt: skip
+    (r['id'], r['line'], r['fault'], r['kind'], f'`{r["caught_by"]}`') for r in part['rows']
+  ]
   return (
     '## Faults planted and caught',
     'Each fault is put into the running package; the check named passes without it and fails with '

@@ -53,7 +53,6 @@ from experiments.trust.statistical_checks import Violation
 FLAGS = flags.FLAGS
 
 
-
 @contextlib.contextmanager
 def planted(fault: Fault) -> Iterator[None]:
   """The package with a fault in it; no ε that was computed with or without it is kept, if the
@@ -123,7 +122,6 @@ def run(fault: Fault) -> dict[str, Any]:
     'kind': fault.kind,
     # Not the names of the folders that the check worked in.
     'detail': re.sub(rf'{re.escape(tempfile.gettempdir())}\S*/', '', said),
-    **({'note': fault.note} if fault.note else {}),
   }
 
 

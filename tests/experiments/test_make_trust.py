@@ -28,7 +28,7 @@ PARTS = {
   'trust/planted_faults': {
     'command': 'python planted.py', 'planted': 1, 'caught': 1, 'missed': [],
     'rows': [{'id': 'half_noise', 'line': 2, 'fault': 'noise at | half scale', 'where': 'x',
-              'caught_by': 'noise_scale', 'kind': 'statistics', 'detail': 'd', 'note': 'a note'}],
+              'caught_by': 'noise_scale', 'kind': 'statistics', 'detail': 'd'}],
   },
   'trust/statistics': {
     'command': 'python power.py',
@@ -94,7 +94,7 @@ def test_the_page_shows_every_part_its_command_and_with_what(results):
   page = make_trust.page(make_trust.read(results), 'abcdef', ENVIRONMENT)
   for words in (
     '| faults of the privacy checklist planted | 1 | 1 caught |', '| kills survived | 333 |',
-    '123,456', 'half_noise', r'noise at \| half scale (a note)', '`noise_scale`', '399/400',
+    '123,456', 'half_noise', r'noise at \| half scale', '`noise_scale`', '399/400',
     '1e-06', 'disk full', 'pickle.find_class', '0.25 s', '54,321', '**2.224**', '2.346', '**0.12**',
     '1 with 1,000 canaries', '1 with 400 candidates', 'not known', '**1.22**', '1.26 (Abadi)',
     '0.45 in [0.44, 0.46]', '`./run.sh python kills.py` (with jax 1.2.3)',
