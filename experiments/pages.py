@@ -121,13 +121,13 @@ def mean(found: Mapping[str, Any] | None) -> str:
   return number(found['mean']) + ('' if spread is None else f' ± {spread:.2g}')
 
 
-def mean_of(rows: Iterable[Mapping[str, Any]], name: str, digits: int = 3) -> str:
+def mean_of(rows: Iterable[Mapping[str, Any]], name: str) -> str:
   """'0.941 ± 0.003': mean and standard deviation of what rows have of a name; '' of none."""
   values = [row[name] for row in rows if row.get(name) is not None]
   if not values:
     return ''
-  spread = f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else ''
-  return f'{statistics.fmean(values):.{digits}f}{spread}'
+  spread = f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else ''
+  return f'{statistics.fmean(values):.3f}{spread}'
 
 
 def by_kind(

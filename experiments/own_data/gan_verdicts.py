@@ -49,16 +49,11 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def run(part: measure.Part, kind: str, seed: int) -> dict[str, Any]:
   """One GAN, its signs, its verdict, and the accuracy that its samples give."""
-  rng = np.random.default_rng(seed)
-  shown = part
-  if kind == 'shuffled labels':
-    shown = dataclasses.replace(part, labels=rng.permutation(part.labels))
-  elif kind == 'static':
-    shown = dataclasses.replace(part, images=rng.integers(0, 256, part.images.shape, np.uint8))
+  shown = measure.spoilt(part, kind, seed).dataset
   config = TrainConfig(**_COMMON, **KINDS[kind], seed=seed)
   with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    trained = trainer.train(config, shown.dataset, folder, progress=False)
+    trained = trainer.train(config, shown, folder, progress=False)
     signs = verdict.from_record(_json.read(trained.run.signs))
     drawn = np.load(trained.run.samples())
     accuracy = measure.taught(drawn['x'], drawn['y'], part)

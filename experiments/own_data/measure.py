@@ -108,14 +108,19 @@ def released(part: Part, epsilon: float, **changes: Any) -> MomentsSynthesizer:
   return MomentsSynthesizer(moments, *release.release_both(codes, part.labels, moments, secret))
 
 
-def run(part: Part, epsilon: float, kind: str, seed: int) -> dict[str, Any]:
-  """One release, its verdict, and what its samples teach."""
+def spoilt(part: Part, kind: str, seed: int) -> Part:
+  """With its labels shuffled, or static in the place of its images; others as they are."""
   rng = np.random.default_rng(seed)
   if kind == 'shuffled labels':
-    part = dataclasses.replace(part, labels=rng.permutation(part.labels))
-  elif kind == 'static':
-    static = rng.integers(0, 256, part.images.shape, np.uint8)
-    part = dataclasses.replace(part, images=static)
+    return dataclasses.replace(part, labels=rng.permutation(part.labels))
+  if kind == 'static':
+    return dataclasses.replace(part, images=rng.integers(0, 256, part.images.shape, np.uint8))
+  return part
+
+
+def run(part: Part, epsilon: float, kind: str, seed: int) -> dict[str, Any]:
+  """One release, its verdict, and what its samples teach."""
+  part = spoilt(part, kind, seed)
   started = time.monotonic()
   model = released(part, epsilon)
   found = verdict.judge(model.means, model.seconds, model.moments)

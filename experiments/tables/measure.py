@@ -91,9 +91,7 @@ def not_anew(rows: Iterable[dict[str, Any]], *, ours: bool, peers: bool) -> list
 
 def main() -> None:
   train, test = TABLES[FLAGS.table](FLAGS.data)
-  known: dict[str, Any] = {'rows': []}
-  if pathlib.Path(FLAGS.out).exists():
-    known = pages.read_json(pathlib.Path(FLAGS.out))
+  known = pages.read_json(pathlib.Path(FLAGS.out)) or {'rows': []}
   kept = not_anew(known['rows'], ours=FLAGS.seeds > 0, peers=bool(FLAGS.peers))
   rows = pages.Rows(
     FLAGS.out, kept, data=FLAGS.table, train=len(train), test=len(test), delta=1e-5,
