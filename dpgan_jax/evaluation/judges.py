@@ -26,11 +26,6 @@ from dpgan_jax.models import fitting
 from dpgan_jax.networks import layers
 
 
-def _pool(x: jax.Array) -> jax.Array:
-  """Halves an image, as long as there is something to halve."""
-  return layers.max_pool(x, 2, 2) if min(x.shape[1:3]) >= 2 else x
-
-
 class Secondary(nn.Module):
   """The report's secondary network (chapter 6): one dense layer of 10 units and an output.
 
@@ -76,7 +71,9 @@ class CNN(nn.Module):
     # Unpadded, as the field has it, where three rounds leave something: 28 → 13 → 5 → 1.
     padding = 'VALID' if min(x.shape[1:3]) >= 22 else 'SAME'
     for features in (32, 64, 128):
-      x = _pool(nn.relu(layers.Conv(features, (3, 3), padding=padding)(x)))
+      x = nn.relu(layers.Conv(features, (3, 3), padding=padding)(x))
+      if min(x.shape[1:3]) >= 2:  # there is something to halve
+        x = layers.max_pool(x, 2, 2)
     x = nn.Dropout(0.25, deterministic=not train)(x.reshape(len(x), -1))
     x = nn.relu(nn.Dense(128)(x))
     return nn.Dense(self.outputs)(x)

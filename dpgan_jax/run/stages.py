@@ -132,7 +132,11 @@ class GANStage(CompiledStage):
     self.mechanisms = {STAGE: gan.mechanism}
     self.stride = steps_per_report(gan.config, gan.mechanism)
     self._mixture = mixture_steps(self._config, self._total, self.stride)[:-1]
-    self._generate = grid_program(gan)
+    labels = np.repeat(np.arange(min(gan.spec.num_classes, 10), dtype=np.int32), 10)
+    self._grid_labels = labels if gan.is_conditional else None
+    self._grid = jax.jit(
+      lambda g: gan.generate(g, _keys.from_seed(_GRID_KEY), jnp.asarray(labels))
+    )
 
   def init(self, key: jax.Array) -> GANState:
     return self._gan.init(key)
@@ -154,7 +158,7 @@ class GANStage(CompiledStage):
 
   def keep(self, step: int, state: GANState) -> jax.Array | None:
     due = self._is_due(step, self._config.reports_per_grid)
-    return self._generate(state.g_average) if due else None
+    return self._grid(state.g_average) if due else None
 
   def write(self, step: int, kept: Any, state: GANState | None, epsilon: float) -> None:
     if kept is not None:
@@ -181,7 +185,7 @@ class GANStage(CompiledStage):
     _figures.sample_grid(
       to_uint8(np.asarray(pictures)),
       self._directory.grids / f'step_{step:08d}.png',
-      labels=_grid_labels(self._gan) if self._gan.is_conditional else None,
+      labels=self._grid_labels,
       class_names=self._gan.spec.class_names,
       scale=_figures.scale_of(self._gan.spec.shape),
       title=f'step {step}, {spent}',
@@ -233,16 +237,6 @@ def mixture_steps(config: TrainConfig, total: int, stride: int) -> tuple[int, ..
   wanted = (total - i * total / (2 * count) for i in range(1, count))
   reports = {max(1, round(step / stride)) * stride for step in wanted}
   return (*sorted(step for step in reports if step < total), total)
-
-
-def _grid_labels(gan: GAN) -> np.ndarray:
-  return np.repeat(np.arange(min(gan.spec.num_classes, 10), dtype=np.int32), 10)
-
-
-def grid_program(gan: GAN) -> Callable[[GeneratorState], jax.Array]:
-  """The compiled function that makes the images of a sample grid, float32 [n, H, W, C]."""
-  labels = _grid_labels(gan)
-  return jax.jit(lambda g: gan.generate(g, _keys.from_seed(_GRID_KEY), jnp.asarray(labels)))
 
 
 # --- a private classifier -------------------------------------------------------------------------

@@ -181,9 +181,7 @@ def _check_same_data(directory: RunDir, fingerprint: str) -> None:
   directory.check_same_config(kept, now)
 
 
-def trained(
-  planned: Planned, run: pathlib.Path, dataset: Dataset
-) -> Synthesizer | None:
+def trained(planned: Planned, run: pathlib.Path, dataset: Dataset) -> Synthesizer | None:
   """The generator that a finished run left; None if the run is not finished.
 
   Raises:
@@ -223,12 +221,6 @@ def train(
   return result.model
 
 
-def is_evaluated(run: pathlib.Path, about: Mapping[str, Any]) -> bool:
-  """Whether an evaluation of exactly this is there."""
-  found = _kept(run / sweep_table.EVALUATION)
-  return isinstance(found, dict) and found.get('about') == json.loads(json.dumps(about))
-
-
 def _kept(path: pathlib.Path) -> Any:
   """What a JSON file holds; None where there is none, or half of one."""
   try:
@@ -257,7 +249,9 @@ def score(
     scoring.source_of(model), amount.num, model.spec.shape, scoring.has_classes(model), train,
     test, amount,
   )  # fmt: skip
-  if is_evaluated(run, {**about, 'settings': dataclasses.asdict(amount.settings)}):
+  found = _kept(run / sweep_table.EVALUATION)
+  asked = json.loads(json.dumps({**about, 'settings': dataclasses.asdict(amount.settings)}))
+  if isinstance(found, dict) and found.get('about') == asked:
     return False
   scoring.score(scoring.draw(model, amount), train, test, amount, run, scores_dir=scores_dir)
   return True

@@ -17,10 +17,6 @@ def memory_bytes(field: str) -> int:
   return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
-def cpu_name() -> str:
-  return from_proc('cpuinfo', 'model name') or platform.processor() or platform.machine()
-
-
 def load() -> str:
   """The load averages of the last 1, 5 and 15 minutes."""
   return ' '.join(f'{value:.1f}' for value in os.getloadavg())
@@ -28,7 +24,7 @@ def load() -> str:
 
 def describe() -> dict[str, Any]:
   return {
-    'cpu': cpu_name(),
+    'cpu': from_proc('cpuinfo', 'model name') or platform.processor() or platform.machine(),
     'cores': cores(),
     'memory_gib': round(memory_bytes('MemTotal') / 2**30),
     'system': f'{platform.system()} {platform.machine()}',

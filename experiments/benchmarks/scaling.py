@@ -141,7 +141,7 @@ def curve(example: tuple[float, float], noise: float, sharded_noise: bool) -> li
 def curves(profile: dict[str, Any], tpu: dict[str, Any]) -> dict[str, list[Any]]:
   """By what is counted of an example, and where the noise is drawn."""
   found = _of_net(profile)
-  of_cpu, of_tpu = found['programs']['sum'], _of_case(tpu, 'sum')[0]
+  of_cpu, of_tpu = found['programs']['sum'], next(r for r in tpu['rows'] if r['case'] == 'sum')
   flops, moved = of_cpu['flops'] / found['batch'], of_cpu['bytes'] / found['batch']
   by = {
     'counted for a TPU': tuple(of_tpu[k] / of_tpu['batch_size'] for k in
@@ -154,10 +154,6 @@ def curves(profile: dict[str, Any], tpu: dict[str, Any]) -> dict[str, list[Any]]
     for what, example in by.items()
     for where, sharded in {'noise on every chip': False, 'noise shared out': True}.items()
   }
-
-
-def _of_case(tpu: dict[str, Any], case: str) -> list[dict[str, Any]]:
-  return [row for row in tpu['rows'] if row['case'] == case]
 
 
 def _scaling_parts(profile: dict[str, Any], tpu: dict[str, Any]) -> list[str]:

@@ -100,14 +100,11 @@ def _whole_step(results: Results, net: str, batch: int) -> list[str]:
   return [title, pages.table(header, rows)]
 
 
-def targets_table(results: Results) -> str:
-  rows = [(o.text, o.wanted, o.measured, o.verdict) for o in outcomes(results)]
-  return pages.table(('', 'to reach', 'measured', ''), rows)
-
-
 def markdown(results: Results) -> str:
   """The whole page."""
-  parts = ['# Speed', *_machine(results), NOTES, '## Targets', targets_table(results)]
+  reached = [(o.text, o.wanted, o.measured, o.verdict) for o in outcomes(results)]
+  parts = ['# Speed', *_machine(results), NOTES]
+  parts += ['## Targets', pages.table(('', 'to reach', 'measured', ''), reached)]
   parts += ['## Overview', _overview(results), '## Details']
   for net, batch in results.combinations():
     parts += _details(results, net, batch)

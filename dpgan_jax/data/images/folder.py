@@ -126,7 +126,7 @@ class _Folder:
         self.skipped['hidden' if hidden and entry.name != '.DS_Store' else entry.name] += 1
       else:
         kept.append(entry)
-    return _by_name(kept)
+    return _in_order(kept, lambda path: path.name, lambda path: path.stem)
 
   def add(self, what: str, remedy: str, where: object, detail: str = '') -> None:
     """Notes a problem; `where` is a path within, or a line of the table."""
@@ -363,10 +363,6 @@ def _class_folders_of(
 
 def _normal(name: str) -> str:
   return unicodedata.normalize('NFC', naming.from_disk(name))
-
-
-def _by_name(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
-  return _in_order(paths, lambda path: path.name, lambda path: path.stem)
 
 
 def _in_order(items: Iterable[T], name: Callable[[T], str], number: Callable[[T], str]) -> list[T]:

@@ -46,7 +46,8 @@ class Inequality:
   def __post_init__(self) -> None:
     for name in ('low', 'high'):
       _value(name, getattr(self, name))
-    _flag(self.strict)
+    if not isinstance(self.strict, bool):
+      raise InputError(f'expected strict to be true or false, got {self.strict!r}')
 
   @property
   def chain(self) -> tuple[Value, ...]:
@@ -241,11 +242,6 @@ def _is_number(value: Any) -> bool:
 def _value(name: str, value: Any) -> None:
   if not isinstance(value, str) and not _is_number(value):
     raise InputError(f'expected {name} to be a column, a number or a date, got {value!r}')
-
-
-def _flag(value: Any) -> None:
-  if not isinstance(value, bool):
-    raise InputError(f'expected strict to be true or false, got {value!r}')
 
 
 def _names(columns: Any) -> None:
