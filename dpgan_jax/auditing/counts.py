@@ -28,8 +28,6 @@ STATISTICS = ('likelihood', 'contrast', 'scale', 'minus_scale')
 """What the adversary may look at. `likelihood` is optimal against correct releases; the others see
 noise that two classes share, and noise whose scale depends on the data."""
 
-Releases = Callable[[np.ndarray, np.ndarray, Moments, bytes], tuple[Means, np.ndarray]]
-
 
 def released(
   records: np.ndarray, labels: np.ndarray, moments: Moments, secret: bytes
@@ -40,7 +38,7 @@ def released(
 
 def counts_bound(
   moments: Moments, *, trials: int = 4000, seed: int = 0, confidence: float = 0.95,
-  releases: Releases = released, progress: Callable[[float], None] | None = None,
+  progress: Callable[[float], None] | None = None,
 ) -> gradient.GradientAudit:  # fmt: skip
   """Lower bounds on the ε of both releases of a table, beside the ε that is accounted for them.
 
@@ -49,7 +47,6 @@ def counts_bound(
     trials: pairs of releases altogether, half of them with the canary.
     seed: of the noise; the audit is a function of it.
     confidence: of each statement.
-    releases: what is run; a planted fault takes its place.
     progress: is told the share of trials that is done.
 
   Guarantee: as of `gradient.gradient_bound`.
@@ -73,7 +70,7 @@ def counts_bound(
   for world, data in enumerate(worlds):
     for i in range(each):
       secret = np.random.default_rng([seed, world, i]).bytes(32)
-      scores[world, i] = _seen(rows[:1], moments, *releases(*data, moments, secret))
+      scores[world, i] = _seen(rows[:1], moments, *released(*data, moments, secret))
       if progress is not None:
         progress((world + (i + 1) / each) / 2)
   return gradient.judge(claimed, 1, scores[1], scores[0], confidence, STATISTICS)

@@ -33,8 +33,8 @@ from dpgan_jax.data.readers import (
   read_npz,
 )
 from dpgan_jax.data.series.generated import vitals
-from dpgan_jax.data.series.read import read_declared
-from dpgan_jax.data.spec import Preparation
+from dpgan_jax.data.series.read import declared, read_records
+from dpgan_jax.data.spec import Preparation, require_confirmed
 from dpgan_jax.data.tables.generated import people
 
 _DIGITS = tuple('0123456789')
@@ -128,7 +128,9 @@ def load_dataset(
     return people(split) if name == 'people' else vitals(split)
   if name in ('table', 'series'):
     path = _need(name, data_dir)
-    return read_declared(path, schema, name, split, unit_column, max_rows_per_unit)
+    found = declared(path, schema, name, split, unit_column, max_rows_per_unit)
+    require_confirmed(found, str(schema))
+    return read_records(path, found)
   if name == 'digits':
     images, labels = _digits(split)
   elif name == 'png':

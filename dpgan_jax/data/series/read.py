@@ -24,7 +24,7 @@ import numpy as np
 from dpgan_jax import _files
 from dpgan_jax._validate import InputError
 from dpgan_jax.data.series.schema import Channel, SeriesSchema
-from dpgan_jax.data.spec import require_confirmed, schema_of
+from dpgan_jax.data.spec import schema_of
 from dpgan_jax.data.tables import persons
 from dpgan_jax.data.tables.constraints.system import on_grid
 from dpgan_jax.data.tables.dataset import TableDataset
@@ -37,35 +37,15 @@ X, Y, CHANNELS = 'x', 'y', 'channels'
 """Names of arrays in an .npz file: values, classes if no array has the target's name, and names."""
 
 
-def read_records(source: Any, schema: Schema, *, name: str | None = None) -> TableDataset:
+def read_records(source: Any, schema: Schema) -> TableDataset:
   """Reads what a schema of either kind describes: a table, or series.
 
   Raises:
     InputError: as `read_series` and `tables.files.read.read_table`.
   """
-  name = name or schema.kind
   if isinstance(schema, SeriesSchema):
-    return read_series(source, schema, name=name)
-  return tables.read_table(source, schema, name=name)
-
-
-def read_declared(
-  path: str,
-  schema_path: str | None,
-  kind: str,
-  split: str = 'train',
-  unit_column: str | None = None,
-  max_rows_per_unit: int | None = None,
-) -> TableDataset:
-  """Reads a file that a schema file describes, whose every entry somebody has confirmed.
-
-  Raises:
-    InputError: as `read_records` and `declared`; entries that were read from the data and are not
-      confirmed.
-  """
-  schema = declared(path, schema_path, kind, split, unit_column, max_rows_per_unit)
-  require_confirmed(schema, str(schema_path))
-  return read_records(path, schema)
+    return read_series(source, schema)
+  return tables.read_table(source, schema)
 
 
 def declared(
