@@ -139,10 +139,10 @@ def scale_of(shape: Sequence[int]) -> int:
   return max(1, round(56 / shape[0]))
 
 
-def class_name(names: Sequence[str], k: int, longest: int = 24) -> str:
+def class_name(names: Sequence[str], k: int) -> str:
   """The name of class k in one line of a figure or a table; its number where it has no name."""
   name = ' '.join(names[k].split()) if 0 <= k < len(names) else str(k)
-  return name if len(name) <= longest else f'{name[: longest - 1]}…'
+  return name if len(name) <= 24 else f'{name[:23]}…'
 
 
 def _checked(images: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dpgan_jax import _files, _json, _plugins, _validate
@@ -186,24 +186,18 @@ class RunDir:
     config = self.load_config()
     return _digest(config) if 'format' in config else None
 
-  def check_same_config(
-    self, saved: Mapping[str, Any], now: Mapping[str, Any], ignore: Collection[str] = ()
-  ) -> None:
+  def check_same_config(self, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuses to continue a run under another configuration.
 
     Args:
       saved: what `load_config` returned.
       now: the configuration of the command being run.
-      ignore: names of fields that may differ.
 
     Raises:
       InputError: names what differs, down to fields of fields, with both values.
     """
     now = json.loads(json.dumps(dict(now)))  # a tuple is a list once it has been saved
-    there, here = (
-      dict(_fields({name: value for name, value in config.items() if name not in ignore}))
-      for config in (saved, now)
-    )
+    there, here = dict(_fields(dict(saved))), dict(_fields(now))
     differing = [
       f'{name} is {_show(there, name)} there and {_show(here, name)} now'
       for name in sorted({*there, *here})

@@ -117,11 +117,11 @@ def peak_memory() -> int:
   return maximum if sys.platform == 'darwin' else maximum * 1024
 
 
-def measure_peak(multiply: Callable[[], Any], size: int, repeats: int = 9) -> float:
+def measure_peak(multiply: Callable[[], Any], size: int) -> float:
   """GFLOP/s of `multiply`, which multiplies two square matrices of `size` and waits."""
   multiply()
   seconds = []
-  for _ in range(repeats):
+  for _ in range(9):
     start = time.perf_counter()
     multiply()
     seconds.append(time.perf_counter() - start)

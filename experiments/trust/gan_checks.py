@@ -254,12 +254,12 @@ def begun(path: pathlib.Path, planned: Any, charged: int) -> RunDir:
 
 
 @contextlib.contextmanager
-def _reported(charged: int = 4, **changes: Any) -> Iterator[tuple[Any, str]]:
+def _reported(**changes: Any) -> Iterator[tuple[Any, str]]:
   """The report of a run that was killed after its first charge: (facts, all its words)."""
   config = CONFIG.replace(**changes)
   planned = plan.make(config, DIGITS)
   with _folder() as folder:
-    run = begun(folder / 'run', planned, charged)
+    run = begun(folder / 'run', planned, 4)
     with mock.patch.object(run_statement, '_CURVE_POINTS', 3):
       statement = run_statement.write(run)
     names = ('report.md', 'report.json', 'report.html')

@@ -123,7 +123,6 @@ def run(
   at: int = 0,
   how: str = 'count',
   stop_after: float | None = None,
-  stop_signal: int = signal.SIGKILL,
   clock: tuple[float, float] | None = None,
   timeout: float = 600.0,
 ) -> Outcome:
@@ -135,8 +134,7 @@ def run(
     at: the number of the change at which `how` applies, from 1.
     how: 'count' (nothing happens), 'before' or 'after' that change the process kills itself, 'half'
       kills it when half of a write is done, 'full' refuses disk space from that change on.
-    stop_after: seconds after which `stop_signal` is sent.
-    stop_signal: SIGKILL or another one.
+    stop_after: seconds after which SIGKILL is sent.
     clock: (seconds, after): by how much the wall clock that the process sees jumps, and when.
     timeout: seconds after which the process is killed in any case, and TimeoutError raised.
   """
@@ -149,7 +147,7 @@ def run(
     pid = os.fork()
     if pid == 0:
       _child(job, files, watch, at, HOW.index(how), clock)
-    status = _wait(pid, stop_after, stop_signal, timeout)
+    status = _wait(pid, stop_after, timeout)
     text = {name: path.read_text(errors='replace') for name, path in files.items()}
   return Outcome(
     status=os.waitstatus_to_exitcode(status),
@@ -194,7 +192,7 @@ def _child(
     os._exit(status)  # what the parent has open is not this process's to close
 
 
-def _wait(pid: int, stop_after: float | None, stop_signal: int, timeout: float) -> int:
+def _wait(pid: int, stop_after: float | None, timeout: float) -> int:
   started = time.monotonic()
   while True:
     ended, status = os.waitpid(pid, os.WNOHANG)
@@ -202,7 +200,7 @@ def _wait(pid: int, stop_after: float | None, stop_signal: int, timeout: float) 
       return status
     passed = time.monotonic() - started
     if stop_after is not None and passed >= stop_after:
-      os.kill(pid, stop_signal)
+      os.kill(pid, signal.SIGKILL)
       stop_after = None
     if passed > timeout:
       os.kill(pid, signal.SIGKILL)

@@ -154,12 +154,12 @@ def keys_come_from_the_operating_system() -> None:
 # --- clipped sums ---------------------------------------------------------------------------------
 
 
-def _gradients(n: int, dtype: Any = jnp.float32) -> dict[str, jax.Array]:
+def _gradients(n: int) -> dict[str, jax.Array]:
   """Per-example gradients of two leaves, norms from far below to far above C = 1."""
   rng = np.random.default_rng(0)
   sizes = np.geomspace(0.05, 50, n)[:, np.newaxis]
   values = {'a': rng.standard_normal((n, 7)), 'b': rng.standard_normal((n, 4))}
-  return {name: jnp.asarray(sizes * value, dtype) for name, value in values.items()}
+  return {name: jnp.asarray(sizes * value, jnp.float32) for name, value in values.items()}
 
 
 def _linear(params: Any, gradient: Any) -> jax.Array:

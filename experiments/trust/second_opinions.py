@@ -66,14 +66,14 @@ class Estimate(NamedTuple):
   high: float
 
 
-def monte_carlo_delta(event: Event, epsilon: float, *, draws: int, seed: int = 0) -> Estimate:
+def monte_carlo_delta(event: Event, epsilon: float, *, draws: int) -> Estimate:
   """δ(ε) of a self-composed event under 'add_or_remove_one', by drawing the summed privacy loss.
 
   δ is the mean of (1 - e^(ε - loss))+, a variable in [0, 1]; its limits are those of the empirical
   Bernstein bound (Audibert, Munos & Szepesvári 2009, theorem 1), 1e-6 on either side.
   """
   (step,) = noisy_steps.steps_of(event, 'add_or_remove_one')
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(0)
   losses = np.zeros(draws)
   for _ in range(step.count):
     is_cut = rng.random(draws) < step.cut
