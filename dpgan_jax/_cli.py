@@ -262,9 +262,17 @@ def _define_help() -> None:
   flags.DEFINE_flag(_Help('help', 'Show the flags that matter most.', full=False, short_name='?'))
   flags.DEFINE_flag(_Help('helpshort', 'The same.', full=False))
   flags.DEFINE_flag(_Help('helpfull', 'Show all flags.', full=True))
-  flags.DEFINE_bool('quiet', False, 'Show no progress; results, warnings and errors stay.')
-  flags.DEFINE_string('log_file', None, 'Also add all that is shown to this file, with times.')
-  flags.DEFINE_list('plugin', None, 'Modules of your own (import paths or files) to load first.')
+  # They are defined again where a check runs one command within another.
+  flags.DEFINE_bool(
+    'quiet', False, 'Show no progress; results, warnings and errors stay.', allow_override=True
+  )
+  flags.DEFINE_string(
+    'log_file', None, 'Also add all that is shown to this file, with times.', allow_override=True
+  )
+  flags.DEFINE_list(
+    'plugin', None, 'Modules of your own (import paths or files) to load first.',
+    allow_override=True,
+  )  # fmt: skip
 
 
 def help_page(*, full: bool) -> str:
