@@ -246,10 +246,9 @@ class Machine:
     for name, array in (('images-idx3', digits.images[..., 0]), ('labels-idx1', digits.labels)):
       path = source / f'train-{name}-ubyte'
       path.write_bytes(readers.idx_bytes(np.ascontiguousarray(array, np.uint8)))
-    arguments = {'dataset': 'idx', 'data_dir': source}
     half = self._folder / 'idx_half'
     half.mkdir()
-    victim = _TrainOn(arguments)
+    victim = victims.Train(dataset='idx', data_dir=source)
     reference = injector.run(lambda: victim.work(half), half)
     if reference.status != 0:
       raise RuntimeError(f'training on IDX files failed: {reference.stderr}')
@@ -345,18 +344,6 @@ class Machine:
       self.settle(row, f'{before}, then {after}', folder, outcome)
       shutil.rmtree(folder)
     yield row
-
-
-class _TrainOn(victims.Train):
-  """Training on data given by flags."""
-
-  def __init__(self, arguments: dict[str, Any]) -> None:
-    self._arguments = arguments
-
-  def work(self, folder: pathlib.Path) -> Any:
-    arguments = {**victims.SETTINGS, **self._arguments, 'run_dir': folder / 'run'}
-    victims.run_command(train, arguments)
-    return victims.end_of_run(folder / 'run')
 
 
 def _two_at_once(victim: victims.Train, folder: pathlib.Path) -> dict[str, Any]:

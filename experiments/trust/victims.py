@@ -327,13 +327,16 @@ def check_run(path: pathlib.Path, told: list[str], end: dict[str, str]) -> str:
 
 
 class Train(Victim):
-  """The command `dpgan_jax.train` on the embedded digits, with a fixed seed."""
+  """The command `dpgan_jax.train` with a fixed seed, on the embedded digits or as `changes` say."""
 
   place = 'training'
 
+  def __init__(self, **changes: Any) -> None:
+    self._settings = {**SETTINGS, **changes}
+
   def work(self, folder: pathlib.Path) -> Any:
     watch_steps()
-    run_command(train, {**SETTINGS, 'run_dir': folder / 'run'})
+    run_command(train, {**self._settings, 'run_dir': folder / 'run'})
     return end_of_run(folder / 'run')
 
   def check(self, folder: pathlib.Path, told: list[str], end: Any) -> str:
