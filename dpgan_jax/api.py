@@ -144,7 +144,8 @@ class DPGAN:
 
     Args:
       num: how many.
-      labels: int [num], the class of each; default: all classes equally often.
+      labels: int [num], the class of each; default: all classes equally often, of moments in
+        the proportions of their noisy counts.
       clearest: the share kept of what is drawn of each class, where a private classifier names
         samples (label_share): what it is surest of. Free of privacy cost.
       given: of a table or series, values that all have, by column: {'sex': 'female'}; of series

@@ -20,7 +20,7 @@ from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import release, settings
 from dpgan_jax.models.moments.images import features, matching
-from dpgan_jax.models.moments.images.encoding import Gaussians
+from dpgan_jax.models.moments.images.encoding import Gaussians, ImageEncoding
 from dpgan_jax.models.moments.images.features import Features
 from dpgan_jax.models.moments.images.scattering_encoding import AxesEncoding, ScatteringEncoding
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
@@ -137,6 +137,31 @@ def test_the_draft_is_charged_and_axes_follow_from_it_alone():
   """All that one image is part of costs what its stage is charged for."""
   moments_checks.what_an_image_is_part_of_is_charged()
   moments_checks.axes_follow_from_what_was_released()
+
+
+def test_models_are_told_the_noise_that_there_is(digits, monkeypatch):
+  """A tenth of the first stage's cost is the draft's, and 0.45 of that its mean's."""
+  moments = settings.make(CONFIG, digits.spec)
+  own, sigma = moments.encoding, moments.stages[settings.MEANS].noise_multiplier
+  assert isinstance(own, ScatteringEncoding)
+  told, right = [], ImageEncoding.model
+
+  def watched(self, means, seconds, sigmas):
+    told.append((self.dim, *sigmas))
+    return right(self, means, seconds, sigmas)
+
+  monkeypatch.setattr(ImageEncoding, 'model', watched)
+  codes = own.encode(digits.images[:200])
+  both = release.release_both(codes, digits.labels[:200], moments, bytes(32))
+  assert isinstance(own.model(*both, (sigma, 7.0)), Gaussians)
+  of_draft = sigma / math.sqrt(0.1)
+  wanted = [
+    (own.draft_dim, of_draft / math.sqrt(0.45), of_draft / math.sqrt(0.55)),
+    (40, sigma / math.sqrt(0.9), 7.0),
+  ]
+  np.testing.assert_allclose(told, wanted)
+  along = own.along(both[0].axes)
+  np.testing.assert_allclose(own.noise(sigma, 2.0), along.noise(sigma / math.sqrt(0.9), 2.0))
 
 
 def test_more_numbers_than_there_are_features_and_images_too_small_are_refused():

@@ -85,9 +85,11 @@ def test_static_is_useless():
 
 def test_a_class_of_few_records_is_named():
   kept = (DIGITS.labels != 3) | (np.cumsum(DIGITS.labels == 3) <= 5)
-  found, _ = _judge(DIGITS.images[kept], DIGITS.labels[kept], 4.0)
-  assert found.small_classes == ('3',)
-  assert 'Too small to be learnt at this ε: 3.' in found.sentence
+  # Noise hides it from a verdict now and then: a count of 5 is 2 of its deviations from the limit.
+  judged = [_judge(DIGITS.images[kept], DIGITS.labels[kept], 4.0, draw=d)[0] for d in range(10)]
+  named = [found for found in judged if found.small_classes == ('3',)]
+  assert len(named) >= 8
+  assert 'Too small to be learnt at this ε: 3.' in named[0].sentence
 
 
 def test_beforehand_too_such_a_class_is_named_by_its_count():

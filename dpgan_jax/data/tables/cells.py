@@ -150,6 +150,7 @@ class Cells:
     points = {low, high}
     if low < 0 < high and self.column.kind in ('integer', 'real'):
       near = np.abs(edges) < 1e-9 * (high - low)  # -0.3 + 3·0.1
+      near[[0, -1]] = False  # bounds stay, however near
       edges, points = np.unique(np.append(edges[~near], 0.0)), {low, 0.0, high}
     ends = [(a, b) for a, b in itertools.pairwise(edges)] + [(p, p) for p in points]
     lower, upper = zip(*sorted(ends), strict=True)

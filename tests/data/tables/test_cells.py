@@ -44,6 +44,13 @@ def test_every_value_has_one_cell_and_the_missing_one_its_own(case):
   np.testing.assert_array_equal([cells.of(np.array([v]))[0] for v in values], found)
 
 
+def test_a_bound_that_is_near_zero_beside_the_range_stays():
+  cells = Cells(Column(name='c', kind='integer', lower=-2, upper=2 * 10**9 - 1), 1)
+  values = np.array([-2.0, -1.0, 0.0, 1.0])
+  assert (np.diff(cells.of(values)) > 0).all()
+  np.testing.assert_array_equal(cells.value(cells.of(values[:3]), np.full(3, 0.5)), values[:3])
+
+
 @hypothesis.given(_filled())
 @hypothesis.settings(max_examples=150)
 def test_numbers_lie_between_the_ends_of_their_cell(case):

@@ -195,7 +195,6 @@ class AxesEncoding(ImageEncoding):
     return self.features.pixels(self.axes.centre + codes @ self.axes.directions.T)
 
 
-def _parts(noise_multiplier: float) -> tuple[float, float]:
+def _parts(noise_multiplier: float) -> tuple[float, ...]:
   """σ of the draft, and of all that class means are released by."""
-  of_draft, of_means = divided(noise_multiplier, DRAFT_SHARE)
-  return of_draft, of_means
+  return divided(noise_multiplier, DRAFT_SHARE)
