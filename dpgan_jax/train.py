@@ -171,6 +171,8 @@ def _describe_moments(moments: Moments, epsilon: str) -> dict[str, str]:
     expected = f'minutes: {steps:,} steps of a generator that matches moments, free of cost'
   else:
     expected = 'seconds; images are blurred, and with --matching_steps=3000 sharp, in minutes'
+  if moments.cells > 1:
+    of_what = f'{of_what}, in {moments.cells} parts of each class'
   samples = f'{verdict.expected(moments)}, as N, K and epsilon let expect'
   if few := verdict.of_matching(moments):
     samples = f'{samples}. {few}'

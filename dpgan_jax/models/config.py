@@ -134,7 +134,7 @@ class TrainConfig:
     above=0, below=1,
   )
   moments_cells: int | None = _moments(
-    None, 'Of images: how many Gaussians a class is made of. Default: by their noise.',
+    None, 'Of images: how many Gaussians a class has, a power of two. Default: by their noise.',
     minimum=1, maximum=64,
   )
   matching_steps: int | None = _moments(

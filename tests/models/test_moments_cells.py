@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 
+from dpgan_jax import train
 from dpgan_jax._validate import InputError
 from dpgan_jax.data import datasets
 from dpgan_jax.data.images.dataset import ImageDataset
@@ -18,7 +20,7 @@ from dpgan_jax.models.moments import denoise, release, settings
 from dpgan_jax.models.moments.encoding import Cells
 from dpgan_jax.models.moments.images import matching
 from dpgan_jax.models.moments.images.cells import cell_of, release_cells
-from dpgan_jax.models.moments.images.encoding import drawn_cell
+from dpgan_jax.models.moments.images.encoding import ImageEncoding, drawn_cell
 from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.run import generator_file, trainer
@@ -153,6 +155,96 @@ def test_what_is_released_is_charged_and_follows_from_itself():
   moments_checks.one_record_moves_moments_by_one()
 
 
+def test_a_class_that_noise_hides_changes_no_other():
+  """Its centres were noise, which counted as distance between cells: none was left within."""
+  rng = np.random.default_rng(0)
+  codes = rng.normal(size=(1001, 20))
+  labels = np.append(np.zeros(1000, np.int64), 1)
+  found, noise = [], (5.0, 5.0)
+
+  def told(number, own, cell, centres):
+    del number
+    counts = np.bincount(cell, minlength=len(centres)) + rng.normal(0, noise[0], len(centres))
+    sums = np.stack([own[cell == g].sum(axis=0) for g in range(len(centres))])
+    return counts, sums + rng.normal(0, noise[1], sums.shape)
+
+  for _ in range(20):
+    cells = release_cells(
+      codes, labels, np.zeros((2, 20)), 2, told, noise=noise, distance=math.sqrt(20)
+    )
+    away = codes[:1000] - cells.centres[0][cell_of(codes, labels, cells)[:1000]]
+    found.append(float(cells.distance) / math.sqrt(np.square(away).sum(axis=1).mean()))
+    assert np.abs(cells.centres[1]).max() == 0  # where its class was
+  np.testing.assert_allclose(found, 1, atol=0.03)
+
+
+def test_no_cell_is_of_nobody_where_there_is_no_noise():
+  codes, labels = np.random.default_rng(0).normal(size=(41, 3)), np.append(np.zeros(40, int), 1)
+
+  def exact(number, own, cell, found):
+    del number
+    members = [cell == g for g in range(len(found))]
+    return np.array([m.sum() for m in members]), np.stack([own[m].sum(axis=0) for m in members])
+
+  about = {'noise': (0.0, 0.0), 'distance': 1.0}
+  cells = release_cells(codes, labels, codes[[0, 40]], 4, exact, **about)
+  sizes = np.bincount(cell_of(codes, labels, cells), minlength=8)
+  assert sorted(cells.counts[1].tolist()) == [0, 0, 0, 1]
+  assert (sizes > 0).sum() == (cells.counts > 0).sum()
+
+
+def test_sums_around_other_cells_have_other_noise():
+  """Another machine may find centres that differ in their last digits."""
+  own = settings.make(CONFIG, datasets.load_dataset('digits').spec).encoding
+  none, labels = np.zeros((0, 9)), np.zeros(0, np.int64)  # all that is seen is noise
+  about = {'noise_multiplier': 1.0, 'secret': bytes(32), 'purpose': 'check'}
+  means, centres = [], np.zeros((2, 9))
+  for at in (centres, centres, centres + 2.0**-20):
+    with mock.patch.object(ImageEncoding, 'centres', return_value=at):
+      means.append(own.release_means(none, labels, 2, **about))
+  found = [one.cells for one in means]
+  assert (found[0].centres == found[1].centres).all()
+  assert (found[0].distance == found[1].distance).all()
+  assert (found[0].counts != found[2].counts)[found[0].counts > 1].all()
+  last_digit = found[0]._replace(distance=np.nextafter(found[0].distance, np.float32(9)))
+  same = dataclasses.replace(means[0], cells=last_digit)
+  with mock.patch.object(ImageEncoding, 'bound_of_products', return_value=1.0):
+    seconds = [own.release_products(none, labels, m, **about) for m in (means[0], same)]
+  assert (seconds[0] != seconds[1]).all()
+
+
+@pytest.mark.parametrize('steps', [None, 1])
+def test_covariances_are_of_cells_around_their_centres(steps):
+  data = datasets.load_dataset('digits')
+  config = CONFIG.replace(target_epsilon=math.inf, matching_steps=steps, moments_cells=4)
+  moments = settings.make(config, data.spec)
+  encoded = moments.encoding.encode(data.images)
+  means, seconds = release.release_both(encoded, data.labels, moments, bytes(32))
+  own = moments.encoding
+  codes = encoded if steps is None else own.along(means.axes).codes_of(encoded)
+  cell = cell_of(codes, data.labels, means.cells)
+  around = codes - means.cells.centres.reshape(-1, 9)[cell]
+  most = min(own.reach * means.scale, 1.2 * float(means.cells.distance))
+  lengths = np.linalg.norm(around, axis=1, keepdims=True)
+  assert 0.05 < (lengths > most).mean() < 0.5
+  around *= most / np.maximum(lengths, most)
+  for g, second in enumerate(seconds):
+    np.testing.assert_allclose(second, around[cell == g].T @ around[cell == g], atol=0.05)
+  within = codes - np.stack([codes[data.labels == k].mean(axis=0) for k in range(10)])[data.labels]
+  assert own.variances(means, seconds).sum() == pytest.approx(within.var(axis=0).sum(), rel=0.15)
+  if steps is None:
+    made = own.model(means, seconds, (0.0, 0.0))
+    shares = made.sizes.ravel() / made.sizes.sum()
+    spread = math.sqrt(shares @ np.square(made.factors).sum(axis=(1, 2)))
+    assert spread == pytest.approx(float(means.cells.distance), rel=1e-3)
+
+
+def test_few_records_have_no_cells_however_few_coefficients():
+  """All but one would be hidden by the noise of their counts."""
+  spec = datasets.load_dataset('digits').spec
+  assert settings.make(CONFIG.replace(moments_cells=None), spec).cells == 1
+
+
 # --- settings -------------------------------------------------------------------------------------
 
 
@@ -169,11 +261,22 @@ def test_classes_are_divided_where_noise_and_records_allow_it():
   assert cells(5000, math.inf) == 1  # so few of a cell would be known too well
 
 
+def test_the_plan_says_how_many():
+  for cells, said in ((2, ', in 2 parts of each class'), (1, 'numbers of a record')):
+    moments = settings.make(
+      CONFIG.replace(moments_cells=cells), datasets.load_dataset('digits').spec
+    )
+    assert train._describe(moments, 'cpu')['is released of'].endswith(said)
+
+
 def test_a_release_of_before_has_no_cells():
   moments = settings.make(CONFIG.replace(moments_cells=1), datasets.load_dataset('digits').spec)
   record = moments.to_record()
   del record['cells']
   assert settings.read(record, moments.spec) == moments
+  for wrong in (2.0, 0, '2'):
+    with pytest.raises(InputError, match='expected cells'):
+      settings.read(record | {'cells': wrong}, moments.spec)
 
 
 @pytest.mark.parametrize(
@@ -226,5 +329,3 @@ def test_a_generator_matches_what_all_cells_of_a_class_have_together():
   np.testing.assert_allclose(found, arrays.covariances[0], atol=0.08 * scale**2)
   one = dataclasses.replace(gaussians, sizes=np.array([[1.0, 0.0], [0.0, 1.0]]))
   np.testing.assert_allclose(matching._arrays(one).means, gaussians.means[[0, 3]], rtol=1e-5)
-
-

@@ -19,7 +19,7 @@ from dpgan_jax.data.spec import Spec
 from dpgan_jax.data.tables.schema import Schema
 from dpgan_jax.models.config import LONGEST_CODE, TrainConfig
 from dpgan_jax.models.moments.encoding import Axes, Cells, Encoding
-from dpgan_jax.models.moments.images.encoding import ImageEncoding
+from dpgan_jax.models.moments.images.encoding import ImageEncoding, noise_of_cells
 from dpgan_jax.models.moments.images.features import Features
 from dpgan_jax.models.moments.images.scattering_encoding import DRAFT_SHARE, ScatteringEncoding
 from dpgan_jax.models.moments.series.encoding import SeriesEncoding
@@ -39,6 +39,7 @@ _IMAGE_SHARES = {'of each class': 0.45, 'pooled': 0.7}
 # In units of a covariance's mean eigenvalue, up to where eigenvalues of noise reach: with more, an
 # image has fewer coefficients, classes have one covariance together, a class is not divided.
 _MOST_NOISE, _MOST_NOISE_OF_A_CLASS, _MOST_NOISE_OF_A_CELL = 3.0, 12.0, 3.0
+_LEAST_CELL = 10.0  # in units of the noise of its count; twice what a cell is dropped below
 _CELLS = 8  # of a divided class; two or four are no better than one, by a CNN's accuracy
 # The first of these as well, the others by hand.
 # How far an image may be from the mean, in units of how far they usually are: little where noise in
@@ -101,6 +102,7 @@ class Moments:
           f'got {mechanism}'
         )
     _validate.integer('dim', self.detail, minimum=1, maximum=LONGEST_CODE)
+    _validate.integer('cells', self.cells, minimum=1, maximum=64)
     second = self.encoding.second_dim  # refuses a length that no code has
     groups = self.encoding.second_groups(self.spec.num_classes)
     if self.spec.schema is not None and groups * second**2 > _MOST_PAIRS:
@@ -222,7 +224,7 @@ def _make_images(config: TrainConfig, spec: Spec) -> Moments:
   dim = config.moments_coefficients or min(worth, most, _worth(spec, sigma['pooled']))
   _validate.integer('moments_coefficients', dim, minimum=1, maximum=most)
   pooled = is_pooled(spec, dim, sigma['of each class'])
-  cells = config.moments_cells or _cells(spec, dim, sigma['of each class'])
+  cells = config.moments_cells or _cells(spec, dim, found['of each class'])
   if cells > 1 and (pooled or cells & (cells - 1) or cells >= 2**dim):
     what = 'a power of two below 2 to the number of coefficients'
     what = 'one, as classes have one covariance together' if pooled else what
@@ -245,10 +247,12 @@ def is_pooled(spec: Spec, dim: int, noise_multiplier: float) -> bool:
   return _of_covariances(spec, dim, noise_multiplier) > _MOST_NOISE_OF_A_CLASS
 
 
-def _cells(spec: Spec, dim: int, noise_multiplier: float) -> int:
+def _cells(spec: Spec, dim: int, stages: Mapping[str, DPMechanism]) -> int:
   """Of how many Gaussians a class is: of one, where those of parts would be noise, or of few."""
-  noise = _of_covariances(spec, dim, noise_multiplier) * _CELLS
-  enough = spec.num_records >= 2 * dim * spec.num_classes * _CELLS
+  noise = _of_covariances(spec, dim, stages[SECONDS].noise_multiplier) * _CELLS
+  of_counts = noise_of_cells(dim, stages[MEANS].noise_multiplier)
+  of_a_cell = spec.num_records / (spec.num_classes * _CELLS)
+  enough = of_a_cell >= max(2 * dim, _LEAST_CELL * of_counts)
   return _CELLS if noise <= _MOST_NOISE_OF_A_CELL and enough else 1
 
 

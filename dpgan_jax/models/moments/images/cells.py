@@ -49,11 +49,12 @@ def release_cells(
   found, counts = np.repeat(centres, count, axis=0), np.zeros(classes * count)
   for number in range(ROUNDS):
     counts, sums = release_sums(number, codes - found[cell], cell, found)
-    found = found + sums / np.maximum(counts, 1.0)[:, np.newaxis]
+    known = counts >= max(_SMALLEST * noise[0], 0.5)  # noise would move the others
+    found = found + sums * (known / np.maximum(counts, 1.0))[:, np.newaxis]
     found = found.astype(np.float32).astype(np.float64)  # as a run keeps them
-    counts = _without_smallest(counts.reshape(classes, count), noise[0]).ravel()
+    counts = _without_smallest(*(a.reshape(classes, count) for a in (counts, known))).ravel()
     cell = _nearest(codes, labels, counts.reshape(classes, -1), found.reshape(classes, -1, dim))
-  shares = counts / counts.sum()
+  shares = known * counts / max(known @ counts, 1.0)
   of_noise = shares @ (dim * (noise[1] / np.maximum(counts, 1.0)) ** 2)
   between = shares @ np.square(found - shares @ found).sum(axis=1) - of_noise
   within = math.sqrt(max(distance**2 - max(between, 0.0), (_LEAST_WITHIN * distance) ** 2))
@@ -79,8 +80,7 @@ def _nearest(
   return found
 
 
-def _without_smallest(counts: np.ndarray, noise: float) -> np.ndarray:
+def _without_smallest(counts: np.ndarray, known: np.ndarray) -> np.ndarray:
   """Counts [K, C], 0 where a cell is too small; the largest of a class stays, and is at least 1."""
-  largest = counts.max(axis=1, keepdims=True)
-  kept = (counts >= _SMALLEST * noise) | (counts == largest)
-  return np.where(kept, np.maximum(counts, 1.0), 0.0)
+  largest = counts.argmax(axis=1)[:, np.newaxis] == np.arange(counts.shape[1])
+  return np.where(known | largest, np.maximum(counts, 1.0), 0.0)

@@ -262,7 +262,7 @@ class ImageEncoding(ByClass):
     values, vectors = np.linalg.eigh(found)
     factors = vectors * np.sqrt(np.maximum(values, 0))[:, np.newaxis]
     factors = np.broadcast_to(factors, (len(counts), *factors.shape[1:]))
-    if means.cells is None:  # else noise in centres is little
+    if means.cells is None:  # cells are where noise in centres is little
       centres = self._denoised(means, noise_multipliers[0], found.mean(axis=0))
     sizes = np.ones_like(counts) if means.cells is None else counts
     sizes = sizes.reshape(-1, self.cells)
@@ -374,6 +374,11 @@ class Gaussians:
   def ends(self) -> np.ndarray:
     """Of cells within [0, 1], one after the other, in each class: float64 [K, C]."""
     return np.cumsum(self.sizes, axis=1) / self.sizes.sum(axis=1, keepdims=True)
+
+
+def noise_of_cells(dim: int, noise_multiplier: float) -> float:
+  """Deviation in the count of a cell in one round, of a first release of σ without a draft."""
+  return noise_multiplier / math.sqrt(_ROUND_SHARE) / weights(dim)[1]
 
 
 def drawn_cell(labels: jax.Array, ends: jax.Array, key: jax.Array) -> jax.Array:
