@@ -185,7 +185,7 @@ def test_bounds_follow_from_what_was_released(monkeypatch):
 def test_few_images_have_one_covariance_for_all_classes(n, epsilon, pooled):
   moments = _moments(n, epsilon)
   assert moments.encoding.pooled == pooled
-  assert moments.shape_of_seconds[0] == (1 if pooled else 8 * CLASSES)
+  assert moments.shape_of_seconds[0] == (1 if pooled else 16 * CLASSES)
   assert settings.read(moments.to_record(), moments.spec) == moments
   assert moments.dim <= 30
   small, large = (_moments(m, 1.0).dim for m in (20, 2000))
@@ -197,7 +197,7 @@ def test_no_two_classes_get_the_same_noise():
   empty = (np.zeros((0, *SHAPE), np.uint8), np.zeros(0, np.int32))
   means, seconds = _released(_moments(20_000, 1.0), *empty)
   assert means.cells is not None
-  assert len(seconds) == 8 * CLASSES
+  assert len(seconds) == 16 * CLASSES
   for released in (means.sums, seconds.reshape(len(seconds), -1)):
     for k in range(len(released)):
       assert (released[k] != released[k - 1]).mean() > 0.99

@@ -256,7 +256,7 @@ def test_classes_are_divided_where_noise_and_records_allow_it():
     assert settings.read(moments.to_record(), spec) == moments
     return moments.cells
 
-  assert [cells(60_000, epsilon) for epsilon in (1.0, 4.0, 8.0, 10.0)] == [1, 1, 8, 8]
+  assert [cells(60_000, epsilon) for epsilon in (1.0, 4.0, 8.0, 10.0, 30.0)] == [1, 1, 8, 8, 16]
   assert cells(10_000, 10.0) == 1
   assert cells(5000, math.inf) == 1  # so few of a cell would be known too well
 

@@ -40,7 +40,7 @@ _IMAGE_SHARES = {'of each class': 0.45, 'pooled': 0.7}
 # image has fewer coefficients, classes have one covariance together, a class is not divided.
 _MOST_NOISE, _MOST_NOISE_OF_A_CLASS, _MOST_NOISE_OF_A_CELL = 3.0, 12.0, 3.0
 _LEAST_CELL = 10.0  # in units of the noise of its count; twice what a cell is dropped below
-_CELLS = 8  # of a divided class; two or four are no better than one, by a CNN's accuracy
+_CELLS = 16, 8  # of a divided class; two or four are no better than one, by a CNN's accuracy
 # The first of these as well, the others by hand.
 # How far an image may be from the mean, in units of how far they usually are: little where noise in
 # the mean of a class, in the same units, is more than this, and farther the less there is.
@@ -249,11 +249,11 @@ def is_pooled(spec: Spec, dim: int, noise_multiplier: float) -> bool:
 
 def _cells(spec: Spec, dim: int, stages: Mapping[str, DPMechanism]) -> int:
   """Of how many Gaussians a class is: of one, where those of parts would be noise, or of few."""
-  noise = _of_covariances(spec, dim, stages[SECONDS].noise_multiplier) * _CELLS
-  of_counts = noise_of_cells(dim, stages[MEANS].noise_multiplier)
-  of_a_cell = spec.num_records / (spec.num_classes * _CELLS)
-  enough = of_a_cell >= max(2 * dim, _LEAST_CELL * of_counts)
-  return _CELLS if noise <= _MOST_NOISE_OF_A_CELL and enough else 1
+  noise = _of_covariances(spec, dim, stages[SECONDS].noise_multiplier)
+  fewest = max(2 * dim, _LEAST_CELL * noise_of_cells(dim, stages[MEANS].noise_multiplier))
+  of_a_class = spec.num_records / spec.num_classes
+  fit = (c for c in _CELLS if c * noise <= _MOST_NOISE_OF_A_CELL and of_a_class >= c * fewest)
+  return next(fit, 1)
 
 
 def _of_covariances(spec: Spec, dim: int, noise_multiplier: float) -> float:
