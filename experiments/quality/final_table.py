@@ -33,8 +33,11 @@ TARGETS: dict[float, tuple[str, ...]] = {
   0.2: ('93', '94', '–', '86.3'),
   1.0: ('96', '97.4', '92.4', '97.3'),
   10.0: ('97.5', '98.6', '94.4', '98.6'),
+  math.inf: ('98.5', '98.8', '–', '–'),
 }
 """By ε, in percent: TSTR to reach on 2 cores within 2 hours, and with a GPU; published ones."""
+LIKENESS = {0.2: (4.0, 0.5), 1.0: (1.0, 0.75), 10.0: (0.4, 0.85)}
+"""By ε: FID to reach, at most; coverage, at least."""
 BEST = afterwards.VARIANTS['clearest+distorted']
 CPU = 'CPU'
 CHANGED = 'TSTR, clearest and distorted (runs)'
@@ -54,6 +57,13 @@ def recipe(path: pathlib.Path) -> str:
   s = TrainConfig.from_dict({**sweep['settings'], 'target_epsilon': 1.0})
   linear, cnn = (f'{share or 0:g} of ε' for share in (s.label_share, s.label_cnn_share))
   return '\n'.join((
+    'What teaches most needs no discriminator: moments of scattering features are released once, '
+    'for all of ε, along axes that follow from a small release of all images before; of parts of '
+    'each class where noise allows it. A generator learns from them alone, for as many steps as '
+    'one likes, to make images that have them (`experiments/matching_eps1.flags`); an image that '
+    'strays into another class, by them, is drawn again. Samples have their classes by '
+    'construction. In the tables: moments, matched by G.',
+    '',
     'The GAN learns what digits look like and nothing of classes; private labellers (classifiers, '
     'which need less of a budget) label its samples. Three stages read the records, under one '
     'ledger, and what they cost together (PLD, composed exactly) is the ε of everything:',
@@ -76,12 +86,6 @@ def recipe(path: pathlib.Path) -> str:
     '`python -m dpgan_jax.train --flagfile=experiments/eps1.flags`, then `python -m '
     f'dpgan_jax.release --run_dir=runs/eps1 --out=eps1 --clearest={BEST.clearest:g} --distort`; '
     'likewise at any other ε.',
-    '',
-    'Beside it, without a discriminator: moments of scattering features are released once, for all '
-    'of ε, along axes that follow from a small release of all images before. A generator learns '
-    'from them alone, for as many steps as one likes, to make images that have them '
-    '(`experiments/matching_eps1.flags`); an image that strays into another class, by them, is '
-    'drawn again. Samples have their classes by construction. In the table: moments, matched by G.',
   ))  # fmt: skip
 
 
@@ -101,6 +105,46 @@ def sweeps(results: pathlib.Path) -> list[dict[str, Any]]:
   """What there is of `SWEEPS`."""
   found = (pages.read_json(results / name / 'sweep.json') for name in SWEEPS)
   return [sweep for sweep in found if sweep is not None]
+
+
+def standing(results: pathlib.Path) -> str:
+  """At each ε that there are goals for what teaches most, and which goals it misses."""
+  rows, missed = [], []
+  for epsilon, (cores, gpu, *published) in TARGETS.items():
+    best = max(
+      (
+        (group['scores']['tstr_cnn']['mean'], index, group, sweep)
+        for index, sweep in enumerate(sweeps(results)) for group in sweep['by_epsilon']
+        if float(group['target_epsilon']) == epsilon and 'tstr_cnn' in group['scores']
+      ), default=None,
+    )  # fmt: skip
+    if best is None:
+      continue
+    scores, runs = best[2]['scores'], best[3]['runs']
+    of_epsilon = [r for r in runs if float(r['target_epsilon']) == epsilon]
+    fid, coverage = LIKENESS.get(epsilon, (math.inf, 0.0))
+    rows.append((
+      show_epsilon(epsilon), _networks_of(best[3]['settings'])[0].strip('–( )'), best[2]['runs'],
+      _minutes(of_epsilon), *(mean(scores.get(name)) for name in ('tstr_cnn', 'fid', 'coverage')),
+      cores, gpu, *published,
+    ))  # fmt: skip
+    found = [
+      f'TSTR {float(goal) - 100 * best[0]:.1f} points short of {goal} % ({where})'
+      for goal, where in ((cores, '2 cores'), (gpu, 'GPU')) if 100 * best[0] < float(goal)
+    ]  # fmt: skip
+    if (scores.get('fid') or {'mean': 0.0})['mean'] > fid:
+      found.append(f'FID above {fid:g}')
+    if (scores.get('coverage') or {'mean': 1.0})['mean'] < coverage:
+      found.append(f'coverage below {coverage:g}')
+    missed += [f'- ε = {show_epsilon(epsilon)}: {"; ".join(found)}.'] if found else []
+  if not rows:
+    return pages.NOT_MEASURED
+  header = ('ε', 'ours', 'seeds', 'minutes', 'TSTR', 'FID', 'coverage', *AIMS)
+  likeness = ', '.join(
+    f'{fid:g} and {coverage:g} at ε = {epsilon:g}' for epsilon, (fid, coverage) in LIKENESS.items()
+  )
+  goals = f'FID and coverage to reach: {likeness}. What of all goals is missed:'
+  return '\n\n'.join((pages.table(header, rows), goals, '\n'.join(missed) or '- nothing.'))
 
 
 def table(results: pathlib.Path) -> list[str]:

@@ -29,7 +29,15 @@ from dpgan_jax.run.directory import RunDir
 from experiments import pages
 from experiments.pages import number
 from experiments.quality import keep_sweep
-from experiments.quality.final_table import REAL, SCORES, SWEEPS, in_the_way, recipe, table
+from experiments.quality.final_table import (
+  REAL,
+  SCORES,
+  SWEEPS,
+  in_the_way,
+  recipe,
+  standing,
+  table,
+)
 
 FLAGS = flags.FLAGS
 KEPT = ('yes', 'no')
@@ -118,11 +126,13 @@ def page(results: pathlib.Path) -> str:
     'Made by `python -m experiments.quality.make_quality` from the records in [quality](quality) '
     f'and of sweeps ({links}). TSTR: a CNN (32-64-128) is trained on samples only and tested on '
     f'real images. δ = 1e-5, no public images but the held-out ones. {PRIVATE}',
+    '## Where it stands',
+    standing(results),
     '## The recipe',
     recipe(results / SWEEPS[0] / 'sweep.json'),
     '## With the committed settings',
     *table(results),
-    '## What stands in the way',
+    '## What stands in the way of the GAN',
     in_the_way(results),
     '## On other data',
     _elsewhere(pages.read_all(folder / 'elsewhere')),
