@@ -468,3 +468,19 @@ def test_sums_along_other_axes_have_other_noise():
   same = dataclasses.replace(means[0], axes=last_digit)
   seconds = [own.release_products(none, labels, m, **about) for m in (means[0], same)]
   assert (seconds[0] != seconds[1]).all()
+
+
+def test_a_run_under_other_settings_of_jax_can_be_finished_and_read(digits, tmp_path):
+  with jax.enable_x64(True):
+    trained = trainer.train(CONFIG.replace(matching_steps=2), digits, tmp_path / 'run',
+                            progress=False)  # fmt: skip
+    images, _ = trained.model.sample(3, key=jax.random.key(0))
+    assert images.shape == (3, *SHAPE)
+  model = trainer.restore_model(tmp_path / 'run').model
+  assert isinstance(model, MomentsSynthesizer)
+  np.testing.assert_array_equal(model.seconds, trained.model.seconds)
+  generator_file.save(model, tmp_path / 'model.safetensors')
+  with jax.numpy_dtype_promotion('strict'):
+    read = generator_file.load(tmp_path / 'model.safetensors')
+    strict, _ = read.sample(3, key=jax.random.key(0))
+  np.testing.assert_array_equal(strict, model.sample(3, key=jax.random.key(0))[0])

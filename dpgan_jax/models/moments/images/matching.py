@@ -68,9 +68,9 @@ class Matched:
   def draw(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
     """Images uint8 [n, H, W, C]."""
     with jax.numpy_dtype_promotion('standard'):  # features need it
-      return self._drawn(labels, key)
+      return self._images(labels, key)
 
-  def _drawn(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
+  def _images(self, labels: np.ndarray, key: jax.Array) -> np.ndarray:
     encoding = self.gaussians.encoding
     assert isinstance(encoding, AxesEncoding)
 
