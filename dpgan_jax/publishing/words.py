@@ -70,10 +70,10 @@ def _of_images(spec: Spec, matched: bool) -> Words:
   labels = ', and `y`, int64 [{num}]' if spec.num_classes > 1 else ''
   size = f'{height}×{width}×{channels}'
   codes, begun = 'lowest frequencies', 'common mean'
-  draft, code = 'mean', 'its lowest frequencies, a public function of it.'
+  draft, code = '', 'its lowest frequencies, a public function of it.'
   if matched:
     codes, begun = 'scattering features and low frequencies', 'a draft'
-    draft = 'draft, mean and covariance of low frequencies of all images; then with the mean'
+    draft = 'a draft, mean and covariance of low frequencies of all images, and '
     code = (
       'where its scattering features and low frequencies are along the axes in which those of the '
       "draft's draws vary most. A generator learnt to make images that have these moments, from "
@@ -94,9 +94,9 @@ def _of_images(spec: Spec, matched: bool) -> Words:
     f'{", and a generator that makes images of them" * matched}',
     releases=f"{_RELEASES}the sum of its records' codes and their number; then the sum of (x - "
     'μ)(x - μ)ᵀ of codes x clipped around the mean μ that the first release gave. The first begins '
-    f'with the {draft} of all codes and their distance from it. Where noise is little it ends with '
-    'parts of each class, by the nearest of some centres, and covariances are of each part. A code '
-    f'of an image is {code}',
+    f'with {draft}the mean of all codes and their distance from it. Where noise is little it ends '
+    'with the same sums of parts of each class, the codes nearest to each of some centres, and '
+    f'covariances are of parts. A code of an image is {code}',
     released=(f'{begun}, class means and counts', 'covariances'),
     tag='image-generation',
     tasks=('image-classification', 'unconditional-image-generation'),
