@@ -27,9 +27,11 @@ from typing import Any
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SHORT = ['--steps=60', '--steps_per_report=20', '--seed=3', '--num_samples=200']
+SEEDED = ['--seed=3', '--num_samples=200']
+SHORT = ['--steps=60', '--steps_per_report=20', *SEEDED]
 RUNS = {
-  'quickstart': ['--flagfile=experiments/quickstart.flags', *SHORT],
+  'quickstart': ['--flagfile=experiments/quickstart.flags', *SEEDED],
+  'GAN': ['--flagfile=experiments/quickstart.flags', '--batch_size=64', *SHORT],
   'all stages': [
     '--dataset=digits', '--generator=report', '--discriminator=scattering', '--delta=1e-4',
     '--target_epsilon=8', '--label_share=0.2', '--label_cnn_share=0.2', '--batch_size=64',
