@@ -246,7 +246,7 @@ def _require_all_charged(moments: Moments) -> None:
   if len({purpose for _, purpose in spent}) < len(spent):
     raise Violation('two releases have the same noise')
   # An image is in one class, and in one cell each time.
-  of_one = [s for s, purpose in spent if not re.search(r'of (class|cell) [1-9]', purpose)]
+  of_one = [s for s, purpose in spent if not re.search(r'(class|cell) [1-9]', purpose)]
   if not sum(1 / s**2 for s in of_one) <= 1.001 / moments.stages[MEANS].noise_multiplier ** 2:
     raise Violation('what an image is part of costs more than is accounted for')
 

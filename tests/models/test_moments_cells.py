@@ -17,7 +17,7 @@ from dpgan_jax.data.images.dataset import ImageDataset
 from dpgan_jax.data.spec import Spec
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import denoise, release, settings
-from dpgan_jax.models.moments.encoding import Cells
+from dpgan_jax.models.moments.encoding import Cells, Means, weights
 from dpgan_jax.models.moments.images import matching
 from dpgan_jax.models.moments.images.cells import cell_of, release_cells
 from dpgan_jax.models.moments.images.encoding import ImageEncoding, drawn_cell
@@ -245,6 +245,50 @@ def test_few_records_have_no_cells_however_few_coefficients():
   assert settings.make(CONFIG.replace(moments_cells=None), spec).cells == 1
 
 
+def test_models_are_told_of_cells_as_they_were_released(monkeypatch):
+  """Sizes, noise of covariances by the cells' own bound, and noise in a class's count."""
+  data = _two_shapes()
+  encoding = settings.make(
+    TrainConfig(target_epsilon=math.inf, moments_coefficients=12, moments_cells=2), data.spec
+  ).encoding
+  counts = np.array([[30.0, 90.0], [150.0, 50.0]], np.float32)
+  cells = Cells(counts, np.zeros((2, 2, 12), np.float32), np.float32(0.5))
+  means = Means(np.array([120.0, 200.0]), np.zeros((2, 12)), 3.0, cells=cells)
+  told = []
+
+  def watched(*arguments):
+    told.append(arguments)
+    return covariances(*arguments)
+
+  covariances = denoise.covariances
+  monkeypatch.setattr(denoise, 'covariances', watched)
+  found = encoding.model(means, np.stack([np.eye(12)] * 4), (0.0, 2.0))
+  np.testing.assert_array_equal(found.sizes, counts)
+  assert told[0][2] == pytest.approx(2.0 * (1.2 * 0.5) ** 2)  # in units of what a record adds
+  assert (told[0][0], told[0][4]) == (pytest.approx(counts.ravel()), 2)
+  # An eighth for the common mean and 0.12 for each of three rounds; the rest is the class's.
+  in_count = weights(12)[1]
+  assert encoding.noise(2.0)[0] == pytest.approx(2.0 / math.sqrt(1 - 0.125 - 0.36) / in_count)
+
+
+def test_noise_in_centres_is_no_distance_between_cells():
+  """Centres that noise alone sets apart: all of the distance is within."""
+  rng, dim, noise = np.random.default_rng(0), 50, 40.0
+  codes, labels = rng.normal(size=(400, dim)), np.arange(400) % 2
+  drawn = []
+
+  def noisy(number, own, cell, found):
+    del number, own, cell
+    drawn.append(noise * rng.normal(size=found.shape))
+    return np.full(len(found), 100.0), drawn[-1] if len(drawn) == 1 else np.zeros_like(found)
+
+  about = {'noise': (1.0, noise), 'distance': 10.0}
+  cells = release_cells(codes, labels, np.zeros((2, dim)), 2, noisy, **about)
+  moved = np.square(cells.centres).sum(axis=2).mean()
+  assert moved > 5  # 50·0.4²: of a squared distance of 100
+  assert float(cells.distance) == pytest.approx(10.0, abs=0.2)
+
+
 # --- settings -------------------------------------------------------------------------------------
 
 
@@ -275,7 +319,7 @@ def test_a_release_of_before_has_no_cells():
   del record['cells']
   assert settings.read(record, moments.spec) == moments
   for wrong in (2.0, 0, '2'):
-    with pytest.raises(InputError, match='expected cells'):
+    with pytest.raises(InputError, match='expected moments_cells'):
       settings.read(record | {'cells': wrong}, moments.spec)
 
 

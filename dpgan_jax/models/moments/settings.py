@@ -36,12 +36,11 @@ _SERIES_SHARE = 0.3  # on held-out stays of PhysioNet's sets a and b
 _MOST_COEFFICIENTS, _FEWEST_COEFFICIENTS = 144, 9
 _MOST_FEATURES = 150  # where a generator matches moments: numbers of each image's code
 _IMAGE_SHARES = {'of each class': 0.45, 'pooled': 0.7}
-# In units of a covariance's mean eigenvalue, up to where eigenvalues of noise reach: with more, an
-# image has fewer coefficients, classes have one covariance together, a class is not divided.
+# In units of a covariance's mean eigenvalue, how far eigenvalues of noise reach: with more, images
+# have fewer coefficients, classes one covariance, a class one cell. The last two by hand.
 _MOST_NOISE, _MOST_NOISE_OF_A_CLASS, _MOST_NOISE_OF_A_CELL = 3.0, 12.0, 3.0
 _LEAST_CELL = 10.0  # in units of the noise of its count; twice what a cell is dropped below
-_CELLS = 16, 8  # of a divided class; two or four are no better than one, by a CNN's accuracy
-# The first of these as well, the others by hand.
+_CELLS = 16, 8  # of a divided class; two or four were no better than one, by hand
 # How far an image may be from the mean, in units of how far they usually are: little where noise in
 # the mean of a class, in the same units, is more than this, and farther the less there is.
 _LEAST_REACH, _MOST_REACH, _NOISE_OF_LEAST = 0.8, 1.6, 0.003
@@ -102,7 +101,7 @@ class Moments:
           f'got {mechanism}'
         )
     _validate.integer('dim', self.detail, minimum=1, maximum=LONGEST_CODE)
-    _validate.integer('cells', self.cells, minimum=1, maximum=64)
+    self._check_cells()
     second = self.encoding.second_dim  # refuses a length that no code has
     groups = self.encoding.second_groups(self.spec.num_classes)
     if self.spec.schema is not None and groups * second**2 > _MOST_PAIRS:
@@ -110,6 +109,19 @@ class Moments:
         f'expected fewer categories, columns, classes or moments_coefficients: {second} cells of '
         f'columns in {groups} classes have more pairs than can be counted'
       )
+
+  def _check_cells(self) -> None:
+    if _validate.integer('moments_cells', self.cells, minimum=1, maximum=64) == 1:
+      return
+    if self.spec.schema is not None:
+      what = f'one with a {self.spec.kind}'
+    elif is_pooled(self.spec, self.detail, self.stages[SECONDS].noise_multiplier):
+      what = 'one, as classes have one covariance together'
+    elif self.cells & (self.cells - 1) or self.cells >= 2**self.detail:
+      what = 'a power of two below 2 to the number of coefficients'
+    else:
+      return
+    raise _validate.InputError(f'expected moments_cells to be {what}, got {self.cells}')
 
   @functools.cached_property
   def encoding(self) -> Encoding:
@@ -225,10 +237,6 @@ def _make_images(config: TrainConfig, spec: Spec) -> Moments:
   _validate.integer('moments_coefficients', dim, minimum=1, maximum=most)
   pooled = is_pooled(spec, dim, sigma['of each class'])
   cells = config.moments_cells or _cells(spec, dim, found['of each class'])
-  if cells > 1 and (pooled or cells & (cells - 1) or cells >= 2**dim):
-    what = 'a power of two below 2 to the number of coefficients'
-    what = 'one, as classes have one covariance together' if pooled else what
-    raise _validate.InputError(f'expected moments_cells to be {what}, got {cells}')
   return Moments(config, spec, dim, found['pooled' if pooled else 'of each class'], cells)
 
 

@@ -123,33 +123,33 @@ class ImageEncoding(ByClass):
       codes, noise_multiplier=of_all, secret=secret, purpose=f'centre, {purpose}'
     )
     centre, scale = self.centre_of(released, of_all)
-    found = [
-      self.release_sums(
-        codes[labels == k] - centre, scale, noise_multiplier=of_classes, secret=secret,
-        purpose=f'{purpose} of class {k}, {digest(centre, scale)}',
-      )
-      for k in range(classes)
-    ]  # fmt: skip
-    counts = np.array([count for count, _ in found])
-    around = np.stack([sums for _, sums in found])
-    means = Means(counts, around + np.maximum(counts, 1.0)[:, np.newaxis] * centre, scale)
-    if self.cells == 1:
-      return means
 
     def release_sums(
-      number: int, own: np.ndarray, cell: np.ndarray, centres: np.ndarray
+      sigma: float, own: np.ndarray, group: np.ndarray, centres: np.ndarray, of_what: str
     ) -> tuple[np.ndarray, np.ndarray]:
+      follows = digest(scale, centres)
       found = [
         self.release_sums(
-          own[cell == g], scale, noise_multiplier=of_rounds[number], secret=secret,
-          purpose=f'{purpose} of cell {g}, round {number}, {digest(scale, centres)}',
+          own[group == g], scale, noise_multiplier=sigma, secret=secret,
+          purpose=f'{purpose} of {of_what} {g}, {follows}',
         )
         for g in range(len(centres))
       ]  # fmt: skip
       return np.array([count for count, _ in found]), np.stack([sums for _, sums in found])
 
+    around_centre = np.broadcast_to(centre, (classes, self.dim))
+    counts, around = release_sums(of_classes, codes - centre, labels, around_centre, 'class')
+    means = Means(counts, around + np.maximum(counts, 1.0)[:, np.newaxis] * centre, scale)
+    if self.cells == 1:
+      return means
+
+    def release_round(
+      number: int, own: np.ndarray, cell: np.ndarray, centres: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+      return release_sums(of_rounds[number], own, cell, centres, f'round {number}, cell')
+
     found = release_cells(
-      codes, labels, self.centres(means), self.cells, release_sums,
+      codes, labels, self.centres(means), self.cells, release_round,
       noise=self._noise_of_sums(of_rounds[0], scale), distance=scale,
     )  # fmt: skip
     return dataclasses.replace(means, cells=found)
