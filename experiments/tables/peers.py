@@ -67,16 +67,18 @@ def _mended(model: Any) -> Any:
 
   The tool asks for mbi 1.1.0, whose rows have not: columns of one clique are drawn apart, and those
   that share a parent in the same order (https://github.com/ryan112358/mbi/pull/145, mended in 2.0,
-  with which the tool does not run). Here too, cliques are the largest ones, and ties fall by chance.
+  with which the tool does not run). As there, cliques are the largest ones, ties fall by chance.
   """
   from mbi import junction_tree, markov_random_field  # type: ignore[import-not-found]
+
+  rng = np.random.default_rng()
 
   class _Numpy:
     def __getattr__(self, name: str) -> Any:
       return getattr(np, name)
 
     def argsort(self, values: np.ndarray, kind: str) -> np.ndarray:
-      return np.lexsort((np.random.rand(len(values)), values))
+      return np.lexsort((rng.random(len(values)), values))
 
   markov_random_field.np = _Numpy()
   tree, _ = junction_tree.make_junction_tree(model.domain, [set(c) for c in model.cliques])

@@ -206,12 +206,23 @@ def test_a_cell_without_a_share_is_never_drawn():
   assert np.unique(drawn[:, 1]).tolist() == [1, 2]
 
 
+def test_rows_are_as_many_as_their_shares_say():
+  """Of 1,000 rows, within one of what is expected; by chance it would be within about 15."""
+  shares = np.array([[0.5, 0.2, 0.29, 0.01]])
+  found = mixture.pick(shares[0], 1000, np.random.default_rng(0))
+  assert np.abs(np.bincount(found, minlength=4) - 1000 * shares[0]).max() <= 1
+  assert np.abs(np.bincount(found[:500], minlength=4) - 500 * shares[0]).max() > 1  # any order
+
+
 def test_places_at_the_ends_are_within_a_row_of_shares():
   """A uniform number that is 0, or rounds to 1."""
 
   class Ends:
     def random(self, size):
       return np.where(np.arange(size) % 2, np.nextafter(1.0, 0.0), 0.0)
+
+    def permutation(self, size):
+      return np.arange(size)
 
   shares = np.array([[0.0, 0.3, 0.1, 0.0]])
   assert mixture.pick_in(shares, np.zeros(2, np.int64), Ends()).tolist() == [1, 2]

@@ -51,7 +51,7 @@ _LEAST_REACH, _MOST_REACH, _NOISE_OF_LEAST = 0.8, 1.6, 0.003
 # last table.
 _SHARE_AT_ONE, _LEAST_SHARE, _LARGEST_SHARE = 4.0, 0.2, 0.6
 _WEAKEST_RELATION, _FEWEST_CELLS, _MOST_CELLS = 0.1, 6, 20
-_FINE_OVER_NOISE, _LEAST_FINER, _MOST_FINER = 6.0, 2, 8
+_FINE_OVER_NOISE, _FEWEST_FINE, _MOST_FINER = 6.0, 64, 8
 _ALL_CELLS = 1500  # of a table, about: all their pairs are counted
 # Of series: so many cosines over time in all channels together, and at most so many in one.
 _ALL_SHAPES, _MOST_SHAPES = 30, 24
@@ -378,7 +378,7 @@ def rows_over_noise(spec: Spec, noise_multiplier: float) -> float:
 def _of_table(spec: Spec, schema: Schema, bins: int, noise_multiplier: float) -> TableEncoding:
   noise = noise_multiplier * schema.rows_per_unit * math.sqrt(spec.shape[0] * spec.num_classes)
   worth = expected_rows(spec) / max(_FINE_OVER_NOISE * noise, 1e-300)
-  intervals = int(max(_LEAST_FINER * bins, min(worth, _MOST_FINER * bins)))
+  intervals = int(max(_FEWEST_FINE, 2 * bins, min(worth, _MOST_FINER * bins)))
   return TableEncoding(schema, bins, intervals, noise_multiplier)
 
 

@@ -4,10 +4,11 @@ A row is in one cell of each of C columns, so it moves one-way counts by √C an
 √(C(C - 1)/2), in Euclidean norm (`privacy.releases.marginals`), however many cells there are, and a
 person with k rows moves both by k times as much. So one-way counts are of fine cells, which find
 where values heap up, and two-way counts of coarse ones, which follow from the first release
-(`partition`). These are drawn to what independence would have them be (`shrinkage`), and a mixture
-of products is fitted to them (`mixture`), which takes most of the noise out. A draw is a coarse
-cell in each column, moved until no relation is left that pairs of columns do not imply
-(`pairwise`), and in it a fine one, by their shares (`rows`).
+(`partition`). Counts of neighbouring cells are smoothed (`smoothing`), two-way counts are drawn to
+what independence would have them be (`shrinkage`), and a mixture of products is fitted to them
+(`mixture`), which takes most of the noise out. A draw is a coarse cell in each column, moved until
+no relation is left that pairs of columns do not imply (`pairwise`), and in it a fine one, by their
+shares (`rows`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from dpgan_jax.data.tables.cells import Cells
 from dpgan_jax.data.tables.schema import Schema
 from dpgan_jax.models.moments.encoding import ByClass, Means
-from dpgan_jax.models.moments.tables import mixture, pairwise, partition
+from dpgan_jax.models.moments.tables import mixture, pairwise, partition, smoothing
 from dpgan_jax.models.moments.tables.mixture import Counts
 from dpgan_jax.models.moments.tables.rows import Rows
 from dpgan_jax.models.moments.tables.shrinkage import corrected, shrunk
@@ -62,15 +63,23 @@ class TableEncoding(ByClass):
 
   def within(self, means: Means) -> tuple[np.ndarray, ...]:
     """Of each column, the coarse cell that each fine cell lies in, int64 [cells]."""
-    deviation = self.noise(self.noise_multiplier)[1] * math.sqrt(len(means.sums))
     # As a file keeps them: what is read again must give the same cells.
-    sums = means.sums.astype(np.float32).sum(axis=0, dtype=np.float64)
-    parts, found = np.split(sums, np.cumsum(self.fine_sizes)[:-1]), []
-    for counts, fine, size in zip(parts, self.fine, self.sizes, strict=True):
+    sums = means.sums.astype(np.float32).astype(np.float64)
+    smoothed, found = self._smoothed(sums, self.noise(self.noise_multiplier)[1]), []
+    for counts, fine, size in zip(smoothed, self.fine, self.sizes, strict=True):
       first = int(fine.column.nullable)  # what is missing stays apart
-      joined = partition.into(counts[first:], size - first, deviation=deviation)
+      joined = partition.into(counts.sum(axis=0)[first:], size - first)
       found.append(np.append(np.zeros(first, np.int64), joined + first))
     return tuple(found)
+
+  def _smoothed(self, sums: np.ndarray, deviation: float) -> list[np.ndarray]:
+    """One-way counts of each column, float64 [K, cells], those of numbers without most noise."""
+    found = np.split(sums.copy(), np.cumsum(self.fine_sizes)[:-1], axis=1)
+    for counts, fine in zip(found, self.fine, strict=True):
+      if not fine.column.is_category:
+        first = int(fine.column.nullable)
+        counts[:, first:] = smoothing.of_classes(counts[:, first:], deviation)
+    return found
 
   @functools.cached_property
   def fine_sizes(self) -> tuple[int, ...]:
@@ -140,7 +149,7 @@ class TableEncoding(ByClass):
     of_ones, of_pairs = self.noise(noise_multipliers[0])[1], noise_multipliers[1]
     _, squared = marginals.squared_sensitivities(len(self.sizes), self.schema.rows_per_unit)
     of_pairs *= math.sqrt(squared)
-    by_column = np.split(means.sums, np.cumsum(self.fine_sizes)[:-1], axis=1)
+    by_column = self._smoothed(means.sums, of_ones)
     columns = list(zip(by_column, self.within(means), self.sizes, strict=True))
     one_way = np.concatenate(
       [

@@ -203,9 +203,13 @@ def draw_cells(
 
 
 def pick_in(shares: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """A column for each of `rows` [n], with probabilities in proportion to `shares` [m, columns]."""
+  """A column for each of `rows` [n], with probabilities in proportion to `shares` [m, columns].
+
+  Levels are one of each n-th part of [0, 1], in any order: counts vary less than by chance.
+  """
   ends = np.cumsum(shares, axis=1)
-  levels = rng.random(len(rows)) * ends[rows, -1]
+  levels = (rng.permutation(len(rows)) + rng.random(len(rows))) / max(len(rows), 1)
+  levels *= ends[rows, -1]
   return np.minimum((ends[rows] <= levels[:, np.newaxis]).sum(axis=1), shares.shape[1] - 1)
 
 

@@ -239,7 +239,12 @@ def _sweep(
   kind = jnp.asarray([kinds.index(width) for width in widths])
   begins, many = jnp.asarray(np.cumsum((0, *sizes))[:-1]), jnp.asarray(sizes)
   b, theta = jnp.pad(b, (0, room)), jnp.pad(theta, ((0, room), (0, room)))
-  places = jax.random.uniform(key, (len(sizes), len(hot)))
+  # One of each n-th part of [0, 1], in any order: counts vary less than by chance.
+  key, order = jax.random.split(key)
+  parts = jax.random.permutation(
+    order, jnp.tile(jnp.arange(len(hot)), (len(sizes), 1)), axis=1, independent=True
+  )
+  places = (parts + jax.random.uniform(key, parts.shape, maxval=0.999)) / len(hot)  # not 1
 
   def of_width(width: int) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
     def column(hot: jax.Array, c: jax.Array, place: jax.Array) -> jax.Array:

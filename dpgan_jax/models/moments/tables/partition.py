@@ -5,7 +5,7 @@ be empty where bounds are wide and numbers are near each other; cells of equal m
 for all that is rare. Equal shares of the cube roots of counts lie between, and have the least
 squared error (Panter & Dite 1951).
 
->>> into(np.array([729.0, 0, 0, 125, 125, 125, 0, 1]), 4, deviation=1.0).tolist()
+>>> into(np.array([729.0, 0, 0, 125, 125, 125, 0, 1]), 4).tolist()
 [0, 1, 1, 1, 2, 3, 3, 3]
 """
 
@@ -16,15 +16,14 @@ import numpy as np
 from dpgan_jax.models.moments.tables.shrinkage import nearest
 
 
-def into(counts: np.ndarray, cells: int, *, deviation: float) -> np.ndarray:
+def into(counts: np.ndarray, cells: int) -> np.ndarray:
   """The coarse cell of each fine one, int64 [n], rising from 0 to `cells` - 1 without a gap.
 
   Args:
-    counts: float64 [n], noisy, of neighbouring cells; n ≥ `cells`.
+    counts: float64 [n], of neighbouring cells; n ≥ `cells`.
     cells: how many coarse ones.
-    deviation: of the noise in each count; no more than that counts as nothing.
   """
-  roots = np.cbrt(np.maximum(counts - deviation, 0)) + 1e-6
+  roots = np.cbrt(np.maximum(counts, 0)) + 1e-6
   middles = (np.cumsum(roots) - roots / 2) / roots.sum()
   order = np.arange(cells)
   starts = np.searchsorted(middles, order / cells)
