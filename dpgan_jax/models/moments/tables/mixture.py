@@ -209,7 +209,7 @@ def pick_in(shares: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> n
   """
   ends = np.cumsum(shares, axis=1)
   levels = (rng.permutation(len(rows)) + rng.random(len(rows))) / max(len(rows), 1)
-  levels *= ends[rows, -1]
+  levels = np.minimum(levels, np.nextafter(1.0, 0.0)) * ends[rows, -1]
   return np.minimum((ends[rows] <= levels[:, np.newaxis]).sum(axis=1), shares.shape[1] - 1)
 
 
