@@ -31,6 +31,8 @@ from dpgan_jax.models.moments.encoding import Axes, Cells, Means
 from dpgan_jax.models.moments.images.scattering_encoding import ScatteringEncoding
 from dpgan_jax.models.moments.settings import Moments
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer, abstract_network
+from dpgan_jax.models.moments.tables import partition
+from dpgan_jax.models.moments.tables.encoding import TableEncoding
 from dpgan_jax.models.synthesizer import Synthesizer
 from dpgan_jax.privacy.mechanism import DPMechanism
 
@@ -246,8 +248,10 @@ def _save_moments(model: MomentsSynthesizer, path: str | os.PathLike[str]) -> No
 
 
 def _features_of(moments: Moments) -> dict[str, str]:
-  """What a generator's parameters depend on that other machines or versions might do otherwise."""
+  """What released numbers mean that other machines or versions might take for something else."""
   encoding = moments.encoding
+  if isinstance(encoding, TableEncoding):
+    return {'features': partition.VERSION}
   return {'features': encoding.features.digest} if isinstance(encoding, ScatteringEncoding) else {}
 
 

@@ -51,12 +51,12 @@ from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.secrets import Secret
 from dpgan_jax.run.stages import CompiledStage, Stage, State
 
-FORMAT = 7
+FORMAT = 8
 """Of config.json; those of version 0.1 have none. It is raised where what a key stands for changes:
 steps that are taken again would have the same noise around other sums (2: sums that round
 otherwise, batches in order; 4: other cells of a table whose schema the run finds; 5: other scores
 of series; 6: features along axes of a draft;
-7: noise of its own for other axes).
+7: noise of its own for other axes; 8: coarse cells of tables by smoothed counts).
 """
 
 

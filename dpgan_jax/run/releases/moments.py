@@ -25,6 +25,8 @@ from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.releases.stage import NoMetrics, Stage, State
 
+_OTHER_CELLS_BEFORE = 8  # of config.json's format
+
 
 class MomentsState(NamedTuple):
   """What a release of moments has given so far; covered by the guarantee but for the key.
@@ -181,7 +183,16 @@ def _arrays(model: MomentsSynthesizer) -> tuple[np.ndarray, ...]:
 
 
 def restore_moments(moments: Moments, run: RunDir) -> MomentsSynthesizer | None:
-  """What a run has released; None where it has not yet."""
+  """What a run has released; None where it has not yet.
+
+  Raises:
+    InputError: a table that was counted in other cells.
+  """
+  if moments.spec.kind == 'table' and run.load_config().get('format', 0) < _OTHER_CELLS_BEFORE:
+    raise _validate.InputError(
+      f'{run.path} is of an earlier version of dpgan_jax, which counted tables in other cells: '
+      'read it with that version'
+    )
   state = _restored(moments, run)
   return None if state is None else released(moments, state)
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from dpgan_jax.data.tables.cells import Cells
 from dpgan_jax.data.tables.schema import Schema
-from dpgan_jax.models.moments.encoding import ByClass, Means
+from dpgan_jax.models.moments.encoding import ByClass, Means, digest
 from dpgan_jax.models.moments.tables import mixture, pairwise, partition, smoothing
 from dpgan_jax.models.moments.tables.mixture import Counts
 from dpgan_jax.models.moments.tables.rows import Rows
@@ -123,12 +123,11 @@ class TableEncoding(ByClass):
   ) -> np.ndarray:  # fmt: skip
     """Two-way counts."""
     del labels
-    coarse = np.stack(
-      [within[cells] for within, cells in zip(self.within(means), codes.T, strict=True)], axis=1
-    )
+    joined = self.within(means)
+    coarse = np.stack([of[cells] for of, cells in zip(joined, codes.T, strict=True)], axis=1)
     return marginals.release_two_way(
-      coarse, self.sizes, noise_multiplier=noise_multiplier, secret=secret, purpose=purpose,
-      rows_per_record=self.schema.rows_per_unit,
+      coarse, self.sizes, noise_multiplier=noise_multiplier, secret=secret,
+      purpose=f'{purpose}, {digest(*joined)}', rows_per_record=self.schema.rows_per_unit,
     )  # fmt: skip
 
   def noise(self, noise_multiplier: float, scale: float = 1.0) -> tuple[float, float]:

@@ -158,7 +158,7 @@ def _fit(
 
   def step(carry: tuple, key: jax.Array) -> tuple[tuple, tuple]:
     hot, (b, theta) = carry
-    hot = _sweep(hot, b, theta, every, key, sizes)
+    hot = _sweep(hot, b, theta, every, jax.random.uniform(key, (len(sizes), len(hot))), sizes)
     rows = hot[:, :dim]
     have, together = rows.mean(axis=0), rows.T @ rows / len(rows)
     wanted = (ones + least) / (have + least)
@@ -201,10 +201,15 @@ def _move(
 
   def block(i: jax.Array, cells: jax.Array) -> jax.Array:
     b, theta = model.ones[labels[i]], model.pairs[labels[i]]
-    keys = jax.random.split(jax.random.fold_in(key, i), sweeps)
+    chance, order = jax.random.split(jax.random.fold_in(key, i))
+    places = jax.random.uniform(chance, (sweeps, len(sizes), _BLOCK))
+    # In the last sweep one in each part of [0, 1), in any order: counts vary less than by chance.
+    parts = jnp.tile(jnp.arange(_BLOCK), (len(sizes), 1))
+    parts = jax.random.permutation(order, parts, axis=1, independent=True)
+    places = places.at[-1].set((0.999 * places[-1] + parts) / _BLOCK)
     hot, _ = jax.lax.scan(
-      lambda hot, key: (_sweep(hot, b, theta, free, key, sizes), None),
-      _hot(cells[i], sizes), keys,
+      lambda hot, places: (_sweep(hot, b, theta, free, places, sizes), None),
+      _hot(cells[i], sizes), places,
     )  # fmt: skip
     found = jnp.matmul(hot[:, : len(numbers)], numbers, precision='highest')
     return cells.at[i].set(jnp.rint(found).astype(jnp.int32))
@@ -230,21 +235,15 @@ def _hot(cells: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
 
 
 def _sweep(
-  hot: jax.Array, b: jax.Array, theta: jax.Array, free: jax.Array, key: jax.Array,
+  hot: jax.Array, b: jax.Array, theta: jax.Array, free: jax.Array, places: jax.Array,
   sizes: tuple[int, ...],
 ) -> jax.Array:  # fmt: skip
-  """Every free column once, one after the other, given all others."""
+  """Every free column once, one after the other, given all others; places in [0, 1) [C, n]."""
   widths = _widths(sizes)
   kinds, room = sorted(set(widths)), max(widths)
   kind = jnp.asarray([kinds.index(width) for width in widths])
   begins, many = jnp.asarray(np.cumsum((0, *sizes))[:-1]), jnp.asarray(sizes)
   b, theta = jnp.pad(b, (0, room)), jnp.pad(theta, ((0, room), (0, room)))
-  # One of each n-th part of [0, 1], in any order: counts vary less than by chance.
-  key, order = jax.random.split(key)
-  parts = jax.random.permutation(
-    order, jnp.tile(jnp.arange(len(hot)), (len(sizes), 1)), axis=1, independent=True
-  )
-  places = (parts + jax.random.uniform(key, parts.shape, maxval=0.999)) / len(hot)  # not 1
 
   def of_width(width: int) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
     def column(hot: jax.Array, c: jax.Array, place: jax.Array) -> jax.Array:

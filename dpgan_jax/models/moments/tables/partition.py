@@ -15,6 +15,9 @@ import numpy as np
 
 from dpgan_jax.models.moments.tables.shrinkage import nearest
 
+VERSION = 'of smoothed counts'
+"""Of what coarse cells follow from: two-way counts of other cells would be misread."""
+
 
 def into(counts: np.ndarray, cells: int) -> np.ndarray:
   """The coarse cell of each fine one, int64 [n], rising from 0 to `cells` - 1 without a gap.
