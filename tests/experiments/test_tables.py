@@ -70,6 +70,34 @@ def test_a_wide_table_is_on_the_page():
   assert 'took 2.5 minutes' in page
 
 
+def test_the_page_says_what_was_reached_and_what_was_not():
+  """Beside the best of the tools that ended, by score; time is AIM's, however long that was."""
+  scores = ('one_way', 'two_way', 'three_way', 'auroc', 'logistic', 'forest', 'boosting')
+
+  def row(kind: str, seconds: float, two_way: float, auroc: float, **more: float) -> dict:
+    found = dict.fromkeys(scores, 0.1) | {'two_way': two_way, 'auroc': auroc, 'best': 'forest'}
+    return {'kind': kind, 'epsilon': 1.0, 'seed': 0, 'seconds': seconds, **found, **more}
+
+  said = {'expected': 'good', 'verdict': 'good', 'every_column': 0.8}
+  rows = [
+    row('AIM (a tool)', 900, 0.03, 0.89, every_column=0.85),
+    row('MST (a tool)', 60, 0.05, 0.95, every_column=0.75),
+    row('moments', 20, 0.04, 0.9, **said), row('moments', 40, 0.05, 0.92, **said),
+    {'kind': 'AIM (a tool)', 'epsilon': 10.0, 'seed': 0, 'seconds': 1200},
+    {**row('moments', 30, 0.04, 0.9, **said), 'epsilon': 10.0},
+  ]  # fmt: skip
+  page = make_page.page(
+    {'rows': rows, 'train': 1, 'test': 1, 'delta': 1e-5, 'peak_gib': 1}, {'rows': []}
+  )
+  assert '| AUROC | 1 | ≥ 0.905 | 0.91 | reached |' in page
+  assert '| two-way, beside AIM | 1 | ≤ 0.03 | 0.045 | **not reached** |' in page
+  assert '| AUROC, beside MST | 1 | ≥ 0.95 | 0.91 | **not reached** |' in page
+  assert '| others, beside AIM | 1 | ≥ 0.85 | 0.8 | **not reached** |' in page
+  assert "| AIM's time ÷ ours | 1 | ≥ 5 | 30 | reached |" in page
+  assert "| AIM's time ÷ ours, at least | 10 | ≥ 5 | 40 | reached |" in page
+  assert '| AUROC | 10 | ≥ 0.915 | 0.9 | **not reached** |' in page
+
+
 def test_a_tool_that_did_not_end_is_on_the_page():
   rows = [{'kind': 'AIM (a tool)', 'epsilon': 1.0, 'seconds': 1200.4, 'seed': 0}]
   record = {'rows': rows, 'train': 1, 'test': 1, 'delta': 1e-5, 'peak_gib': 1}
