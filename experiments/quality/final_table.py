@@ -19,9 +19,11 @@ from experiments.quality import afterwards
 
 SWEEPS = (
   'sweep_wavelets', 'sweep_report_d', 'sweep', 'sweep_refiner', 'sweep_moments', 'sweep_matching',
+  'sweep_matching_eps10',
 )  # fmt: skip
 """Of mnist.flags as they are; of the report's discriminator instead; and of one generator too; of
-refiner_eps1.flags; of moments alone, by ε alone; and of matching_eps1.flags."""
+refiner_eps1.flags; of moments alone, by ε alone; of matching_eps1.flags; of matching_eps10.flags.
+"""
 MNIST = pages.FOLDER / 'mnist.flags'
 SCORES = {
   'tstr_cnn': 'TSTR',
@@ -220,7 +222,10 @@ def _networks_of(settings: dict[str, Any]) -> tuple[str, int]:
 
 
 def _of_moments(settings: dict[str, Any]) -> str:
-  return 'moments alone' if settings.get('matching_steps') is None else 'moments, matched by G'
+  if settings.get('matching_steps') is None:
+    return 'moments alone'
+  cells = settings.get('moments_cells')
+  return f'moments{f" of {cells} parts of each class" * bool(cells)}, matched by G'
 
 
 def _command(sweep: dict[str, Any]) -> str:
@@ -231,7 +236,8 @@ def _command(sweep: dict[str, Any]) -> str:
   if settings.get('method') == 'moments':
     of = '--dataset=mnist'
     if settings.get('matching_steps') is not None:
-      of = '--flagfile=experiments/matching_eps1.flags'
+      number = 10 if settings.get('moments_cells') else 1
+      of = f'--flagfile=experiments/matching_eps{number}.flags'
     return f'`python -m dpgan_jax.sweep {of} --epsilons={asked} --seeds={seeds}`'
   if settings['generator'] == 'refiner':
     return (
