@@ -92,7 +92,7 @@ def _verdict(run: RunDir, planned: plan.Plan) -> Verdict | GANVerdict | None:
       raise _validate.InputError(
         f'{run.signs} is not what a run leaves ({error}): let dpgan_jax.train write it again'
       ) from None
-  model = moments.restore_moments(planned, run)
+  model = moments.restore_moments(planned, run) if moments.is_readable(planned, run) else None
   found = None if model is None else verdict.judge(model.means, model.seconds, planned)
   if found is None or planned.config.matching_steps is None or run.matched.is_file():
     return found

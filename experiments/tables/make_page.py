@@ -77,13 +77,13 @@ def page(
 def _goals(
   releases: Mapping[tuple[float, str], Sequence[Mapping[str, Any]]], aurocs: Mapping[float, float]
 ) -> list[tuple[str, ...]]:
-  """What was wanted and what was found, beside the best of the other tools that ended."""
+  """What was wanted and what was found: beside one release of the best other tool that ended."""
   found = []
 
   def add(said: str, epsilon: float, value: float, bound: float, least: bool) -> None:
     verdict = 'reached' if (value >= bound if least else value <= bound) else '**not reached**'
-    wanted = f'{"≥" if least else "≤"} {bound:.3g}'
-    found.append((said, f'{epsilon:g}', wanted, f'{value:.3g}', verdict))
+    wanted = f'{"≥" if least else "≤"} {bound:.4g}'
+    found.append((said, f'{epsilon:g}', wanted, f'{value:.4g}', verdict))
 
   for (epsilon, kind), own in releases.items():
     if kind != 'moments':
@@ -101,10 +101,10 @@ def _goals(
         about = f'{said}, beside {best.partition(" ")[0]}'
         add(about, epsilon, _mean(own, name), ended[best][name], least)
     for kind, row in others.items():
-      if kind.startswith('AIM') and aurocs:
-        times = row['seconds'] / _mean(own, 'seconds')
-        add("AIM's time ÷ ours" + ('' if kind in ended else ', at least'), epsilon, times, _TIMES,
-            True)  # fmt: skip
+      times = row['seconds'] / _mean(own, 'seconds')
+      if kind.startswith('AIM') and aurocs and (kind in ended or times >= _TIMES):
+        said = "AIM's time ÷ ours" + ('' if kind in ended else ', at least')
+        add(said, epsilon, times, _TIMES, True)
   return found
 
 

@@ -25,7 +25,7 @@ from dpgan_jax.models.moments.encoding import Means
 from dpgan_jax.models.moments.settings import MEANS, SECONDS
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.models.moments.tables import encoding as table_encoding
-from dpgan_jax.models.moments.tables import mixture, pairwise
+from dpgan_jax.models.moments.tables import mixture, pairwise, partition
 from dpgan_jax.models.moments.tables.encoding import TableEncoding
 from dpgan_jax.models.moments.tables.rows import Rows
 from dpgan_jax.run import generator_file, plan
@@ -267,7 +267,7 @@ def test_a_record_of_the_settings_reads_back(few):
 @hypothesis.settings(max_examples=60)
 def test_values_are_of_the_cells_that_were_drawn(table, bins, seed):
   """Whatever the counts: each coarse cell has a fine one, and what is missing has its own."""
-  encoding = TableEncoding(table.schema, bins, 3 * bins)
+  encoding = TableEncoding(table.schema, bins, 3 * bins, noise_multiplier=seed / 9)
   rng = np.random.default_rng(seed)
   classes = table.num_classes
   means = Means(np.zeros(classes), rng.normal(0, 9, (classes, encoding.dim)))
@@ -484,6 +484,9 @@ def test_a_file_draws_the_same_and_holds_no_seed_and_no_secret(private, tmp_path
   assert private.config.seed == 5
   assert isinstance(again, MomentsSynthesizer)
   np.testing.assert_allclose(again.seconds, private.seconds, rtol=1e-6)
+  assert isinstance(again.moments.encoding, TableEncoding)
+  of_file, released = (m.moments.encoding.within(m.means) for m in (again, private))
+  assert all(np.array_equal(one, other) for one, other in zip(of_file, released, strict=True))
   generator_file.save(again, path)
   once_more = generator_file.load(path)  # of what is in the file; the first was of more digits
   drawn = [model.sample(40, key=jax.random.key(0)) for model in (again, once_more)]
@@ -496,6 +499,14 @@ def test_a_file_draws_the_same_and_holds_no_seed_and_no_secret(private, tmp_path
   record = json.loads(json.loads(content[8 : 8 + length])['__metadata__']['dpgan_jax'])
   assert record['config']['seed'] is None
   assert 'purpose' not in json.dumps(record)
+
+
+def test_a_file_of_other_cells_is_refused(private, tmp_path, monkeypatch):
+  monkeypatch.setattr(partition, 'VERSION', 'of counts with all their noise')
+  generator_file.save(private, tmp_path / 'model.safetensors')
+  monkeypatch.undo()
+  with pytest.raises(_validate.InputError, match='counts a table in other cells than this version'):
+    generator_file.load(tmp_path / 'model.safetensors')
 
 
 def test_a_gan_of_a_table_is_refused(few):

@@ -10,7 +10,7 @@ from dpgan_jax.models.moments.tables import smoothing
 _LISTS = st.lists(st.floats(-1e5, 1e6, width=32), min_size=1, max_size=70)
 
 
-@hypothesis.given(counts=_LISTS, deviation=st.floats(0, 1e4))
+@hypothesis.given(counts=_LISTS, deviation=st.floats(0, 1e6))
 def test_there_are_as_many_rows_as_before(counts, deviation):
   """Smoothing moves rows between cells only; without noise it moves none."""
   counts = np.array(counts)
@@ -66,3 +66,17 @@ def test_a_class_is_as_all_are_where_noise_hides_it_and_its_own_where_not():
       off.append([np.abs(each - true[1]).sum() for each in (found[1], others[compared])])
     ours, theirs = np.mean(off, axis=0)
     assert ours < 0.9 * theirs
+
+
+def test_all_rows_of_counts_are_smoothed_each_by_its_own_noise():
+  rng = np.random.default_rng(4)
+  counts, noise = rng.normal(100, 30, (5, 40)), np.array([0.0, 1, 10, 30, 300])
+  found = smoothing.smoothed(counts, noise)
+  np.testing.assert_allclose(found[0], counts[0], rtol=1e-12)
+  for own, row, deviation in zip(found, counts, noise, strict=True):
+    np.testing.assert_allclose(own, smoothing.smoothed(row, deviation), rtol=1e-12)
+
+
+def test_few_cells_stay():
+  counts = np.array([5.0, 0, 5, 0, 5, 0, 5])
+  np.testing.assert_array_equal(smoothing.smoothed(counts, 3.0), counts)

@@ -182,13 +182,18 @@ def _arrays(model: MomentsSynthesizer) -> tuple[np.ndarray, ...]:
   return means.counts, means.sums, model.seconds, *(means.axes or ()), *(means.cells or ())
 
 
+def is_readable(moments: Moments, run: RunDir) -> bool:
+  """Whether this version knows what the numbers that a run has released are of."""
+  return moments.spec.kind != 'table' or run.load_config()['format'] >= _OTHER_CELLS_BEFORE
+
+
 def restore_moments(moments: Moments, run: RunDir) -> MomentsSynthesizer | None:
   """What a run has released; None where it has not yet.
 
   Raises:
     InputError: a table that was counted in other cells.
   """
-  if moments.spec.kind == 'table' and run.load_config().get('format', 0) < _OTHER_CELLS_BEFORE:
+  if not is_readable(moments, run):
     raise _validate.InputError(
       f'{run.path} is of an earlier version of dpgan_jax, which counted tables in other cells: '
       'read it with that version'

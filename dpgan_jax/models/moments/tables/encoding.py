@@ -29,6 +29,7 @@ from dpgan_jax.models.moments.tables.shrinkage import corrected, shrunk
 from dpgan_jax.privacy.releases import marginals
 
 _FEWEST_COMPONENTS, _MOST_COMPONENTS = 10, 300
+_LEFT = 0.5  # of the noise of smoothed counts, about, by hand: less where they are smooth
 _MOVED, _FEWEST_MOVED = 12_000, 500  # rows that relations are found with
 
 
@@ -165,7 +166,10 @@ class TableEncoding(ByClass):
     rows = noise_multipliers[1] * len(columns) * self.schema.rows_per_unit
     worth = counts.total / max(rows, 1e-300)
     components = int(np.clip(worth, _FEWEST_COMPONENTS, _MOST_COMPONENTS))
-    shares = tuple(shares_of_classes(each, within, of_ones) for each, within, _ in columns)
+    shares = tuple(
+      shares_of_classes(each, within, of_ones * (1.0 if fine.column.is_category else _LEFT))
+      for (each, within, _), fine in zip(columns, self.fine, strict=True)
+    )
     fitted = mixture.fit(counts, components)
     ones, pairs = (counts.total * each for each in mixture.marginals(fitted, self.sizes))
     pairs = corrected(pairs, seconds, self.sizes, of_pairs)

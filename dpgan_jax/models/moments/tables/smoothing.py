@@ -1,9 +1,10 @@
 """Noisy counts of neighbouring cells, without most of the noise: free of cost.
 
 Most columns of numbers are smooth but for some values that heap up, and noise is neither. Haar
-wavelets tell them apart: of each level, coefficients that stand out of the noise alone stay, and
-the others stay by as much as they do together (James & Stein 1961). No place is a border of cells
-that are joined, as all shifts take part (Coifman & Donoho 1995).
+wavelets tell them apart: of each level, coefficients stay that each by itself stands out of the
+noise, and the others stay by as much as they do together (James & Stein 1961). No place is a border
+of cells that are joined, as all shifts take part (Coifman & Donoho 1995). A heap that stands out
+little is flattened in part.
 
 >>> rng, true = np.random.default_rng(0), np.where(np.arange(64) == 40, 900.0, 50.0)
 >>> noisy = true + rng.normal(0, 20, 64)
@@ -19,28 +20,31 @@ import math
 import numpy as np
 
 _OUTSTANDING = 3.0  # deviations
-_SELDOM = 0.5  # deviations more than noise has of squares, on average
+_SELDOM = 0.5  # in deviations of the mean square of noise, how much above its mean is no signal
+_FEWEST = 8  # of so few cells each matters by itself
 
 
-def smoothed(counts: np.ndarray, deviation: float) -> np.ndarray:
-  """What is expected of counts, float64 [n].
+def smoothed(counts: np.ndarray, deviation: float | np.ndarray) -> np.ndarray:
+  """What is expected of counts, float64 [..., n].
 
   Args:
-    counts: float64 [n], of neighbouring cells, with noise.
-    deviation: of the noise in each.
+    counts: float64 [..., n], of neighbouring cells, with noise.
+    deviation: of the noise in each, [...].
   """
-  if len(counts) < 4 or not deviation > 0:
-    return counts
-  level, details = np.concatenate([counts, counts[::-1]]), []
-  for step in _steps(len(counts)):
-    ahead = np.roll(level, -step)
+  cells, deviation = counts.shape[-1], np.asarray(deviation)[..., np.newaxis]
+  if cells < _FEWEST or not (deviation > 0).any():
+    return counts.copy()
+  level, details = np.concatenate([counts, counts[..., ::-1]], axis=-1), []
+  steps = [2**level for level in range(cells.bit_length() - 1)]
+  for step in steps:
+    ahead = np.roll(level, -step, axis=-1)
     details.append((level - ahead) / 2)
     level = (level + ahead) / 2
-  for step in reversed(_steps(len(counts))):
-    of_noise = deviation / math.sqrt(2 * step)
-    detail = _kept(details.pop(), of_noise, independent=len(counts) / (2 * step))
-    level = (level + detail + np.roll(level - detail, step)) / 2
-  return (level[: len(counts)] + level[len(counts) :][::-1]) / 2
+  for step, detail in zip(reversed(steps), reversed(details), strict=True):
+    # Of all shifts of a level about n/(2·step) are independent.
+    kept = _kept(detail, deviation / math.sqrt(2 * step), independent=cells / (2 * step))
+    level = (level + kept + np.roll(level - kept, step, axis=-1)) / 2
+  return (level[..., :cells] + level[..., : cells - 1 : -1]) / 2
 
 
 def of_classes(counts: np.ndarray, deviation: float) -> np.ndarray:
@@ -54,18 +58,15 @@ def of_classes(counts: np.ndarray, deviation: float) -> np.ndarray:
   shares = np.maximum(counts.sum(axis=1), 1.0)
   shares /= shares.sum()
   of_noise = np.sqrt(np.square(1 - shares) + (classes - 1) * np.square(shares)) * deviation
-  apart = counts - np.outer(shares, together)
-  own = [smoothed(row, noise) for row, noise in zip(apart, of_noise, strict=True)]
-  return np.outer(shares, smoothed(together, deviation * math.sqrt(classes))) + np.stack(own)
+  apart = smoothed(counts - np.outer(shares, together), of_noise)
+  return np.outer(shares, smoothed(together, deviation * math.sqrt(classes))) + apart
 
 
-def _steps(cells: int) -> list[int]:
-  return [2**level for level in range(cells.bit_length() - 1)]
-
-
-def _kept(detail: np.ndarray, deviation: float, *, independent: float) -> np.ndarray:
-  """Coefficients of one level; `independent` of them are as many as there are cells for."""
+def _kept(detail: np.ndarray, deviation: np.ndarray, *, independent: float) -> np.ndarray:
+  """Coefficients of one level, [..., 2n]."""
   small = np.abs(detail) <= _OUTSTANDING * deviation
-  energy = np.square(detail[small]).mean() if small.any() else 0.0
-  noise = deviation**2 * (1 + _SELDOM * math.sqrt(2 / independent))
-  return np.where(small, max(0.0, 1 - noise / max(energy, 1e-300)) * detail, detail)
+  energy = np.square(detail * small).sum(axis=-1, keepdims=True)
+  energy /= np.maximum(small.sum(axis=-1, keepdims=True), 1)
+  noise = np.square(deviation) * (1 + _SELDOM * math.sqrt(2 / independent))
+  share = np.where(energy > noise, 1 - noise / np.where(energy > noise, energy, 1.0), 0.0)
+  return np.where(small, share * detail, detail)
