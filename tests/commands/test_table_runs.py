@@ -23,6 +23,7 @@ from dpgan_jax.data.tables.files import read, schema_file, write
 from dpgan_jax.publishing import bundle, run_statement
 from dpgan_jax.run import generator_file
 from dpgan_jax.run.directory import RunDir
+from dpgan_jax.run.releases import moments
 from tests.support import tables
 from tests.support.commands import Command
 
@@ -119,6 +120,18 @@ def test_a_run_says_what_it_spent_and_what_it_leaves(trained, folder):
   assert (run / 'samples.png').is_file()
   schema = schema_file.read_schema(folder / 'people.schema.json')
   assert len(read.read_table(run / 'samples.csv', schema)) == 200
+
+
+def test_a_run_that_counted_other_cells_is_not_misread(trained, tmp_path, own_flags, monkeypatch):
+  """Its ε is what it was: there is a report, without a verdict on the samples."""
+  run = RunDir.open(trained[0], create=False)
+  whole = run_statement.build(run)
+  monkeypatch.setattr(moments, '_OTHER_CELLS_BEFORE', 99)
+  with pytest.raises(InputError, match='counted tables in other cells'):
+    _run(own_flags, sample, f'--run_dir={run.path}', '--num=5', f'--out={tmp_path / "x"}')
+  found = run_statement.build(run)
+  assert found.epsilon == whole.epsilon
+  assert (found.verdict, whole.verdict is None) == (None, False)
 
 
 def test_both_releases_are_in_the_ledger_and_N_is_what_is_trained_on(trained):
