@@ -64,13 +64,7 @@ def page(
     'One release each of some training rows, scored on 7,561 others. What classifiers learn stands '
     'beside what they learn from as many real rows. Made by '
     '`./run.sh python -m experiments.tables.choose --data=FOLDER_OF_ADULT`.',
-    *(
-      (pages.table(_CHOICES, _choices(small['rows'])),
-       'Before coarse cells followed from one-way counts and two-way counts were drawn to '
-       'independent columns (`models/moments/tables`), when the levels were set:')
-      if small else ()
-    ),
-    pages.table(_CHOICES, _choices(choice['rows'])),
+    pages.table(_CHOICES, _choices([*choice['rows'], *(small['rows'] if small else ())])),
   )  # fmt: skip
 
 
