@@ -38,10 +38,10 @@ def _moments(schema: Schema = ROWS, **changes) -> Moments:
 @pytest.mark.parametrize('schema', [ROWS, PERSONS], ids=['rows', 'persons'])
 def test_the_bound_is_below_the_accounted_epsilon(schema, relation):
   """A function of the seed; with another it is above in one of twenty at most."""
-  found = counts.counts_bound(_moments(schema, neighboring_relation=relation), trials=1200)
+  found = counts.counts_bound(_moments(schema, neighboring_relation=relation), trials=4000)
   assert not found.refuted
   assert 0 < found.lower_bound <= found.accounted_epsilon <= 1
-  assert found.trials == 1200
+  assert found.trials == 4000
 
 
 @pytest.mark.slow
