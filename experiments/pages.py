@@ -130,6 +130,13 @@ def mean_of(rows: Iterable[Mapping[str, Any]], name: str) -> str:
   return f'{statistics.fmean(values):.3f}{spread}'
 
 
+def goal(said: str, epsilon: float, value: float, bound: float, *, least: bool) -> tuple[str, ...]:
+  """A row of what was wanted, what was found, and whether that is reached."""
+  verdict = 'reached' if (value >= bound if least else value <= bound) else '**not reached**'
+  wanted = f'{"≥" if least else "≤"} {bound:.4g}'
+  return said, f'{epsilon:g}', wanted, f'{value:.4g}', verdict
+
+
 def by_kind(
   rows: Iterable[dict[str, Any]],
 ) -> tuple[dict[tuple[float, str], list[dict[str, Any]]], dict[str, list[dict[str, Any]]]]:

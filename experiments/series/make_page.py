@@ -78,17 +78,11 @@ def _goals(
 ) -> list[tuple[str, ...]]:
   """What was wanted and what was found; `baseline` are independent values, RCGAN is a release."""
   found = []
-
-  def add(said: str, epsilon: float, value: float, bound: float, least: bool) -> None:
-    reached = value >= bound if least else value <= bound
-    wanted = f'{"≥" if least else "≤"} {bound:.3g}'
-    verdict = 'reached' if reached else '**not reached**'
-    found.append((said, f'{epsilon:g}', wanted, f'{value:.3f}', verdict))
-
   for name, said, bounds, least in _GOALS:
     for epsilon, bound in bounds.items():
       own = releases[epsilon, 'moments']
-      add(said, epsilon, statistics.fmean(row[name] for row in own), bound, least)
+      value = statistics.fmean(row[name] for row in own)
+      found.append(pages.goal(said, epsilon, value, bound, least=least))
   for name, said, best in (
     ('auroc', 'AUROC, beside the better baseline', max),
     ('discriminative', 'telling apart, beside the better baseline', min),
@@ -97,7 +91,8 @@ def _goals(
       others = [*releases.get((epsilon, 'rcgan'), ()), *baseline]
       if kind == 'moments':
         own = statistics.fmean(row[name] for row in rows)
-        add(said, epsilon, own, best(row[name] for row in others), best is max)
+        bound = best(row[name] for row in others)
+        found.append(pages.goal(said, epsilon, own, bound, least=best is max))
   return found
 
 

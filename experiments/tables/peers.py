@@ -126,9 +126,10 @@ if __name__ == '__main__':
     from absl import flags as _flags
 
     from dpgan_jax import _cli
+    from experiments.tables import measure
 
     _flags.DEFINE_string('data', None, 'Folder of adult.csv or flchain.csv.', required=True)
-    _flags.DEFINE_string('table', 'adult', 'adult or flchain.')
+    _flags.DEFINE_enum('table', 'adult', list(measure.TABLES), 'Which table.')
     _flags.DEFINE_string('codes', None, 'The rows in cells, to be written.')
     _flags.DEFINE_string('made', None, 'What a tool has made.')
     _flags.DEFINE_string('out', '.', 'Folder of rows with values.')

@@ -48,8 +48,7 @@ def shrunk(
   ones = _combined(one_way, two_way, columns, totals, deviations, deviation)
   shares = totals / totals.sum()
   result = np.zeros_like(two_way)
-  # Of what a class differs by from its share of all: so many deviations of a count.
-  of_classes = np.sqrt(np.square(1 - shares) + (len(totals) - 1) * np.square(shares))
+  of_classes = noise_apart(shares)
   for i, a in enumerate(columns):
     for b in columns[i + 1 :]:
       independent = ones[:, a, np.newaxis] * ones[:, np.newaxis, b]
@@ -62,6 +61,11 @@ def shrunk(
         own += clear(apart, deviation * scale)
       result[:, a, b], result[:, b, a] = found, found.mT
   return ones, result
+
+
+def noise_apart(shares: np.ndarray) -> np.ndarray:
+  """Of what each class differs by from its share of all: so many deviations of a count, [K]."""
+  return np.sqrt(np.square(1 - shares) + (len(shares) - 1) * np.square(shares))
 
 
 def corrected(

@@ -19,6 +19,8 @@ import math
 
 import numpy as np
 
+from dpgan_jax.models.moments.tables.shrinkage import noise_apart
+
 _OUTSTANDING = 3.0  # deviations
 _SELDOM = 0.5  # in deviations of the mean square of noise, how much above its mean is no signal
 _FEWEST = 8  # of so few cells each matters by itself
@@ -35,7 +37,7 @@ def smoothed(counts: np.ndarray, deviation: float | np.ndarray) -> np.ndarray:
   if cells < _FEWEST or not (deviation > 0).any():
     return counts.copy()
   level, details = np.concatenate([counts, counts[..., ::-1]], axis=-1), []
-  steps = [2**level for level in range(cells.bit_length() - 1)]
+  steps = [2**i for i in range(cells.bit_length() - 1)]
   for step in steps:
     ahead = np.roll(level, -step, axis=-1)
     details.append((level - ahead) / 2)
@@ -54,12 +56,10 @@ def of_classes(counts: np.ndarray, deviation: float) -> np.ndarray:
     counts: float64 [K, n], of neighbouring cells.
     deviation: of the noise in each.
   """
-  classes, together = len(counts), counts.sum(axis=0)
-  shares = np.maximum(counts.sum(axis=1), 1.0)
+  together, shares = counts.sum(axis=0), np.maximum(counts.sum(axis=1), 1.0)
   shares /= shares.sum()
-  of_noise = np.sqrt(np.square(1 - shares) + (classes - 1) * np.square(shares)) * deviation
-  apart = smoothed(counts - np.outer(shares, together), of_noise)
-  return np.outer(shares, smoothed(together, deviation * math.sqrt(classes))) + apart
+  apart = smoothed(counts - np.outer(shares, together), noise_apart(shares) * deviation)
+  return np.outer(shares, smoothed(together, deviation * math.sqrt(len(counts)))) + apart
 
 
 def _kept(detail: np.ndarray, deviation: np.ndarray, *, independent: float) -> np.ndarray:
