@@ -25,7 +25,7 @@ from dpgan_jax.models.moments.encoding import Means
 from dpgan_jax.models.moments.settings import MEANS, SECONDS
 from dpgan_jax.models.moments.synthesizer import MomentsSynthesizer
 from dpgan_jax.models.moments.tables import encoding as table_encoding
-from dpgan_jax.models.moments.tables import mixture, pairwise, partition
+from dpgan_jax.models.moments.tables import mixture, pairwise, partition, smoothing
 from dpgan_jax.models.moments.tables.encoding import TableEncoding
 from dpgan_jax.models.moments.tables.rows import Rows
 from dpgan_jax.run import generator_file, plan
@@ -156,6 +156,62 @@ def test_pairs_are_counted_in_the_cells_that_the_model_reads(people):
     ]
   )
   np.testing.assert_allclose(pairs.sum(axis=1), own * (len(encoding.sizes) - 1))
+
+
+def test_cells_follow_from_what_a_file_keeps_of_counts(people, monkeypatch):
+  """Float32: of 100,000 rows it leaves out half of the units that noise is drawn in."""
+  seen, honest = [], smoothing.of_classes
+  monkeypatch.setattr(
+    smoothing, 'of_classes', lambda counts, noise: (seen.append(counts), honest(counts, noise))[1]
+  )
+  encoding = _moments(people, 1.0).encoding
+  assert isinstance(encoding, TableEncoding)
+  sums = 1e5 + np.random.default_rng(0).integers(0, 2**20, (2, encoding.dim)) / 2**10
+  kept = sums.astype(np.float32).astype(float)
+  assert (kept != sums).any()
+  for counts in (sums, kept):
+    encoding.within(Means(sums.sum(axis=1), counts))
+  first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+  assert first
+  assert all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def test_numbers_alone_are_smoothed_and_not_what_is_missing(people):
+  encoding = _moments(people, 1.0).encoding
+  assert isinstance(encoding, TableEncoding)
+  sums = np.random.default_rng(0).normal(50, 9, (2, encoding.dim))
+  parts = np.split(sums, np.cumsum(encoding.fine_sizes)[:-1], axis=1)
+  smooth = encoding._smoothed(sums, 9.0)
+  assert any(cells.column.nullable for cells in encoding.fine)
+  for cells, before, after in zip(encoding.fine, parts, smooth, strict=True):
+    first = before.shape[1] if cells.column.is_category else int(cells.column.nullable)
+    np.testing.assert_array_equal(after[:, :first], before[:, :first])
+    assert (after[:, first:] != before[:, first:]).all() or before.shape[1] - first < 8
+
+
+def test_values_within_coarse_cells_are_of_smoothed_counts(people):
+  """Nearer to the real ones than counts with all their noise; of numbers, mean over 5 releases."""
+  moments, off = _moments(people, 0.3, moments_coefficients=2), []
+  encoding, codes = moments.encoding, moments.encoding.encode(people.records)
+  assert isinstance(encoding, TableEncoding)
+  noise = encoding.noise(moments.stages[MEANS].noise_multiplier)[1] * math.sqrt(2)
+  numbers = [i for i, cells in enumerate(encoding.fine) if cells.count > 30]
+  assert len(numbers) > 1
+  for secret in range(5):
+    means, seconds = release.release_both(codes, people.labels, moments, bytes([secret]) * 32)
+    rows = MomentsSynthesizer(moments, means, seconds).model
+    assert isinstance(rows, Rows)
+    parts = np.split(means.sums.sum(axis=0), np.cumsum(encoding.fine_sizes)[:-1])
+    for i in numbers:
+      within = encoding.within(means)[i]
+      real = partition.shares_within(
+        np.bincount(codes[:, i], minlength=len(within)) + 1e-9, within, 0.0
+      )
+      raw = partition.shares_within(parts[i], within, noise)
+      largest = int(np.bincount(people.labels).argmax())
+      off.append([np.abs(found - real).sum() for found in (rows.shares[i][largest], raw)])
+  ours, without = np.mean(off, axis=0)
+  assert ours < 0.8 * without
 
 
 def test_noise_is_that_of_the_mechanisms_and_of_each_class_its_own(few):
