@@ -113,18 +113,14 @@ class Encoding(Protocol):
     ...
 
   def second_groups(self, classes: int) -> int:
-    """How many times s × s sums of products the second release has: of each class, or once."""
+    """L, how many times s × s sums of products the second release has: of each class, or once."""
     ...
 
-  def second_group(self, codes: np.ndarray, labels: np.ndarray, means: Means) -> np.ndarray:
-    """Which of them a record is part of, by the first release: int [n]."""
-    ...
-
-  def release_products(
-    self, codes: np.ndarray, labels: np.ndarray, means: Means, *, noise_multiplier: float,
-    secret: bytes, purpose: str,
+  def release_seconds(
+    self, codes: np.ndarray, labels: np.ndarray, means: Means, classes: int, *,
+    noise_multiplier: float, secret: bytes, purpose: str,
   ) -> np.ndarray:  # fmt: skip
-    """Sums of products, float64 [s, s], of the records of a group, after the first release."""
+    """The second release, one Gaussian mechanism together: float64 [L, s, s]."""
     ...
 
   def noise(self, noise_multiplier: float, scale: float = 1.0) -> tuple[float, float]:
@@ -152,8 +148,49 @@ class Summing(Protocol):
     ...
 
 
-class ByClass:
-  """What `Summing` encodings have in common."""
+class Multiplying(Protocol):
+  """An encoding whose second release is one of each group; a record is in one of them."""
+
+  def second_groups(self, classes: int) -> int: ...
+
+  def second_group(self, codes: np.ndarray, labels: np.ndarray, means: Means) -> np.ndarray:
+    """Which of them a record is part of, by the first release: int [n]."""
+    ...
+
+  def release_products(
+    self, codes: np.ndarray, labels: np.ndarray, means: Means, *, noise_multiplier: float,
+    secret: bytes, purpose: str,
+  ) -> np.ndarray:  # fmt: skip
+    """Sums of products, float64 [s, s], of records of one group: one Gaussian mechanism."""
+    ...
+
+
+class ByGroup:
+  """What encodings have in common whose second release is one of each group of records."""
+
+  def release_seconds(
+    self: Multiplying, codes: np.ndarray, labels: np.ndarray, means: Means, classes: int, *,
+    noise_multiplier: float, secret: bytes, purpose: str,
+  ) -> np.ndarray:  # fmt: skip
+    """`release_products` of each group."""
+    count, group = self.second_groups(classes), self.second_group(codes, labels, means)
+    kind = 'class' if count == classes else 'cell'
+    groups = {f'{purpose} of {kind} {g}': group == g for g in range(count)}
+    if count == 1:
+      groups = {f'{purpose} of all classes': np.full(len(labels), True)}
+    return np.stack(
+      [
+        self.release_products(
+          codes[own], labels[own], means, noise_multiplier=noise_multiplier, secret=secret,
+          purpose=purpose,
+        )
+        for purpose, own in groups.items()
+      ]
+    )  # fmt: skip
+
+
+class ByClass(ByGroup):
+  """What encodings have in common whose groups are classes, in the first release too."""
 
   def groups(self, classes: int) -> int:
     """One of each class."""

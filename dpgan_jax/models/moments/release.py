@@ -34,7 +34,7 @@ def release_means(codes: np.ndarray, labels: np.ndarray, moments: Moments, secre
 def release_seconds(
   codes: np.ndarray, labels: np.ndarray, means: Means, moments: Moments, secret: bytes
 ) -> np.ndarray:
-  """Releases `SECONDS`, which must be charged before: float64 [L, s, s], L = K or 1.
+  """Releases `SECONDS`, which must be charged before: float64 [L, s, s].
 
   Args:
     codes: as `Encoding.encode` makes them, [N, ...].
@@ -43,20 +43,9 @@ def release_seconds(
     moments: encoding and mechanisms.
     secret: 32 bytes that the noise follows from.
   """
-  encoding, classes = moments.encoding, moments.spec.num_classes
-  count, group = encoding.second_groups(classes), encoding.second_group(codes, labels, means)
-  kind = 'class' if count == classes else 'cell'
-  groups = {f'{SECONDS} of {kind} {g}': group == g for g in range(count)}
-  if count == 1:
-    groups = {f'{SECONDS} of all classes': np.full(len(labels), True)}
-  return np.stack(
-    [
-      encoding.release_products(
-        codes[own], labels[own], means, secret=secret, purpose=purpose,
-        noise_multiplier=moments.stages[SECONDS].noise_multiplier,
-      )
-      for purpose, own in groups.items()
-    ]
+  return moments.encoding.release_seconds(
+    codes, labels, means, moments.spec.num_classes, secret=secret, purpose=SECONDS,
+    noise_multiplier=moments.stages[SECONDS].noise_multiplier,
   )  # fmt: skip
 
 

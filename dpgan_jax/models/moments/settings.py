@@ -50,7 +50,7 @@ _LEAST_REACH, _MOST_REACH, _NOISE_OF_LEAST = 0.8, 1.6, 0.003
 # fewest of them are by hand, all else was chosen on held-out training rows of Adult and generated
 # tables: experiments/results/TABLES.md, its last table.
 _SHARE_AT_ONE, _LEAST_SHARE, _LARGEST_SHARE = 4.0, 0.2, 0.6
-_WEAKEST_RELATION, _FEWEST_CELLS, _MOST_CELLS = 0.1, 6, 20
+_WEAKEST_RELATION, _FEWEST_CELLS, _MOST_CELLS = 0.1, 10, 20
 _FINE_OVER_NOISE, _FEWEST_FINE, _MOST_FINER = 6.0, 64, 8
 _ALL_CELLS = 1500  # of a table, about: all their pairs are counted
 # Of series: so many cosines over time in all channels together, and at most so many in one.
@@ -353,7 +353,7 @@ def detail_of(config: TrainConfig, spec: Spec, stages: Mapping[str, DPMechanism]
     return _validate.integer('moments_coefficients', shapes, minimum=1, maximum=most)
   if config.moments_coefficients is not None:
     return config.moments_coefficients
-  _, squared = marginals.squared_sensitivities(spec.shape[0], spec.schema.rows_per_unit)
+  squared = marginals.squared_sensitivity(math.comb(spec.shape[0], 2), spec.schema.rows_per_unit)
   # Of all classes together.
   noise = stages[SECONDS].noise_multiplier * math.sqrt(squared * spec.num_classes)
   worth = expected_rows(spec) * _WEAKEST_RELATION / max(2 * noise, 1e-300)

@@ -1,11 +1,10 @@
-"""One-way and two-way counts of private rows with exact discrete Gaussian noise, released once.
+"""One-way counts of private rows with exact discrete Gaussian noise, released once.
 
 A record has at most k rows; k is 1 unless persons have several. A row is in one cell of each of C
-columns. It adds 1 to C one-way counts and to C(C - 1)/2 two-way counts, whatever the number of
-cells, so it moves the first by √C in Euclidean norm and the second by √(C(C - 1)/2), and a record
-moves them by k times as much (`squared_sensitivities`). Counts are whole numbers and so is the
-noise, in fractions of 1/1024 that make it as good as continuous; `exact_noise` explains why the
-accounting of the Gaussian mechanism holds.
+columns. It adds 1 to C counts, whatever the number of cells, so it moves them by √C in Euclidean
+norm, and a record moves them by k times as much (`squared_sensitivity`). Counts are whole numbers
+and so is the noise, in fractions of 1/1024 that make it as good as continuous; `exact_noise`
+explains why the accounting of the Gaussian mechanism holds.
 
 >>> import numpy as np
 >>> from dpgan_jax.privacy import exact_noise
@@ -13,9 +12,6 @@ accounting of the Gaussian mechanism holds.
 >>> one = release_one_way(cells, (2, 3), noise_multiplier=1.0, secret=secret, purpose='example')
 >>> bool(np.all(np.abs(one - [0, 1000, 1000, 0, 0]) < 20))
 True
->>> two = release_two_way(cells, (2, 3), noise_multiplier=1.0, secret=secret, purpose='example')
->>> two.shape, bool(abs(two[1, 2] - 1000) < 20), bool((two == two.T).all()), float(two[0, 1])
-((5, 5), True, True, 0.0)
 """
 
 from __future__ import annotations
@@ -30,26 +26,27 @@ from dpgan_jax.privacy import exact_noise
 
 UNITS = 2**10  # of a count: the discrete noise is wider than the continuous by 4 squares of one
 _DRAWS_AT_ONCE = 2**18
-_ROWS_AT_ONCE = 4096  # exact in float32, whose whole numbers go to 2²⁴
 
 
-def squared_sensitivities(columns: int, rows_per_record: int = 1) -> tuple[int, int]:
-  """Squares of the Euclidean distances that one record moves one-way and two-way counts by.
+def squared_sensitivity(of_a_row: int, rows_per_record: int = 1) -> int:
+  """Square of the Euclidean distance that one record moves counts by.
 
   Proof that k rows move them by k times as much as one. Put the counts of all classes end to end,
-  as one vector. A row adds e(r), with a 1 for each column (or pair) in the part of its class and 0
-  elsewhere: ‖e(r)‖ = √P, P = C (or C(C - 1)/2). A record of m ≤ k rows, whatever their cells and
-  classes, adds Σ e(rᵢ), and ‖Σ e(rᵢ)‖ ≤ Σ ‖e(rᵢ)‖ = m√P ≤ k√P. Rows that are all alike attain k√P,
-  so no smaller number holds. Rows in k different classes add only √(kP), but a person may have them
-  in one: classes of persons do not compose in parallel. Noise of deviation σk√P in every count of
-  every class, drawn independently, is therefore one Gaussian mechanism of multiplier σ on the whole
-  vector. Replacing a record moves it by 2k√P at most, which the accountant of that relation takes.
+  as one vector. A row adds e(r), with a 1 in each of P places and 0 elsewhere: ‖e(r)‖ = √P. A
+  record of m ≤ k rows, whatever their cells and classes, adds Σ e(rᵢ), and ‖Σ e(rᵢ)‖ ≤ Σ ‖e(rᵢ)‖ =
+  m√P ≤ k√P. Rows that are all alike attain k√P, so no smaller number holds. Rows in k different
+  classes add only √(kP), but a person may have them in one: classes of persons do not compose in
+  parallel. Noise of deviation σk√P in every count of every class, drawn independently, is therefore
+  one Gaussian mechanism of multiplier σ on the whole vector. Replacing a record moves it by 2k√P at
+  most, which the accountant of that relation takes. What a row moves by at most 1 in each of P
+  places (`pairs`) is moved by k√P at most for the same reason.
 
   Args:
-    columns: C ≥ 1.
+    of_a_row: P ≥ 0, how many counts a row moves.
     rows_per_record: k ≥ 1.
   """
-  return rows_per_record**2 * columns, rows_per_record**2 * columns * (columns - 1) // 2
+  _validate.integer('rows_per_record', rows_per_record, minimum=1)
+  return rows_per_record**2 * of_a_row
 
 
 def release_one_way(
@@ -75,54 +72,25 @@ def release_one_way(
   Raises:
     InputError: an argument out of range.
   """
-  cells = _checked(cells, sizes, noise_multiplier)
+  _validate.non_negative('noise_multiplier', noise_multiplier)
+  cells = checked(cells, sizes)
   starts = np.cumsum([0, *sizes])
   counts = np.bincount((cells + starts[:-1]).ravel(), minlength=int(starts[-1]))
-  about = f'one-way {_about(purpose, sizes, noise_multiplier, rows_per_record)}'
-  squared, _ = squared_sensitivities(len(sizes), rows_per_record)
+  squared = squared_sensitivity(len(sizes), rows_per_record)
+  about = f'one-way {described(purpose, sizes, noise_multiplier, rows_per_record)}'
   return with_noise(counts, noise_multiplier, squared, secret, about)
 
 
-def release_two_way(
-  cells: np.ndarray, sizes: Sequence[int], *, noise_multiplier: float, secret: bytes, purpose: str,
-  rows_per_record: int = 1,
-) -> np.ndarray:  # fmt: skip
-  """How many rows are in each pair of cells of two columns, with noise of deviation
-  σk√(C(C - 1)/2).
-
-  Args, Guarantee, Raises: as of `release_one_way`.
-
-  Returns:
-    float64 [D, D], D the sum of sizes: symmetric, zero within a column.
-  """
-  cells = _checked(cells, sizes, noise_multiplier)
-  starts, columns = np.cumsum([0, *sizes]), len(sizes)
-  total = np.zeros((int(starts[-1]),) * 2, np.int64)
-  for start in range(0, len(cells), _ROWS_AT_ONCE):
-    part = cells[start : start + _ROWS_AT_ONCE] + starts[:-1]
-    in_cell = np.zeros((len(part), len(total)), np.float32)
-    np.put_along_axis(in_cell, part, 1.0, axis=1)
-    total += (in_cell.T @ in_cell).astype(np.int64)
-  of = np.repeat(np.arange(columns), sizes)
-  upper = np.nonzero(of[:, np.newaxis] < of)
-  about = f'two-way {_about(purpose, sizes, noise_multiplier, rows_per_record)}'
-  _, squared = squared_sensitivities(columns, rows_per_record)
-  result = np.zeros(total.shape)
-  result[upper] = with_noise(total[upper], noise_multiplier, squared, secret, about)
-  return result + result.T
-
-
-def _about(
+def described(
   purpose: str, sizes: Sequence[int], noise_multiplier: float, rows_per_record: int
 ) -> str:
   """What the noise is made of."""
-  _validate.integer('rows_per_record', rows_per_record, minimum=1)
   several = (rows_per_record,) if rows_per_record > 1 else ()
   return repr((purpose, tuple(sizes), noise_multiplier, *several))
 
 
-def _checked(cells: np.ndarray, sizes: Sequence[int], noise_multiplier: float) -> np.ndarray:
-  _validate.non_negative('noise_multiplier', noise_multiplier)
+def checked(cells: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+  """Cells int64 [n, C], each in [0, sizes[c])."""
   for size in sizes:
     _validate.integer('sizes', size, minimum=1)
   cells = np.asarray(cells)
@@ -139,16 +107,16 @@ def _checked(cells: np.ndarray, sizes: Sequence[int], noise_multiplier: float) -
 def with_noise(
   counts: np.ndarray, noise_multiplier: float, squared_sensitivity: int, secret: bytes, about: str
 ) -> np.ndarray:
-  """Whole counts, int [n], with noise of deviation σΔ, Δ² whole; float64 [n].
+  """Counts [n] with noise of deviation σΔ, Δ² whole; float64 [n].
 
   Args:
-    counts: what is released.
+    counts: what is released: whole, or whole multiples of 1/`UNITS`.
     noise_multiplier: σ ≥ 0; 0 releases the counts as they are.
     squared_sensitivity: Δ², the square of the Euclidean distance that a record moves them by.
     secret: as of `exact_noise.release_sum`.
     about: names the noise: no two releases with one secret may share it.
   """
-  units = counts.astype(np.int64) * UNITS
+  units = np.rint(counts * UNITS).astype(np.int64)  # exact up to 2⁴³ rows
   if noise_multiplier > 0 and len(units):
     variance = (Fraction(noise_multiplier) * UNITS) ** 2 * squared_sensitivity
     bits = exact_noise.RandomBits(secret, about)

@@ -23,7 +23,7 @@ import numpy as np
 
 from dpgan_jax.data.series.schema import Channel, SeriesSchema
 from dpgan_jax.models.moments import denoise
-from dpgan_jax.models.moments.encoding import Means, divided
+from dpgan_jax.models.moments.encoding import ByGroup, Means, divided
 from dpgan_jax.models.moments.series import calibrate
 from dpgan_jax.models.moments.series.profile import Scale, reach
 from dpgan_jax.models.moments.series.scores import CONSTANT, LONGEST, MOST, Scores
@@ -45,7 +45,7 @@ _LEAST_WITHIN = 0.3  # of a score's variance, that is not between classes
 
 
 @dataclasses.dataclass(frozen=True)
-class SeriesEncoding:
+class SeriesEncoding(ByGroup):
   """Cells and patterns of series, float64 [n, S + T·C].
 
   Attributes:

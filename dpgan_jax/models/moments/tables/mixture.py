@@ -35,16 +35,17 @@ class Counts:
   Attributes:
     sizes: [C], cells of each column.
     one_way: float64 [K, D], of each class, cell after cell.
-    two_way: float64 [K, D, D], symmetric, zero within a column.
+    two_way: float64 [L, D, D], symmetric, zero within a column: of each class, and of all of them
+      together if L = K + 1.
     deviations: of the noise of one-way counts; one number, or [D].
-    deviation: of the noise of two-way counts.
+    of_pairs: the same of two-way counts; one number, or [L, D, D], infinite of what is not known.
   """
 
   sizes: tuple[int, ...]
   one_way: np.ndarray
   two_way: np.ndarray
   deviations: np.ndarray | float
-  deviation: float
+  of_pairs: np.ndarray | float
 
   @property
   def total(self) -> float:
@@ -87,7 +88,7 @@ def fit(counts: Counts, components: int, steps: int | None = None) -> Mixture:
   # How far a count may be off: by its noise, and by what chance there is in who is in the table.
   ones, pairs = (
     counts.total / (np.square(noise) + _CHANCE * np.maximum(each, 1.0))
-    for noise, each in ((counts.deviations, counts.one_way), (counts.deviation, counts.two_way))
+    for noise, each in ((counts.deviations, counts.one_way), (counts.of_pairs, counts.two_way))
   )
   between = of[:, np.newaxis] != of[np.newaxis]
   with jax.numpy_dtype_promotion('standard'):  # optax's own schedules need it under x64
@@ -124,11 +125,17 @@ def _fit(
     weights, cells = mixture(logits)
     of_one = weights.T @ cells - one_way
 
-    def of_two(total: jax.Array, k: jax.Array) -> tuple[jax.Array, None]:
+    def of_two(carry: tuple, k: jax.Array) -> tuple[tuple, None]:
+      total, together = carry
       found = (cells * weights[:, k, jnp.newaxis]).T @ cells
-      return total + (of_pairs[k] * jnp.square(found - two_way[k])).sum(), None
+      total += (of_pairs[k] * jnp.square(found - two_way[k])).sum()
+      return (total, together + found), None
 
-    pairs, _ = jax.lax.scan(of_two, jnp.zeros((), jnp.float32), jnp.arange(len(one_way)))
+    classes, nothing = len(one_way), jnp.zeros_like(two_way[0])
+    carry = jnp.zeros((), jnp.float32), nothing
+    (pairs, together), _ = jax.lax.scan(of_two, carry, jnp.arange(classes))
+    if len(two_way) > classes:
+      pairs += (of_pairs[-1] * jnp.square(together - two_way[-1])).sum()
     return pairs / 2 + (of_ones * jnp.square(of_one)).sum()
 
   optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, steps))
@@ -143,12 +150,12 @@ def _fit(
 
 
 def marginals(mixture: Mixture, sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-  """Shares of all rows, of each class: one-way float64 [K, D] and two-way [K, D, D]."""
+  """Shares of all rows: one-way float64 [K, D], and two-way [L, D, D], of all rows at the end."""
   weights, cells = (np.asarray(each, np.float64) for each in mixture)
   of = np.repeat(np.arange(len(sizes)), sizes)
   between = of[:, np.newaxis] != of
-  two_way = np.stack([(cells.T * each) @ cells * between for each in weights.T])
-  return weights.T @ cells, two_way
+  groups = [*weights.T, weights.sum(axis=1)] if weights.shape[1] > 1 else weights.T
+  return weights.T @ cells, np.stack([(cells.T * each) @ cells * between for each in groups])
 
 
 def draw(

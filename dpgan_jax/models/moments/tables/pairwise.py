@@ -39,7 +39,7 @@ class Pairwise(NamedTuple):
 
   Attributes:
     ones: float32 [K, D], b of each class.
-    pairs: float32 [K, D, D], θ: symmetric, zero within a column.
+    pairs: float32 [K, D, D], θ: symmetric, zero within a column, and where nothing is known.
   """
 
   ones: jax.Array
@@ -47,14 +47,17 @@ class Pairwise(NamedTuple):
 
 
 def fit(
-  one_way: np.ndarray, two_way: np.ndarray, sizes: Sequence[int], rows: np.ndarray,
-  steps: int | None = None,
+  one_way: np.ndarray, two_way: np.ndarray, known: np.ndarray, sizes: Sequence[int],
+  rows: np.ndarray, steps: int | None = None,
 ) -> Pairwise | None:  # fmt: skip
   """The distribution with these counts; None where cells are so many that rows cannot be moved.
 
   Args:
     one_way: float64 [K, D], of each class, cell after cell.
-    two_way: float64 [K, D, D], symmetric, zero within a column.
+    two_way: float64 [L, D, D], symmetric, zero within a column: of each class, and of all of them
+      together if L = K + 1.
+    known: bool [L, C, C], the pairs of columns that it says something of; θ of others is 0, and θ
+      of pairs that are known of all classes together is the same in each.
     sizes: [C], cells of each column.
     rows: int64 [K, S, C], where the rows of each class begin, as cells.
     steps: sweeps; default: `STEPS`, or fewer where there are very many cells.
@@ -65,18 +68,19 @@ def fit(
     affordable = _MOST_WORK / (_work(sizes) * rows.shape[0] * rows.shape[1])
     steps = int(np.clip(affordable, _FEWEST_STEPS, STEPS))
   totals = np.maximum(one_way.sum(axis=1) / len(sizes), 1.0)
-  keys = jax.random.split(_keys.from_seed(_KEY), len(totals))
-  tree = strongest_pairs(np.maximum(two_way, 0).sum(axis=0), sizes)
-  found = [
-    _fit(
-      jnp.asarray(np.maximum(ones, 0) / total, jnp.float32),
-      jnp.asarray(np.maximum(pairs, 0) / total, jnp.float32), jnp.asarray(tree),
-      jnp.asarray(own, jnp.int32), key, sizes=tuple(sizes), steps=steps,
+  of_groups = np.append(totals, totals.sum())[: len(two_way), np.newaxis, np.newaxis]
+  of = np.repeat(np.arange(len(sizes)), sizes)
+  cells = (known & ~np.eye(len(sizes), dtype=bool))[:, of[:, np.newaxis], of]
+  counts = np.maximum(two_way, 0) * cells
+  tree = strongest_pairs(counts.sum(axis=0), sizes)
+  return Pairwise(
+    *_fit(
+      jnp.asarray(np.maximum(one_way, 0) / totals[:, np.newaxis], jnp.float32),
+      jnp.asarray(counts / of_groups, jnp.float32), jnp.asarray(cells), jnp.asarray(tree),
+      jnp.asarray(totals / totals.sum(), jnp.float32), jnp.asarray(rows, jnp.int32),
+      _keys.from_seed(_KEY), sizes=tuple(sizes), steps=steps,
     )
-    for ones, pairs, total, own, key in zip(one_way, two_way, totals, rows, keys, strict=True)
-  ]  # fmt: skip
-  ones, pairs = zip(*found, strict=True)
-  return Pairwise(jnp.stack(ones), jnp.stack(pairs))
+  )  # fmt: skip
 
 
 def move(
@@ -146,28 +150,44 @@ def _mutual_information(counts: np.ndarray) -> float:
 
 @functools.partial(jax.jit, static_argnames=('sizes', 'steps'))
 def _fit(
-  ones: jax.Array, pairs: jax.Array, tree: jax.Array, cells: jax.Array, key: jax.Array, *,
-  sizes: tuple[int, ...], steps: int,
+  ones: jax.Array, pairs: jax.Array, known: jax.Array, tree: jax.Array, shares: jax.Array,
+  cells: jax.Array, key: jax.Array, *, sizes: tuple[int, ...], steps: int,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-  dim, least = len(ones), _SEEN / len(cells)
-  of = jnp.asarray(np.repeat(np.arange(len(sizes)), sizes))
-  between = of[:, jnp.newaxis] != of[jnp.newaxis]
+  classes, dim = ones.shape
   every = jnp.ones(len(sizes), bool)
+  least = _SEEN / cells.shape[1]
+  of_groups = np.full((len(pairs), 1, 1), least, np.float32)
+  of_groups[classes:] /= classes  # all together have more rows
   # All pairs of a column move its cells together, and must not overshoot together.
   rate = min(_RATE_OF_PAIRS, _MOST_AT_ONCE / max(len(sizes) - 1, 1))
 
+  def grouped(of_classes: jax.Array) -> jax.Array:
+    """The same with what all classes are together, if that is a group: [L, ...]."""
+    of_all = jnp.einsum('k,k...->...', shares, of_classes)[jnp.newaxis]
+    return jnp.concatenate([of_classes, of_all])[: len(pairs)]
+
+  def of_each(groups: jax.Array) -> jax.Array:
+    """[L, D, D] → [K, D, D], of each class what its own group says, and that of all."""
+    return groups[:classes] + groups[classes:].sum(axis=0, keepdims=True)
+
   def step(carry: tuple, key: jax.Array) -> tuple[tuple, tuple]:
     hot, (b, theta) = carry
-    hot = _sweep(hot, b, theta, every, jax.random.uniform(key, (len(sizes), len(hot))), sizes)
-    rows = hot[:, :dim]
-    have, together = rows.mean(axis=0), rows.T @ rows / len(rows)
+    keys = jax.random.split(key, classes)
+
+    def moved(own: tuple) -> tuple[jax.Array, jax.Array, jax.Array]:
+      hot, b, theta, key = own
+      hot = _sweep(hot, b, theta, every, jax.random.uniform(key, (len(sizes), len(hot))), sizes)
+      rows = hot[:, :dim]
+      return hot, rows.mean(axis=0), rows.T @ rows / len(rows)
+
+    hot, have, together = jax.lax.map(moved, (hot, b, theta, keys))
     wanted = (ones + least) / (have + least)
     # What one-way counts are off by is theirs to mend.
-    together = together * wanted[:, jnp.newaxis] * wanted[jnp.newaxis]
-    rise = jnp.log((pairs + least) / (together + least)).clip(-_LARGEST, _LARGEST)
-    sure = jnp.minimum(1, jnp.sqrt((pairs + together) / (8 * least)))
+    together = grouped(together * wanted[:, :, jnp.newaxis] * wanted[:, jnp.newaxis])
+    rise = jnp.log((pairs + of_groups) / (together + of_groups)).clip(-_LARGEST, _LARGEST)
+    sure = jnp.minimum(1, jnp.sqrt((pairs + together) / (8 * of_groups)))
     b = b + _RATE_OF_ONES * jnp.log(wanted)
-    theta = theta + rate * jnp.where(between, sure * rise, 0)
+    theta = theta + rate * of_each(jnp.where(known, sure * rise, 0))
     return (hot, (b, theta)), (b, theta)
 
   def half(carry: tuple, keys: jax.Array) -> tuple[tuple, tuple]:
@@ -184,8 +204,12 @@ def _fit(
 
   first, second = (jax.random.split(own, steps // 2) for own in jax.random.split(key))
   # Of a tree the parameters are known: what two cells have together, more than by chance.
-  together = jnp.log((pairs + least) / (ones[:, jnp.newaxis] * ones[jnp.newaxis] + least))
-  start = _hot(cells, sizes), (jnp.log(ones + 1e-4), jnp.where(tree, together, 0))
+  of_all = grouped(ones)
+  alone = of_all[:, :, jnp.newaxis] * of_all[:, jnp.newaxis]
+  together = jnp.log((pairs + of_groups) / (alone + of_groups))
+  together = of_each(jnp.where(known & tree[jnp.newaxis], together, 0))
+  begun = jax.lax.map(lambda own: _hot(own, sizes), cells)
+  start = begun, (jnp.log(ones + 1e-4), together)
   return half(half(start, first)[0], second)[1]
 
 

@@ -20,7 +20,7 @@ each.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -34,33 +34,55 @@ def shrunk(
   one_way: np.ndarray, two_way: np.ndarray, sizes: Sequence[int], deviations: np.ndarray,
   deviation: float,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-  """One-way counts as both releases say, ≥ 0, [K, D], and two-way counts, [K, D, D].
+  """One-way counts as both releases say, ≥ 0, [K, D], and two-way counts, [L, D, D].
 
   Args:
     one_way: float64 [K, D], of each class, column after column.
-    two_way: float64 [K, D, D], symmetric, zero within a column.
+    two_way: float64 [L, D, D], as `privacy.releases.pairs` counts them: of each class, and of all.
     sizes: [C], cells of each column.
     deviations: [D], of the noise of one-way counts.
     deviation: of the noise of two-way counts.
   """
   totals = np.maximum(one_way.sum(axis=1) / len(sizes), 1.0)
-  columns = slices(sizes)
-  ones = _combined(one_way, two_way, columns, totals, deviations, deviation)
+  columns, classes = slices(sizes), len(one_way)
+  ones = _combined(one_way, two_way, sizes, totals, deviations, deviation)
   shares = totals / totals.sum()
-  result = np.zeros_like(two_way)
-  of_classes = noise_apart(shares)
-  for i, a in enumerate(columns):
-    for b in columns[i + 1 :]:
-      independent = ones[:, a, np.newaxis] * ones[:, np.newaxis, b]
-      independent /= totals[:, np.newaxis, np.newaxis]
-      off = two_way[:, a, b] - independent
-      together = off.sum(axis=0)
-      of_each = shares[:, np.newaxis, np.newaxis]
-      found = independent + of_each * clear(together, deviation * math.sqrt(len(totals)))
-      for own, apart, scale in zip(found, off - of_each * together, of_classes, strict=True):
-        own += clear(apart, deviation * scale)
-      result[:, a, b], result[:, b, a] = found, found.mT
+  result, of_classes = np.zeros_like(two_way), noise_apart(shares)
+  for group, i, j in _pairs(two_way, sizes, classes):
+    a, b = columns[i], columns[j]
+    independent = ones[:, a, np.newaxis] * ones[:, np.newaxis, b]
+    independent /= totals[:, np.newaxis, np.newaxis]
+    if group is not None:
+      implied = independent.sum(axis=0)
+      found = implied + clear(two_way[group, a, b] - implied, deviation)
+      result[group, a, b], result[group, b, a] = found, found.T
+      continue
+    off = two_way[:classes, a, b] - independent
+    together, of_each = off.sum(axis=0), shares[:, np.newaxis, np.newaxis]
+    found = independent + of_each * clear(together, deviation * math.sqrt(classes))
+    for own, apart, scale in zip(found, off - of_each * together, of_classes, strict=True):
+      own += clear(apart, deviation * scale)
+    result[:classes, a, b], result[:classes, b, a] = found, found.mT
   return ones, result
+
+
+def counted(two_way: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+  """Which pairs of columns were counted, in which group of rows: bool [L, C, C]."""
+  starts = np.cumsum([0, *sizes[:-1]])
+  by_rows = np.add.reduceat(two_way != 0, starts, axis=1, dtype=np.int64)
+  return np.add.reduceat(by_rows, starts, axis=2) > 0
+
+
+def _pairs(
+  two_way: np.ndarray, sizes: Sequence[int], classes: int
+) -> Iterator[tuple[int | None, int, int]]:
+  """Counted pairs of columns, and before them the group, or None of what each class was counted."""
+  found = np.triu(counted(two_way, sizes), 1)
+  for i, j in zip(*np.nonzero(found[:classes].any(axis=0)), strict=True):
+    yield None, int(i), int(j)
+  for group in range(classes, len(two_way)):
+    for i, j in zip(*np.nonzero(found[group]), strict=True):
+      yield group, int(i), int(j)
 
 
 def noise_apart(shares: np.ndarray) -> np.ndarray:
@@ -71,20 +93,20 @@ def noise_apart(shares: np.ndarray) -> np.ndarray:
 def corrected(
   model: np.ndarray, two_way: np.ndarray, sizes: Sequence[int], deviation: float
 ) -> np.ndarray:
-  """What a model has of two-way counts, moved to noisy ones as far as they stand out of noise.
+  """What a model has of counted pairs, moved to noisy counts as far as they stand out of noise.
 
   Args:
-    model: float64 [K, D, D], symmetric, zero within a column.
+    model: float64 [L, D, D], symmetric, zero within a column.
     two_way: the same, as released.
     sizes: [C], cells of each column.
     deviation: of the noise of two-way counts.
   """
   result, columns = model.copy(), slices(sizes)
-  for i, a in enumerate(columns):
-    for b in columns[i + 1 :]:
-      for own, counts in zip(result, two_way, strict=True):
-        own[a, b] += clear(counts[a, b] - own[a, b], deviation)
-        own[b, a] = own[a, b].T
+  for own, counts, chosen in zip(result, two_way, counted(two_way, sizes), strict=True):
+    for i, j in zip(*np.nonzero(np.triu(chosen, 1)), strict=True):
+      a, b = columns[i], columns[j]
+      own[a, b] += clear(counts[a, b] - own[a, b], deviation)
+      own[b, a] = own[a, b].T
   return result
 
 
@@ -117,23 +139,32 @@ def clear(values: np.ndarray, deviation: float) -> np.ndarray:
 
 
 def _combined(
-  one_way: np.ndarray, two_way: np.ndarray, columns: Sequence[slice], totals: np.ndarray,
+  one_way: np.ndarray, two_way: np.ndarray, sizes: Sequence[int], totals: np.ndarray,
   deviations: np.ndarray, deviation: float,
 ) -> np.ndarray:  # fmt: skip
   """One-way counts, each the mean of what both releases say, weighed by their noise; then the
   nearest that are ≥ 0 and add up to the number of rows.
   """
+  classes, columns = len(one_way), len(sizes)
+  of = np.repeat(np.arange(columns), sizes)
+  # A pair's counts are summed over the cells of the other column; a column's own are no sums.
+  summed = np.where(np.eye(columns, dtype=bool), 1, np.asarray(sizes))
+  weights = counted(two_way, sizes) / (summed * deviation**2 + 1e-9)
+  sums = np.add.reduceat(two_way, np.cumsum([0, *sizes[:-1]]), axis=2)  # [L, D, C]
+  indirect, told = (sums * weights[:, of]).sum(axis=2), weights.sum(axis=2)[:, of]
+  direct = 1 / (np.square(deviations) + 1e-9)
+  found = (direct * one_way + indirect[:classes]) / (direct + told[:classes])
+  for of_all, known in zip(indirect[classes:], told[classes:], strict=True):
+    variance = (1 / (direct + told[:classes])).sum(axis=0)
+    off = of_all - known * found.sum(axis=0)
+    found += variance / (1 + known * variance) * off / classes
+  return possible(found, sizes, totals)
+
+
+def possible(one_way: np.ndarray, sizes: Sequence[int], totals: np.ndarray) -> np.ndarray:
+  """The nearest one-way counts [K, D] ≥ 0 whose columns have `totals` [K] rows each."""
   found = one_way.copy()
-  if len(columns) > 1:
-    others = len(columns) - 1
-    sums = two_way.sum(axis=2) / others
-    for column in columns:
-      cells = two_way.shape[2] - (column.stop - column.start)
-      direct = np.square(deviations[column]) + 1e-9
-      indirect = cells * (deviation / others) ** 2 + 1e-9
-      weight = indirect / (direct + indirect)
-      found[:, column] = weight * one_way[:, column] + (1 - weight) * sums[:, column]
-  for column in columns:
+  for column in slices(sizes):
     for counts, total in zip(found[:, column], totals, strict=True):
       counts[:] = nearest(counts, total)
   return found

@@ -19,11 +19,12 @@ import math
 
 import numpy as np
 
-from dpgan_jax.models.moments.tables.shrinkage import noise_apart
+from dpgan_jax.models.moments.tables.shrinkage import nearest, noise_apart
 
 _OUTSTANDING = 3.0  # deviations
 _SELDOM = 0.5  # in deviations of the mean square of noise, how much above its mean is no signal
 _FEWEST = 8  # of so few cells each matters by itself
+_PROPORTIONS = np.append(0, np.geomspace(0.02, 4, 30))  # of a cell, by which classes may differ
 
 
 def smoothed(counts: np.ndarray, deviation: float | np.ndarray) -> np.ndarray:
@@ -60,6 +61,30 @@ def of_classes(counts: np.ndarray, deviation: float) -> np.ndarray:
   shares /= shares.sum()
   apart = smoothed(counts - np.outer(shares, together), noise_apart(shares) * deviation)
   return np.outer(shares, smoothed(together, deviation * math.sqrt(len(counts)))) + apart
+
+
+def of_categories(counts: np.ndarray, deviation: float) -> np.ndarray:
+  """Counts of cells in no order, what classes differ by without what noise would make of it.
+
+  What a class has more of a cell than its share is about in proportion to the cell, and by so much
+  that what is seen, with noise, is likeliest: then what is expected of it is known (Efron & Morris
+  1973).
+
+  Args:
+    counts: float64 [K, n].
+    deviation: of the noise in each.
+  """
+  together, shares = counts.sum(axis=0), np.maximum(counts.sum(axis=1), 1.0)
+  shares /= shares.sum()
+  if len(counts) == 1 or not deviation > 0:
+    return counts.copy()
+  alike = np.outer(shares, together)
+  sizes = np.outer(shares * (1 - shares), nearest(together, max(together.sum(), 1.0)))
+  noise = np.square(noise_apart(shares) * deviation)[:, np.newaxis]
+  signal = np.multiply.outer(_PROPORTIONS**2, np.square(sizes))
+  unlikely = np.log(signal + noise) + np.square(counts - alike) / (signal + noise)
+  best = signal[unlikely.sum(axis=(1, 2)).argmin()]
+  return alike + best / (best + noise) * (counts - alike)
 
 
 def _kept(detail: np.ndarray, deviation: np.ndarray, *, independent: float) -> np.ndarray:
