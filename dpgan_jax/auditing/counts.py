@@ -5,7 +5,8 @@ allows; or nobody at all, or under 'replace_one' a person whose rows differ in e
 is both releases as a run makes them, by the same code, with noise of its own. The adversary sees
 all counts and knows the canary, so nobody can do better than compare likelihoods: add up the counts
 of the canary's own cells, each release by its noise. With correct noise that is one Gaussian
-mechanism, and the bound comes close to the accounted ε.
+mechanism, and the bound comes close to the accounted ε; scores of pairs, which few of it pays for,
+show in nothing but which pairs are counted.
 
 No data are read: what leaks of the counts is the same whatever else is in the table.
 """
@@ -22,7 +23,8 @@ from dpgan_jax.auditing import gradient
 from dpgan_jax.models.moments import release
 from dpgan_jax.models.moments.encoding import Means
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
-from dpgan_jax.models.moments.tables.encoding import TableEncoding
+from dpgan_jax.models.moments.tables.encoding import TableEncoding, of_second
+from dpgan_jax.models.moments.tables.shrinkage import counted
 
 STATISTICS = ('likelihood', 'contrast', 'scale', 'minus_scale')
 """What the adversary may look at. `likelihood` is optimal against correct releases; the others see
@@ -70,7 +72,10 @@ def counts_bound(
   for world, data in enumerate(worlds):
     for i in range(each):
       secret = np.random.default_rng([seed, world, i]).bytes(32)
-      scores[world, i] = _seen(rows[:1], moments, *released(*data, moments, secret))
+      found = released(*data, moments, secret)
+      scores[world, i] = _seen(rows[:1], moments, *found)
+      if replaced:  # by somebody who is known too
+        scores[world, i, 0] -= _seen(rows[1:], moments, *found)[0]
       if progress is not None:
         progress((world + (i + 1) / each) / 2)
   return gradient.judge(claimed, 1, scores[1], scores[0], confidence, STATISTICS)
@@ -88,18 +93,19 @@ def _seen(row: np.ndarray, moments: Moments, means: Means, seconds: np.ndarray) 
   fine = encoding.encode(row)[0]
   coarse = np.array([w[cell] for w, cell in zip(encoding.within(means), fine, strict=True)])
   firsts = fine + np.cumsum([0, *encoding.fine_sizes[:-1]])
-  pairs = coarse + np.cumsum([0, *encoding.sizes[:-1]])
-  one, two = np.triu_indices(len(pairs), 1)
-  of_rows = encoding.schema.rows_per_unit
-  found = []
-  for label in {0, moments.spec.num_classes - 1}:
-    found.append([means.sums[label, firsts].sum(), seconds[label, pairs[one], pairs[two]].sum()])
+  places = coarse + np.cumsum([0, *encoding.sizes[:-1]])
+  known, classes = np.triu(counted(seconds, encoding.sizes)), moments.spec.num_classes
+  groups = np.where(known, seconds[:, places[:, np.newaxis], places], 0.0).sum(axis=(1, 2))
   # A row adds 1 to each of P counts: a sum over its cells has the mean kP and the variance σ²k²P².
-  units = np.array([
-    1 / (moments.stages[name].noise_multiplier ** 2 * of_rows * max(count, 1))
-    for name, count in ((MEANS, len(firsts)), (SECONDS, len(one)))
-  ])  # fmt: skip
-  own, others = np.array(found[0]) @ units, np.array(found[-1]) @ units
+  sigmas = [moments.stages[name].noise_multiplier for name in (MEANS, SECONDS)]
+  sigmas[1] = of_second(sigmas[1])[1]
+  first, second = (
+    1 / (sigma**2 * encoding.schema.rows_per_unit * max(int(count), 1))
+    for sigma, count in zip(sigmas, (len(firsts), known.any(axis=0).sum()), strict=True)
+  )
+  each = [first * means.sums[k, firsts].sum() + second * groups[k] for k in range(classes)]
+  own = each[0] + second * groups[classes:].sum()
+  others = each[-1] if classes > 1 else own
   left = np.delete(means.sums[0], firsts)
   scale = float(np.square(left).mean()) if len(left) else 0.0
   return np.array([own, own - others, scale, -scale])

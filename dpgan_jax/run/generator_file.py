@@ -266,7 +266,7 @@ def _load_moments(path: str, header: dict[str, Any], record: dict[str, Any]) -> 
     beside: dict[str, Any] = {_AXES: moments.abstract_axes, _CELLS: moments.abstract_cells}
     beside[_NETWORK] = abstract_network(moments)
     if record.get('features') != _features_of(moments).get('features'):
-      what = 'counts a table in other cells' if moments.spec.schema else 'is of other features'
+      what = 'counts other pairs of cells' if moments.spec.schema else 'is of other features'
       raise _validate.InputError(f'{path} {what} than this version')
   except _DAMAGE as error:
     raise _damaged(path, error) from None

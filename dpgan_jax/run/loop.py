@@ -51,7 +51,7 @@ from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.secrets import Secret
 from dpgan_jax.run.stages import CompiledStage, Stage, State
 
-FORMAT = 8
+FORMAT = 9
 """Of config.json; those of version 0.1 have none. It is raised where what a key stands for changes:
 steps that are taken again would have the same noise around other sums (2: sums that round
 otherwise, batches in order; 4: other cells of a table whose schema the run finds; 5: other scores

@@ -36,6 +36,7 @@ from dpgan_jax.models.moments.images.encoding import ImageEncoding
 from dpgan_jax.models.moments.images.scattering_encoding import ScatteringEncoding
 from dpgan_jax.models.moments.series.encoding import SeriesEncoding
 from dpgan_jax.models.moments.series.summaries import Summaries
+from dpgan_jax.models.moments.tables import encoding as table_encoding
 from dpgan_jax.models.moments.tables.encoding import TableEncoding
 from dpgan_jax.networks import discriminators, losses, per_example
 from dpgan_jax.privacy import (
@@ -49,7 +50,7 @@ from dpgan_jax.privacy import (
 )
 from dpgan_jax.privacy.ghost import convolutions, forms, ghost, sums
 from dpgan_jax.privacy.mechanism import DPMechanism
-from dpgan_jax.privacy.releases import marginals, selection
+from dpgan_jax.privacy.releases import marginals, pairs, selection
 from dpgan_jax.publishing import run_statement, statement, statement_text
 from dpgan_jax.run import checkpoint, loop, metrics, secrets
 from dpgan_jax.search import sweep_table
@@ -463,24 +464,33 @@ _STRANGERS = (
         _C.noise_of_counts_is_charged, 'statistics'),
   Fault('table_one_stream', 8, 'all classes of a table get the noise of the first', _ONE_STREAM,
         _C.classes_of_rows_have_noise_of_their_own, 'statistics'),
+  Fault('table_scores_not_charged', 1, 'scores and counts of pairs both get the whole noise',
+        swap(table_encoding, 'of_second', to(lambda sigma: (sigma, sigma))),
+        _C.scores_and_counts_of_pairs_are_charged, 'exactness'),
+  Fault('table_pairs_chosen_by_records', 17, 'pairs are chosen by scores without noise',
+        swap(pairs.TwoWay, 'release_scores', faults.without_noise),
+        _C.scores_and_counts_of_pairs_are_charged, 'exactness'),
+  Fault('table_scores_taken_twice', 2, 'scores are twice as large as their noise is made for',
+        swap(pairs, 'over_cells', lambda f: lambda *arguments: 2 * f(*arguments)),
+        _C.one_row_moves_counts_by_one, 'exactness'),
   Fault('table_row_counted_twice', 2, 'a row is counted twice',
-        swap(marginals, '_checked', lambda f: lambda *arguments: f(*arguments).repeat(2, axis=0)),
+        swap(marginals, 'with_noise', lambda f: lambda counts, *rest: f(2 * counts, *rest)),
         _C.one_row_moves_counts_by_one, 'exactness'),
   Fault('table_cells_of_the_data', 15, 'cells lie between the least and the largest number',
         swap(TableEncoding, 'encode', faults.cells_between_real_bounds),
         _C.cells_are_public, 'exactness'),
   Fault('table_cells_of_real_counts', 15, 'coarse cells follow from the records themselves',
-        swap(TableEncoding, 'release_products', faults.cells_of_real_counts),
+        swap(TableEncoding, 'release_seconds', faults.cells_of_real_counts),
         _C.one_row_moves_counts_by_one, 'exactness'),
   Fault('table_persons_rows_taken_as_one', 2, "a person's k rows are taken for one row",
-        swap(marginals, 'squared_sensitivities', lambda f: lambda columns, rows=1: f(columns)),
+        swap(marginals, 'squared_sensitivity', lambda f: lambda of_a_row, rows=1: f(of_a_row)),
         _C.a_person_moves_counts_by_one, 'exactness'),
   Fault('table_noise_of_one_row_for_persons', 2, 'two-way counts of persons get the noise of rows',
-        swap(marginals, 'release_two_way', lambda f: lambda *a, rows_per_record, **k: f(*a, **k)),
+        swap(pairs, 'TwoWay', lambda f: lambda *a, rows_per_record, **k: f(*a, **k)),
         _C.noise_of_persons_is_charged, 'statistics'),
   Fault('table_classes_of_persons_in_parallel', 2, "a person's rows are taken to be in k classes",
-        swap(marginals, 'squared_sensitivities', lambda f: lambda columns, rows=1: tuple(
-          rows * each for each in f(columns))),
+        swap(marginals, 'squared_sensitivity', lambda f: lambda of_a_row, rows=1: (
+          rows * f(of_a_row))),
         _C.a_person_moves_counts_by_one, 'exactness'),
   Fault('table_persons_rows_not_bounded', 2, 'all rows of a person count',
         (*swap(persons, 'kept', lambda f: lambda whose, rows, most: np.ones(len(rows), bool)),

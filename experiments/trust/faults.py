@@ -472,19 +472,20 @@ def grid_without_clipping(rows: Any, l2_sensitivity: float, grid: float) -> Any:
 def noise_of_one_way_counts(
   right: Any, counts: Any, noise_multiplier: float, squared_sensitivity: int, *rest: Any
 ) -> Any:
-  """Gives two-way counts of five columns, 10 pairs, the noise of one-way counts."""
+  """Gives scores and counts of pairs of five columns the noise of one-way counts."""
   return right(counts, noise_multiplier, min(squared_sensitivity, 5), *rest)
 
 
 @around
 def cells_of_real_counts(
-  right: Any, self: Any, codes: Any, label: int, means: Any, **about: Any
+  right: Any, self: Any, codes: Any, labels: Any, means: Any, classes: int, **about: Any
 ) -> Any:
   """Fine cells go together as the records say, not as what was released of them does."""
   ends = np.cumsum(self.fine_sizes)
-  counts = np.bincount((codes + ends - self.fine_sizes).ravel(), minlength=ends[-1])
-  real = dataclasses.replace(means, sums=counts[np.newaxis].astype(float))
-  return right(self, codes, label, real, **about)
+  places = codes + ends - self.fine_sizes
+  counts = [np.bincount(places[labels == k].ravel(), minlength=ends[-1]) for k in range(classes)]
+  real = dataclasses.replace(means, sums=np.stack(counts).astype(float))
+  return right(self, codes, labels, real, classes, **about)
 
 
 @around

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -17,7 +22,9 @@ from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import settings
 from dpgan_jax.models.moments.encoding import Means
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
-from dpgan_jax.models.moments.tables.encoding import TableEncoding
+from dpgan_jax.models.moments.tables import choice
+from dpgan_jax.models.moments.tables.shrinkage import counted
+from dpgan_jax.privacy.releases import marginals
 from experiments.trust.moments_checks import released, require_charged, require_moved_by_one
 from experiments.trust.statistical_checks import Violation
 
@@ -62,17 +69,38 @@ def _released(
   return released(moments.encoding.encode(records), labels, moments, number, first)
 
 
-def _above(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
-  """Where the pairs of cells of two columns are, each pair once."""
-  assert isinstance(moments.encoding, TableEncoding)
-  of = np.repeat(np.arange(_COLUMNS), moments.encoding.sizes)
-  return np.nonzero(of[:, np.newaxis] < of)
+class _Seen(NamedTuple):
+  """What one use of the noise was given, and gave."""
+
+  about: str
+  counts: np.ndarray
+  noise_multiplier: float
+  noisy: np.ndarray
+  squared: int
+
+  @property
+  def kind(self) -> str:
+    return self.about.split()[0]
+
+
+@contextmanager
+def _watched() -> Iterator[list[_Seen]]:
+  """All that is given noise, in order: one-way counts, scores of pairs, counts of pairs."""
+  right, found = marginals.with_noise, []
+
+  def with_noise(counts: Any, sigma: float, squared: int, secret: bytes, about: str) -> Any:
+    noisy = right(counts, sigma, squared, secret, about)
+    found.append(_Seen(about, np.asarray(counts, float), sigma, noisy, squared))
+    return noisy
+
+  with mock.patch.object(marginals, 'with_noise', with_noise):
+    yield found
 
 
 def noise_of_counts_is_charged() -> None:
-  """Of no rows at all, one-way and two-way counts have the noise that is accounted for.
+  """Of no rows at all, one-way counts, scores and two-way counts have noise by what a row moves.
 
-  A deviation of n draws is off by 1/√(2n), here at most 1/√(2·5,000): a tenth is ten of that.
+  A deviation of n draws is off by 1/√(2n), here at most 1/√(2·800): a seventh is five of that.
   """
   _require_charged_noise(_moments(1.0), 1)
 
@@ -84,14 +112,30 @@ def noise_of_persons_is_charged() -> None:
 
 def _require_charged_noise(moments: Moments, k: int) -> None:
   nothing = np.zeros((0, _COLUMNS)), np.zeros(0, int)
-  first, second = (moments.stages[name].noise_multiplier for name in (MEANS, SECONDS))
-  rows, cells = _above(moments)
-  found: dict[str, list[np.ndarray]] = {'one-way counts': [], 'two-way counts': []}
+  found: dict[str, list[np.ndarray]] = {'one-way': [], 'scores': [], 'pairs': []}
   for number in range(_DRAWS):
-    means, seconds = _released(*nothing, moments, number)
-    found['one-way counts'].append(means.sums / (first * k * math.sqrt(_COLUMNS)))
-    found['two-way counts'].append(seconds[:, rows, cells] / (second * k * math.sqrt(_PAIRS)))
-  require_charged(found, 0.1)
+    with _watched() as seen:
+      _, seconds = _released(*nothing, moments, number)
+    counted_pairs = np.triu(counted(seconds, moments.encoding.sizes).any(axis=0))
+    of_a_row = {'one-way': _COLUMNS, 'scores': 2 * _PAIRS, 'pairs': int(counted_pairs.sum())}
+    for each in seen:
+      unit = max(each.noise_multiplier, 1e-9) * k * math.sqrt(of_a_row[each.kind])
+      found[each.kind].append((each.noisy - each.counts).ravel() / unit)
+  require_charged({name: np.concatenate(parts) for name, parts in found.items()}, 1 / 7)
+
+
+def scores_and_counts_of_pairs_are_charged() -> None:
+  """Together they cost what the stage does, and so do one-way counts."""
+  moments, (records, labels) = _moments(1.0), _records(_N)
+  with _watched() as seen:
+    _released(records, labels, moments)
+  for stage, kinds in ((MEANS, {'one-way'}), (SECONDS, {'scores', 'pairs'})):
+    sigmas = {each.kind: each.noise_multiplier for each in seen if each.kind in kinds}
+    if sigmas.keys() != kinds or not all(sigma > 0 for sigma in sigmas.values()):
+      raise Violation(f'{" or ".join(kinds)} of a table are released without noise')
+    accounted = 1 / moments.stages[stage].noise_multiplier ** 2
+    if not sum(1 / sigma**2 for sigma in sigmas.values()) <= (1 + 1e-9) * accounted:
+      raise Violation(f'{" and ".join(kinds)} of a table cost more than is accounted for')
 
 
 def classes_of_rows_have_noise_of_their_own() -> None:
@@ -99,22 +143,38 @@ def classes_of_rows_have_noise_of_their_own() -> None:
   moments, nothing = _moments(1.0), (np.zeros((0, _COLUMNS)), np.zeros(0, int))
   means, seconds = _released(*nothing, moments)
   for name, counts in (('one-way', means.sums), ('two-way', seconds)):
-    if (counts[0] == counts[1]).all():
+    if (counts[0] == counts[1])[counts[0] != 0].all():
       raise Violation(f'{name} counts of two classes got the same noise: their difference is free')
+
+
+def _require_moved_by_one(
+  what: str, moments: Moments, without: tuple[np.ndarray, ...], with_it: tuple[np.ndarray, ...]
+) -> None:
+  """Of rows and labels without a record and with it, in units of what noise is made for; the same
+  pairs are counted, as scores with the same noise would hardly say other ones.
+  """
+  pair, others = np.zeros((2, _COLUMNS, _COLUMNS), bool)
+  pair[0, 1], others[0, 2], others[1, 2], others[0, 0] = True, True, True, True
+  first, squares, units = None, defaultdict[str, float](float), {}
+  releases = []
+  with mock.patch.object(choice, 'choose', return_value=(pair, others)):
+    for rows in (without, with_it):
+      with _watched() as seen:
+        first, _ = _released(*rows, moments, first=first)
+      releases.append(seen)
+  for one, other in zip(*releases, strict=True):
+    squares[one.kind] += float(np.square(other.noisy - one.noisy).sum())
+    units[one.kind] = one.squared
+  moved = {kind: math.sqrt(square / units[kind]) for kind, square in squares.items()}
+  require_moved_by_one(what, moved)
 
 
 def one_row_moves_counts_by_one() -> None:
   """Any row more, of any class, in units of the sensitivity; of each pair of cells once."""
   moments, (records, labels) = _moments(math.inf), _records(_N)
-  rows, cells = _above(moments)
-  without = _released(records, labels, moments)
   for row in ([0.0, 0, 0, 0, 0], [120.0, 3, 3, 3, 3], list(records[0])):
     more = np.vstack([records, row]), np.append(labels, 1)
-    with_it = _released(*more, moments, first=without[0])
-    one = np.linalg.norm(with_it[0].sums - without[0].sums) / math.sqrt(_COLUMNS)
-    pairs = (with_it[1] - without[1])[:, rows, cells]
-    two = np.linalg.norm(pairs) / math.sqrt(_PAIRS)
-    require_moved_by_one('row', {'one-way counts': float(one), 'two-way counts': float(two)})
+    _require_moved_by_one('row', moments, (records, labels), more)
 
 
 def cells_are_public() -> None:
@@ -142,27 +202,18 @@ def _visits(rows: list[tuple[str, list[float]]]) -> tuple[np.ndarray, np.ndarray
 def a_person_moves_counts_by_one() -> None:
   """A person more, who has more rows than count: alike, all different, of one class and of two."""
   moments = _moments(math.inf, _PERSONS)
-  assert isinstance(moments.encoding, TableEncoding)
-  rows, cells = _above(moments)
   records, labels = _records(_N)
   others = [
     (f'p{i // 2}', [*record, label])
     for i, (record, label) in enumerate(zip(records.tolist(), labels.tolist(), strict=True))
   ]
-  # In what a deviation of one is of the noise that is accounted for.
-  unit = moments.encoding.noise(1.0)[1]
-  units = unit, unit * math.sqrt(_PAIRS / _COLUMNS)
-  without = _released(*_visits(others)[:2], moments)
   for person in (
     [[120.0, 3, 3, 3, 3, 1]] * (_MOST + 4),
     [[20.0 * i, i % 4, 0, 0, i % 4, i % 2] for i in range(_MOST + 4)],
     [[0.0, 0, 0, 0, 0, i % 2] for i in range(_MOST + 4)],
   ):
     all_of_them = _visits([*others, *(('more', row) for row in person)])[:2]
-    with_it = _released(*all_of_them, moments, first=without[0])
-    one = np.linalg.norm(with_it[0].sums - without[0].sums) / units[0]
-    two = np.linalg.norm((with_it[1] - without[1])[:, rows, cells]) / units[1]
-    require_moved_by_one('person', {'one-way counts': float(one), 'two-way counts': float(two)})
+    _require_moved_by_one('person', moments, _visits(others)[:2], all_of_them)
 
 
 def a_person_is_held_out_as_a_whole() -> None:

@@ -14,7 +14,7 @@ from dpgan_jax.data.spec import Spec
 from dpgan_jax.data.tables.schema import Column, Schema
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import settings
-from dpgan_jax.models.moments.settings import Moments
+from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
 from dpgan_jax.privacy.releases import marginals
 
 _COLUMNS = (
@@ -48,8 +48,8 @@ def test_the_bound_is_below_the_accounted_epsilon(schema, relation):
 def test_a_persons_rows_taken_for_one_are_refuted(monkeypatch):
   """Noise for a single row, of persons who have four."""
   moments = _moments(PERSONS)
-  honest = marginals.squared_sensitivities
-  monkeypatch.setattr(marginals, 'squared_sensitivities', lambda columns, k=1: honest(columns))
+  honest = marginals.squared_sensitivity
+  monkeypatch.setattr(marginals, 'squared_sensitivity', lambda of_a_row, k=1: honest(of_a_row))
   found = counts.counts_bound(moments, trials=400)
   assert found.refuted
   assert found.family_bound > 2 > found.accounted_epsilon
@@ -57,7 +57,9 @@ def test_a_persons_rows_taken_for_one_are_refuted(monkeypatch):
 
 @pytest.mark.parametrize('schema', [ROWS, PERSONS])
 def test_all_that_is_seen_of_the_canary_is_as_large_as_the_mechanism_says(monkeypatch, schema):
-  """Without noise the log likelihood ratio moves by 1/σ², its variance, of a person's k rows."""
+  """Without noise the log likelihood ratio moves by 1/σ², its variance, of a person's k rows: of
+  all but the tenth of the second release that scores of pairs have.
+  """
   moments, honest = _moments(schema), marginals.with_noise
   monkeypatch.setattr(
     marginals, 'with_noise', lambda counts, sigma, *rest: honest(counts, 0.0, *rest)
@@ -66,7 +68,8 @@ def test_all_that_is_seen_of_the_canary_is_as_large_as_the_mechanism_says(monkey
   row = counts._canary(moments.encoding)[:1]
   found = counts.released(row.repeat(k, axis=0), np.zeros(k, np.int32), moments, bytes(32))
   likelihood, contrast, scale, _ = counts._seen(row, moments, *found)
-  assert likelihood == pytest.approx(1 / moments.noise_multiplier**2)
+  first, second = (moments.stages[name].noise_multiplier for name in (MEANS, SECONDS))
+  assert likelihood == pytest.approx(1 / first**2 + 0.9 / second**2)
   assert contrast == (likelihood if moments.spec.num_classes > 1 else 0)
   assert scale == 0
 

@@ -127,7 +127,7 @@ def test_a_run_that_counted_other_cells_is_not_misread(trained, tmp_path, own_fl
   run = RunDir.open(trained[0], create=False)
   whole = run_statement.build(run)
   monkeypatch.setattr(moments, '_OTHER_CELLS_BEFORE', 99)
-  with pytest.raises(InputError, match='counted tables in other cells'):
+  with pytest.raises(InputError, match='counted other pairs of cells'):
     _run(own_flags, sample, f'--run_dir={run.path}', '--num=5', f'--out={tmp_path / "x"}')
   found = run_statement.build(run)
   assert found.epsilon == whole.epsilon

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -113,6 +114,21 @@ def test_precise_one_way_counts_are_met_where_two_way_counts_contradict_them(cou
     one, _ = _implied(mixture.fit(both, 10, STEPS))
     off[deviation] = np.abs(one - counted.one_way).max()
   assert off[10.0] < 0.2 * off[1000.0]
+
+
+def test_what_is_known_of_all_classes_together_is_met_too(counted):
+  """With one-way counts of each class, and nothing else of pairs."""
+  together = counted.two_way.sum(axis=0, keepdims=True)
+  groups = np.concatenate([np.zeros_like(counted.two_way), together])
+  noise = np.full(groups.shape, math.inf)
+  noise[-1] = 1.0
+  found = mixture.fit(Counts(SIZES, counted.one_way, groups, 1.0, noise), 10, STEPS)
+  one, two = _implied(found)
+  assert np.sqrt(np.mean((one - counted.one_way) ** 2)) < 3
+  assert np.sqrt(np.mean((two.sum(axis=0) - together[0]) ** 2)) < 3
+  ones, implied = mixture.marginals(found, SIZES)
+  np.testing.assert_allclose(N * ones, one, atol=1e-2)
+  np.testing.assert_allclose(N * implied, [*two, two.sum(axis=0)], atol=1e-2)
 
 
 def test_the_same_counts_give_the_same_parameters(counted, fitted):

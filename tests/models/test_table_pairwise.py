@@ -41,6 +41,11 @@ def _model() -> Pairwise:
   return Pairwise(jnp.asarray(ones, jnp.float32), jnp.asarray(upper + upper.mT, jnp.float32))
 
 
+def _known(sizes=SIZES, groups: int = CLASSES) -> np.ndarray:
+  """All pairs, of each class."""
+  return np.full((groups, len(sizes), len(sizes)), True)
+
+
 def _shares(model: Pairwise) -> np.ndarray:
   """Of every row that there can be, in each class: float64 [K, rows]."""
   hot, (ones, pairs) = _hot(EVERY), (np.asarray(each, np.float64) for each in model)
@@ -111,7 +116,7 @@ def wanted() -> tuple[np.ndarray, np.ndarray]:
 def test_counts_lead_back_to_the_distribution(wanted):
   rng = np.random.default_rng(3)
   begun = np.stack([rng.integers(0, size, (CLASSES, ROWS)) for size in SIZES], axis=2)
-  found = _shares(pairwise.fit(*wanted, SIZES, begun))
+  found = _shares(pairwise.fit(*wanted, _known(), SIZES, begun))
   assert np.abs(found - _shares(_model())).sum(axis=1).max() / 2 < 0.02
 
 
@@ -124,7 +129,7 @@ def test_no_relation_of_three_columns_is_left():
   rows[..., 2] = rows[..., 0] == (rows[..., 1] == 0)
   rows[..., 2] ^= rng.random((1, ROWS)) < 0.1
   counts = _counts(rows)
-  model = pairwise.fit(*counts, SIZES, rows)
+  model = pairwise.fit(*counts, _known(groups=1), SIZES, rows)
   moved = pairwise.move(model, SIZES, rows[0], np.zeros(ROWS, np.int64), rng)
   after = _counts(moved[np.newaxis])
   assert np.abs(after[1] - counts[1]).max() < 0.04 * ROWS
@@ -138,9 +143,33 @@ def test_no_relation_of_three_columns_is_left():
   assert alike(moved) < 0.7
 
 
+def test_pairs_that_are_known_of_all_classes_are_alike_in_each(wanted):
+  """θ of the first pair is that of both classes, of the second each its own, of the third nothing;
+  rows have the counts that were asked for all the same.
+  """
+  rng = np.random.default_rng(3)
+  begun = np.stack([rng.integers(0, size, (CLASSES, ROWS)) for size in SIZES], axis=2)
+  ones, pairs = wanted
+  groups = np.concatenate([pairs, pairs.sum(axis=0, keepdims=True)])
+  known = np.full((CLASSES + 1, 3, 3), False)
+  known[2, [0, 1], [1, 0]] = known[:2, [1, 2], [2, 1]] = True
+  model = pairwise.fit(ones, groups, known, SIZES, begun)
+  first, second, third = (slice(a, b) for a, b in itertools.pairwise(ENDS))
+  theta = np.asarray(model.pairs)
+  np.testing.assert_allclose(theta[0, first, second], theta[1, first, second], atol=1e-6)
+  assert np.abs(theta[0, second, third] - theta[1, second, third]).max() > 0.3
+  assert not theta[:, first, third].any()
+  shares = _shares(model) * np.array([[1000.0], [3000.0]])
+  hot = _hot(EVERY)
+  found = np.einsum('kn,nd,ne->kde', shares, hot, hot)
+  np.testing.assert_allclose(shares @ hot, ones, atol=40)
+  np.testing.assert_allclose(found.sum(axis=0)[first, second], groups[2, first, second], atol=60)
+  np.testing.assert_allclose(found[:, second, third], pairs[:, second, third], atol=60)
+
+
 def test_the_same_counts_give_the_same_model(wanted):
   begun = np.zeros((CLASSES, 200, len(SIZES)), np.int64)
-  first, second = (pairwise.fit(*wanted, SIZES, begun, steps=4) for _ in range(2))
+  first, second = (pairwise.fit(*wanted, _known(), SIZES, begun, steps=4) for _ in range(2))
   assert all(bool((a == b).all()) for a, b in zip(first, second, strict=True))
 
 
@@ -152,7 +181,7 @@ def test_many_columns_do_not_overshoot_together():
   five = mixture.Mixture(jnp.full((5, 1), 0.2), jnp.asarray(cells))
   ones, pairs = mixture.marginals(five, sizes)
   begun = mixture.draw(five, sizes, np.zeros(num, np.int64), rng)
-  model = pairwise.fit(ones * num, pairs * num, sizes, begun[np.newaxis])
+  model = pairwise.fit(ones * num, pairs * num, _known(sizes, 1), sizes, begun[np.newaxis])
   labels = np.zeros(2000, np.int64)
   moved = pairwise.move(model, sizes, mixture.draw(five, sizes, labels, rng), labels, rng)
   hot = np.zeros((len(moved), 4 * len(sizes)))
@@ -166,7 +195,7 @@ def test_rows_of_very_many_cells_stay_those_of_the_mixture():
   """A column of thousands of categories would take minutes and gigabytes to move."""
   sizes, cells = (6000, 2), np.zeros((3, 2), np.int64)
   nothing = np.empty((1, 0)), np.empty((1, 0, 0))
-  assert pairwise.fit(*nothing, sizes, cells[np.newaxis]) is None
+  assert pairwise.fit(*nothing, _known(sizes, 1), sizes, cells[np.newaxis]) is None
   rng = np.random.default_rng(0)
   assert pairwise.move(None, sizes, cells, np.zeros(3, np.int64), rng) is cells
 
@@ -200,7 +229,8 @@ def test_relations_of_many_columns_are_there_after_few_steps():
   pairs = hot.T @ hot * (of[:, np.newaxis] != of)
   rng = np.random.default_rng(9)
   begun = np.stack([rng.permutation(column) for column in rows.T], axis=1)
-  model = pairwise.fit(hot.sum(axis=0)[np.newaxis], pairs[np.newaxis], sizes, begun[np.newaxis], 20)
+  counts = hot.sum(axis=0)[np.newaxis], pairs[np.newaxis]
+  model = pairwise.fit(*counts, _known(sizes, 1), sizes, begun[np.newaxis], 20)
   moved = pairwise.move(model, sizes, begun, np.zeros(len(begun), int), rng)
   alike = lambda rows: (rows[:, 1:] == rows[:, :-1]).mean()  # noqa: E731
   assert alike(begun) < 0.4

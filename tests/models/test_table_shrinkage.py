@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dpgan_jax.models.moments.tables import mixture, partition
 from dpgan_jax.models.moments.tables.mixture import Counts
-from dpgan_jax.models.moments.tables.shrinkage import clear, corrected, nearest, shrunk
+from dpgan_jax.models.moments.tables.shrinkage import clear, corrected, counted, nearest, shrunk
 
 SIZES, CLASSES = (6, 8, 5), 2
 ENDS = np.cumsum((0, *SIZES))
@@ -149,6 +149,56 @@ def test_without_noise_counts_are_what_they_were(dependent):
   ones, found = shrunk(*dependent, SIZES, np.zeros(19), 0.0)
   np.testing.assert_allclose(ones, dependent[0], atol=1e-6)
   np.testing.assert_allclose(found, dependent[1], atol=1e-6)
+
+
+def _size(values: np.ndarray) -> float:
+  return float(np.sqrt(np.mean(np.square(values))))
+
+
+def _of_all(one, two, sigma, seed=0):
+  """Pairs of the first column counted of all classes together, its own cells of each; no others."""
+  rng, groups = np.random.default_rng(seed), np.zeros((len(one) + 1, 19, 19))
+  cells = (OF[:, np.newaxis] == 0) & (OF > 0)
+  upper = np.where(cells, two.sum(axis=0) + rng.normal(0, sigma, (19, 19)), 0.0)
+  groups[-1] = upper + upper.T
+  own = np.arange(SIZES[0])
+  groups[:-1, own, own] = one[:, own] + rng.normal(0, sigma, (len(one), len(own)))
+  return one + rng.normal(0, 4 * sigma, one.shape), groups
+
+
+def test_pairs_that_all_classes_were_counted_for_have_the_noise_of_one_count(dependent):
+  """They come nearer to what is dependent; others are nothing, and stay so."""
+  one, groups = _of_all(*dependent, 5.0)
+  ones, found = shrunk(one, groups, SIZES, np.full(19, 20.0), 5.0)
+  pair = np.s_[-1, : SIZES[0], SIZES[0] : ENDS[2]]
+  truth = dependent[1].sum(axis=0)[pair[1:]]
+  off = _size(found[pair] - truth)
+  assert off < 5.5
+  assert off < 0.5 * _size(_product(ones).sum(axis=0)[pair[1:]] - truth)
+  np.testing.assert_array_equal(found == 0, groups * (OF[:, np.newaxis] != OF) == 0)
+  np.testing.assert_array_equal(found, found.mT)
+
+
+def test_one_way_counts_are_better_for_all_that_was_counted(dependent):
+  """Of the first column, by counts of its own; of others, by sums of pairs over all classes."""
+  true, off, alone = dependent[0], [], []
+  for seed in range(20):
+    one, groups = _of_all(*dependent, 5.0, seed)
+    deviations = np.full(19, 20.0)
+    off.append(shrunk(one, groups, SIZES, deviations, 5.0)[0] - true)
+    alone.append(shrunk(one, np.zeros((2, 19, 19)), SIZES, deviations, 5.0)[0] - true)
+  first, others = slice(SIZES[0]), slice(SIZES[0], 19)
+  assert _size(np.array(off)[:, :, first]) < 0.4 * _size(np.array(alone)[:, :, first])
+  sums = [np.array(each).sum(axis=1)[:, others] for each in (off, alone)]
+  assert _size(sums[0]) < 0.75 * _size(sums[1])
+
+
+def test_what_was_counted_is_told_by_what_is_not_zero():
+  sizes, groups = (2, 3), np.zeros((2, 5, 5))
+  groups[0, 0, 4] = groups[0, 4, 0] = -0.5
+  groups[1, 3, 3] = 2.0
+  found = counted(groups, sizes)
+  assert found.tolist() == [[[False, True], [True, False]], [[False, False], [False, True]]]
 
 
 def test_a_single_column_is_left_alone():

@@ -1,4 +1,7 @@
-"""Noisy one-way and two-way counts: what is counted, how far a row moves it, and the noise."""
+"""Noisy one-way and two-way counts: what is counted, how far a row moves it, and the noise.
+
+Which pairs are counted, and scores that say so, are in `test_pairs`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 
 from dpgan_jax import _validate
 from dpgan_jax.privacy.exact_noise import new_secret
-from dpgan_jax.privacy.releases import marginals
+from dpgan_jax.privacy.releases import marginals, pairs
 
 SECRET = bytes(range(32))
 SIZES = (3, 1, 4)
@@ -24,9 +27,14 @@ def _one(cells, sizes=SIZES, **settings):
   return marginals.release_one_way(cells, sizes, **settings)
 
 
-def _two(cells, sizes=SIZES, **settings):
-  settings = {'noise_multiplier': 0.0, 'secret': SECRET, 'purpose': 'test', **settings}
-  return marginals.release_two_way(cells, sizes, **settings)
+def _two(cells, sizes=SIZES, *, noise_multiplier=0.0, labels=None, classes=1, **settings):
+  """Of all pairs, of each class; of a single class float64 [D, D]."""
+  settings = {'secret': SECRET, 'purpose': 'test', **settings}
+  labels = np.zeros(np.shape(cells)[:1], int) if labels is None else labels
+  rows = pairs.TwoWay(cells, labels, classes, sizes, **settings)
+  every = ~np.tri(len(sizes), dtype=bool)
+  counts = rows.release_counts(~every & every, every, noise_multiplier=noise_multiplier)
+  return counts[0] if classes == 1 else counts
 
 
 def _nothing(sizes=SIZES) -> np.ndarray:
@@ -58,7 +66,7 @@ def test_without_noise_they_are_counts(table, at_once):
       for d, other in enumerate(row):
         two[starts[c] + cell, starts[d] + other] += c != d
   with pytest.MonkeyPatch.context() as patched:
-    patched.setattr(marginals, '_ROWS_AT_ONCE', at_once)  # rows are counted part by part
+    patched.setattr(pairs, '_ROWS_AT_ONCE', at_once)  # rows are counted part by part
     np.testing.assert_array_equal(_two(cells, sizes), two)
   np.testing.assert_array_equal(_one(cells, sizes), one)
 
@@ -211,10 +219,14 @@ def test_what_cannot_be_is_refused(change, message):
 def _moved_by(rows, sizes, classes: int) -> tuple[float, float]:
   """How far a person with these rows (cells, then the class) moves all counts of all classes."""
   rows = np.asarray(rows, np.int64).reshape(-1, len(sizes) + 1)
-  parts = [rows[rows[:, -1] == k, :-1] for k in range(classes)]
-  one = np.concatenate([_one(part, sizes) for part in parts])
-  two = np.concatenate([_two(part, sizes)[_across(sizes)] for part in parts])
-  return float(np.linalg.norm(one)), float(np.linalg.norm(two))
+  one = [_one(rows[rows[:, -1] == k, :-1], sizes) for k in range(classes)]
+  two = np.atleast_3d(_two(rows[:, :-1], sizes, labels=rows[:, -1], classes=classes).T).T
+  return float(np.linalg.norm(one)), float(np.linalg.norm(two[:, *_across(sizes)]))
+
+
+def _limits(columns: int, k: int) -> np.ndarray:
+  of_a_row = columns, math.comb(columns, 2)
+  return np.sqrt([marginals.squared_sensitivity(each, k) for each in of_a_row])
 
 
 def test_no_person_moves_counts_further_than_stated_and_some_do_as_far():
@@ -224,7 +236,7 @@ def test_no_person_moves_counts_further_than_stated_and_some_do_as_far():
   for k in (1, 2, 3):
     people = [p for m in range(1, k + 1) for p in itertools.combinations_with_replacement(kinds, m)]
     moved = np.array([_moved_by(person, sizes, classes) for person in people])
-    stated = np.sqrt(marginals.squared_sensitivities(2, k))
+    stated = _limits(2, k)
     np.testing.assert_allclose(moved.max(axis=0), stated)
     # In as many classes as rows they move counts less: taking classes for parallel would be wrong
     # only for those whose rows are of one class.
@@ -243,7 +255,7 @@ def test_any_person_moves_counts_by_at_most_the_sensitivity(sizes, classes, k, s
   row = np.append(rng.integers(0, sizes), rng.integers(classes))
   other = np.column_stack([rng.integers(0, sizes, (k, len(sizes))), rng.integers(0, classes, k)])
   rows = np.where(rng.random((k, len(row))) < 0.2, other, row)
-  limits = np.sqrt(marginals.squared_sensitivities(len(sizes), k))
+  limits = _limits(len(sizes), k)
   assert (np.array(_moved_by(rows, sizes, classes)) <= limits * (1 + 1e-12)).all()
 
 

@@ -25,7 +25,7 @@ from dpgan_jax.run.checkpoint import Checkpoints
 from dpgan_jax.run.directory import RunDir
 from dpgan_jax.run.releases.stage import NoMetrics, Stage, State
 
-_OTHER_CELLS_BEFORE = 8  # of config.json's format
+_OTHER_CELLS_BEFORE = 9  # of config.json's format
 
 
 class MomentsState(NamedTuple):
@@ -191,11 +191,11 @@ def restore_moments(moments: Moments, run: RunDir) -> MomentsSynthesizer | None:
   """What a run has released; None where it has not yet.
 
   Raises:
-    InputError: a table that was counted in other cells.
+    InputError: a table whose counts are of other pairs of cells.
   """
   if not is_readable(moments, run):
     raise _validate.InputError(
-      f'{run.path} is of an earlier version of dpgan_jax, which counted tables in other cells: '
+      f'{run.path} is of an earlier version of dpgan_jax, which counted other pairs of cells: '
       'read it with that version'
     )
   state = _restored(moments, run)

@@ -151,10 +151,10 @@ class TableEncoding(ByClass):
 
     Counts of a column's coarse cells by themselves are on the diagonal.
     """
-    columns, (of_scores, of_counts) = self._columns(means), _divided(noise_multiplier)
+    columns, (of_scores, of_counts) = self._columns(means), of_second(noise_multiplier)
     coarse = np.stack([c.within[cells] for c, cells in zip(columns, codes.T, strict=True)], axis=1)
     expected = np.concatenate([column.coarse for column in columns], axis=1)
-    totals = np.maximum(expected.sum(axis=1) / len(columns), 0.0)
+    totals = np.maximum(expected.sum(axis=1) / len(columns), 1.0)
     expected = possible(expected, self.sizes, totals)
     rows = pairs.TwoWay(
       coarse, labels, classes, self.sizes, rows_per_record=self.schema.rows_per_unit,
@@ -186,7 +186,7 @@ class TableEncoding(ByClass):
     of_a_row = marginals.squared_sensitivity(
       int(np.triu(known.any(axis=0)).sum()), self.schema.rows_per_unit
     )
-    of_pairs = _divided(noise_multipliers[1])[1] * math.sqrt(of_a_row)
+    of_pairs = of_second(noise_multipliers[1])[1] * math.sqrt(of_a_row)
     one_way = np.concatenate([column.coarse for column in columns], axis=1)
     finer = np.concatenate([np.bincount(c.within, minlength=c.size) for c in columns])
     deviations = of_ones * np.sqrt(finer)
@@ -230,8 +230,8 @@ class TableEncoding(ByClass):
     return np.stack(rows)
 
 
-def _divided(noise_multiplier: float) -> tuple[float, ...]:
-  """σ of scores of pairs, and of counts."""
+def of_second(noise_multiplier: float) -> tuple[float, ...]:
+  """σ of scores of pairs, and of counts, of the second release."""
   return divided(noise_multiplier, _SCORES_SHARE)
 
 

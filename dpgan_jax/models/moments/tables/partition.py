@@ -15,8 +15,8 @@ import numpy as np
 
 from dpgan_jax.models.moments.tables.shrinkage import nearest
 
-VERSION = 'of smoothed counts'
-"""Of what coarse cells follow from: two-way counts of other cells would be misread."""
+VERSION = 'of chosen pairs, of smoothed counts'
+"""Which pairs are counted, in cells that follow from what: other counts would be misread."""
 
 
 def into(counts: np.ndarray, cells: int) -> np.ndarray:
