@@ -31,6 +31,9 @@ STEPS, _SWEEPS, _BLOCK = 100, 10, 256
 _FEWEST_STEPS, _MOST_WORK, _FEWEST_SWEEPS, _MOST_OF_A_ROW = 20, 1e12, 3, 2e7
 _RATE_OF_ONES, _RATE_OF_PAIRS, _MOST_AT_ONCE, _LARGEST = 0.5, 0.3, 4.0, 1.0
 _SEEN = 3.0  # rows that a count needs for its logarithm to say something
+# Rows of some kinds never become others in a few sweeps, and parameters would drift under them: so
+# rows begin again after so many times what a draw has, which are as far as that on average.
+_AGAIN = 2
 _KEY = 21  # public: the same release gives the same model
 
 
@@ -78,7 +81,7 @@ def fit(
       jnp.asarray(np.maximum(one_way, 0) / totals[:, np.newaxis], jnp.float32),
       jnp.asarray(counts / of_groups, jnp.float32), jnp.asarray(cells), jnp.asarray(tree),
       jnp.asarray(totals / totals.sum(), jnp.float32), jnp.asarray(rows, jnp.int32),
-      _keys.from_seed(_KEY), sizes=tuple(sizes), steps=steps,
+      _keys.from_seed(_KEY), sizes=tuple(sizes), steps=steps, sweeps=_sweeps(sizes),
     )
   )  # fmt: skip
 
@@ -115,7 +118,7 @@ def move(
     model, jnp.asarray(cells[places], jnp.int32), jnp.asarray(labels[places[:, 0]], jnp.int32),
     jnp.asarray(len(parts)), jnp.asarray(free), _keys.from_seed(int(rng.integers(2**31))),
     sizes=tuple(sizes),
-    sweeps=int(np.clip(_MOST_OF_A_ROW / _work(sizes), _FEWEST_SWEEPS, _SWEEPS)),
+    sweeps=_sweeps(sizes),
   )  # fmt: skip
   found = np.empty_like(cells)
   found[places[: len(parts)].ravel()] = np.asarray(moved)[: len(parts)].reshape(-1, len(sizes))
@@ -148,10 +151,10 @@ def _mutual_information(counts: np.ndarray) -> float:
   return float(scipy.special.rel_entr(shares, independent).sum())
 
 
-@functools.partial(jax.jit, static_argnames=('sizes', 'steps'))
+@functools.partial(jax.jit, static_argnames=('sizes', 'steps', 'sweeps'))
 def _fit(
   ones: jax.Array, pairs: jax.Array, known: jax.Array, tree: jax.Array, shares: jax.Array,
-  cells: jax.Array, key: jax.Array, *, sizes: tuple[int, ...], steps: int,
+  cells: jax.Array, key: jax.Array, *, sizes: tuple[int, ...], steps: int, sweeps: int,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
   classes, dim = ones.shape
   every = jnp.ones(len(sizes), bool)
@@ -170,8 +173,9 @@ def _fit(
     """[L, D, D] → [K, D, D], of each class what its own group says, and that of all."""
     return groups[:classes] + groups[classes:].sum(axis=0, keepdims=True)
 
-  def step(carry: tuple, key: jax.Array) -> tuple[tuple, tuple]:
+  def step(carry: tuple, number: jax.Array, key: jax.Array) -> tuple[tuple, tuple]:
     hot, (b, theta) = carry
+    hot = jnp.where(number % (_AGAIN * sweeps) == 0, begun, hot)
     keys = jax.random.split(key, classes)
 
     def moved(own: tuple) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -193,13 +197,13 @@ def _fit(
   def half(carry: tuple, keys: jax.Array) -> tuple[tuple, tuple]:
     """So many steps, and the mean of what they found."""
 
-    def add(both: tuple, key: jax.Array) -> tuple[tuple, None]:
+    def add(both: tuple, now: tuple[jax.Array, jax.Array]) -> tuple[tuple, None]:
       carry, total = both
-      carry, found = step(carry, key)
+      carry, found = step(carry, *now)
       return (carry, jax.tree.map(jnp.add, total, found)), None
 
     nothing = jax.tree.map(jnp.zeros_like, carry[1])
-    (carry, total), _ = jax.lax.scan(add, (carry, nothing), keys)
+    (carry, total), _ = jax.lax.scan(add, (carry, nothing), (jnp.arange(len(keys)), keys))
     return carry, jax.tree.map(lambda x: x / len(keys), total)
 
   first, second = (jax.random.split(own, steps // 2) for own in jax.random.split(key))
@@ -239,6 +243,11 @@ def _move(
     return cells.at[i].set(jnp.rint(found).astype(jnp.int32))
 
   return jax.lax.fori_loop(0, count, block, cells)
+
+
+def _sweeps(sizes: Sequence[int]) -> int:
+  """How often every column of a row is drawn anew."""
+  return int(np.clip(_MOST_OF_A_ROW / _work(sizes), _FEWEST_SWEEPS, _SWEEPS))
 
 
 def _work(sizes: Sequence[int]) -> int:
