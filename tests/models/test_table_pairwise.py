@@ -113,9 +113,18 @@ def wanted() -> tuple[np.ndarray, np.ndarray]:
   return shares @ hot, np.einsum('kn,nd,ne->kde', shares, hot, hot) * BETWEEN
 
 
-def test_counts_lead_back_to_the_distribution(wanted):
+def _independent(ones: np.ndarray) -> np.ndarray:
+  """Rows [K, S, C] of each class whose columns have these counts, and nothing to do with others."""
   rng = np.random.default_rng(3)
-  begun = np.stack([rng.integers(0, size, (CLASSES, ROWS)) for size in SIZES], axis=2)
+  columns = [(ones[:, a:b], b - a) for a, b in itertools.pairwise(ENDS)]
+  drawn = [
+    [rng.choice(size, ROWS, p=own / own.sum()) for own in counts] for counts, size in columns
+  ]
+  return np.moveaxis(np.array(drawn), 0, 2)
+
+
+def test_counts_lead_back_to_the_distribution(wanted):
+  begun = _independent(wanted[0])
   found = _shares(pairwise.fit(*wanted, _known(), SIZES, begun))
   assert np.abs(found - _shares(_model())).sum(axis=1).max() / 2 < 0.02
 
@@ -147,9 +156,8 @@ def test_pairs_that_are_known_of_all_classes_are_alike_in_each(wanted):
   """θ of the first pair is that of both classes, of the second each its own, of the third nothing;
   rows have the counts that were asked for all the same.
   """
-  rng = np.random.default_rng(3)
-  begun = np.stack([rng.integers(0, size, (CLASSES, ROWS)) for size in SIZES], axis=2)
   ones, pairs = wanted
+  begun = _independent(ones)
   groups = np.concatenate([pairs, pairs.sum(axis=0, keepdims=True)])
   known = np.full((CLASSES + 1, 3, 3), False)
   known[2, [0, 1], [1, 0]] = known[:2, [1, 2], [2, 1]] = True
@@ -165,6 +173,22 @@ def test_pairs_that_are_known_of_all_classes_are_alike_in_each(wanted):
   np.testing.assert_allclose(shares @ hot, ones, atol=40)
   np.testing.assert_allclose(found.sum(axis=0)[first, second], groups[2, first, second], atol=60)
   np.testing.assert_allclose(found[:, second, third], pairs[:, second, third], atol=60)
+
+
+def test_rows_of_kinds_that_never_become_others_keep_their_number():
+  """Eight columns that are nearly always alike: no row crosses, and parameters must not drift."""
+  sizes, rng = (3,) * 8, np.random.default_rng(0)
+  kinds = rng.choice(3, ROWS, p=[0.6, 0.3, 0.1])
+  other = rng.integers(0, 3, (ROWS, 8))
+  rows = np.where(rng.random((ROWS, 8)) < 0.02, other, kinds[:, np.newaxis])
+  hot = np.eye(3)[rows].reshape(ROWS, -1)
+  of = np.repeat(np.arange(8), 3)
+  pairs = hot.T @ hot * (of[:, np.newaxis] != of)
+  counts = hot.sum(axis=0)[np.newaxis], pairs[np.newaxis]
+  model = pairwise.fit(*counts, _known(sizes, 1), sizes, rows[np.newaxis])
+  moved = pairwise.move(model, sizes, rows, np.zeros(ROWS, np.int64), rng)
+  found = np.eye(3)[moved].mean(axis=0)
+  assert np.abs(found - np.eye(3)[rows].mean(axis=0)).max() < 0.02
 
 
 def test_the_same_counts_give_the_same_model(wanted):
