@@ -129,9 +129,9 @@ def _of_tables(spec: Spec) -> Words:
     f'{who}. Values are counted in cells that follow from it, not from the data.{rows}',
     moments='a model of how each two of its columns go together',
     releases=f'{_found(spec.schema)}{_RELEASES}how many {taking}s are in each cell of each column; '
-    'then how many are in each pair of cells of two columns. Cells follow from the schema and '
-    'public numbers.',
-    released=('one-way counts', 'two-way counts'),
+    'then scores of how two columns go together, and of those that do, how many are in each pair '
+    'of cells. Cells follow from the schema and public numbers.',
+    released=('one-way counts', 'scores of pairs and two-way counts'),
     tag='tabular',
     tasks=('tabular-classification', 'other'),
   )  # fmt: skip

@@ -154,8 +154,8 @@ def test_the_report_says_what_is_protected_and_that_the_schema_is_public(trained
     assert word not in not_covered, word
   assert 'resolution' in page
   assert 'how many rows are in each cell of each column' in page.replace('records', 'rows')
-  assert 'how many are in each pair of cells of two columns' in page
-  assert 'σ of two-way counts' in page
+  assert 'scores of how two columns go together' in page
+  assert 'σ of scores of pairs and two-way counts' in page
   for word in ('copula', 'z·zᵀ', 'covarianc'):
     assert word not in page, word
   for word in ('pixel', 'image', 'frequenc', 'discriminator'):

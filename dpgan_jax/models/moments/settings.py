@@ -46,11 +46,11 @@ _CELLS = 16, 8  # of a divided class; two or four were no better than one, by ha
 _LEAST_REACH, _MOST_REACH, _NOISE_OF_LEAST = 0.8, 1.6, 0.003
 # Of a table: one-way counts get a share that falls with the root of how often the rows are as many
 # as the noise. Two columns that go together by so much (Cramér's V) are still seen to, in as many
-# coarse cells as numbers have. A fine cell's average count is so many deviations of its noise; the
-# fewest of them are by hand, all else was chosen on held-out training rows of Adult and generated
-# tables: experiments/results/TABLES.md, its last table.
+# coarse cells as numbers have; there are ten while there is room. A fine cell's average count is so
+# many deviations of its noise; the fewest are by hand, all else was chosen on held-out training rows
+# of Adult and generated tables: experiments/results/TABLES.md, its last table.
 _SHARE_AT_ONE, _LEAST_SHARE, _LARGEST_SHARE = 6.0, 0.1, 0.6
-_WEAKEST_RELATION, _FEWEST_CELLS, _MOST_CELLS = 0.1, 10, 20
+_WEAKEST_RELATION, _FEWEST_CELLS, _FEW_CELLS, _MOST_CELLS = 0.1, 6, 10, 20
 _FINE_OVER_NOISE, _FEWEST_FINE, _MOST_FINER = 6.0, 64, 8
 _ALL_CELLS = 1500  # of a table, about: all their pairs are counted
 # Of series: so many cosines over time in all channels together, and at most so many in one.
@@ -360,7 +360,7 @@ def detail_of(config: TrainConfig, spec: Spec, stages: Mapping[str, DPMechanism]
   columns = spec.schema.modelled
   numbers = sum(column.is_number for column in columns)
   room = (_ALL_CELLS - sum(len(c.categories) for c in columns)) / max(numbers, 1)
-  return int(max(_FEWEST_CELLS, min(worth, room, _MOST_CELLS)))
+  return int(max(_FEWEST_CELLS, min(max(worth, _FEW_CELLS), room, _MOST_CELLS)))
 
 
 def expected_rows(spec: Spec) -> float:
