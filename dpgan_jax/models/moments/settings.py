@@ -46,9 +46,9 @@ _CELLS = 16, 8  # of a divided class; two or four were no better than one, by ha
 _LEAST_REACH, _MOST_REACH, _NOISE_OF_LEAST = 0.8, 1.6, 0.003
 # Of a table: one-way counts get a share that falls with the root of how often the rows are as many
 # as the noise. Two columns that go together by so much (Cramér's V) are still seen to, in as many
-# coarse cells as numbers have; there are ten while there is room. A fine cell's average count is so
-# many deviations of its noise; the fewest are by hand, all else was chosen on held-out training rows
-# of Adult and generated tables: experiments/results/TABLES.md, its last table.
+# coarse cells as numbers have; they are ten while there is room. A fine cell's average count is so
+# many deviations of its noise; the fewest are by hand, all else was chosen on held-out training
+# rows of Adult and generated tables: experiments/results/TABLES.md, its last table.
 _SHARE_AT_ONE, _LEAST_SHARE, _LARGEST_SHARE = 6.0, 0.1, 0.6
 _WEAKEST_RELATION, _FEWEST_CELLS, _FEW_CELLS, _MOST_CELLS = 0.1, 6, 10, 20
 _FINE_OVER_NOISE, _FEWEST_FINE, _MOST_FINER = 6.0, 64, 8
