@@ -416,6 +416,16 @@ def test_however_much_noise_there_is_rows_are_in_the_domain(few):
   assert model.shares.sum() == pytest.approx(1)
 
 
+def test_counts_of_nothing_but_noise_are_released_all_the_same(few):
+  """One-way counts in the billions of billions: what is compared with is bounded, not refused."""
+  moments = _moments(few, 0.01, moments_coefficients=6)
+  codes = moments.encoding.encode(few.records)
+  huge = Means(np.full(2, 1e20), np.full((2, moments.dim), 1e20))
+  seconds = release.release_seconds(codes, few.labels, huge, moments, SECRET)
+  assert np.isfinite(seconds).all()
+  assert seconds.any()
+
+
 def test_one_way_shares_are_the_real_ones(people, exact):
   """Of 5,000 rows, by a sample of as many: five standard errors of both, √(2·p(1 - p)/5,000)."""
   rows, _ = exact.sample(5000, key=jax.random.key(1))

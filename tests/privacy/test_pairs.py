@@ -139,7 +139,7 @@ def test_scores_have_the_stated_noise(classes, k):
 
 def test_counts_are_of_chosen_pairs_alone():
   cells, labels = _some()
-  rows = _rows(cells, labels)
+  rows = pairs.TwoWay(cells.tolist(), labels.tolist(), 2, SIZES, secret=SECRET, purpose='lists')
   found = rows.release_counts(
     _chosen(3, (0, 2)), _chosen(3, (0, 1), (2, 2)), noise_multiplier=0.0
   )
@@ -218,7 +218,7 @@ def test_rows_that_cannot_be_are_refused(change, message):
 
 
 @pytest.mark.parametrize(
-  'one_way', [-ONE_WAY, ONE_WAY * math.nan, ONE_WAY[:1], ONE_WAY[:, :-1]]
+  'one_way', [-ONE_WAY, ONE_WAY * math.nan, ONE_WAY * 1e10, ONE_WAY[:1], ONE_WAY[:, :-1]]
 )
 def test_what_shares_cannot_follow_from_is_refused(one_way):
   """Of a negative count a share would be one, and a row would move its score further."""
@@ -232,6 +232,14 @@ def test_noise_that_cannot_be_is_refused(sigma):
     _nobody().release_scores(ONE_WAY, noise_multiplier=sigma)
   with pytest.raises(_validate.InputError, match='noise_multiplier'):
     _nobody().release_counts(_chosen(3), _chosen(3, (0, 1)), noise_multiplier=sigma)
+
+
+@pytest.mark.parametrize('wrong', [_chosen(3).astype(int), _chosen(2), _chosen(4)])
+def test_pairs_that_are_no_pairs_of_these_columns_are_refused(wrong):
+  """Numbers would say which cells to count, and not whether: a row would move more of them."""
+  for ways in ((wrong, _chosen(3)), (_chosen(3), wrong)):
+    with pytest.raises(_validate.InputError, match=r'bool \[C, C\]'):
+      _nobody().release_counts(*ways, noise_multiplier=1.0)
 
 
 def test_a_pair_is_counted_in_one_way():

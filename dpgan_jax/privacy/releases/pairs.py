@@ -34,6 +34,7 @@ from dpgan_jax.privacy.releases import marginals
 
 _ROWS_AT_ONCE = 4096  # exact in float32, whose whole numbers go to 2²⁴
 _HALF = marginals.UNITS // 2
+MOST_ROWS = 2**36  # that a class may be said to have: sums in float64 are exact in units of scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,7 @@ class TwoWay:
     whole = labels.dtype.kind in 'iu' and labels.shape == self.cells.shape[:1]
     if not whole or (labels.size and (labels.min() < 0 or labels.max() >= self.classes)):
       raise _validate.InputError(f'expected a class in [0, {self.classes}) for each row')
+    object.__setattr__(self, 'labels', labels)
 
   @property
   def groups(self) -> int:
@@ -116,9 +118,10 @@ class TwoWay:
       InputError: an argument out of range.
     """
     _validate.non_negative('noise_multiplier', noise_multiplier)
-    if one_way.shape != (self.classes, sum(self.sizes)) or not (one_way >= 0).all():
+    shape = self.classes, sum(self.sizes)
+    if one_way.shape != shape or not ((one_way >= 0) & (one_way <= MOST_ROWS)).all():
       raise _validate.InputError(
-        f'expected one_way >= 0 [{self.classes}, {sum(self.sizes)}], got {one_way.shape}'
+        f'expected one_way >= 0 [{shape[0]}, {shape[1]}], at most {MOST_ROWS}, got {one_way.shape}'
       )
     found = []
     for place, first, others, base in independent(one_way, self.sizes):
@@ -159,6 +162,8 @@ class TwoWay:
       InputError: an argument out of range, pairs that are counted twice.
     """
     _validate.non_negative('noise_multiplier', noise_multiplier)
+    if any(m.shape != 2 * (len(self.sizes),) or m.dtype != bool for m in (together, apart)):
+      raise _validate.InputError('expected pairs to be bool [C, C], of all columns')
     together, apart = np.triu(together, 1), np.triu(apart)
     if (together & apart).any() or (together.any() and self.classes == 1):
       raise _validate.InputError('expected each pair to be counted in one way, got one in two')

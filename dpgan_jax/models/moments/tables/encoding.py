@@ -154,7 +154,7 @@ class TableEncoding(ByClass):
     columns, (of_scores, of_counts) = self._columns(means), of_second(noise_multiplier)
     coarse = np.stack([c.within[cells] for c, cells in zip(columns, codes.T, strict=True)], axis=1)
     expected = np.concatenate([column.coarse for column in columns], axis=1)
-    totals = np.maximum(expected.sum(axis=1) / len(columns), 1.0)
+    totals = np.clip(expected.sum(axis=1) / len(columns), 1.0, pairs.MOST_ROWS)
     expected = possible(expected, self.sizes, totals)
     rows = pairs.TwoWay(
       coarse, labels, classes, self.sizes, rows_per_record=self.schema.rows_per_unit,
