@@ -56,7 +56,8 @@ FORMAT = 9
 steps that are taken again would have the same noise around other sums (2: sums that round
 otherwise, batches in order; 4: other cells of a table whose schema the run finds; 5: other scores
 of series; 6: features along axes of a draft;
-7: noise of its own for other axes; 8: coarse cells of tables by smoothed counts).
+7: noise of its own for other axes; 8: coarse cells of tables by smoothed counts; 9: chosen pairs of
+columns).
 """
 
 

@@ -15,6 +15,7 @@ from dpgan_jax.data.tables.schema import Column, Schema
 from dpgan_jax.models.config import TrainConfig
 from dpgan_jax.models.moments import settings
 from dpgan_jax.models.moments.settings import MEANS, SECONDS, Moments
+from dpgan_jax.models.moments.tables import choice
 from dpgan_jax.privacy.releases import marginals
 
 _COLUMNS = (
@@ -55,15 +56,23 @@ def test_a_persons_rows_taken_for_one_are_refuted(monkeypatch):
   assert found.family_bound > 2 > found.accounted_epsilon
 
 
+@pytest.mark.parametrize('together', [False, True])
 @pytest.mark.parametrize('schema', [ROWS, PERSONS])
-def test_all_that_is_seen_of_the_canary_is_as_large_as_the_mechanism_says(monkeypatch, schema):
+def test_all_that_is_seen_of_the_canary_is_as_large_as_the_mechanism_says(
+  monkeypatch, schema, together
+):
   """Without noise the log likelihood ratio moves by 1/σ², its variance, of a person's k rows: of
-  all but the tenth of the second release that scores of pairs have.
+  all but the tenth of the second release that scores of pairs have; however pairs are counted.
   """
   moments, honest = _moments(schema), marginals.with_noise
   monkeypatch.setattr(
     marginals, 'with_noise', lambda counts, sigma, *rest: honest(counts, 0.0, *rest)
   )
+  columns = len(moments.encoding.sizes)
+  pair, own = np.eye(columns, k=1, dtype=bool), np.eye(columns, dtype=bool)
+  if not together or moments.spec.num_classes == 1:
+    pair, own = np.zeros_like(pair), own | pair
+  monkeypatch.setattr(choice, 'choose', lambda *_: (pair, own))
   k = schema.rows_per_unit
   row = counts._canary(moments.encoding)[:1]
   found = counts.released(row.repeat(k, axis=0), np.zeros(k, np.int32), moments, bytes(32))

@@ -29,6 +29,7 @@ from dpgan_jax.models.moments.tables import encoding as table_encoding
 from dpgan_jax.models.moments.tables.encoding import TableEncoding
 from dpgan_jax.models.moments.tables.rows import Rows
 from dpgan_jax.models.moments.tables.shrinkage import counted, slices
+from dpgan_jax.privacy.releases import marginals
 from dpgan_jax.run import generator_file, plan
 from tests.support import random_tables, tables
 
@@ -414,6 +415,54 @@ def test_however_much_noise_there_is_rows_are_in_the_domain(few):
   rows, labels = model.sample(300, key=jax.random.key(0))
   _table(rows, labels, few.schema)
   assert model.shares.sum() == pytest.approx(1)
+
+
+def test_the_second_release_follows_from_all_that_the_first_one_says(few, monkeypatch):
+  """Of other cells, or of other counts in the same ones, nothing has the same noise: a difference
+  of two scores with one noise would be free of it.
+  """
+  moments, names, honest = _moments(few, 1.0, moments_coefficients=6), [], marginals.with_noise
+  monkeypatch.setattr(
+    marginals, 'with_noise', lambda *args: names.append(args[-1]) or honest(*args)
+  )
+  encoding, codes = moments.encoding, moments.encoding.encode(few.records)
+  assert isinstance(encoding, TableEncoding)
+  place = next(i for i, cells in enumerate(encoding.fine) if cells.column.is_category)
+  counts = np.full((2, moments.dim), 20.0)
+  other = counts.copy()
+  other[:, sum(encoding.fine_sizes[:place])] += 50
+  both = [Means(np.full(2, 99.0), sums) for sums in (counts, other)]
+  for one, two in zip(*(encoding.within(means) for means in both), strict=True):
+    np.testing.assert_array_equal(one, two)
+  for means in both:
+    release.release_seconds(codes, few.labels, means, moments, SECRET)
+  assert len({*names}) == len(names) == 8  # scores, counts of two classes, and of both
+
+
+@pytest.mark.parametrize('k', [1, 3])
+def test_pairs_are_chosen_by_the_noise_they_get_and_numbers_are_counted_again(few, monkeypatch, k):
+  """A person's rows have k times as much; what has more fine cells than coarse ones is counted."""
+  schema, given = few.schema, []
+  if k > 1:
+    columns = Column(name='who', kind='id'), *schema.columns
+    schema = dataclasses.replace(
+      schema, columns=columns, unit_column='who', max_rows_per_unit=k
+    )
+  spec = Spec.of_schema(schema, num_records=300, name='made')
+  moments = settings.make(TrainConfig(target_epsilon=1.0, delta=1e-5), spec)
+  encoding, honest = moments.encoding, choice.choose
+  assert isinstance(encoding, TableEncoding)
+  monkeypatch.setattr(choice, 'choose', lambda *args: given.append(args) or honest(*args))
+  codes = encoding.encode(few.records)
+  _, seconds = release.release_both(codes, few.labels, moments, SECRET)
+  ((*_, deviation, alone),) = given
+  second = moments.stages[SECONDS].noise_multiplier
+  assert deviation == pytest.approx(k * second / math.sqrt(0.9))
+  finer = [cells.count > size for cells, size in zip(encoding.fine, encoding.sizes, strict=True)]
+  assert alone.tolist() == finer
+  assert any(finer)
+  known = counted(seconds, encoding.sizes)[:2].any(axis=0)
+  assert np.diagonal(known).tolist() == finer
 
 
 def test_counts_of_nothing_but_noise_are_released_all_the_same(few):

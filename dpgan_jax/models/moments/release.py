@@ -3,9 +3,9 @@
 Two one-shot releases. `MEANS`: of each class, sums and the number of records. `SECONDS`: of each
 class, or of each cell of one, sums of products. A record is in one class, and in one of its cells,
 so what is released of one is the mechanism's one use of it: they compose in parallel. Rows of a
-person may be in several: then the sensitivity is that of all classes together
-(`privacy.releases.marginals`). Noise is exact (`privacy.exact_noise`), in units of what a record
-adds at most, which the encoding of its kind bounds.
+person may be in several, and pairs of columns may be counted of all classes: then the sensitivity
+is that of all together (`privacy.releases`). Noise is exact (`privacy.exact_noise`), in units of
+what a record adds at most, which the encoding of its kind bounds.
 """
 
 from __future__ import annotations

@@ -71,11 +71,6 @@ class TwoWay:
       raise _validate.InputError(f'expected a class in [0, {self.classes}) for each row')
     object.__setattr__(self, 'labels', labels)
 
-  @property
-  def groups(self) -> int:
-    """L, how many tables of counts there are: of each class, and of all if they are several."""
-    return groups(self.classes)
-
   @functools.cached_property
   def _exact(self) -> np.ndarray:
     """Without noise, float32 [K, D, D], or float64 where that is not exact."""
@@ -169,10 +164,10 @@ class TwoWay:
       raise _validate.InputError('expected each pair to be counted in one way, got one in two')
     of_a_row = int(together.sum() + apart.sum())
     of = np.repeat(np.arange(len(self.sizes)), self.sizes)
-    wanted = [apart] * self.classes + [together] * (self.groups - self.classes)
+    wanted = [apart] * self.classes + [together] * (groups(self.classes) - self.classes)
     # Other pairs get other noise.
     which = hashlib.sha256(np.stack([together, apart]).tobytes()).hexdigest()
-    result = np.zeros((self.groups, len(of), len(of)))
+    result = np.zeros((len(wanted), len(of), len(of)))
     for group, (counts, chosen) in enumerate(zip(result, wanted, strict=True)):
       exact = self._exact[group] if group < self.classes else self._exact.sum(axis=0)
       cells = chosen[of[:, np.newaxis], of]
@@ -195,7 +190,7 @@ class TwoWay:
 
 
 def groups(classes: int) -> int:
-  """L, how many tables of counts there are of K classes."""
+  """L, how many tables of counts K classes have: of each, and of all if they are several."""
   return classes + (classes > 1)
 
 
