@@ -119,6 +119,18 @@ def test_some_rows_move_scores_as_far_as_is_stated():
   assert np.abs(after - before).tolist() == [[1.0], [1.0]]
 
 
+def test_shares_of_classes_are_rounded_to_no_more_than_all():
+  """Of three classes a third each: rounded to the nearest 1/512 they would be 513, and a row of a
+  fourth would move a score by more than it may.
+  """
+  one_way = np.array([[0.0, 0], [9, 9], [9, 9], [9, 9]])
+  before, after = (
+    rows.release_scores(one_way, noise_multiplier=0.0)[1][0]
+    for rows in (_nobody((1, 1), 4), _rows([[0, 0]], [0], (1, 1), 4))
+  )
+  assert 0.99 < after - before <= 1
+
+
 @pytest.mark.parametrize(('classes', 'k'), [(1, 1), (3, 1), (2, 4)])
 def test_scores_have_the_stated_noise(classes, k):
   """Of 4,000 draws a deviation is off by 1/√8,000: five of these are 5.6 %."""
